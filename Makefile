@@ -1,0 +1,50 @@
+# `make demo` and `make test` are all the set-up there is: each makes the environment it needs first.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+CORES  ?= $(shell nproc 2>/dev/null || echo 2)
+
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: demo test quick lint types layers checks claims clean
+
+$(VENV)/.installed: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --editable .
+	touch $@
+
+$(VENV)/.test-installed: $(VENV)/.installed
+	$(BIN)/pip install --quiet --editable '.[test]'
+	touch $@
+
+# Which of three methods learns the best features from long-tailed, unlabelled images? On the images in the package.
+demo: $(VENV)/.installed
+	OMP_NUM_THREADS=$(CORES) $(BIN)/counterpoise compare --task pretrain --data fashion-mnist --imperfect long-tail=100 \
+	  --methods simclr,dcl,cacr --seeds 3 --out counterpoise-out/demo
+
+# Every check. What has to be left out because a system package is missing is said at the end (pytest -ra).
+test: $(VENV)/.test-installed lint types layers
+	@command -v chromium >/dev/null || echo "LEFT OUT: the browser tests, since Debian's chromium is not installed"
+	$(BIN)/pytest -n $(CORES)
+
+# The checks without the slow ones: under 3 minutes on 2 cores.
+quick: $(VENV)/.test-installed lint
+	$(BIN)/pytest -n $(CORES) -m 'not slow and not browser'
+
+lint: $(VENV)/.test-installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.test-installed
+	$(BIN)/mypy
+
+layers: $(VENV)/.test-installed
+	$(BIN)/lint-imports
+
+# Runs every declared claim again (about half an hour on 2 cores) and writes the ledger's page.
+claims: $(VENV)/.installed
+	OMP_NUM_THREADS=1 $(BIN)/counterpoise claim --all --jobs $(CORES)
+	$(BIN)/counterpoise claim --all --report
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache counterpoise-out

@@ -1,0 +1,149 @@
+"""Claims: each paper's central claim run as it was declared, and judged as it was fixed in advance."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+import counterpoise
+from counterpoise.comparison import make_settings, run_all
+from counterpoise.errors import InputError, unknown
+from counterpoise.files import make_folder, write_json, written
+from counterpoise.ledger import Claim, Statement, declared, ledger_page, read, told
+from counterpoise.measure import interval, verdict
+from counterpoise.tasks.pretrain import Run
+
+
+def claim(
+    slugs: Sequence[str] = (),
+    *,
+    all: bool = False,
+    report: bool = False,
+    jobs: int = 1,
+    ledger: str = "results/claims",
+    page: str = "docs/results/claims.md",
+    out: str = "counterpoise-out/claims",
+    quiet: bool = False,
+) -> list[dict[str, Any]]:
+    """Run claims again and record what comes out, or write the ledger's page from what is recorded.
+
+    Args:
+        slugs: whose claims.
+        all: every declared claim.
+        report: run nothing; write the page of recorded results.
+        jobs: runs at the same time, in processes of their own.
+        ledger: folder of the recorded results, one JSON file a claim.
+        page: the Markdown file that `report` writes.
+        out: folder of the runs.
+        quiet: print nothing.
+
+    Returns:
+        The records, as in the ledger.
+
+    Raises:
+        InputError: for a slug without a declared claim.
+    """
+    known = declared()
+    for slug in slugs:
+        if slug not in known:
+            raise unknown("claim", slug, known)
+    chosen = [known[slug] for slug in (known if all else slugs)]
+    if not chosen:
+        raise InputError(f"claim: expected a SLUG or --all. Declared: {', '.join(known)}")
+    console = Console(quiet=quiet)
+    folder = Path(ledger)
+    if report:
+        recorded = [read(folder, one) for one in chosen]
+        with written(Path(page)) as aside:
+            aside.write_text(ledger_page(chosen, recorded), encoding="utf-8")
+        console.print(f"wrote {page}")
+        return [record for record in recorded if record]
+    make_folder(folder)
+    records = []
+    for one in chosen:
+        record = settle(one, Path(out), jobs, console)
+        write_json(folder / f"{one.slug}.json", record)
+        for statement in record["statements"]:
+            console.print(told(statement), markup=False, highlight=False)
+        console.print(f"{one.slug}: {record['verdict']}\n", highlight=False)
+        records.append(record)
+    return records
+
+
+def runs(claim: Claim) -> dict[tuple[str, int], Run]:
+    """Every run that a claim needs, by arm and seed."""
+    found = {}
+    for seed in range(claim.seeds):
+        for label, arm in claim.arms.items():
+            settings = make_settings({**(claim.settings or {}), **arm.get("settings", {})})
+            imperfect = tuple(arm.get("imperfect", claim.imperfect))
+            found[label, seed] = Run(arm["method"], claim.data, seed, arm.get("arguments", {}), imperfect, settings)
+    return found
+
+
+def settle(claim: Claim, out: Path, jobs: int = 1, console: Console | None = None) -> dict[str, Any]:
+    """Run a claim's arms over its seeds and judge its statements.
+
+    Raises:
+        InputError: if a run failed, since a claim with runs missing has no verdict.
+    """
+    console = console or Console(quiet=True)
+    console.print(f"{claim.slug}: {claim.says}", highlight=False)
+    results = run_all(runs(claim), make_folder(out), jobs, console)
+    for (label, seed), result in results.items():
+        if result["status"] == "failed":
+            raise InputError(f"claim {claim.slug}: {label}, seed {seed} failed: {result['error']}")
+    statements = [judge(statement, results, claim.seeds) for statement in claim.statements]
+    verdicts = {statement["verdict"] for statement in statements}
+    return {
+        "slug": claim.slug,
+        "says": claim.says,
+        "verdict": verdicts.pop() if len(verdicts) == 1 else "refuted" if "refuted" in verdicts else "inconclusive",
+        "statements": statements,
+        "arms": {label: _arm(label, results, claim.seeds) for label in claim.arms},
+        "data": claim.data,
+        "imperfect": list(claim.imperfect),
+        "seeds": claim.seeds,
+        "notes": next(iter(results.values()))["notes"],
+        "seconds": sum(result["seconds"] for result in results.values()),
+        "date": datetime.now(timezone.utc).date().isoformat(),
+        "command": f"counterpoise claim {claim.slug}",
+        "code": claim.code(),
+        "versions": {
+            "counterpoise": counterpoise.__version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        },
+    }
+
+
+def judge(statement: Statement, results: dict[tuple[str, int], dict[str, Any]], seeds: int) -> dict[str, Any]:
+    """A statement with its values seed by seed, their interval and the verdict."""
+    values = [
+        sum(weight * value(results[arm, seed], statement.metric) for arm, weight in statement.of.items())
+        for seed in range(seeds)
+    ]
+    found = interval(values)
+    return {**asdict(statement), "values": values, **asdict(found), "verdict": verdict(found, statement.expect)}
+
+
+def value(result: dict[str, Any], name: str) -> float:
+    """One figure of a run, wherever it stands: a metric, a group's accuracy, or a diagnostic."""
+    everything = {**result["metrics"], **result["groups"], **result["diagnostics"]}
+    if name not in everything:
+        raise unknown("metric", name, everything)
+    return float(everything[name])
+
+
+def _arm(label: str, results: dict[tuple[str, int], dict[str, Any]], seeds: int) -> dict[str, Any]:
+    done = [results[label, seed] for seed in range(seeds)]
+    names = [*done[0]["metrics"], *done[0]["groups"], *done[0]["diagnostics"]]
+    figures = {name: asdict(interval([value(run, name) for run in done])) for name in names}
+    return {**figures, "seconds": interval([run["seconds"] for run in done]).mean}

@@ -1,0 +1,1 @@
+"""Classifiers from imperfect labels: noisy, long-tailed, few, partly foreign, or unfair to a subgroup."""

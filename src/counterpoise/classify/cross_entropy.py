@@ -1,0 +1,76 @@
+"""Supervised cross-entropy: the baseline that has the labels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from counterpoise.data import Images
+from counterpoise.errors import InputError
+from counterpoise.method import Method
+from counterpoise.nets.heads import linear
+from counterpoise.ops.checks import check_integers, check_matrix, check_number
+
+
+def cross_entropy(
+    logits: Float[Tensor, "batch classes"], targets: Int[Tensor, " batch"], label_smoothing: float = 0.0
+) -> Float[Tensor, ""]:
+    """PyTorch's cross-entropy, mean over the rows that have a label; 0, with a gradient of 0, where none has.
+
+    Args:
+        logits: one score per class.
+        targets: class of each row, -1 where it has none.
+        label_smoothing: from 0 to 1; this share of each target is spread over all classes.
+
+    Returns:
+        The loss in nats, at least 0.
+
+    Raises:
+        InputError: for wrong shapes, targets that are no class, or NaN.
+
+    >>> import torch
+    >>> round(cross_entropy(torch.zeros(3, 4), torch.tensor([0, 3, -1])).item(), 6)  # log 4
+    1.386294
+    """
+    check_matrix("logits", logits)
+    check_integers("targets", targets, rows=len(logits), low=-1, high=logits.shape[1])
+    total = F.cross_entropy(logits, targets.long(), ignore_index=-1, reduction="sum", label_smoothing=label_smoothing)
+    return total / (targets >= 0).sum().clamp(min=1)
+
+
+class CrossEntropy(Method):
+    """Supervised training of the encoder with a linear classifier on top; images without a label are passed over.
+
+    Args:
+        encoder: images to features; what a run keeps.
+        classes: how many classes the labels have.
+        label_smoothing: from 0 to 1; this share of each target is spread over all classes.
+        **recipe: arguments of `Method`.
+    """
+
+    views = 1
+
+    def __init__(self, encoder: nn.Module, classes: int, label_smoothing: float = 0.0, **recipe: Any):
+        super().__init__(encoder, **recipe)
+        check_number("classes", classes, at_least=2)
+        check_number("label_smoothing", label_smoothing, at_least=0, at_most=1)
+        self.label_smoothing = label_smoothing
+        self.classifier = linear(self.features, classes)
+
+    def loss(
+        self,
+        images: list[Float[Tensor, "batch channel size size"]],
+        labels: Int[Tensor, " batch"],
+        index: Int[Tensor, " batch"],
+    ) -> Float[Tensor, ""]:
+        """Cross-entropy of one view's logits."""
+        return cross_entropy(self.classifier(self.encoder(images[0])), labels, self.label_smoothing)
+
+    def on_train_start(self) -> None:
+        """Refuse images without any label, whose loss would be 0 throughout."""
+        images = getattr(self.trainer.train_dataloader, "dataset", None)
+        if isinstance(images, Images) and not (images.labels >= 0).any():
+            raise InputError(f"labels: cross-entropy needs some, but none of the {len(images)} training images has one")

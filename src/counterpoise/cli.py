@@ -1,0 +1,201 @@
+"""The command line: `counterpoise COMMAND …`. Each command is one Python call with the same names.
+
+Flags are read from the source of what they call, so that no command loads torch before it needs it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from counterpoise import __version__, catalogue
+from counterpoise.arguments import Description, add_flags, collect, describe
+from counterpoise.errors import InputError, unknown
+
+COMMANDS = {
+    "list": "the methods and papers, by task, room or state",
+    "show": "one of them: what it is, when to use it, its arguments, its claim",
+    "data": "what a data set holds: counts, sizes, duplicates, unreadable files, a contact sheet",
+    "compare": "several methods on one data set: which of them helps, and how sure that is",
+    "train": "one method on one data set",
+    "embed": "the features of images from a trained encoder, as Parquet or NPY",
+    "export": "a trained encoder as safetensors or ONNX",
+    "claim": "a paper's central claim, run again",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    """Run one command and exit: 0 done, 1 a defect, 2 refused input, 130 stopped."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in arguments
+    try:
+        run([word for word in arguments if word != "--debug"])
+    except InputError as error:
+        if debug:
+            raise
+        print(f"counterpoise: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("counterpoise: stopped; the same command goes on from here", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:  # the reader of a pipe went away, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    sys.exit(0)
+
+
+def run(arguments: list[str]) -> None:
+    """Run one command; raises `InputError` for what is refused."""
+    parser = argparse.ArgumentParser(
+        prog="counterpoise",
+        description="Learning from imperfect data, and knowing which method helps.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="commands:\n" + "\n".join(f"  {name:<9} {what}" for name, what in COMMANDS.items()),
+        usage="counterpoise COMMAND [options]   (counterpoise COMMAND --help tells the options)",
+    )
+    parser.add_argument("--version", action="version", version=f"counterpoise {__version__}")
+    parser.add_argument("--debug", action="store_true", help="show a traceback where input is refused")
+    parser.add_argument("command", nargs="?", help=argparse.SUPPRESS)
+    own = parser.parse_args(arguments[:1])
+    if own.command is None:
+        parser.print_help()
+        return
+    if own.command not in COMMANDS:
+        raise unknown("command", own.command, COMMANDS)
+    HANDLERS[own.command](arguments[1:])
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are ours: one line, and the nearest flag for an unknown one."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{self.prog.removeprefix('counterpoise ')}: {message}")
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        found, rest = self.parse_known_args(args, namespace)
+        if rest:
+            flags = [flag for action in self._actions for flag in action.option_strings]
+            raise unknown(f"{self.prog.removeprefix('counterpoise ')}: argument", rest[0].split("=")[0], flags)
+        return found
+
+
+def make_parser(command: str, details: str = "") -> Parser:
+    """An empty parser for one command; flags must be spelled out, so that new ones never change old scripts."""
+    return Parser(
+        prog=f"counterpoise {command}",
+        description=COMMANDS[command][0].upper() + COMMANDS[command][1:] + "." + details,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="  --debug  show a traceback where input is refused",
+    )
+
+
+def call(module: str, name: str, given: dict[str, Any]) -> Any:
+    """Import a function of the library and call it."""
+    return getattr(importlib.import_module(f"counterpoise.{module}"), name)(**given)
+
+
+def list_(arguments: list[str]) -> None:
+    parser = make_parser("list")
+    parser.add_argument("--task", help="only what serves this task")
+    parser.add_argument("--room", help="only this room")
+    state = parser.add_mutually_exclusive_group()
+    state.add_argument("--done", action="store_const", const="done", dest="state", help="only what is there")
+    state.add_argument("--planned", action="store_const", const="planned", dest="state", help="only what is to come")
+    parser.add_argument("--json", action="store_true", dest="as_json", help="as JSON")
+    call("listing", "print_list", {"console": _console(), **vars(parser.parse_args(arguments))})
+
+
+def show(arguments: list[str]) -> None:
+    parser = make_parser("show")
+    parser.add_argument("slug", help="as `counterpoise list` gives it")
+    call("listing", "print_show", {"console": _console(), **vars(parser.parse_args(arguments))})
+
+
+def data(arguments: list[str]) -> None:
+    about = describe("data.inspection", "show_data")
+    parser = make_parser("data")
+    parser.add_argument("data", help="a known set such as fashion-mnist, a folder of images, a CSV or Parquet file")
+    add_flags(parser, about, skip=("data",))
+    given = parser.parse_args(arguments)
+    call("data.inspection", "show_data", {"data": given.data, **collect(given, about)})
+
+
+def compare(arguments: list[str]) -> None:
+    about, settings = describe("comparison", "compare"), describe("tasks.pretrain", "Settings")
+    parser = make_parser("compare")
+    add_flags(parser, about)
+    add_flags(parser.add_argument_group("what all methods share"), settings)
+    given = parser.parse_args(arguments)
+    call("comparison", "compare", collect(given, about) | collect(given, settings))
+
+
+def train(arguments: list[str]) -> None:
+    about, settings = describe("training", "train"), describe("tasks.pretrain", "Settings")
+    finder = Parser(add_help=False, prog="counterpoise train", allow_abbrev=False)
+    finder.add_argument("--method")
+    method = finder.parse_known_args(arguments)[0].method
+    parser = make_parser(
+        "train", "" if method else "\nWith --method SLUG --help, also tells that method's own arguments."
+    )
+    add_flags(parser, about)
+    add_flags(parser.add_argument_group("training"), settings)
+    own = Description("", ())
+    if method:
+        own = describe(*catalogue.method_source(method))
+        shared = {argument.name for argument in (*about.arguments, *settings.arguments)}
+        own = Description("", tuple(a for a in own.arguments if a.name not in {*shared, "samples", "classes"}))
+        add_flags(parser.add_argument_group(f"of {method}"), own)
+    given = parser.parse_args(arguments)
+    result = call("training", "train", collect(given, about) | collect(given, settings) | collect(given, own))
+    for name, value in result["metrics"].items():
+        print(f"{name:<15} {value:.4f}")
+    for warning in result["warnings"]:
+        print(f"warning: {warning}")
+    print(f"kept in {result['folder']}")
+
+
+def simple(command: str, module: str) -> Any:
+    def handle(arguments: list[str]) -> None:
+        about = describe(module, command)
+        parser = make_parser(command)
+        add_flags(parser, about)
+        given = collect(parser.parse_args(arguments), about)
+        call(module, command, given)
+        print(f"wrote {given['out']}")
+
+    return handle
+
+
+def claim(arguments: list[str]) -> None:
+    about = describe("claims", "claim")
+    parser = make_parser("claim")
+    parser.add_argument("slugs", nargs="*", metavar="SLUG", help="whose claim")
+    add_flags(parser, about, skip=("slugs",))
+    given = parser.parse_args(arguments)
+    call("claims", "claim", {"slugs": given.slugs, **collect(given, about)})
+
+
+def _console() -> Any:
+    from rich.console import Console
+
+    return Console()
+
+
+HANDLERS = {
+    "list": list_,
+    "show": show,
+    "data": data,
+    "compare": compare,
+    "train": train,
+    "embed": simple("embed", "embedding"),
+    "export": simple("export", "exporting"),
+    "claim": claim,
+}
+
+if __name__ == "__main__":
+    main()

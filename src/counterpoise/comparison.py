@@ -1,0 +1,414 @@
+"""Methods × seeds on one task and one data set: a table that says which of them helps, and how sure that is."""
+
+from __future__ import annotations
+
+import ast
+import csv
+import hashlib
+import json
+import multiprocessing
+import os
+import shlex
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass, fields
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
+from lightning.pytorch.callbacks import Callback
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+import counterpoise
+from counterpoise import catalogue
+from counterpoise.errors import InputError, unknown
+from counterpoise.files import make_folder, write_json, written
+from counterpoise.fingerprint import fingerprint
+from counterpoise.measure import Interval, interval, paired
+from counterpoise.ops.checks import check_number
+from counterpoise.report import write_report
+from counterpoise.tasks import pretrain
+from counterpoise.tasks.pretrain import METRICS, Run, Settings, execute
+
+TASKS = {"pretrain": pretrain}
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One row of a comparison: a method with arguments of its own."""
+
+    label: str
+    method: str
+    arguments: tuple[tuple[str, Any], ...] = ()
+
+    @classmethod
+    def parse(cls, text: str) -> Arm:
+        """Read `slug:name=value:name=value`.
+
+        >>> Arm.parse("dcl:temperature=0.5:weighted=true")
+        Arm(label='dcl:temperature=0.5:weighted=true', method='dcl', arguments=(('temperature', 0.5), ('weighted', True)))
+        """
+        slug, *pairs = text.split(":")
+        catalogue.method_source(slug)
+        arguments = []
+        for pair in pairs:
+            name, equals, value = pair.partition("=")
+            if not (name and equals and value):
+                raise InputError(f"methods: expected slug:name=value, got '{text}'")
+            arguments.append((name.replace("-", "_"), as_value(value)))
+        return cls(text, slug, tuple(arguments))
+
+
+def as_value(text: str) -> Any:
+    """A number, truth value or plain text, as written on the command line.
+
+    >>> as_value("0.5"), as_value("true"), as_value("sgd")
+    (0.5, True, 'sgd')
+    """
+    if text.lower() in ("true", "false", "none"):
+        return {"true": True, "false": False, "none": None}[text.lower()]
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def compare(
+    methods: Sequence[str],
+    data: str,
+    *,
+    task: str = "pretrain",
+    imperfect: Sequence[str] = (),
+    seeds: int = 3,
+    baseline: str | None = None,
+    jobs: int = 1,
+    out: str | None = None,
+    quiet: bool = False,
+    **settings: Any,
+) -> dict[str, Any]:
+    """Compare methods on one task and one data set, with the same backbone, views and budget for all.
+
+    Every (method, seed) run is kept in `out` under a name made of its configuration and of the code behind it.
+    A call that was stopped goes on where it was; only the run it was at starts again, at its last epoch.
+
+    Args:
+        methods: slugs from `counterpoise list`, each with arguments of its own as in "dcl:temperature=0.5";
+            "room:contrast" stands for all methods of that room.
+        data: a known set such as "fashion-mnist", or a path to a folder of images, a CSV or a Parquet file.
+        task: what the methods are to do; "pretrain" so far.
+        imperfect: what to do to the data, such as "long-tail=100" or "label-noise=0.4".
+        seeds: how many seeds each method runs with; the seed decides data, weights, order and views.
+        baseline: which of the methods the others are measured against; the task's own, or else the first.
+        jobs: runs at the same time, in processes of their own.
+        out: folder of the results; by default "counterpoise-out/TASK-DATA".
+        quiet: print neither progress nor the table.
+        **settings: any of `counterpoise.tasks.pretrain.Settings`: backbone, size, epochs, batch_size, and so on.
+
+    Returns:
+        What `results.json` holds: for each method its runs, the mean and 95 % interval of every metric, and the
+        interval of the paired differences to the baseline. `out` also gets `results.csv` and `report.html`.
+
+    Raises:
+        InputError: for names and numbers that are refused, before anything is run.
+    """
+    check_number("seeds", seeds, at_least=1)
+    check_number("jobs", jobs, at_least=1)
+    if task not in TASKS:
+        raise unknown("task", task, TASKS)
+    arms = parse_arms(methods)
+    against = choose_baseline(arms, baseline)
+    shared = make_settings(settings)
+    folder = make_folder(Path(out or f"counterpoise-out/{task}-{Path(data).name.replace(':', '-')}"))
+    console = Console(quiet=quiet)
+    runs = {
+        (arm.label, seed): Run(arm.method, data, seed, dict(arm.arguments), tuple(imperfect), shared)
+        for seed in range(seeds)
+        for arm in arms
+    }
+    for arm in arms:  # refuse what cannot work before hours are spent on what can
+        pretrain.check(runs[arm.label, 0])
+    results = run_all(runs, folder, jobs, console)
+    content = {
+        "counterpoise": counterpoise.__version__,
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "command": command_line(arms, data, task, imperfect, seeds, against, jobs, folder, shared),
+        "task": task,
+        "settings": {**asdict(shared), "seeds": seeds, "imperfect": list(imperfect)},
+        "main": pretrain.MAIN,
+        "metrics": {name: asdict(metric) for name, metric in METRICS.items()},
+        "baseline": against,
+        **summarise(arms, against, results, data),
+    }
+    write_json(folder / "results.json", content)
+    write_csv(folder / "results.csv", content)
+    write_report(content, folder, folder / "report.html")
+    console.print(table(content))
+    console.print(f"report: {folder / 'report.html'}", soft_wrap=True)
+    return content
+
+
+def parse_arms(methods: Sequence[str]) -> list[Arm]:
+    """The rows of a comparison; `room:NAME` and commas are resolved.
+
+    Raises:
+        InputError: if there is none, a name is not known, or a row comes twice.
+    """
+    texts = [
+        text.strip() for entry in ([methods] if isinstance(methods, str) else methods) for text in entry.split(",")
+    ]
+    arms: list[Arm] = []
+    for text in filter(None, texts):
+        if text.startswith("room:"):
+            arms += [
+                Arm(slug, slug) for slug in catalogue.methods_named(text) if "pretrain" in catalogue.find(slug).tasks
+            ]
+        else:
+            arms.append(Arm.parse(text))
+    if not arms:
+        raise InputError("methods: expected at least one, got none")
+    labels = [arm.label for arm in arms]
+    twice = {label for label in labels if labels.count(label) > 1}
+    if twice:
+        raise InputError(f"methods: '{min(twice)}' is named more than once")
+    return arms
+
+
+def choose_baseline(arms: Sequence[Arm], baseline: str | None) -> str:
+    """The label of the row that the others are measured against."""
+    labels = [arm.label for arm in arms]
+    if baseline is None:
+        return pretrain.BASELINE if pretrain.BASELINE in labels else labels[0]
+    if baseline not in labels:
+        raise unknown("baseline", baseline, labels)
+    return baseline
+
+
+def make_settings(options: dict[str, Any]) -> Settings:
+    """`Settings` from keyword arguments; an unknown one is refused with the nearest known."""
+    known = [f.name for f in fields(Settings)]
+    for name in options:
+        if name not in known:
+            raise unknown("setting", name, known)
+    return Settings(**{name: value for name, value in options.items() if value is not None})
+
+
+def command_line(
+    arms: Sequence[Arm],
+    data: str,
+    task: str,
+    imperfect: Sequence[str],
+    seeds: int,
+    baseline: str,
+    jobs: int,
+    folder: Path,
+    settings: Settings,
+) -> str:
+    """The command that repeats a comparison."""
+    words = ["counterpoise", "compare", "--task", task, "--data", data]
+    for spec in imperfect:
+        words += ["--imperfect", spec]
+    words += ["--methods", ",".join(arm.label for arm in arms), "--baseline", baseline, "--seeds", str(seeds)]
+    for f in fields(Settings):
+        value = getattr(settings, f.name)
+        if value != f.default:
+            flag = f"--{f.name.replace('_', '-')}"
+            words += [flag] if value is True else [flag, str(value)]
+    words += ["--jobs", str(jobs), "--out", str(folder)]
+    return shlex.join(words)
+
+
+def run_folder(run: Run, folder: Path) -> Path:
+    """Where a run is kept: named by its configuration, its code, and the state of the user's own files."""
+    code = fingerprint([catalogue.method_source(run.method)[0], "tasks.pretrain"])
+    key = json.dumps([run.config(), code, _state(run.data)], sort_keys=True)
+    return folder / "runs" / f"{run.method}-{run.seed}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
+
+
+def _state(data: str) -> list[Any]:
+    """What tells that the files at a path have changed since: names, sizes and times of change."""
+    path = Path(data)
+    if not path.exists():
+        return []
+    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    return [[str(p), p.stat().st_size, p.stat().st_mtime_ns] for p in files]
+
+
+Key = tuple[str, int]
+Result = dict[str, Any]
+
+
+def run_all(runs: dict[Key, Run], folder: Path, jobs: int, console: Console) -> dict[Key, Result]:
+    """Run what is not done yet; a run that fails gives a result that says so, and the others go on.
+
+    Raises:
+        InputError: if another process is running a comparison in the same folder.
+    """
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise InputError(f"{folder}: another comparison is running there") from error
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[now]}"),
+    )
+    results: dict[Key, Result] = {}
+    with lock, Progress(*columns, console=console) as progress:
+        bar = progress.add_task("runs", total=len(runs), now="")
+        for (label, seed), result in _each(runs, folder, jobs, lambda now: progress.update(bar, now=now)):
+            results[label, seed] = result
+            progress.advance(bar)
+            if result["status"] == "failed":
+                progress.console.print(f"{label}, seed {seed} failed: {result['error']}", markup=False, highlight=False)
+    return results
+
+
+def _each(runs: dict[Key, Run], folder: Path, jobs: int, tell: Callable[[str], None]) -> Iterator[tuple[Key, Result]]:
+    """Results as they come; in this process, or with several jobs in processes of their own."""
+    if jobs == 1:
+        for key, run in runs.items():
+            yield key, _attempt(run, folder, (_Tell(tell, *key),))
+        return
+    workers = (multiprocessing.get_context("spawn"), torch.set_num_threads, (max(1, torch.get_num_threads() // jobs),))
+    pending = dict(runs)
+    with ProcessPoolExecutor(jobs, *workers) as pool:
+        futures = {pool.submit(_attempt, run, folder): key for key, run in runs.items()}
+        for future in as_completed(futures):
+            if not isinstance(future.exception(), BrokenProcessPool):
+                key = futures[future]
+                pending.pop(key)
+                yield key, future.result()
+    # A process that dies takes its pool with it. What it left unanswered runs again, each in a pool of its own, so
+    # that the run that kills its process fails alone.
+    for key, run in pending.items():
+        with ProcessPoolExecutor(1, *workers) as pool:
+            try:
+                yield key, pool.submit(_attempt, run, folder).result()
+            except BrokenProcessPool:
+                yield key, {"seed": key[1], "status": "failed", "error": "its process died"}
+
+
+def _attempt(run: Run, folder: Path, callbacks: Sequence[Callback] = ()) -> Result:
+    """One run's result, or what it failed with."""
+    target = run_folder(run, folder)
+    try:
+        result = execute(run, target, callbacks=callbacks)
+    except Exception as error:  # whatever a method does, the others go on
+        make_folder(target)
+        (target / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
+        return {"seed": run.seed, "status": "failed", "error": f"{type(error).__name__}: {error}"}
+    return {**result, "folder": str(target.relative_to(folder))}
+
+
+class _Tell(Callback):
+    """Tells the comparison's progress bar where the running method is."""
+
+    def __init__(self, tell: Callable[[str], None], label: str, seed: int):
+        self.tell, self.name = tell, f"{label}, seed {seed}"
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        self.tell(self.name)
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        knn = trainer.callback_metrics.get("knn")
+        told = "" if knn is None else f", kNN {float(knn):.1%}"
+        self.tell(f"{self.name}: epoch {trainer.current_epoch + 1} of {trainer.max_epochs}{told}")
+
+
+def summarise(arms: Sequence[Arm], baseline: str, results: dict[Key, Result], data: str) -> dict[str, Any]:
+    """The means and intervals of every metric for each row, and the paired differences to the baseline."""
+    by_label = {
+        arm.label: [r for (label, _), r in sorted(results.items(), key=lambda item: item[0][1]) if label == arm.label]
+        for arm in arms
+    }
+    rows = []
+    for arm in arms:
+        done = [r for r in by_label[arm.label] if r["status"] == "done"]
+        values = {name: [r["metrics"][name] for r in done if name in r["metrics"]] for name in METRICS}
+        values |= {"seconds": [r["seconds"] for r in done], "memory_mb": [r["memory_mb"] for r in done]}
+        rows.append(
+            {
+                "label": arm.label,
+                "slug": arm.method,
+                "title": catalogue.find(arm.method).title,
+                "arguments": dict(arm.arguments),
+                "runs": by_label[arm.label],
+                "summary": {name: asdict(interval(some)) for name, some in values.items() if some},
+                "difference": None if arm.label == baseline else differences(by_label[arm.label], by_label[baseline]),
+            }
+        )
+    first = next((r for r in results.values() if r["status"] == "done"), None)
+    told: dict[str, Any] = {"classes": [], "counts": {}, "sizes": {}, "notes": [], "shape": None}
+    return {
+        "data": {"name": data, **{name: first[name] if first else none for name, none in told.items()}},
+        "methods": rows,
+    }
+
+
+def differences(runs: Sequence[Result], baseline: Sequence[Result]) -> dict[str, Any]:
+    """For every metric the interval of the differences, over the seeds that both have done."""
+    theirs = {r["seed"]: r["metrics"] for r in baseline if r["status"] == "done"}
+    both = [(r["metrics"], theirs[r["seed"]]) for r in runs if r["status"] == "done" and r["seed"] in theirs]
+    found = {}
+    for name in METRICS:
+        pairs = [(mine[name], its[name]) for mine, its in both if name in mine and name in its]
+        if pairs:
+            found[name] = asdict(paired([a for a, _ in pairs], [b for _, b in pairs]))
+    return found
+
+
+def write_csv(path: Path, content: dict[str, Any]) -> None:
+    """One row a run: method, seed, status, every metric, time, memory and folder."""
+    names = ["label", "seed", "status", *METRICS, "seconds", "memory_mb", "folder", "error"]
+    with written(path) as aside, aside.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, names, extrasaction="ignore")
+        writer.writeheader()
+        for row in content["methods"]:
+            for run in row["runs"]:
+                writer.writerow({**run, **run.get("metrics", {}), "label": row["label"]})
+
+
+def table(content: dict[str, Any]) -> Table:
+    """The comparison as a table for the terminal."""
+    out = Table(title=f"{content['task']} on {content['data']['name']}", caption="mean ± half of the 95 % interval")
+    shown = ["knn", "linear", "balanced", "effective_rank"]
+    out.add_column("method")
+    for name in shown:
+        out.add_column(METRICS[name].title.replace(" accuracy", ""), justify="right")
+    out.add_column(f"kNN against {content['baseline']}", justify="right")
+    out.add_column("seconds", justify="right")
+    out.add_column("MB", justify="right")
+    for row in content["methods"]:
+        failed = [run for run in row["runs"] if run["status"] == "failed"]
+        summary = row["summary"]
+        cells = [_cell(summary.get(name), METRICS[name].percent) for name in shown]
+        against = "—" if row["difference"] is None else _difference(row["difference"].get(content["main"]))
+        used = [f"{summary[name]['mean']:.0f}" if name in summary else "—" for name in ("seconds", "memory_mb")]
+        note = f"  ({len(failed)} of {len(row['runs'])} failed: {failed[0]['error']})" if failed else ""
+        out.add_row(row["label"] + note, *cells, against, *used)
+    return out
+
+
+def _cell(found: dict[str, Any] | None, percent: bool) -> str:
+    if found is None:
+        return "—"
+    factor = 100 if percent else 1
+    half = "" if found["low"] is None else f" ± {(found['high'] - found['low']) / 2 * factor:.1f}"
+    return f"{found['mean'] * factor:.1f}{half}"
+
+
+def _difference(found: dict[str, Any] | None) -> str:
+    if found is None:
+        return "—"
+    if found["low"] is None:
+        return f"{found['mean'] * 100:+.1f}"
+    return f"{found['mean'] * 100:+.1f} [{found['low'] * 100:+.1f}, {found['high'] * 100:+.1f}]"

@@ -1,0 +1,1 @@
+"""Representations from comparing views: contrastive objectives, their negatives, temperatures and heads."""

@@ -1,0 +1,406 @@
+"""CACR: contrast positives with positives and negatives with negatives, and weigh each by its distance to the query.
+
+Zheng et al., "Contrastive Attraction and Contrastive Repulsion for Representation Learning", TMLR 2023,
+arXiv 2105.03746.
+
+InfoNCE puts one positive and many negatives into one softmax. Here far positives are pulled harder than near ones, near
+negatives are pushed harder than far ones, and the two groups share no normaliser. D is the squared Euclidean distance.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import Any, Literal, get_args
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from counterpoise.errors import InputError, unknown
+from counterpoise.method import Method
+from counterpoise.nets.heads import mlp
+from counterpoise.ops.checks import check_finite, check_matrix, check_number
+from counterpoise.ops.similarity import similarity_softmax
+
+Weights = Literal["both", "positive", "negative", "none"]
+Cost = Literal["euclidean", "rbf"]
+Identities = tuple[Int[Tensor, " batch"], Int[Tensor, " negatives"]]
+
+
+def attraction(
+    queries: Float[Tensor, "batch dim"],
+    positives: Float[Tensor, "batch positives dim"],
+    t_pos: float = 1.0,
+    detach_weights: bool = False,
+) -> Float[Tensor, " batch"]:
+    r"""Mean squared distance to the positives, far ones counting more: $\sum_k w_k D_k$, $w_k \propto e^{t^+ D_k}$.
+
+    Args:
+        queries: one anchor a row.
+        positives: the other views of each anchor.
+        t_pos: $t^+$, per unit of squared distance; 0 weighs all alike, large values see the farthest alone.
+        detach_weights: keep the gradient out of the weights.
+
+    Returns:
+        One value per query, from 0 to 4 for unit vectors.
+
+    >>> round(attraction(torch.zeros(1, 1), torch.tensor([[[1.0], [2.0]]]), t_pos=0).item(), 4)
+    2.5
+    >>> round(attraction(torch.zeros(1, 1), torch.tensor([[[1.0], [2.0]]]), t_pos=1).item(), 4)
+    3.8577
+    """
+    distance = (queries[:, None] - positives).square().sum(-1)
+    weights = torch.softmax(t_pos * distance, dim=-1)
+    return torch.einsum("bk,bk->b", weights.detach() if detach_weights else weights, distance)
+
+
+def repulsion(
+    queries: Float[Tensor, "batch dim"],
+    negatives: Float[Tensor, "negatives dim"],
+    t_neg: float = 2.0,
+    exclude: Identities | None = None,
+    detach_weights: bool = False,
+) -> Float[Tensor, " batch"]:
+    r"""Minus the mean squared distance to the negatives, near ones counting more: $w_j \propto e^{-t^- D_j}$.
+
+    Args:
+        queries: one anchor a row.
+        negatives: shared by all queries.
+        t_neg: $t^-$, per unit of squared distance; 0 weighs all alike, large values see the nearest alone.
+        exclude: identities of queries and negatives; equal ones are no pair.
+        detach_weights: keep the gradient out of the weights.
+
+    Returns:
+        One value per query, from -4 to 0 for unit vectors.
+
+    Raises:
+        InputError: if a query has no negative left.
+
+    >>> round(repulsion(torch.zeros(1, 1), torch.tensor([[1.0], [2.0]]), t_neg=0).item(), 4)
+    -2.5
+    >>> round(repulsion(torch.zeros(1, 1), torch.tensor([[1.0], [2.0]]), t_neg=1).item(), 4)
+    -1.1423
+    """
+    log_sum, distance = _distance_softmax(queries, negatives, t_neg, exclude)
+    if detach_weights and t_neg > 0:
+        # d/dD of log sum exp(-t D) is -t w: divided by -t it carries the gradient of sum w D with w held fixed.
+        distance = _with_gradient_of(distance, -log_sum / t_neg)
+    return -distance
+
+
+def rbf_repulsion(
+    queries: Float[Tensor, "batch dim"],
+    negatives: Float[Tensor, "negatives dim"],
+    t_neg: float = 2.0,
+    t_rbf: float = 2.0,
+    exclude: Identities | None = None,
+    detach_weights: bool = False,
+) -> Float[Tensor, " batch"]:
+    r"""Log of the weighted mean of a radial basis function: $\log \sum_j w_j e^{-t D_j}$, weights as in `repulsion`.
+
+    Args:
+        queries: one anchor a row.
+        negatives: shared by all queries.
+        t_neg: $t^-$ of the weights, per unit of squared distance.
+        t_rbf: $t > 0$ of the function, likewise.
+        exclude: identities of queries and negatives; equal ones are no pair.
+        detach_weights: keep the gradient out of the weights.
+
+    Returns:
+        One value per query, at most 0.
+
+    Raises:
+        InputError: if a query has no negative left.
+
+    >>> round(rbf_repulsion(torch.zeros(1, 1), torch.tensor([[1.0], [1.0]]), t_rbf=3.0).item(), 4)
+    -3.0
+    """
+    weights, _ = _distance_softmax(queries, negatives, t_neg, exclude)
+    weighted, _ = _distance_softmax(queries, negatives, t_neg + t_rbf, exclude)
+    value = weighted - weights
+    return _with_gradient_of(value, weighted * t_rbf / (t_neg + t_rbf)) if detach_weights else value
+
+
+def _distance_softmax(
+    queries: Tensor, negatives: Tensor, t: float, exclude: Identities | None
+) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch"]]:
+    """Of each query: the log-sum-exp of -t D, and the mean of D under its softmax."""
+    # <(q, 1), (2k, -|k|^2)> = |q|^2 - D, and |q|^2 does not change a softmax over the keys.
+    square = queries.square().sum(1)
+    keys = torch.cat([2 * negatives, -negatives.square().sum(1, keepdim=True)], dim=1)
+    moments = similarity_softmax(F.pad(queries, (0, 1), value=1.0), keys, t, exclude)
+    return moments.logsumexp - t * square, square - moments.mean
+
+
+def _with_gradient_of(value: Tensor, carrier: Tensor) -> Tensor:
+    return value.detach() + (carrier - carrier.detach())
+
+
+class CACRLoss(nn.Module):
+    r"""CACR among K+1 views of a batch: `loss(views)`.
+
+    Attraction is averaged over every view as the query; repulsion over every pair of views x < y, with queries in x and
+    negatives in y. So the order of the views can change repulsion, but not attraction.
+
+    Args:
+        t_pos: sharpness of the positives' weights, at least 0.
+        t_neg: sharpness of the negatives' weights, at least 0; the authors take 0.9 (CIFAR-10) or 2 (larger sets).
+        alpha: factor of the attraction.
+        beta: factor of the repulsion.
+        weights: which samples are weighed by their distance; the others are weighed alike.
+        cost: of the repulsion: minus the distance ("euclidean"), or the log of a mean of e^(-t D) ("rbf").
+        t_rbf: t of the "rbf" cost, above 0.
+        class_prior: chance that a negative is of the query's class, from 0 to below 1; above 0 corrects the "euclidean"
+            repulsion for it. The authors take 0.1.
+        detach_weights: keep the gradient out of the weights.
+        normalize: scale every row to length 1 first, as the authors' network does.
+
+    >>> z = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    >>> CACRLoss()(torch.stack([z, z]))  # attraction 0; the one negative is at squared distance 2
+    tensor(-2.)
+    """
+
+    def __init__(
+        self,
+        t_pos: float = 1.0,
+        t_neg: float = 2.0,
+        alpha: float = 1.0,
+        beta: float = 1.0,
+        weights: Weights = "both",
+        cost: Cost = "euclidean",
+        t_rbf: float = 2.0,
+        class_prior: float = 0.0,
+        detach_weights: bool = False,
+        normalize: bool = True,
+    ):
+        super().__init__()
+        for name, value in {"t_pos": t_pos, "t_neg": t_neg, "alpha": alpha, "beta": beta}.items():
+            check_number(name, value, at_least=0)
+        check_number("t_rbf", t_rbf, above=0)
+        if weights not in get_args(Weights):
+            raise unknown("weights", weights, get_args(Weights))
+        if cost not in get_args(Cost):
+            raise unknown("cost", cost, get_args(Cost))
+        if not 0 <= class_prior < 1:
+            raise InputError(f"class_prior: expected a number from 0 to below 1, got {class_prior:g}")
+        if class_prior > 0 and cost == "rbf":
+            raise InputError("class_prior: is defined for the 'euclidean' cost only, got cost 'rbf'")
+        # Weights of sharpness 0 are uniform.
+        self.t_pos = t_pos if weights in ("both", "positive") else 0.0
+        self.t_neg = t_neg if weights in ("both", "negative") else 0.0
+        self.alpha, self.beta, self.t_rbf, self.class_prior = alpha, beta, t_rbf, class_prior
+        self.cost, self.detach_weights, self.normalize = cost, detach_weights, normalize
+
+    def forward(self, views: Float[Tensor, "views batch dim"]) -> Float[Tensor, ""]:
+        """The loss; may be negative.
+
+        Args:
+            views: embeddings of K+1 views of the same samples; at least two views and two samples.
+
+        Raises:
+            InputError: for fewer than two views or samples, wrong shapes, and NaN.
+        """
+        _check_views(views, least=2)
+        z = _unit(views) if self.normalize else _wide(views)
+        numbers = range(len(z))
+        attractions = [
+            attraction(z[x], z[[v for v in numbers if v != x]].transpose(0, 1), self.t_pos, self.detach_weights)
+            for x in numbers
+        ]
+        repulsions = [self._repulsion(z[x], z[y]) for x, y in itertools.combinations(numbers, 2)]
+        return self.alpha * torch.stack(attractions).mean() + torch.stack(repulsions).mean()
+
+    def _repulsion(self, queries: Tensor, others: Tensor) -> Float[Tensor, ""]:
+        row = torch.arange(len(queries), device=queries.device)
+        if self.cost == "rbf":
+            logs = rbf_repulsion(queries, others, self.t_neg, self.t_rbf, (row, row), self.detach_weights)
+            return self.beta * (logs.logsumexp(0) - math.log(len(logs)))
+        repelled = self.beta * repulsion(queries, others, self.t_neg, (row, row), self.detach_weights).mean()
+        own = (queries - others).square().sum(1).mean()
+        return (repelled - self.class_prior * own) / (1 - self.class_prior)
+
+
+class CACRQueueLoss(nn.Module):
+    """CACR against a queue of earlier keys, for one view as the query: `loss(queries, positives, negatives)`.
+
+    Positives and the queue come from a momentum encoder and get no gradient; the other queries of the batch are
+    negatives too. Average it over the views. With `detach_weights` its gradient is not the slope of its value.
+
+    Args:
+        t_pos: sharpness of the positives' weights, at least 0.
+        t_neg: sharpness of the negatives' weights, at least 0.
+        alpha: factor of the attraction.
+        beta: factor of the repulsion.
+        detach_weights: keep the gradient out of the weights.
+
+    >>> one, other = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])
+    >>> CACRQueueLoss()(one, one[:, None], other)
+    tensor(-2.)
+    """
+
+    surrogate = True
+
+    def __init__(
+        self,
+        t_pos: float = 1.0,
+        t_neg: float = 2.0,
+        alpha: float = 1.0,
+        beta: float = 1.0,
+        detach_weights: bool = True,
+    ):
+        super().__init__()
+        for name, value in {"t_pos": t_pos, "t_neg": t_neg, "alpha": alpha, "beta": beta}.items():
+            check_number(name, value, at_least=0)
+        self.t_pos, self.t_neg, self.alpha, self.beta = t_pos, t_neg, alpha, beta
+        self.detach_weights = detach_weights
+
+    def forward(
+        self,
+        queries: Float[Tensor, "batch dim"],
+        positives: Float[Tensor, "batch *positives dim"],
+        negatives: Float[Tensor, "queue dim"],
+    ) -> Float[Tensor, ""]:
+        """The loss; may be negative.
+
+        Args:
+            queries: embeddings of one view, with gradient; normalised here, as are the others.
+            positives: momentum embeddings of the other view, [batch, dim], or views, [batch, positives, dim].
+            negatives: the queue.
+
+        Raises:
+            InputError: for shapes that do not go together, and NaN.
+        """
+        check_matrix("queries", queries)
+        check_matrix("negatives", negatives)
+        check_finite("positives", positives)
+        batch, dim = queries.shape
+        ends = (positives.shape[0], positives.shape[-1])
+        if positives.ndim not in (2, 3) or ends != (batch, dim) or not positives.numel():
+            got = f"{list(queries.shape)} and {list(positives.shape)}"
+            raise InputError(f"queries and positives: expected [batch, dim] and [batch, k, dim], got {got}")
+        if negatives.shape[1] != dim:
+            raise InputError(f"queries and negatives: expected the same width, got {dim} and {negatives.shape[1]}")
+        q, k, queue = _unit(queries), _unit(positives).detach().reshape(batch, -1, dim), _unit(negatives).detach()
+        row = torch.arange(batch, device=q.device)
+        identities = torch.cat([torch.full((len(queue),), -1, device=q.device), row])
+        attracted = attraction(q, k, self.t_pos, self.detach_weights)
+        repelled = repulsion(q, torch.cat([queue, q]), self.t_neg, (row, identities), self.detach_weights)
+        return self.alpha * attracted.mean() + self.beta * repelled.mean()
+
+
+class CACRMomentumLoss(nn.Module):
+    """CACR between predictions and one view's output of a momentum encoder: `loss(views, keys)`.
+
+    The predictions of all other views are the positives of their sample's key, far ones counting more; the keys of the
+    other samples are negatives. Average it over the views that serve as keys. Keys and weights get no gradient, so that
+    the loss's gradient is not the slope of its value.
+
+    Args:
+        temperature: divides distances in all weights, above 0; the authors take 1 for a ResNet and 0.2 for a ViT.
+        cost: "rbf", a cross-entropy over the keys, or "euclidean", the plain distances.
+
+    >>> z = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    >>> CACRMomentumLoss(cost="euclidean")(z[None], z)
+    tensor(-1.)
+    """
+
+    surrogate = True
+
+    def __init__(self, temperature: float = 1.0, cost: Cost = "rbf"):
+        super().__init__()
+        check_number("temperature", temperature, above=0)
+        if cost not in get_args(Cost):
+            raise unknown("cost", cost, get_args(Cost))
+        self.temperature, self.cost = temperature, cost
+
+    def forward(self, views: Float[Tensor, "views batch dim"], keys: Float[Tensor, "batch dim"]) -> Float[Tensor, ""]:
+        """The loss, a mean over the batch.
+
+        Args:
+            views: predictions for the views other than the keys', with gradient; normalised here, as are the keys.
+            keys: momentum outputs for one view of the same samples.
+
+        Raises:
+            InputError: for no view, fewer than two samples, shapes that do not go together, and NaN.
+        """
+        _check_views(views, least=1)
+        check_matrix("keys", keys)
+        if views.shape[1:] != keys.shape:
+            got = f"{list(views.shape)} and {list(keys.shape)}"
+            raise InputError(f"views and keys: expected [views, batch, dim] and [batch, dim], got {got}")
+        queries, key, temperature = _unit(views), _unit(keys).detach(), self.temperature
+        distance = (queries - key).square().sum(-1)
+        weights = torch.softmax(distance / temperature, dim=0).detach()
+        if self.cost == "rbf":
+            sums = torch.stack([similarity_softmax(q, key, 1 / temperature).logsumexp for q in queries])
+            # For unit vectors the similarity to the own key is 1 - D/2.
+            terms = 2 * temperature * (sums - (1 - distance / 2) / temperature)
+        else:
+            row = torch.arange(len(key), device=key.device)
+            t = 1 / (2 * temperature)
+            repelled = [repulsion(q, key, t, (row, row), detach_weights=True) for q in queries]
+            terms = (distance + torch.stack(repelled)) / 2
+        return (weights * terms).sum(0).mean()
+
+
+class CACR(Method):
+    """Contrastive pretraining from several views; weighs positives and negatives by their distance to the query.
+
+    Args:
+        encoder: images to features; what a run keeps.
+        views: random views of each image, at least 2; the time of a step grows with it.
+        t_pos: sharpness of the positives' weights, at least 0.
+        t_neg: sharpness of the negatives' weights, at least 0; the authors take 0.9 (CIFAR-10) or 2 (larger sets).
+        weights: which samples are weighed by their distance; the others are weighed alike.
+        cost: of the repulsion: minus the distance, or the log of a mean of radial basis functions.
+        hidden: width of the projection head's hidden layer.
+        dim: width of the projection.
+        **recipe: arguments of `Method`.
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        views: int = 5,
+        t_pos: float = 1.0,
+        t_neg: float = 2.0,
+        weights: Weights = "both",
+        cost: Cost = "euclidean",
+        hidden: int = 256,
+        dim: int = 64,
+        **recipe: Any,
+    ):
+        super().__init__(encoder, **recipe)
+        check_number("views", views, at_least=2)
+        self.views = views
+        self.head = mlp(self.features, hidden, dim)
+        self.objective = CACRLoss(t_pos, t_neg, weights=weights, cost=cost)
+
+    def loss(
+        self,
+        images: list[Float[Tensor, "batch channel size size"]],
+        labels: Int[Tensor, " batch"],
+        index: Int[Tensor, " batch"],
+    ) -> Float[Tensor, ""]:
+        """CACR of the projections of all views."""
+        return self.objective(torch.stack([self.head(self.encoder(view)) for view in images]))
+
+
+def _check_views(views: Tensor, least: int) -> None:
+    if views.ndim != 3:
+        raise InputError(f"views: expected [views, batch, dim], got shape {list(views.shape)}")
+    if len(views) < least:
+        raise InputError(f"views: expected at least {least} views, got {len(views)}")
+    if views.shape[1] < 2:
+        raise InputError(f"views: expected at least 2 samples, got {views.shape[1]}, which leaves no negative")
+    check_finite("views", views)
+
+
+def _unit(x: Tensor) -> Tensor:
+    return F.normalize(_wide(x), dim=-1)
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -1,0 +1,205 @@
+"""Decoupled contrastive learning: the positive leaves InfoNCE's denominator, so that small batches learn too.
+
+Yeh, Hong, Hsu, Liu, Chen, LeCun, "Decoupled Contrastive Learning", ECCV 2022, arXiv 2110.06848: equation 6 (DCL), its
+von Mises-Fisher weighted form (DCLW), and the multiplier of Proposition 1 that the loss removes.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from counterpoise.errors import unknown
+from counterpoise.method import Method
+from counterpoise.nets.heads import mlp
+from counterpoise.ops.checks import check_matrix, check_number, check_same_shape
+from counterpoise.ops.similarity import similarity_softmax
+
+
+def dcl(
+    z1: Float[Tensor, "batch dim"],
+    z2: Float[Tensor, "batch dim"],
+    temperature: float = 0.1,
+    weights: Float[Tensor, " batch"] | None = None,
+) -> Float[Tensor, ""]:
+    r"""Decoupled contrastive loss of two views, mean over all 2N anchors.
+
+    Anchor i with positive p(i), the other view of its sample, has the loss
+    $-w_i s_{i,p(i)}/T + \log \sum_k e^{s_{ik}/T}$, where k runs over both views of the other samples: 2N-2 terms.
+
+    Args:
+        z1: one row per sample, first view; used as it is, so normalise first where cosines are meant.
+        z2: the same samples, second view.
+        temperature: $T > 0$.
+        weights: $w$, one per sample; 1 if not given.
+
+    Returns:
+        The loss in nats; it may be negative. Unit rows and $w = 1$ bound it from below by $\log(2N-2) - 2/T$.
+
+    Raises:
+        InputError: for different shapes, fewer than 2 samples, or NaN.
+
+    >>> z = torch.eye(3)
+    >>> round(dcl(z, z, temperature=0.5).item(), 6)  # -1/T + log 4
+    -0.613706
+    """
+    _check(z1, z2)
+    positive, negatives = _positive_and_negatives(z1, z2, temperature)
+    if weights is not None:
+        positive = weights * positive
+    return negatives.mean() - positive.mean()
+
+
+def von_mises_fisher_weights(
+    z1: Float[Tensor, "batch dim"], z2: Float[Tensor, "batch dim"], sigma: float = 0.5
+) -> Float[Tensor, " batch"]:
+    r"""DCLW's weights of the positive pairs, $w_i = 2 - e^{s_i/\sigma} / \frac1N \sum_k e^{s_k/\sigma}$.
+
+    Args:
+        z1: one row per sample, first view; used as it is.
+        z2: the same samples, second view.
+        sigma: $\sigma > 0$; the larger, the nearer all weights are to 1.
+
+    Returns:
+        One weight per sample: mean 1, smaller for better aligned pairs, from 2-N to 2.
+
+    >>> aligned, crossed = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])
+    >>> von_mises_fisher_weights(torch.stack([aligned, aligned]), torch.stack([aligned, crossed]))
+    tensor([0.2384, 1.7616])
+    """
+    return 2 - len(z1) * F.softmax(_similarity(z1, z2) / sigma, dim=0)
+
+
+def npc_multiplier(
+    z1: Float[Tensor, "batch dim"], z2: Float[Tensor, "batch dim"], temperature: float = 0.1
+) -> Float[Tensor, " anchors"]:
+    r"""Negative-positive coupling: the factor $q_i$ that InfoNCE's gradient has and DCL's has not.
+
+    $q_i = 1 - e^{s_{i,p(i)}/T} / \sum_{k \ne i} e^{s_{ik}/T}$, the probability that InfoNCE gives to the negatives. It
+    is near 0, and InfoNCE learns nothing from an anchor, where the positive is easy or negatives are few.
+
+    Args:
+        z1: one row per sample, first view; normalised here.
+        z2: the same samples, second view.
+        temperature: $T > 0$.
+
+    Returns:
+        Numbers from 0 to 1: the anchors of the first view, then those of the second.
+
+    Raises:
+        InputError: for different shapes, fewer than 2 samples, or NaN.
+
+    >>> npc_multiplier(torch.ones(2, 3), torch.ones(2, 3))  # two negatives, as near as the positive
+    tensor([0.6667, 0.6667, 0.6667, 0.6667])
+    """
+    _check(z1, z2)
+    positive, negatives = _positive_and_negatives(_unit(z1), _unit(z2), temperature)
+    return torch.sigmoid(negatives - positive.repeat(2))
+
+
+class DCLLoss(nn.Module):
+    """`dcl` as a module: `loss(z1, z2)`.
+
+    Args:
+        temperature: above 0.
+        weighted: DCLW, which pulls poorly aligned pairs harder.
+        sigma: above 0; how slowly DCLW's weights fall with the alignment of a pair.
+        reduction: of the two directions between the views: "mean", or "sum" as the reference training code has it.
+        normalize: scale the rows to unit length first.
+        detach_weights: let no gradient through DCLW's weights.
+    """
+
+    def __init__(
+        self,
+        temperature: float = 0.1,
+        weighted: bool = False,
+        sigma: float = 0.5,
+        reduction: Literal["mean", "sum"] = "mean",
+        normalize: bool = True,
+        detach_weights: bool = True,
+    ):
+        super().__init__()
+        check_number("temperature", temperature, above=0)
+        check_number("sigma", sigma, above=0)
+        if reduction not in ("mean", "sum"):
+            raise unknown("reduction", reduction, ("mean", "sum"))
+        self.temperature, self.weighted, self.sigma = temperature, weighted, sigma
+        self.reduction, self.normalize, self.detach_weights = reduction, normalize, detach_weights
+
+    def forward(self, z1: Float[Tensor, "batch dim"], z2: Float[Tensor, "batch dim"]) -> Float[Tensor, ""]:
+        """The loss of two views of the same samples; see `dcl`."""
+        _check(z1, z2)
+        if self.normalize:
+            z1, z2 = _unit(z1), _unit(z2)
+        weights = von_mises_fisher_weights(z1, z2, self.sigma) if self.weighted else None
+        if weights is not None and self.detach_weights:
+            weights = weights.detach()
+        loss = dcl(z1, z2, self.temperature, weights)
+        return 2 * loss if self.reduction == "sum" else loss
+
+
+class DCL(Method):
+    """SimCLR with the decoupled loss: less need for large batches and tuned temperatures.
+
+    Args:
+        encoder: images to features; what a run keeps.
+        temperature: above 0.
+        weighted: DCLW, which pulls poorly aligned pairs harder.
+        sigma: above 0; how slowly DCLW's weights fall with the alignment of a pair.
+        hidden: width of the projection head's hidden layer.
+        dim: width of the projection.
+        **recipe: arguments of `Method`.
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        temperature: float = 0.1,
+        weighted: bool = False,
+        sigma: float = 0.5,
+        hidden: int = 256,
+        dim: int = 64,
+        **recipe: Any,
+    ):
+        super().__init__(encoder, **recipe)
+        self.head = mlp(self.features, hidden, dim)
+        self.objective = DCLLoss(temperature, weighted, sigma)
+
+    def loss(
+        self,
+        images: list[Float[Tensor, "batch channel size size"]],
+        labels: Int[Tensor, " batch"],
+        index: Int[Tensor, " batch"],
+    ) -> Float[Tensor, ""]:
+        """DCL, or DCLW, of the projections of both views."""
+        z1, z2 = (self.head(self.encoder(view)) for view in images)
+        return self.objective(z1, z2)
+
+
+def _check(z1: Tensor, z2: Tensor) -> None:
+    check_same_shape(z1=z1, z2=z2)
+    check_matrix("z1", z1, at_least=2)
+    check_matrix("z2", z2, at_least=2)
+
+
+def _unit(z: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch dim"]:
+    return F.normalize(z.to(torch.promote_types(z.dtype, torch.float32)), dim=1)
+
+
+def _positive_and_negatives(
+    z1: Float[Tensor, "batch dim"], z2: Float[Tensor, "batch dim"], temperature: float
+) -> tuple[Float[Tensor, " batch"], Float[Tensor, " anchors"]]:
+    """Of each sample its positive's logit, and of each of the 2N anchors the log-sum-exp of its negatives' logits."""
+    sample = torch.arange(len(z1), device=z1.device).repeat(2)
+    z = torch.cat([z1, z2])
+    negatives = similarity_softmax(z, z, 1 / temperature, exclude=(sample, sample)).logsumexp
+    return _similarity(z1, z2) / temperature, negatives
+
+
+def _similarity(z1: Float[Tensor, "batch dim"], z2: Float[Tensor, "batch dim"]) -> Float[Tensor, " batch"]:
+    dtype = torch.promote_types(z1.dtype, torch.float32)
+    return (z1.to(dtype) * z2.to(dtype)).sum(1)

@@ -1,0 +1,415 @@
+"""iSogCLR: every training sample learns its own temperature, and small batches do not bias the loss.
+
+Qiu, Hu, Yuan, Zhou, Zhang, Yang, "Not All Semantics are Created Equal: Contrastive Self-supervised Learning with
+Automatic Temperature Individualization", ICML 2023, arXiv 2305.11965.
+
+For anchor i and a negative z let h be the similarity of i and z, minus that of i and its positive. The loss of i is its
+worst mean of h over all weightings of the negatives within a KL divergence rho of uniform. The temperature is the
+multiplier of that constraint: samples with many similar ones get a large temperature, rare ones a small one.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from scipy.stats import spearmanr
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from counterpoise.errors import InputError
+from counterpoise.method import Method
+from counterpoise.nets.heads import mlp
+from counterpoise.ops.checks import check_integers, check_matrix, check_number, check_same_shape
+from counterpoise.ops.similarity import similarity_softmax
+
+
+def robust_objective(
+    log_mean: Float[Tensor, "*anchors"], tau: Float[Tensor, "*anchors"], rho: float
+) -> Float[Tensor, "*anchors"]:
+    r"""The dual of the robust loss: $F(\tau) = \tau \log \operatorname{mean}_z e^{h(z)/\tau} + \tau \rho$.
+
+    It is convex in the temperature.
+
+    Args:
+        log_mean: $\log \operatorname{mean}_z e^{h(z)/\tau}$ of each anchor.
+        tau: $\tau > 0$, its temperature.
+        rho: $\rho$, how far in nats the weights of the negatives may be from uniform.
+
+    >>> robust_objective(torch.tensor([1.0]), torch.tensor([0.5]), rho=0.4)
+    tensor([0.7000])
+    """
+    return tau * (log_mean + rho)
+
+
+def temperature_gradient(
+    log_mean: Float[Tensor, "*anchors"], mean: Float[Tensor, "*anchors"], tau: Float[Tensor, "*anchors"], rho: float
+) -> Float[Tensor, "*anchors"]:
+    r"""The derivative of `robust_objective` by $\tau$: $\rho - KL(p \| \text{uniform})$ with $p \propto e^{h/\tau}$.
+
+    Args:
+        log_mean: $\log \operatorname{mean}_z e^{h(z)/\tau}$ of each anchor.
+        mean: $\sum_z p_z h(z)$ of each anchor.
+        tau: $\tau > 0$, its temperature.
+        rho: $\rho$ in nats.
+
+    >>> temperature_gradient(torch.tensor([1.0]), torch.tensor([0.5]), torch.tensor([0.5]), rho=0.4)  # uniform: rho
+    tensor([0.4000])
+    """
+    return log_mean + rho - mean / tau
+
+
+class SampleTemperatures(nn.Module):
+    r"""What iSogCLR remembers of every sample: temperature, its smoothed gradient, and the smoothed sum over negatives.
+
+    The batch gives $g_i$, the mean of $e^{h/\tau_i}$ over the negatives at hand, and
+    $s_i \leftarrow (1-\gamma) s_i + \gamma g_i$ estimates it over the whole training set. The state is kept as
+    $\log s_i$, which no temperature overflows; it is $-\infty$ for a sample not yet seen.
+
+    Args:
+        samples: how many samples there are.
+        rho: KL radius in nats; larger values make temperatures smaller, and one above the log of the number of
+            negatives sends all of them to `tau_min`.
+        gamma: weight of the batch in s, above 0, at most 1.
+        eta: step size of the temperatures; 0 keeps them fixed, which is SogCLR.
+        beta: weight of the batch in the temperatures' smoothed gradient, above 0, at most 1.
+        tau: temperature to start from.
+        tau_min: least temperature, above 0.
+        tau_max: largest temperature.
+        clip: bound of the temperatures' gradients.
+        first: whether a sample's first visit sets s = g; otherwise s starts at 0, as the authors' does.
+
+    Attributes:
+        tau: temperature of each sample.
+        u: its smoothed gradient.
+        log_s: log of s.
+    """
+
+    tau: Tensor
+    u: Tensor
+    log_s: Tensor
+
+    def __init__(
+        self,
+        samples: int,
+        rho: float,
+        gamma: float,
+        eta: float,
+        beta: float,
+        tau: float,
+        tau_min: float,
+        tau_max: float,
+        clip: float,
+        first: bool = True,
+    ):
+        super().__init__()
+        check_number("samples", samples, at_least=1)
+        check_number("rho", rho, at_least=0)
+        check_number("gamma", gamma, above=0, at_most=1)
+        check_number("eta", eta, at_least=0)
+        check_number("beta", beta, above=0, at_most=1)
+        check_number("tau_min", tau_min, above=0)
+        check_number("tau", tau, at_least=tau_min, at_most=tau_max)
+        self.samples, self.rho, self.gamma, self.eta, self.beta = samples, rho, gamma, eta, beta
+        self.tau_min, self.tau_max, self.clip, self.first = tau_min, tau_max, clip, first
+        self.register_buffer("tau", torch.full((samples,), tau, dtype=torch.float32))
+        self.register_buffer("u", torch.zeros(samples, dtype=torch.float32))
+        self.register_buffer("log_s", torch.full((samples,), -math.inf, dtype=torch.float32))
+
+    @property
+    def s(self) -> Float[Tensor, " samples"]:
+        """The smoothed mean over the negatives; 0 for samples not yet seen."""
+        return self.log_s.exp()
+
+    def lookup(self, name: str, index: Int[Tensor, " batch"], rows: int) -> Float[Tensor, " batch"]:
+        """The temperatures of a batch, after a look at its index.
+
+        Raises:
+            InputError: for an index that is out of range or repeated; `name` names it.
+        """
+        check_integers(name, index, rows, low=0, high=self.samples)
+        numbers, counts = index.unique(return_counts=True)
+        if len(numbers) < len(index):
+            worst = counts.argmax()
+            raise InputError(f"{name}: sample {int(numbers[worst])} occurs {int(counts[worst])} times in one batch")
+        if self.tau.dtype in (torch.float16, torch.bfloat16):
+            raise InputError(f"the temperatures were cast to {self.tau.dtype}: use mixed precision instead")
+        return self.tau[index]
+
+    def forward(
+        self,
+        index: Int[Tensor, " batch"],
+        log_g: Float[Tensor, "views batch"],
+        mean: Float[Tensor, "views batch"],
+        restart: bool = False,
+    ) -> tuple[Float[Tensor, "views batch"], Float[Tensor, "views batch"]]:
+        r"""One step of the state, in training mode; and what the loss needs of it.
+
+        The first result is $\log s^{old} + \frac1\gamma \log\big((1-\gamma) + \gamma g / s^{old}\big)$. It is at least
+        $\log g$, and $\log g$ itself where $\gamma$ is 1, s is g, or the sample is new. Its gradient is that of the
+        paper's surrogate, $\nabla g / s$ with s held fixed.
+
+        Args:
+            index: the sample of each column.
+            log_g: log of the batch's mean over the negatives, with gradient; one row per anchor of the sample.
+            mean: mean of h under the softmax of h/tau.
+            restart: let s = g for samples already seen, too.
+
+        Returns:
+            The smoothed log-mean, with gradient; and g/s, without.
+        """
+        old, tau = (state[index].to(log_g.dtype) for state in (self.log_s, self.tau))
+        new_sample = torch.isneginf(old)
+        take_batch = new_sample & self.first | restart
+        rate = torch.full_like(old, self.gamma).masked_fill(take_batch, 1.0)
+        log_s = torch.logaddexp(torch.log1p(-rate) + old, rate.log() + log_g)
+        start = torch.where(new_sample, log_s.detach(), old)
+        smoothed = start + (log_s - start) / rate
+
+        log_s = log_s.detach()
+        ratio = (log_g.detach() - log_s).exp()
+        if self.training:
+            gradient = temperature_gradient(log_s, ratio * mean.detach(), tau.expand_as(log_s), self.rho).mean(0)
+            u = torch.lerp(self.u[index].to(tau.dtype), gradient.clamp(-self.clip, self.clip), self.beta)
+            self.u[index] = u.to(self.u.dtype)
+            self.tau[index] = (tau - self.eta * u).clamp(self.tau_min, self.tau_max).to(self.tau.dtype)
+            self.log_s[index] = (log_s.logsumexp(0) - math.log(len(log_s))).to(self.log_s.dtype)
+        return smoothed, ratio
+
+
+class ISogCLRLoss(nn.Module):
+    r"""iSogCLR for two views of images: `loss(z1, z2, index)`.
+
+    Each view of a sample is an anchor; all views of the other samples are its negatives, 2B-2 of them. The value is the
+    mean over the batch of the sum over both anchors of $\tau_i \log \bar g_i + \tau_i \rho - p_i$, with the positive's
+    similarity $p$ and the smoothed mean $\bar g$ of `SampleTemperatures.forward`; its gradient by the embeddings is the
+    paper's. Calls in training mode move the state; calls after `eval()` leave it.
+
+    Args:
+        samples: how many training samples there are; `index` counts them from 0.
+        rho: KL radius in nats; the authors look between 0.1 and 0.5.
+        gamma: weight of the batch in the running mean over negatives, above 0, at most 1.
+        eta: step size of the temperatures; 0 keeps them fixed, which is SogCLR.
+        beta: weight of the batch in the temperatures' smoothed gradient, above 0, at most 1.
+        tau: temperature to start from.
+        tau_min: least temperature, above 0.
+        tau_max: largest temperature.
+        reference: do as the authors' code: running means start at 0, and the value is the surrogate's.
+
+    >>> loss = ISogCLRLoss(samples=2, rho=0.0, tau=0.5)
+    >>> z = torch.eye(2)
+    >>> loss(z, z, torch.tensor([0, 1]))  # each anchor: 0.5 * log(mean of e^0) - 1
+    tensor(-2.)
+    """
+
+    def __init__(
+        self,
+        samples: int,
+        rho: float = 0.4,
+        gamma: float = 0.8,
+        eta: float = 0.03,
+        beta: float = 0.5,
+        tau: float = 0.1,
+        tau_min: float = 0.05,
+        tau_max: float = 1.0,
+        reference: bool = False,
+    ):
+        super().__init__()
+        self.reference = reference
+        self.state = SampleTemperatures(
+            samples, rho, gamma, eta, beta, tau, tau_min, tau_max, clip=3.0, first=not reference
+        )
+
+    def forward(
+        self,
+        z1: Float[Tensor, "batch dim"],
+        z2: Float[Tensor, "batch dim"],
+        index: Int[Tensor, " batch"],
+        epoch: int = 1,
+    ) -> Float[Tensor, ""]:
+        """The loss; may be negative, and is not comparable between steps while temperatures move.
+
+        Args:
+            z1: one row per sample, first view; normalised here.
+            z2: the same samples, second view.
+            index: number of each sample, none twice.
+            epoch: with `reference`, epoch 0 takes the batch's mean alone; the authors' script counts from 1. Not used
+                otherwise, as every sample's first visit does.
+
+        Raises:
+            InputError: for different shapes, fewer than 2 samples, NaN, and an index out of range or repeated.
+        """
+        check_same_shape(z1=z1, z2=z2)
+        check_matrix("z1", z1, at_least=2)
+        check_matrix("z2", z2, at_least=2)
+        tau = self.state.lookup("index", index, len(z1))
+        z1, z2 = _unit(z1), _unit(z2)
+        z, sample, positive = torch.cat([z1, z2]), torch.arange(len(z1), device=z1.device).repeat(2), (z1 * z2).sum(1)
+        moments = similarity_softmax(z, z, 1 / tau.to(z.dtype).repeat(2), exclude=(sample, sample))
+        log_g = (moments.logsumexp - math.log(len(z) - 2)).view(2, -1)
+        mean = moments.mean.detach().view(2, -1)
+        smoothed, ratio = self.state(index, log_g, mean, restart=self.reference and epoch == 0)
+        value = robust_objective(smoothed, tau.to(z.dtype).expand_as(smoothed), self.state.rho) - positive
+        if self.reference:
+            value = _with_value(value, ratio * mean - positive.detach())
+        return value.sum(0).mean()
+
+
+class ISogCLRPairLoss(nn.Module):
+    r"""iSogCLR for images and texts: `loss(image, text, image_index, text_index)`.
+
+    Each image is an anchor among the texts of the batch, and each text among the images, with temperatures of their
+    own. The value is the mean over the batch of the sum over both of $\tau_i \log \bar g_i + \tau_i \rho$, where
+    $\bar g$ is the smoothed mean (see `SampleTemperatures.forward`) of $e^{h/\tau_i}$ over the B-1 negatives.
+
+    Args:
+        images: how many training images there are; `image_index` counts them from 0.
+        texts: how many training texts there are; `text_index` counts them from 0.
+        rho: KL radius in nats; below the log of the batch's number of negatives, or all temperatures fall to `tau_min`.
+        gamma: weight of the batch in the running mean over negatives, above 0, at most 1.
+        eta: step size of the temperatures; 0 keeps them fixed, which is SogCLR.
+        beta: weight of the batch in the temperatures' smoothed gradient, above 0, at most 1.
+        tau: temperature to start from.
+        tau_min: least temperature, above 0.
+        tau_max: largest temperature.
+        reference: do as the authors' code: the positive counts among the negatives, running means start at 0, and the
+            value is the surrogate's.
+
+    >>> loss = ISogCLRPairLoss(images=2, texts=2, rho=0.0, tau=0.5)
+    >>> z, index = torch.eye(2), torch.tensor([0, 1])
+    >>> loss(z, z, index, index)  # each anchor: its only negative is less similar than its positive by 1
+    tensor(-2.)
+    """
+
+    def __init__(
+        self,
+        images: int,
+        texts: int,
+        rho: float = 6.0,
+        gamma: float = 0.8,
+        eta: float = 0.03,
+        beta: float = 0.9,
+        tau: float = 0.01,
+        tau_min: float = 0.005,
+        tau_max: float = 1.0,
+        reference: bool = False,
+    ):
+        super().__init__()
+        self.reference = reference
+        self.images, self.texts = (
+            SampleTemperatures(samples, rho, gamma, eta, beta, tau, tau_min, tau_max, clip=5.0, first=not reference)
+            for samples in (images, texts)
+        )
+
+    def forward(
+        self,
+        image: Float[Tensor, "batch dim"],
+        text: Float[Tensor, "batch dim"],
+        image_index: Int[Tensor, " batch"],
+        text_index: Int[Tensor, " batch"],
+    ) -> Float[Tensor, ""]:
+        """The loss; may be negative, and is not comparable between steps while temperatures move.
+
+        Args:
+            image: one row per pair; normalised here.
+            text: the texts of the same pairs.
+            image_index: number of each image, none twice.
+            text_index: number of each text, none twice.
+
+        Raises:
+            InputError: for different shapes, fewer than 2 pairs, NaN, and an index out of range or repeated.
+        """
+        check_same_shape(image=image, text=text)
+        check_matrix("image", image, at_least=2)
+        check_matrix("text", text, at_least=2)
+        tau_image = self.images.lookup("image_index", image_index, len(image))
+        tau_text = self.texts.lookup("text_index", text_index, len(text))
+        image, text = _unit(image), _unit(text)
+        images = self._side(self.images, image, text, image_index, tau_image)
+        return images + self._side(self.texts, text, image, text_index, tau_text)
+
+    def _side(
+        self, state: SampleTemperatures, anchors: Tensor, others: Tensor, index: Tensor, tau: Tensor
+    ) -> Float[Tensor, ""]:
+        tau = tau.to(anchors.dtype)
+        row = torch.arange(len(anchors), device=anchors.device)
+        positive = (anchors * others).sum(1)
+        moments = similarity_softmax(anchors, others, 1 / tau, exclude=None if self.reference else (row, row))
+        log_g = moments.logsumexp - positive / tau - math.log(len(anchors) - 1)
+        mean = (moments.mean - positive).detach()
+        smoothed, ratio = state(index, log_g[None], mean[None])
+        value = robust_objective(smoothed[0], tau, state.rho)
+        if self.reference:
+            value = _with_value(value, ratio[0] * mean)
+        return value.mean()
+
+
+class ISogCLR(Method):
+    """Contrastive pretraining without labels, with a temperature of its own for every image.
+
+    Args:
+        encoder: images to features; what a run keeps.
+        samples: how many training images there are.
+        rho: KL radius in nats; larger values make temperatures smaller.
+        gamma: weight of the batch in the running mean over negatives, above 0, at most 1.
+        eta: step size of the temperatures; 0 keeps them fixed, which is SogCLR.
+        beta: weight of the batch in the temperatures' smoothed gradient, above 0, at most 1.
+        tau: temperature to start from.
+        tau_min: least temperature, above 0.
+        tau_max: largest temperature.
+        hidden: width of the projection head's hidden layer.
+        dim: width of the projection.
+        **recipe: arguments of `Method`.
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        samples: int,
+        rho: float = 0.4,
+        gamma: float = 0.8,
+        eta: float = 0.03,
+        beta: float = 0.5,
+        tau: float = 0.1,
+        tau_min: float = 0.05,
+        tau_max: float = 1.0,
+        hidden: int = 256,
+        dim: int = 64,
+        **recipe: Any,
+    ):
+        super().__init__(encoder, **recipe)
+        self.head = mlp(self.features, hidden, dim)
+        self.objective = ISogCLRLoss(samples, rho, gamma, eta, beta, tau, tau_min, tau_max)
+
+    def loss(
+        self,
+        images: list[Float[Tensor, "batch channel size size"]],
+        labels: Int[Tensor, " batch"],
+        index: Int[Tensor, " batch"],
+    ) -> Float[Tensor, ""]:
+        """iSogCLR of the projections of both views."""
+        z1, z2 = (self.head(self.encoder(view)) for view in images)
+        return self.objective(z1, z2, index)
+
+    def diagnostics(self, labels: Int[Tensor, " samples"]) -> dict[str, float]:
+        """`temperature_correlation`: Spearman's correlation of the classes' sizes and their mean temperatures.
+
+        Nothing where it is not defined: fewer than 2 classes, classes of one size, or temperatures that never moved.
+        """
+        tau = self.objective.state.tau.cpu()
+        labelled = labels.cpu() >= 0
+        classes, member, sizes = labels.cpu()[labelled].unique(return_inverse=True, return_counts=True)
+        means = torch.zeros(len(classes)).index_add_(0, member, tau[labelled]) / sizes
+        if len(classes) < 2 or len(sizes.unique()) < 2 or len(means.unique()) < 2:
+            return {}
+        return {"temperature_correlation": float(spearmanr(sizes, means).statistic)}
+
+
+def _with_value(gradient: Tensor, value: Tensor) -> Tensor:
+    return gradient - gradient.detach() + value
+
+
+def _unit(x: Tensor) -> Tensor:
+    return F.normalize(x.to(torch.promote_types(x.dtype, torch.float32)), dim=1)

@@ -1,0 +1,168 @@
+"""MoCo v2: contrast against a queue of keys from a slowly moving copy of the encoder.
+
+He, Fan, Wu, Xie, Girshick, "Momentum Contrast for Unsupervised Visual Representation Learning", CVPR 2020,
+arXiv 1911.05722, equations 1 and 2 and algorithm 1; with the head and the temperature of Chen, Fan, Girshick, He,
+"Improved Baselines with Momentum Contrastive Learning", 2020, arXiv 2003.04297.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from counterpoise.errors import InputError
+from counterpoise.method import Method
+from counterpoise.nets.heads import mlp
+from counterpoise.ops.checks import check_finite, check_matrix, check_number
+from counterpoise.ops.similarity import similarity_softmax
+
+
+def queue_nce(
+    queries: Float[Tensor, "batch dim"],
+    positives: Float[Tensor, "batch *positive dim"],
+    negatives: Float[Tensor, "queue dim"],
+    temperature: float = 0.2,
+) -> Float[Tensor, ""]:
+    r"""InfoNCE of each query's own positive against negatives that all queries share.
+
+    With cosines $s$, the mean over the queries of $-\log \frac{e^{s_+/T}}{e^{s_+/T} + \sum_k e^{s_k/T}}$, k over the
+    negatives.
+
+    Args:
+        queries: one row per sample; normalised here, as are the others.
+        positives: the key of each query, [batch, dim]; or several, [batch, positives, dim], each of which is scored
+            on its own against the negatives.
+        negatives: keys of other samples.
+        temperature: $T > 0$.
+
+    Returns:
+        The loss in nats, above 0; $\log(1+M)$ for M negatives where all rows are equal.
+
+    Raises:
+        InputError: for shapes that do not go together, no row, or NaN.
+
+    >>> key = torch.tensor([[1.0, 0.0]])
+    >>> round(queue_nce(key, key, torch.tensor([[0.0, 1.0]]), temperature=1.0).item(), 6)  # log(1 + 1/e)
+    0.313262
+    """
+    _check_keys(queries, positives, negatives)
+    dtype = torch.promote_types(queries.dtype, torch.float32)
+    queries, positives, negatives = (F.normalize(x.to(dtype), dim=-1) for x in (queries, positives, negatives))
+    positive = torch.einsum("nd,nkd->nk", queries, positives.reshape(len(queries), -1, queries.shape[1])) / temperature
+    negative = similarity_softmax(queries, negatives, 1 / temperature).logsumexp
+    return -F.logsigmoid(positive - negative[:, None]).mean()
+
+
+def _check_keys(queries: Tensor, positives: Tensor, negatives: Tensor) -> None:
+    check_matrix("queries", queries)
+    check_matrix("negatives", negatives)
+    check_finite("positives", positives)
+    batch, dim = queries.shape
+    like_queries = positives.ndim in (2, 3) and (positives.shape[0], positives.shape[-1]) == (batch, dim)
+    if not like_queries or not positives.numel() or negatives.shape[1] != dim:
+        raise InputError(
+            "queries, positives and negatives: expected [batch, dim], the same or [batch, at least 1, dim], and "
+            f"[queue, dim], got {list(queries.shape)}, {list(positives.shape)} and {list(negatives.shape)}"
+        )
+
+
+class QueueNCELoss(nn.Module):
+    """`queue_nce` as a module: `loss(queries, positives, negatives)`.
+
+    Args:
+        temperature: above 0; MoCo v2 takes 0.2.
+    """
+
+    def __init__(self, temperature: float = 0.2):
+        super().__init__()
+        check_number("temperature", temperature, above=0)
+        self.temperature = temperature
+
+    def forward(
+        self,
+        queries: Float[Tensor, "batch dim"],
+        positives: Float[Tensor, "batch *positive dim"],
+        negatives: Float[Tensor, "queue dim"],
+    ) -> Float[Tensor, ""]:
+        """The loss of each query's positives against the shared negatives; see `queue_nce`."""
+        return queue_nce(queries, positives, negatives, self.temperature)
+
+
+class MoCo(Method):
+    """Contrastive pretraining without labels whose number of negatives does not depend on the batch size.
+
+    Args:
+        encoder: images to features; what a run keeps.
+        temperature: above 0.
+        queue: how many keys serve as negatives; below the number of training images, or an image meets its own older
+            keys as negatives.
+        momentum: from 0 to 1; how much of the key encoder stays at each step. The paper's 0.999 is for runs of
+            100,000 steps and more; 0.99 suits thousands.
+        hidden: width of the projection head's hidden layer.
+        dim: width of the projection.
+        **recipe: arguments of `Method`.
+    """
+
+    queue: Tensor
+    pointer: Tensor
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        temperature: float = 0.2,
+        queue: int = 4096,
+        momentum: float = 0.99,
+        hidden: int = 256,
+        dim: int = 64,
+        **recipe: Any,
+    ):
+        super().__init__(encoder, **recipe)
+        check_number("queue", queue, at_least=1)
+        check_number("momentum", momentum, at_least=0, at_most=1)
+        self.momentum = momentum
+        self.head = mlp(self.features, hidden, dim)
+        self.key_encoder = copy.deepcopy(self.encoder).requires_grad_(False)
+        self.key_head = copy.deepcopy(self.head).requires_grad_(False)
+        self.objective = QueueNCELoss(temperature)
+        # The paper's queue starts with random directions, too, which the first batches push out.
+        self.register_buffer("queue", F.normalize(torch.randn(queue, dim), dim=1))
+        self.register_buffer("pointer", torch.zeros((), dtype=torch.int64))
+
+    def loss(
+        self,
+        images: list[Float[Tensor, "batch channel size size"]],
+        labels: Int[Tensor, " batch"],
+        index: Int[Tensor, " batch"],
+    ) -> Float[Tensor, ""]:
+        """Of the first view against the second's keys; while training, it moves the key encoder and the queue on."""
+        queries = self.head(self.encoder(images[0]))
+        with torch.no_grad():
+            if self.training:
+                self.follow()
+            keys = self.key_head(self.key_encoder(images[1]))
+        loss = self.objective(queries, keys, self.queue)
+        if self.training:
+            self.enqueue(keys)
+        return loss
+
+    @torch.no_grad()
+    def follow(self) -> None:
+        """Move the key encoder and its head towards the trained ones, by the share 1 - `momentum`."""
+        for key, query in ((self.key_encoder, self.encoder), (self.key_head, self.head)):
+            for mine, theirs in zip(key.parameters(), query.parameters(), strict=True):
+                mine.lerp_(theirs, 1 - self.momentum)
+
+    @torch.no_grad()
+    def enqueue(self, keys: Float[Tensor, "batch dim"]) -> None:
+        """Put the newest keys in the place of the oldest."""
+        size = len(self.queue)
+        keys = F.normalize(keys.to(self.queue.dtype), dim=1)[-size:]
+        slots = (self.pointer + torch.arange(len(keys), device=keys.device)) % size
+        # Not in place: the backward pass of this step still needs the queue as it was.
+        self.queue = self.queue.index_copy(0, slots, keys)
+        self.pointer = (self.pointer + len(keys)) % size

@@ -1,0 +1,96 @@
+"""SimCLR: two views of an image attract, all other images of the batch repel.
+
+Chen, Kornblith, Norouzi, Hinton, "A Simple Framework for Contrastive Learning of Visual Representations", ICML 2020,
+arXiv 2002.05709, equation 1.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from counterpoise.method import Method
+from counterpoise.nets.heads import mlp
+from counterpoise.ops.checks import check_matrix, check_number, check_same_shape
+from counterpoise.ops.similarity import similarity_softmax
+
+
+def nt_xent(
+    z1: Float[Tensor, "batch dim"], z2: Float[Tensor, "batch dim"], temperature: float = 0.1
+) -> Float[Tensor, ""]:
+    r"""Normalised, temperature-scaled cross-entropy (NT-Xent, InfoNCE) of two views.
+
+    The 2N rows are all anchors; row i's positive p(i) is the other view of its sample. With cosines $s$, the mean over
+    the anchors of $-s_{i,p(i)}/T + \log \sum_{k \ne i} e^{s_{ik}/T}$.
+
+    Args:
+        z1: one row per sample, first view; normalised here.
+        z2: the same samples, second view.
+        temperature: $T > 0$.
+
+    Returns:
+        The loss in nats, above 0; $\log(2N-1)$ where all rows are equal.
+
+    Raises:
+        InputError: for different shapes, fewer than 2 samples, or NaN.
+
+    >>> round(nt_xent(torch.ones(3, 2), torch.ones(3, 2)).item(), 6)  # log 5: one of five
+    1.609438
+    """
+    check_same_shape(z1=z1, z2=z2)
+    check_matrix("z1", z1, at_least=2)
+    check_matrix("z2", z2, at_least=2)
+    z = torch.cat([z1, z2])
+    z = F.normalize(z.to(torch.promote_types(z.dtype, torch.float32)), dim=1)
+    row = torch.arange(len(z), device=z.device)
+    others = similarity_softmax(z, z, 1 / temperature, exclude=(row, row)).logsumexp
+    z1, z2 = z.chunk(2)
+    return others.mean() - (z1 * z2).sum(1).mean() / temperature
+
+
+class NTXentLoss(nn.Module):
+    """`nt_xent` as a module: `loss(z1, z2)`.
+
+    Args:
+        temperature: above 0; the paper takes 0.1 for ImageNet and 0.5 for CIFAR-10.
+    """
+
+    def __init__(self, temperature: float = 0.1):
+        super().__init__()
+        check_number("temperature", temperature, above=0)
+        self.temperature = temperature
+
+    def forward(self, z1: Float[Tensor, "batch dim"], z2: Float[Tensor, "batch dim"]) -> Float[Tensor, ""]:
+        """The loss of two views of the same samples; see `nt_xent`."""
+        return nt_xent(z1, z2, self.temperature)
+
+
+class SimCLR(Method):
+    """Contrastive pretraining without labels; the projection head serves the loss alone and is not kept.
+
+    Args:
+        encoder: images to features; what a run keeps.
+        temperature: above 0; small values look at the nearest neighbours alone.
+        hidden: width of the projection head's hidden layer.
+        dim: width of the projection.
+        **recipe: arguments of `Method`.
+    """
+
+    def __init__(self, encoder: nn.Module, temperature: float = 0.1, hidden: int = 256, dim: int = 64, **recipe: Any):
+        super().__init__(encoder, **recipe)
+        self.head = mlp(self.features, hidden, dim)
+        self.objective = NTXentLoss(temperature)
+
+    def loss(
+        self,
+        images: list[Float[Tensor, "batch channel size size"]],
+        labels: Int[Tensor, " batch"],
+        index: Int[Tensor, " batch"],
+    ) -> Float[Tensor, ""]:
+        """NT-Xent of the projections of both views."""
+        z1, z2 = (self.head(self.encoder(view)) for view in images)
+        return self.objective(z1, z2)

@@ -1,0 +1,108 @@
+"""Supervised contrastive learning: all rows of the same class attract.
+
+Khosla, Teterwak, Wang, Sarna, Tian, Isola, Maschinot, Liu, Krishnan, "Supervised Contrastive Learning", NeurIPS 2020,
+arXiv 2004.11362, equation 2 (the mean over positives stands outside the logarithm).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from counterpoise.errors import InputError
+from counterpoise.method import Method
+from counterpoise.nets.heads import mlp
+from counterpoise.ops.checks import check_integers, check_matrix, check_number
+from counterpoise.ops.similarity import similarity_softmax
+
+
+def supcon(
+    embeddings: Float[Tensor, "batch dim"], labels: Int[Tensor, " batch"], temperature: float = 0.1
+) -> Float[Tensor, ""]:
+    r"""Mean over anchors of $-\frac{1}{|P(i)|} \sum_{p \in P(i)} s_{ip}/T + \log \sum_{a \ne i} e^{s_{ia}/T}$.
+
+    $s$ are cosines, and P(i) the other rows with the label of row i. Rows without a positive are no anchors. Neither
+    are rows without a label, -1; both still stand in the denominators of the others.
+
+    Args:
+        embeddings: one row per view; normalised here.
+        labels: class of each row, -1 where it has none. Other views of a sample carry its label.
+        temperature: $T > 0$.
+
+    Returns:
+        The loss in nats, above 0.
+
+    Raises:
+        InputError: if no two rows share a class; for wrong shapes, labels below -1, or NaN.
+
+    >>> embeddings = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
+    >>> round(supcon(embeddings, torch.tensor([0, 0, 1, 1]), temperature=1.0).item(), 6)  # log(1 + 2/e)
+    0.551445
+    >>> round(supcon(embeddings, torch.tensor([0, 0, -1, -1]), temperature=1.0).item(), 6)  # the same two anchors
+    0.551445
+    """
+    check_matrix("embeddings", embeddings, at_least=2)
+    check_integers("labels", labels, rows=len(embeddings))
+    if labels.min() < -1:
+        raise InputError(f"labels: expected classes from 0, or -1 for no label, got {int(labels.min())}")
+    z = F.normalize(embeddings.to(torch.promote_types(embeddings.dtype, torch.float32)), dim=1)
+    classes, label = labels.unique(return_inverse=True)
+    positives = label.bincount()[label] - 1
+    anchor = (positives > 0) & (labels >= 0)
+    if not anchor.any():
+        raise InputError(f"labels: no two of the {len(labels)} rows share a class, so there is no positive pair")
+    # Summed class by class, the positives cost N·D, not N².
+    class_sums = z.new_zeros(len(classes), z.shape[1]).index_add(0, label, z)
+    positive = (z * (class_sums[label] - z)).sum(1)[anchor] / positives[anchor]
+    row = torch.arange(len(z), device=z.device)
+    others = similarity_softmax(z[anchor], z, 1 / temperature, exclude=(row[anchor], row)).logsumexp
+    return (others - positive / temperature).mean()
+
+
+class SupConLoss(nn.Module):
+    """`supcon` as a module: `loss(embeddings, labels)`.
+
+    Args:
+        temperature: above 0; the paper takes 0.1.
+    """
+
+    def __init__(self, temperature: float = 0.1):
+        super().__init__()
+        check_number("temperature", temperature, above=0)
+        self.temperature = temperature
+
+    def forward(self, embeddings: Float[Tensor, "batch dim"], labels: Int[Tensor, " batch"]) -> Float[Tensor, ""]:
+        """The loss of a batch; see `supcon`."""
+        return supcon(embeddings, labels, self.temperature)
+
+
+class SupCon(Method):
+    """Contrastive pretraining with labels; an image without a label attracts its own second view alone, as in SimCLR.
+
+    Args:
+        encoder: images to features; what a run keeps.
+        temperature: above 0; small values look at the nearest neighbours alone.
+        hidden: width of the projection head's hidden layer.
+        dim: width of the projection.
+        **recipe: arguments of `Method`.
+    """
+
+    def __init__(self, encoder: nn.Module, temperature: float = 0.1, hidden: int = 256, dim: int = 64, **recipe: Any):
+        super().__init__(encoder, **recipe)
+        self.head = mlp(self.features, hidden, dim)
+        self.objective = SupConLoss(temperature)
+
+    def loss(
+        self,
+        images: list[Float[Tensor, "batch channel size size"]],
+        labels: Int[Tensor, " batch"],
+        index: Int[Tensor, " batch"],
+    ) -> Float[Tensor, ""]:
+        """SupCon of the projections of all views together."""
+        embeddings = torch.cat([self.head(self.encoder(view)) for view in images])
+        own = labels.max().clamp(min=0) + 1 + torch.arange(len(labels), device=labels.device)
+        return self.objective(embeddings, torch.where(labels < 0, own, labels).repeat(len(images)))

@@ -1,0 +1,1 @@
+"""Small networks from large ones, and one network for many number formats."""

@@ -1,0 +1,1 @@
+"""Data spread over clients that share updates but no samples."""

@@ -1,0 +1,286 @@
+"""Training one method on one set of images: the loop, what it shows while it runs, and how it goes on after a stop."""
+
+from __future__ import annotations
+
+import csv
+import logging
+import os
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import Callback, RichProgressBar
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from torch.utils.data import DataLoader, Sampler
+
+from counterpoise.data import Images
+from counterpoise.data.views import to_float
+from counterpoise.errors import InputError, MissingExtra, unknown
+from counterpoise.files import written
+from counterpoise.measure import collapse, effective_rank, knn_accuracy, uniformity
+from counterpoise.method import Method
+from counterpoise.nets import embed
+from counterpoise.ops.checks import check_number
+
+Precision = Literal["32", "16-mixed", "bf16-mixed"]
+LOGGERS = ("tensorboard", "wandb", "mlflow")
+CHECKPOINT = "last.ckpt"
+
+
+def fit(
+    method: Method,
+    images: Images,
+    *,
+    epochs: int,
+    batch_size: int,
+    seed: int,
+    folder: Path,
+    probe: OnlineProbe | None = None,
+    precision: Precision = "32",
+    accumulate: int = 1,
+    loggers: tuple[str, ...] = (),
+    device: str = "auto",
+    progress: bool = False,
+    callbacks: tuple[Callback, ...] = (),
+) -> list[dict[str, float]]:
+    """Train `method` on `images`, or go on where an earlier call in the same folder stopped.
+
+    Every epoch draws its random numbers from (seed, epoch) alone. So a run that was stopped and resumed reaches,
+    on one machine's CPU, the same weights to the last bit as a run that was not.
+
+    Args:
+        method: what to train; changed in place.
+        images: the training images.
+        epochs: passes over the images.
+        batch_size: images a step; at most all of them. A last smaller batch is dropped.
+        seed: decides the order of the images and their views.
+        folder: gets `last.ckpt` and `curve.csv` after every epoch; an existing `last.ckpt` is resumed from.
+        probe: what to measure after every epoch; see `OnlineProbe`.
+        precision: "32", or mixed precision in float16 or bfloat16.
+        accumulate: batches whose gradients are added up before each step of the optimiser.
+        loggers: where the curve goes besides: any of "tensorboard", "wandb", "mlflow".
+        device: "auto", "cpu", "cuda" or "mps".
+        progress: show a progress bar.
+        callbacks: further Lightning callbacks.
+
+    Returns:
+        One dictionary per epoch: epoch (from 1), loss, seconds so far, and what `probe` measured.
+
+    Raises:
+        InputError: for numbers out of range, or a checkpoint that is damaged or belongs to another configuration.
+    """
+    check_number("epochs", epochs, at_least=1)
+    check_number("batch_size", batch_size, at_least=2)
+    check_number("accumulate", accumulate, at_least=1)
+    batch_size = min(batch_size, len(images))
+    history = History(probe, folder / "curve.csv")
+    checkpoint = folder / CHECKPOINT
+    loader: DataLoader[Any] = DataLoader(
+        cast(Any, images),
+        batch_size=batch_size,
+        sampler=Shuffle(len(images), seed),
+        drop_last=True,
+        collate_fn=_as_fetched,
+    )
+    resume = None
+    if checkpoint.exists():
+        read_checkpoint(checkpoint)
+        resume = checkpoint
+    with quiet():
+        trainer = lightning.Trainer(
+            max_epochs=epochs,
+            accelerator={"cuda": "gpu"}.get(device, device),
+            devices=1,
+            precision=precision,
+            accumulate_grad_batches=accumulate,
+            logger=[make_logger(name, folder) for name in loggers],
+            callbacks=[
+                SeedEachEpoch(seed),
+                history,
+                *callbacks,
+                *([RichProgressBar()] if progress else []),
+                Keep(checkpoint),
+            ],
+            enable_checkpointing=False,
+            enable_progress_bar=progress,
+            enable_model_summary=False,
+            log_every_n_steps=1,
+            default_root_dir=folder,
+        )
+        try:
+            trainer.fit(method, loader, ckpt_path=resume, weights_only=True)
+        except (RuntimeError, KeyError, ValueError) as error:
+            if resume and "state_dict" in str(error):
+                raise InputError(f"{checkpoint}: belongs to another configuration; choose another folder") from error
+            raise
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    return history.rows
+
+
+class Shuffle(Sampler[int]):
+    """All indices in an order drawn from (seed, epoch)."""
+
+    def __init__(self, length: int, seed: int):
+        self.length, self.seed, self.epoch = length, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order; Lightning calls this at the start of every epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(epoch_seed(self.seed, self.epoch))
+        return iter(torch.randperm(self.length, generator=generator).tolist())
+
+
+class SeedEachEpoch(Callback):
+    """Random views and dropout draw from (seed, epoch), so that resuming needs no state of the generators."""
+
+    def __init__(self, seed: int):
+        self.seed = seed
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        if batch_idx == 0:  # at the first batch, not before: the loader's start draws a number of its own
+            torch.manual_seed(epoch_seed(self.seed, trainer.current_epoch) + 1)
+
+
+def epoch_seed(seed: int, epoch: int) -> int:
+    """A seed for one epoch of a run; even, so that its successor serves a second stream."""
+    return 2 * (seed * 1_000_003 + epoch)
+
+
+class OnlineProbe:
+    """Measures an encoder while it trains, since a falling loss does not show that anything is learnt.
+
+    Args:
+        labelled: images whose labels the kNN vote uses; `None` when there are no labels.
+        unseen: images that are classified, and whose features tell the effective rank and uniformity.
+        neighbours: k of the vote.
+        most: at most so many images of each, the first ones, so that measuring stays a small share of training.
+    """
+
+    def __init__(self, labelled: Images | None, unseen: Images, neighbours: int = 20, most: int = 1000):
+        self.labelled = None if labelled is None else labelled.subset(torch.arange(min(most, len(labelled))))
+        self.unseen = unseen.subset(torch.arange(min(most, len(unseen))))
+        self.neighbours = neighbours
+
+    def __call__(self, encoder: torch.nn.Module) -> tuple[dict[str, float], str | None]:
+        """The figures, and the name of the collapse if there is one."""
+        features = embed(encoder, self.unseen, to_float)
+        figures = {"effective_rank": float(effective_rank(features)), "uniformity": float(uniformity(features))}
+        if self.labelled is not None:
+            known = embed(encoder, self.labelled, to_float)
+            figures["knn"] = knn_accuracy(
+                known, self.labelled.labels, features, self.unseen.labels, len(self.labelled.classes), k=self.neighbours
+            )
+        return figures, collapse(features)
+
+
+class History(Callback):
+    """The learning curve, one row an epoch: in checkpoints, a CSV file, the progress bar and the loggers."""
+
+    def __init__(self, probe: OnlineProbe | None, path: Path):
+        self.probe, self.path = probe, path
+        self.rows: list[dict[str, float]] = []
+        self.collapse: str | None = None
+        self.earlier = 0.0
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        self.earlier = self.rows[-1]["seconds"] if self.rows else 0.0
+        self.start = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        seconds = self.earlier + time.perf_counter() - self.start
+        row = {"epoch": trainer.current_epoch + 1, "loss": float(trainer.callback_metrics["loss"]), "seconds": seconds}
+        if self.probe is not None:
+            figures, found = self.probe(cast(Method, pl_module).encoder)
+            row |= figures
+            pl_module.log_dict(figures, prog_bar=True)
+            if found and found != self.collapse:
+                warnings.warn(f"epoch {row['epoch']}: {found}")
+            self.collapse = found
+        self.rows.append(row)
+        with written(self.path) as aside, aside.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, row)
+            writer.writeheader()
+            writer.writerows(self.rows)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"rows": self.rows}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.rows = state_dict["rows"]
+
+
+class Keep(Callback):
+    """Writes the checkpoint after every epoch: aside first, then renamed, so that it is never half there."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        part = self.path.with_suffix(".part")
+        trainer.save_checkpoint(part)
+        os.replace(part, self.path)
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """The content of a checkpoint, loaded without running any code from it.
+
+    Raises:
+        InputError: if the file is missing, truncated, or holds anything but tensors and plain values.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such checkpoint") from error
+    except Exception as error:  # torch raises many kinds: zip errors, pickle errors, end of file
+        reason = str(error).splitlines()[0][:120]
+        raise InputError(f"{path}: not a whole checkpoint that can be loaded safely ({reason})") from error
+
+
+def make_logger(name: str, folder: Path) -> Logger:
+    """A Lightning logger by name, writing below `folder`."""
+    if name == "tensorboard":
+        return TensorBoardLogger(folder, name="tensorboard", version="")
+    try:
+        if name == "wandb":
+            from lightning.pytorch.loggers import WandbLogger
+
+            return WandbLogger(name=folder.name, save_dir=folder, project="counterpoise")
+        if name == "mlflow":
+            from lightning.pytorch.loggers import MLFlowLogger
+
+            return MLFlowLogger(experiment_name="counterpoise", run_name=folder.name)
+    except ModuleNotFoundError as error:
+        raise MissingExtra(name, name) from error
+    raise unknown("logger", name, LOGGERS)
+
+
+class quiet(warnings.catch_warnings):
+    """Silences what Lightning tells every user on every run and what does not concern them."""
+
+    def __enter__(self) -> Any:
+        result = super().__enter__()
+        for text in (
+            ".*does not have many workers.*",
+            ".*GPU available but not used.*",
+            ".*weights_only.*",
+            ".*LeafSpec.*",
+        ):
+            warnings.filterwarnings("ignore", text)
+        for name in ("lightning.pytorch", "lightning.fabric"):
+            logging.getLogger(name).setLevel(logging.ERROR)
+        return result
+
+
+def _as_fetched(batch: Any) -> Any:
+    """Images are fetched a whole batch at a time, so there is nothing to collate."""
+    return batch

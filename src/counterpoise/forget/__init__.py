@@ -1,0 +1,1 @@
+"""Samples, classes and concepts taken out of trained classifiers and generators."""

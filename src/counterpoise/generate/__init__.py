@@ -1,0 +1,1 @@
+"""Generators held to a condition or to physics."""

@@ -1,0 +1,42 @@
+"""Measures: plain functions from features, predictions and labels to numbers.
+
+- `probes`: what frozen features hold: kNN, linear and few-shot accuracy.
+- `geometry`: how embeddings lie: alignment, uniformity, tolerance, effective rank, and the name of their collapse.
+- `accuracy`: overall, balanced, per class, and for head, medium and tail classes.
+- `intervals`: means over seeds with their confidence intervals, and the verdict on a claimed difference.
+"""
+
+from counterpoise.measure.accuracy import accuracy, balanced_accuracy, class_accuracy, group_accuracy
+from counterpoise.measure.geometry import alignment, collapse, effective_rank, tolerance, uniformity
+from counterpoise.measure.intervals import Interval, Verdict, interval, paired, verdict
+from counterpoise.measure.probes import (
+    LinearProbe,
+    few_shot_accuracy,
+    knn_accuracy,
+    knn_predict,
+    linear_probe,
+    stratified_split,
+)
+
+__all__ = [
+    "Interval",
+    "LinearProbe",
+    "Verdict",
+    "accuracy",
+    "alignment",
+    "balanced_accuracy",
+    "class_accuracy",
+    "collapse",
+    "effective_rank",
+    "few_shot_accuracy",
+    "group_accuracy",
+    "interval",
+    "knn_accuracy",
+    "knn_predict",
+    "linear_probe",
+    "paired",
+    "stratified_split",
+    "tolerance",
+    "uniformity",
+    "verdict",
+]

@@ -1,0 +1,140 @@
+"""Accuracy: of all rows, of each class alike, of each class, and of classes with many, some and few training images.
+
+Rows whose label is -1, unlabelled, are left out everywhere.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float64, Int
+from torch import Tensor
+
+from counterpoise.errors import InputError
+from counterpoise.ops.checks import check_integers, check_number
+
+# Training counts within this ratio of each other are taken as balanced.
+BALANCED = 1.5
+
+
+def accuracy(predicted: Int[Tensor, " n"], labels: Int[Tensor, " n"]) -> float:
+    """Share of rows whose predicted class is their label, from 0 to 1.
+
+    Args:
+        predicted: class of each row as predicted.
+        labels: true class of each row; -1 leaves a row out.
+
+    Raises:
+        InputError: for other shapes or dtypes, or if no row is labelled.
+
+    >>> accuracy(torch.tensor([0, 1, 1, 5]), torch.tensor([0, 1, 0, -1]))
+    0.6666666666666666
+    """
+    predicted, labels = _kept(predicted, labels)
+    return int((predicted == labels).sum()) / len(labels)
+
+
+def class_accuracy(
+    predicted: Int[Tensor, " n"], labels: Int[Tensor, " n"], classes: int
+) -> Float64[Tensor, " classes"]:
+    """Share of each class's rows that are predicted as that class (its recall); NaN for a class without rows.
+
+    Args:
+        predicted: class of each row as predicted.
+        labels: true class of each row, below `classes`; -1 leaves a row out.
+        classes: number of classes.
+
+    Raises:
+        InputError: for other shapes or dtypes, labels out of range, or if no row is labelled.
+
+    >>> class_accuracy(torch.tensor([0, 1, 1]), torch.tensor([0, 1, 0]), classes=3)
+    tensor([0.5000, 1.0000,    nan], dtype=torch.float64)
+    """
+    check_number("classes", classes, at_least=1)
+    predicted, labels = _kept(predicted, labels, classes)
+    rows = torch.bincount(labels, minlength=classes)
+    right = torch.bincount(labels[predicted == labels], minlength=classes)
+    return right.double() / rows
+
+
+def balanced_accuracy(predicted: Int[Tensor, " n"], labels: Int[Tensor, " n"], classes: int) -> float:
+    """Mean of `class_accuracy` over the classes that have rows: every class counts alike, however rare.
+
+    Args:
+        predicted: class of each row as predicted.
+        labels: true class of each row, below `classes`; -1 leaves a row out.
+        classes: number of classes.
+
+    Raises:
+        InputError: as in `class_accuracy`.
+
+    >>> balanced_accuracy(torch.tensor([0, 0, 0, 0]), torch.tensor([0, 0, 0, 1]), classes=2)
+    0.5
+    """
+    return float(class_accuracy(predicted, labels, classes).nanmean())
+
+
+def group_accuracy(
+    predicted: Int[Tensor, " n"], labels: Int[Tensor, " n"], train_counts: Int[Tensor, " classes"]
+) -> dict[str, float]:
+    """Balanced accuracy of the classes with many (head), some (medium) and few (tail) training images.
+
+    The groups are thirds of the classes ordered by their training count, those with more first and equal ones in
+    class order; where the classes do not part evenly, head and then medium have one more. (Thresholds in images, such
+    as ImageNet-LT's 100 and 20, mean nothing for sets of another size.) Two classes are head and tail.
+
+    Args:
+        predicted: class of each row as predicted.
+        labels: true class of each row; -1 leaves a row out.
+        train_counts: training images of each class.
+
+    Returns:
+        "head", "medium" and "tail", without those none of whose classes has rows; only "all" where the largest count
+        is at most 1.5 times the smallest.
+
+    Raises:
+        InputError: as in `class_accuracy`, or for negative counts.
+
+    >>> group_accuracy(torch.tensor([0, 1, 0]), torch.tensor([0, 1, 2]), torch.tensor([100, 30, 9]))
+    {'head': 1.0, 'medium': 1.0, 'tail': 0.0}
+    >>> group_accuracy(torch.tensor([0, 1, 0]), torch.tensor([0, 1, 2]), torch.tensor([9, 9, 8]))
+    {'all': 0.6666666666666666}
+    """
+    classes = train_counts.numel()
+    check_integers("train_counts", train_counts, rows=classes)
+    if classes and int(train_counts.min()) < 0:
+        raise InputError(f"train_counts: expected counts of at least 0, got {int(train_counts.min())}")
+    recall = class_accuracy(predicted, labels, classes)
+    if int(train_counts.max()) <= BALANCED * int(train_counts.min()):
+        return {"all": float(recall.nanmean())}
+    names = ("head", "medium", "tail") if classes > 2 else ("head", "tail")
+    order = train_counts.to(recall.device).argsort(descending=True, stable=True)
+    groups = {name: recall[part] for name, part in zip(names, order.tensor_split(len(names)), strict=True)}
+    return {name: float(part.nanmean()) for name, part in groups.items() if not part.isnan().all()}
+
+
+def labelled(labels: Int[Tensor, " n"], rows: int, classes: int | None = None) -> Bool[Tensor, " n"]:
+    """Which rows have a label, -1 meaning that they have none.
+
+    Args:
+        labels: class of each row.
+        rows: how many there must be.
+        classes: number of classes, where it is known.
+
+    Raises:
+        InputError: for other shapes or dtypes, labels below -1, or from `classes` on.
+
+    >>> labelled(torch.tensor([2, -1]), rows=2)
+    tensor([ True, False])
+    """
+    check_integers("labels", labels, rows=rows, low=-1, high=classes)
+    if rows and int(labels.min()) < -1:
+        raise InputError(f"labels: expected a class from 0, or -1 for none, got {int(labels.min())}")
+    return labels >= 0
+
+
+def _kept(predicted: Tensor, labels: Tensor, classes: int | None = None) -> tuple[Tensor, Tensor]:
+    kept = labelled(labels, labels.numel(), classes)
+    check_integers("predicted", predicted, rows=len(labels))
+    if not kept.any():
+        raise InputError(f"labels: none of the {len(labels)} rows is labelled")
+    return predicted[kept], labels[kept]

@@ -1,0 +1,349 @@
+"""What do frozen features hold? Read them with labels: by nearest neighbours, by a linear classifier, by few examples.
+
+Rows whose label is -1, unlabelled, are left out everywhere.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int, Int64
+from torch import Tensor
+from torch.nn import functional as F
+
+from counterpoise.errors import InputError
+from counterpoise.measure.accuracy import accuracy, labelled
+from counterpoise.measure.intervals import interval
+from counterpoise.ops.checks import check_integers, check_matrix, check_number
+from counterpoise.ops.neighbours import nearest, unit_rows
+
+STRENGTHS = (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
+# The solver stops where no entry of the loss's gradient is larger than STOP; above LOOSE it has not converged.
+STOP, LOOSE = 1e-7, 1e-4
+
+
+def knn_predict(
+    train_features: Float[Tensor, "n dim"],
+    train_labels: Int[Tensor, " n"],
+    features: Float[Tensor, "m dim"],
+    classes: int,
+    k: int = 20,
+    temperature: float = 0.07,
+) -> Int64[Tensor, " m"]:
+    r"""Class of each row by a vote of its `k` nearest training rows, each with weight $e^{\cos / T}$.
+
+    Wu et al., "Unsupervised Feature Learning via Non-Parametric Instance Discrimination", CVPR 2018,
+    arXiv 1805.01978, section 3.4.
+
+    Args:
+        train_features: rows that vote; directions count, lengths do not.
+        train_labels: their classes, below `classes`; -1 leaves a row out.
+        features: rows to classify.
+        classes: number of classes.
+        k: voters, at least 1; all training rows where there are fewer.
+        temperature: $T > 0$; small $T$ listens to the nearest alone.
+
+    Returns:
+        The class with most votes; of several, the lowest.
+
+    Raises:
+        InputError: for other shapes, NaN, numbers out of range, or if no training row is labelled.
+
+    >>> train = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]])
+    >>> knn_predict(train, torch.tensor([0, 0, 1]), torch.tensor([[2.0, 0.5], [0.1, 1.0]]), classes=2, k=1)
+    tensor([0, 1])
+    """
+    check_matrix("features", features, at_least=0)
+    check_number("k", k, at_least=1)
+    check_number("temperature", temperature, above=0)
+    train_features, train_labels = _labelled("train", train_features, train_labels, classes)
+    if not len(train_labels):
+        raise InputError("train_labels: no row is labelled, so there is none to vote")
+    _check_same_width(train_features, features)
+    cosine, index = nearest(features, train_features, min(k, len(train_features)))
+    # Weights relative to the nearest row's: no exponential overflows, however small the temperature.
+    weights = ((cosine - cosine[:, :1]).double() / temperature).exp()
+    votes = weights.new_zeros(len(features), classes)
+    return votes.scatter_add_(1, train_labels.to(index.device)[index], weights).argmax(1)
+
+
+def knn_accuracy(
+    train_features: Float[Tensor, "n dim"],
+    train_labels: Int[Tensor, " n"],
+    features: Float[Tensor, "m dim"],
+    labels: Int[Tensor, " m"],
+    classes: int,
+    k: int = 20,
+    temperature: float = 0.07,
+) -> float:
+    """Share of rows, from 0 to 1, that `knn_predict` classifies as their label says; rows labelled -1 are left out.
+
+    Args:
+        train_features: as in `knn_predict`.
+        train_labels: as in `knn_predict`.
+        features: rows to classify.
+        labels: their true classes.
+        classes: number of classes.
+        k: as in `knn_predict`.
+        temperature: as in `knn_predict`.
+
+    Raises:
+        InputError: as in `knn_predict`, or if no row is labelled.
+
+    >>> knn_accuracy(torch.eye(2), torch.tensor([0, 1]), torch.eye(2), torch.tensor([0, 0]), classes=2, k=1)
+    0.5
+    """
+    features, labels = _labelled("", features, labels, classes)
+    return accuracy(knn_predict(train_features, train_labels, features, classes, k, temperature), labels)
+
+
+@dataclass(frozen=True, eq=False)
+class LinearProbe:
+    """A fitted linear classifier; `predict(features)`.
+
+    Attributes:
+        weight: [classes, dim], over standardised features; rows of classes that were not in training are 0.
+        bias: [classes]; minus infinity for classes that were not in training.
+        mean: [dim], of the training features.
+        scale: [dim], their standard deviation; 1 for a feature that is constant.
+        strength: the penalty that was chosen.
+        valid_accuracy: what it was chosen by, from 0 to 1; `None` without labelled validation rows.
+    """
+
+    weight: Float[Tensor, "classes dim"]
+    bias: Float[Tensor, " classes"]
+    mean: Float[Tensor, " dim"]
+    scale: Float[Tensor, " dim"]
+    strength: float
+    valid_accuracy: float | None
+
+    def predict(self, features: Float[Tensor, "m dim"]) -> Int64[Tensor, " m"]:
+        """Class of each row; of several equally likely, the lowest."""
+        check_matrix("features", features, at_least=0)
+        _check_same_width(self.mean[None], features)
+        x = (features.to(self.mean) - self.mean) / self.scale
+        return torch.addmm(self.bias, x, self.weight.T).argmax(1)
+
+
+def linear_probe(
+    train_features: Float[Tensor, "n dim"],
+    train_labels: Int[Tensor, " n"],
+    valid_features: Float[Tensor, "m dim"],
+    valid_labels: Int[Tensor, " m"],
+    classes: int,
+    strengths: Sequence[float] = STRENGTHS,
+    iterations: int = 500,
+) -> LinearProbe:
+    r"""Multinomial logistic regression on frozen features, its penalty chosen on validation rows.
+
+    Minimises $\frac1n \sum_i -\log p_{y_i}(x_i) + \frac{\lambda}{2} \lVert W \rVert^2$ over all rows at once (L-BFGS),
+    the bias being free. Features are standardised by the training rows' mean and deviation. In scikit-learn's terms
+    $C = 1 / (n \lambda)$.
+
+    Args:
+        train_features: rows to fit.
+        train_labels: their classes, below `classes`; -1 leaves a row out.
+        valid_features: rows that choose the strength by their accuracy; of equal ones the strongest is taken.
+        valid_labels: their classes; without any labelled one the middle strength is taken, with a warning.
+        classes: number of classes. A class without training rows is never predicted.
+        strengths: the $\lambda > 0$ to try, each fit starting from the next stronger one's.
+        iterations: most steps of the solver for each strength.
+
+    Returns:
+        The classifier, in float64. A warning tells if its fit did not converge.
+
+    Raises:
+        InputError: for other shapes, NaN, numbers out of range, or if no training row is labelled.
+
+    >>> x, y = torch.tensor([[0.0], [1.0], [4.0], [5.0]]), torch.tensor([0, 0, 1, 1])
+    >>> probe = linear_probe(x, y, x, y, classes=2)
+    >>> probe.predict(torch.tensor([[2.0], [3.0]])), probe.strength
+    (tensor([0, 1]), 1.0)
+    """
+    check_number("iterations", iterations, at_least=1)
+    if not strengths:
+        raise InputError("strengths: expected at least one, got none")
+    for strength in strengths:
+        check_number("strengths", strength, above=0)
+    x, y = _labelled("train", train_features, train_labels, classes)
+    valid_x, valid_y = _labelled("valid", valid_features, valid_labels, classes)
+    _check_same_width(x, valid_x)
+    if not len(y):
+        raise InputError("train_labels: no row is labelled, so there is nothing to fit")
+    descending = sorted(strengths, reverse=True)
+    if not len(valid_y) and len(descending) > 1:
+        descending = descending[len(descending) // 2 :][:1]
+        warnings.warn(f"linear probe: no labelled validation rows, so its strength is {descending[0]:g}, not chosen")
+    mean, scale = _standard(x)
+    present, target = y.unique(return_inverse=True)
+    x = (x.to(mean) - mean) / scale
+    weight, bias = x.new_zeros(len(present), x.shape[1]), x.new_zeros(len(present))
+    probes = []
+    for strength in descending:
+        weight, bias, slope = _fit(x, target, strength, weight, bias, iterations)
+        all_weight = weight.new_zeros(classes, x.shape[1]).index_copy(0, present, weight)
+        all_bias = bias.new_full((classes,), -torch.inf).index_copy(0, present, bias)
+        probe = LinearProbe(all_weight, all_bias, mean, scale, float(strength), None)
+        if len(valid_y):
+            valid_accuracy = accuracy(probe.predict(valid_x), valid_y)
+            probe = LinearProbe(all_weight, all_bias, mean, scale, float(strength), valid_accuracy)
+        probes.append((probe, slope))
+    best, slope = max(probes, key=lambda fitted: fitted[0].valid_accuracy or 0.0)
+    if slope > LOOSE * max(1.0, best.strength):
+        warnings.warn(
+            f"linear probe: not converged after {iterations} iterations at strength {best.strength:g} "
+            f"(an entry of the gradient is {slope:.1g})"
+        )
+    return best
+
+
+def _fit(
+    x: Tensor, target: Tensor, strength: float, weight: Tensor, bias: Tensor, iterations: int
+) -> tuple[Tensor, Tensor, float]:
+    """Weight and bias at the minimum, from those given, and the largest entry of the gradient there."""
+    weight, bias = weight.clone().requires_grad_(), bias.clone().requires_grad_()
+    solver = torch.optim.LBFGS(
+        [weight, bias],
+        max_iter=iterations,
+        tolerance_grad=STOP,
+        tolerance_change=0.0,
+        history_size=20,
+        line_search_fn="strong_wolfe",
+    )
+
+    def loss() -> Tensor:
+        solver.zero_grad()
+        # With the classes first, the softmax runs along the long dimension: 20 times faster for few classes.
+        logits = weight @ x.T + bias[:, None]
+        value = F.cross_entropy(logits[None], target[None]) + strength / 2 * weight.square().sum()
+        value.backward()
+        return value
+
+    with torch.enable_grad():
+        solver.step(loss)
+        loss()
+    slope = max(float(part.grad.abs().amax()) for part in (weight, bias) if part.grad is not None)
+    return weight.detach(), bias.detach(), slope
+
+
+def _standard(x: Tensor) -> tuple[Tensor, Tensor]:
+    # float32 cannot tell losses apart well enough for the line search near the minimum; Apple's GPUs have nothing wider.
+    x = x.to(torch.float32 if x.device.type == "mps" else torch.float64)
+    mean, scale = x.mean(0), x.std(0, correction=0)
+    constant = scale <= 10 * torch.finfo(x.dtype).eps * mean.abs()
+    return mean, scale.masked_fill(constant, 1.0)
+
+
+def stratified_split(
+    labels: Int[Tensor, " n"], share: float, generator: torch.Generator
+) -> tuple[Int64[Tensor, " first"], Int64[Tensor, " second"]]:
+    """Numbers of the rows of two parts, the first with `share` of every class.
+
+    Args:
+        labels: class of each row; rows labelled -1 are in neither part.
+        share: between 0 and 1. A class with several rows has at least one in each part; a single row is in the first.
+        generator: on the CPU; draws which rows.
+
+    Returns:
+        Row numbers of the first and the second part, ascending.
+
+    Raises:
+        InputError: if `labels` are no integers or `share` is out of range.
+
+    >>> first, second = stratified_split(torch.tensor([0, 0, 0, 0, 1, 1, -1]), 0.75, torch.Generator().manual_seed(0))
+    >>> len(first), len(second)
+    (4, 2)
+    """
+    kept = labelled(labels, labels.numel()).cpu()
+    if not 0 < share < 1:
+        raise InputError(f"share: expected a number between 0 and 1, got {share:g}")
+    first = torch.zeros(len(labels), dtype=torch.bool)
+    second = first.clone()
+    labels = labels.cpu()
+    for label in labels[kept].unique():
+        rows = (labels == label).nonzero().flatten()
+        rows = rows[torch.randperm(len(rows), generator=generator)]
+        count = max(1, min(len(rows) - 1, round(share * len(rows))))
+        first[rows[:count]] = True
+        second[rows[count:]] = True
+    return first.nonzero().flatten(), second.nonzero().flatten()
+
+
+def few_shot_accuracy(
+    features: Float[Tensor, "n dim"],
+    labels: Int[Tensor, " n"],
+    shots: int = 5,
+    ways: int = 5,
+    episodes: int = 200,
+    queries: int = 15,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """How well a few examples of new classes tell them apart: nearest class mean, over random episodes.
+
+    An episode draws `ways` classes and from each of them `shots` examples and `queries` rows to classify, all
+    different. Rows are scaled to length 1; the nearest mean is by Euclidean distance (Snell et al., NeurIPS 2017,
+    arXiv 1703.05175; scaled as in Wang et al., "SimpleShot", arXiv 1911.04623).
+
+    Args:
+        features: one row per sample.
+        labels: class of each row; -1 leaves a row out. Classes with fewer than `shots + queries` rows are left out.
+        shots: examples per class, at least 1.
+        ways: classes per episode, at least 2.
+        episodes: at least 2.
+        queries: rows to classify per class, at least 1.
+        seed: decides what is drawn.
+
+    Returns:
+        The mean accuracy over the episodes, from 0 to 1, and half the width of its 95 % interval.
+
+    Raises:
+        InputError: if fewer than `ways` classes have enough rows, for NaN, other shapes or numbers out of range.
+
+    >>> few_shot_accuracy(torch.eye(2).repeat(6, 1), torch.tensor([0, 1] * 6), shots=2, ways=2, episodes=9, queries=3)
+    (1.0, 0.0)
+    """
+    check_number("shots", shots, at_least=1)
+    check_number("ways", ways, at_least=2)
+    check_number("episodes", episodes, at_least=2)
+    check_number("queries", queries, at_least=1)
+    check_matrix("features", features)
+    kept = labelled(labels, len(features)).cpu()
+    u, labels = unit_rows(features.detach()), labels.cpu()
+    members = [(labels == label).nonzero().flatten() for label in labels[kept].unique()]
+    members = [rows for rows in members if len(rows) >= shots + queries]
+    if len(members) < ways:
+        raise InputError(
+            f"labels: {len(members)} classes have at least {shots + queries} rows (shots + queries), "
+            f"too few for {ways} ways"
+        )
+    generator = torch.Generator().manual_seed(seed)
+    target = torch.arange(ways, device=u.device)[:, None]
+    accuracies = []
+    for _ in range(episodes):
+        drawn = [members[i] for i in torch.randperm(len(members), generator=generator)[:ways]]
+        rows = torch.stack([m[torch.randperm(len(m), generator=generator)[: shots + queries]] for m in drawn])
+        support, asked = u[rows.to(u.device)].split([shots, queries], dim=1)
+        nearest_mean = torch.cdist(asked, support.mean(1)[None]).argmin(2)
+        accuracies.append(int((nearest_mean == target).sum()) / nearest_mean.numel())
+    found = interval(accuracies)
+    assert found.high is not None
+    return found.mean, found.high - found.mean
+
+
+def _labelled(part: str, features: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
+    """The labelled rows, after checking both; `part` is the prefix of the arguments' names."""
+    prefix = f"{part}_" if part else ""
+    check_number("classes", classes, at_least=1)
+    check_matrix(f"{prefix}features", features, at_least=0)
+    check_integers(f"{prefix}labels", labels, rows=len(features), low=-1, high=classes)
+    kept = labels >= 0
+    return features.detach()[kept], labels[kept].long()
+
+
+def _check_same_width(train_features: Tensor, features: Tensor) -> None:
+    if train_features.shape[1] != features.shape[1]:
+        width = train_features.shape[1]
+        raise InputError(f"features: expected {width} columns as in training, got {features.shape[1]}")

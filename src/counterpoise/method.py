@@ -1,0 +1,117 @@
+"""What all methods share: views in, loss out, an encoder to keep, and an optimiser."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+import lightning
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor, nn
+
+from counterpoise.errors import InputError
+from counterpoise.ops.checks import check_number
+
+Batch = tuple[UInt8[Tensor, "batch channel height width"], Int[Tensor, " batch"], Int[Tensor, " batch"]]
+
+
+class Method(lightning.LightningModule):
+    """A way to train an encoder: a `LightningModule` whose subclass says what the loss of a batch is.
+
+    Args:
+        encoder: images [batch, channel, height, width] to features [batch, encoder.features]; what a run keeps.
+        augment: uint8 images to one random view each, as float; `None` only scales pixels to [-1, 1].
+        optimizer: "adamw", or "sgd" with momentum 0.9.
+        lr: peak learning rate; reached after the warm-up, then lowered along a cosine to 0.
+        weight_decay: decay of the weights; biases and normalisation parameters are never decayed.
+        warmup: share of all steps in which the learning rate rises linearly from 0.
+    """
+
+    views: int = 2
+    """How many random views of each image the loss takes."""
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        *,
+        augment: nn.Module | None = None,
+        optimizer: Literal["adamw", "sgd"] = "adamw",
+        lr: float = 2e-3,
+        weight_decay: float = 1e-4,
+        warmup: float = 0.1,
+    ):
+        super().__init__()
+        check_number("lr", lr, above=0)
+        check_number("weight_decay", weight_decay, at_least=0)
+        check_number("warmup", warmup, at_least=0, at_most=1)
+        if not isinstance(getattr(encoder, "features", None), int):
+            raise InputError("encoder: expected a module with an attribute `features`, the length of its feature vectors")
+        self.encoder = encoder
+        self.features: int = encoder.features  # type: ignore[assignment]
+        self.augment = augment
+        self.optimizer, self.lr, self.weight_decay, self.warmup = optimizer, lr, weight_decay, warmup
+
+    def loss(
+        self,
+        images: list[Float[Tensor, "batch channel size size"]],
+        labels: Int[Tensor, " batch"],
+        index: Int[Tensor, " batch"],
+    ) -> Float[Tensor, ""]:
+        """The loss of one batch.
+
+        Args:
+            images: `self.views` random views of the same images.
+            labels: class of each image, -1 where it has none; self-supervised methods ignore them.
+            index: which training image each row is, for methods that keep a state per image.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define loss(images, labels, index)")
+
+    def diagnostics(self, labels: Int[Tensor, " samples"]) -> dict[str, float]:
+        """What the method itself can tell about the training set after training, by name; nothing by default.
+
+        Args:
+            labels: class of each training image, in the order of their index.
+        """
+        return {}
+
+    def training_step(self, batch: Batch, batch_index: int) -> Float[Tensor, ""]:
+        pixels, labels, index = batch
+        loss = self.loss([self.view(pixels) for _ in range(self.views)], labels, index)
+        if not torch.isfinite(loss):
+            raise FloatingPointError(
+                f"the loss of {type(self).__name__} became {loss.item()} at step {self.global_step}; "
+                f"a smaller lr than {self.lr:g} may help"
+            )
+        self.log("loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(pixels))
+        return loss
+
+    def view(self, pixels: UInt8[Tensor, "batch channel height width"]) -> Float[Tensor, "batch channel size size"]:
+        """One random view of each image."""
+        return self.augment(pixels) if self.augment is not None else pixels.float() / 127.5 - 1
+
+    def configure_optimizers(self) -> Any:
+        parameters = [p for p in self.parameters() if p.requires_grad]
+        groups = [
+            {"params": [p for p in parameters if p.ndim > 1], "weight_decay": self.weight_decay},
+            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+        if self.optimizer == "sgd":
+            optimizer: torch.optim.Optimizer = torch.optim.SGD(groups, lr=self.lr, momentum=0.9)
+        else:
+            optimizer = torch.optim.AdamW(groups, lr=self.lr)
+        steps = int(self.trainer.estimated_stepping_batches)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warmup_cosine(step, steps, self.warmup))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def warmup_cosine(step: int, steps: int, warmup: float) -> float:
+    """Share of the peak learning rate at a step: a linear rise, then half a cosine down to 0.
+
+    >>> [round(warmup_cosine(step, 100, 0.1), 2) for step in (0, 9, 10, 55, 100)]
+    [0.1, 1.0, 1.0, 0.5, 0.0]
+    """
+    rise = warmup * steps
+    if step < rise:
+        return min(1.0, (step + 1) / rise)
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - rise) / max(1.0, steps - rise))))

@@ -1,0 +1,1 @@
+"""Embeddings whose distances mean something: retrieval, verification, few-shot classes and regression."""

@@ -1,0 +1,225 @@
+"""Small charts as inline SVG made of CSS classes, so that one drawing serves the light and the dark scheme.
+
+Colours are the classes `s0` … `s7` (page.css: the Okabe–Ito palette); every series also has a mark of its own shape, so
+that nothing rests on colour alone. Charts are drawn at the size they are read at on a phone and grow from there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from markupsafe import Markup
+from matplotlib.ticker import MaxNLocator
+
+from counterpoise.report.words import MINUS
+
+COLOURS = 8
+MARKS = (
+    "M-4,0a4,4 0 1 0 8,0a4,4 0 1 0 -8,0z",
+    "M-3.6,-3.6h7.2v7.2h-7.2z",
+    "M0,-4.8L4.6,3.6H-4.6z",
+    "M0,-5.2L5.2,0L0,5.2L-5.2,0z",
+)
+
+
+class Line(NamedTuple):
+    """One method's curve: its mean over seeds, and the lowest and highest seed at each x."""
+
+    series: int
+    label: str
+    x: list[float]
+    mean: list[float]
+    low: list[float]
+    high: list[float]
+
+
+class Bar(NamedTuple):
+    """One method's bar, with a dot for each seed."""
+
+    series: int
+    label: str
+    mean: float
+    seeds: list[float]
+
+
+def element(tag: str, *children: str, **attributes: object) -> Markup:
+    """One element; children and values are escaped, floats rounded to a tenth of a pixel, `class_` written `class`.
+
+    >>> print(element("text", "<b>", x=1.234, class_="tick"))
+    <text x="1.2" class="tick">&lt;b&gt;</text>
+    """
+    written = Markup("").join(
+        Markup(' {}="{}"').format(
+            name.rstrip("_").replace("_", "-"), f"{value:.1f}" if isinstance(value, float) else value
+        )
+        for name, value in attributes.items()
+    )
+    return Markup("<{0}{1}>{2}</{0}>").format(tag, written, Markup("").join(children))
+
+
+def mark(x: float, y: float, series: int, hint: str = "", kind: str = "mark") -> Markup:
+    """The series' own shape in its own colour, with `hint` on hover."""
+    children = [element("title", hint)] if hint else []
+    shape = MARKS[series % len(MARKS)]
+    place = f"translate({x:.1f},{y:.1f})"
+    return element("path", *children, d=shape, transform=place, class_=f"{kind} s{series % COLOURS}")
+
+
+def swatch(series: int) -> Markup:
+    """The mark of a series, for a legend."""
+    return _drawing(14, 14, "", mark(7.0, 7.0, series), class_="swatch", aria_hidden="true")
+
+
+def class_shape(label: int) -> str:
+    """The shape of a class in the embedding pictures: colours change first, then shapes, 32 pairs in all.
+
+    >>> class_shape(0) == class_shape(7), class_shape(0) == class_shape(8)
+    (True, False)
+    """
+    return MARKS[label // COLOURS % len(MARKS)]
+
+
+def class_swatch(label: int) -> Markup:
+    """The mark of a class, for a legend."""
+    shape = element("path", d=class_shape(label), transform="translate(7,7)", class_=f"mark s{label % COLOURS}")
+    return _drawing(14, 14, "", shape, class_="swatch", aria_hidden="true")
+
+
+def interval(mean: float, low: float | None, high: float | None, reach: float, verdict: str, says: str) -> Markup:
+    """A difference and its interval on an axis from -reach to reach with zero in the middle.
+
+    The dot is full where the interval leaves zero out (`verdict` better or worse) and hollow otherwise.
+    """
+    width, height = 160, 18
+    middle, half = width / 2, width / 2 - 6
+
+    def at(value: float) -> float:
+        return middle + half * value / (reach or 1)
+
+    parts = [
+        element("line", x1=2, x2=width - 2, y1=9, y2=9, class_="track"),
+        element("line", x1=middle, x2=middle, y1=1, y2=height - 1, class_="zero"),
+    ]
+    if low is not None and high is not None:
+        left, right = at(low), max(at(high), at(low) + 1)
+        parts.append(element("line", x1=left, x2=right, y1=9, y2=9, class_="span"))
+    parts.append(element("circle", cx=at(mean), cy=9, r=4, class_="dot"))
+    return _drawing(width, height, says, *parts, class_=f"interval {verdict}")
+
+
+def bars(rows: Sequence[Bar], says: str) -> Markup:
+    """Horizontal bars from 0 to 100 %, the label above each, a dot for each seed."""
+    width, step, full = 320, 44, 262
+    parts: list[Markup] = []
+    for i, row in enumerate(rows):
+        y = i * step
+        at, colour = f"{100 * row.mean:.1f} %", f"s{row.series % COLOURS}"
+        parts += [
+            element("text", row.label, x=0, y=y + 14, class_="label"),
+            element("rect", x=0, y=y + 21, width=full, height=12, rx=2, class_="empty"),
+            element("rect", x=0, y=y + 21, width=full * row.mean, height=12, rx=2, class_=f"bar {colour}"),
+            element("text", at, x=width, y=y + 31, class_="value end"),
+        ]
+        if len(row.seeds) > 1:
+            parts += [element("circle", cx=full * seed, cy=y + 27, r=2.5, class_="seed") for seed in row.seeds]
+    return _drawing(width, step * len(rows), says, *parts)
+
+
+def lines(series: Sequence[Line], unit: str, says: str, width: int) -> Markup:
+    """Curves over epochs: a line for the mean, a band from the lowest to the highest seed, a mark at the end."""
+    height, left, right, top, bottom = 60 + 150 * width // 340, 50, 12, 10, 40
+    xs = [x for line in series for x in line.x]
+    ys = [y for line in series for y in (*line.low, *line.high)]
+    x_ticks, at_x = _axis(min(xs), max(xs), left, width - right, integer=True)
+    y_ticks, at_y = _axis(min(ys), max(ys), height - bottom, top)
+    parts = _grid(y_ticks, at_y, left, width - right, unit)
+    parts += [
+        element("text", f"{tick:.0f}", x=at_x(tick), y=height - bottom + 18, class_="tick middle") for tick in x_ticks
+    ]
+    parts.append(element("text", "epoch", x=(left + width - right) / 2, y=height - 4, class_="tick middle"))
+    for line in series:
+        upper = [f"{at_x(x):.1f},{at_y(y):.1f}" for x, y in zip(line.x, line.high, strict=True)]
+        lower = [f"{at_x(x):.1f},{at_y(y):.1f}" for x, y in zip(line.x, line.low, strict=True)]
+        parts.append(element("polygon", points=" ".join(upper + lower[::-1]), class_=f"band s{line.series % COLOURS}"))
+    for line in series:
+        points = " ".join(f"{at_x(x):.1f},{at_y(y):.1f}" for x, y in zip(line.x, line.mean, strict=True))
+        again = " again" if line.series >= COLOURS else ""
+        parts.append(element("polyline", points=points, class_=f"line s{line.series % COLOURS}{again}"))
+        parts.append(mark(at_x(line.x[-1]), at_y(line.mean[-1]), line.series, line.label))
+    return _drawing(width, height, says, *parts)
+
+
+def per_class(
+    names: Sequence[str], counts: Sequence[int], accuracies: Sequence[tuple[str, list[float | None]]], says: str
+) -> Markup:
+    """Training images per class above, each method's accuracy below; classes stand in the order given.
+
+    Args:
+        names: of the classes; written out up to 24 of them.
+        counts: training images of each class.
+        accuracies: label of each method and its accuracy in each class (0 to 1, None where unknown).
+        says: the chart in words.
+    """
+    named = len(names) <= 24
+    width, left, right, bar_top, bar_bottom, top = 760, 50, 10, 38, 104, 130
+    bottom = top + 170
+    height = bottom + (84 if named else 26)
+    slot = (width - left - right) / max(len(names), 1)
+    at_y = _linear(0, 100, bottom, top)
+    most = max(max(counts, default=0), 1)
+    parts = [element("text", "training images", x=left, y=12, class_="tick")]
+    parts += _grid([0, 25, 50, 75, 100], at_y, left, width - right, " %")
+    for i, (name, count) in enumerate(zip(names, counts, strict=True)):
+        x = left + slot * (i + 0.5)
+        tall = (bar_bottom - bar_top) * count / most
+        column = element("title", f"{name}: {count} training images")
+        thick = min(slot * 0.6, 34)
+        shape = {"x": x - thick / 2, "y": bar_bottom - tall, "width": thick, "height": tall}
+        parts.append(element("rect", column, class_="count", **shape))
+        if named:
+            parts.append(element("text", f"{count:,}", x=x, y=bar_bottom - tall - 4, class_="tick middle"))
+            turned = f"translate({x + 4:.1f},{bottom + 16}) rotate(-40)"
+            parts.append(element("text", _short(name), transform=turned, class_="tick end"))
+    if not named:
+        words = f"{len(names)} classes, most training images first"
+        parts.append(element("text", words, x=(left + width - right) / 2, y=bottom + 20, class_="tick middle"))
+    for series, (label, values) in enumerate(accuracies):
+        aside = slot * 0.5 * ((series + 0.5) / len(accuracies) - 0.5)
+        for i, value in enumerate(values):
+            if value is not None:
+                hint = f"{label}, {names[i]}: {100 * value:.1f} %"
+                parts.append(mark(left + slot * (i + 0.5) + aside, at_y(100 * value), series, hint))
+    return _drawing(width, height, says, *parts, class_="wide")
+
+
+def _drawing(width: int, height: int, says: str, *parts: Markup, **attributes: object) -> Markup:
+    if says:
+        attributes |= {"role": "img", "aria_label": says}
+    return element("svg", *parts, viewBox=f"0 0 {width} {height}", width=width, height=height, **attributes)
+
+
+def _grid(ticks: Sequence[float], at: Callable[[float], float], left: int, right: int, unit: str) -> list[Markup]:
+    rules = [element("line", x1=left, x2=right, y1=at(tick), y2=at(tick), class_="rule") for tick in ticks]
+    names = [f"{tick:g}{unit}".replace("-", MINUS) for tick in ticks]
+    places = [{"x": left - 8, "y": at(tick) + 4} for tick in ticks]
+    return rules + [element("text", name, class_="tick end", **at) for name, at in zip(names, places, strict=True)]
+
+
+def _axis(low: float, high: float, start: int, stop: int, integer: bool = False) -> tuple[list[float], Callable]:
+    """Round ticks inside [low, high] and the map from values to pixels; a single value gets room around it."""
+    if high - low < 1e-9 * max(abs(low), abs(high), 1):
+        room = 1 if integer else abs(low) * 0.1 or 0.1
+        low, high = low - room, high + room
+    elif not integer:
+        low, high = low - 0.04 * (high - low), high + 0.04 * (high - low)
+    ticks = MaxNLocator(nbins=5, integer=integer, steps=[1, 2, 5, 10]).tick_values(low, high)
+    return [float(tick) for tick in ticks if low <= tick <= high], _linear(low, high, start, stop)
+
+
+def _linear(low: float, high: float, start: int, stop: int) -> Callable[[float], float]:
+    return lambda value: start + (stop - start) * (value - low) / (high - low)
+
+
+def _short(name: str, most: int = 16) -> str:
+    return name if len(name) <= most else name[: most - 1] + "…"

@@ -1,0 +1,362 @@
+"""results.json and the galleries of its runs in, one self-contained page of HTML out.
+
+The page is put together from page.html.j2, page.css and page.js; this file prepares what they show.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import hashlib
+import json
+import os
+import platform
+import re
+import statistics
+from collections.abc import Iterable, Sequence
+from importlib import metadata, resources
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FunctionLoader, StrictUndefined, Template
+from markupsafe import Markup
+
+from counterpoise.errors import InputError
+from counterpoise.report import charts, pictures, words
+
+NEEDED = ("counterpoise", "created", "command", "task", "data", "settings", "main", "metrics", "baseline", "methods")
+CURVES = {"effective_rank": "Effective rank", "uniformity": "Uniformity"}
+
+Json = dict[str, Any]
+
+
+def write_report(results: Json, folder: Path, path: Path) -> Path:
+    """Write one comparison as one HTML file that needs no other file and no network.
+
+    Args:
+        results: what results.json holds.
+        folder: the comparison's folder; each run's `folder` is looked up in it for a `gallery.npz` with the arrays
+            pixels (uint8 [G C H W]), labels [G] and features [G F]; without one that method has no pictures.
+        path: the file to write; an existing one is replaced only once the new one is complete.
+
+    Returns:
+        `path`.
+
+    Raises:
+        InputError: if `results` lacks a part, or `path` cannot be written.
+    """
+    missing = [name for name in NEEDED if name not in results]
+    if missing:
+        raise InputError(f"results: expected the content of a results.json, but it lacks {', '.join(missing)}")
+    html = _template().render(_content(results, folder))
+    aside = path.with_name(path.name + ".part")
+    try:
+        # Names of files that are not valid UTF-8 reach us as lone surrogates, which no page can hold.
+        aside.write_text(html, encoding="utf-8", errors="replace")
+        os.replace(aside, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            aside.unlink()
+        raise InputError(f"path: cannot write {path} ({error.strerror})") from error
+    return path
+
+
+def _template() -> Template:
+    def read(name: str) -> str:
+        return resources.files(__package__).joinpath(name).read_text("utf-8")
+
+    environment = Environment(
+        loader=FunctionLoader(read), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    script = read("page.js")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    environment.filters["breakable"] = _breakable
+    environment.globals |= {
+        "css": Markup(read("page.css")),
+        "script": Markup(script),
+        "script_hash": f"sha256-{digest}",
+        "swatch": charts.swatch,
+        "class_swatch": charts.class_swatch,
+        "marks": charts.MARKS,
+    }
+    return environment.get_template("page.html.j2")
+
+
+def _content(results: Json, folder: Path) -> Json:
+    methods, main = results["methods"], results["main"]
+    metrics = {main: results["metrics"][main]} | results["metrics"]
+    return {
+        "results": results,
+        "created": results["created"][:16].replace("T", " "),
+        "heading": f"{words.listed([m['label'] for m in methods])} on {results['data']['name']}",
+        "seeds": words.seeds({len(m["runs"]) for m in methods}),
+        "answer": words.answer(results),
+        "compared": sum(m["label"] != results["baseline"] for m in methods),
+        "several_seeds": any(len(words.finished(m)) > 1 for m in methods),
+        "metrics": metrics,
+        "rows": _rows(results, metrics),
+        "headline": _headline(results),
+        "groups": _groups(methods),
+        "classes": _classes(results),
+        "curves": _curves(methods, metrics[main], main),
+        "losses": _losses(methods),
+        "gallery": _pictures(results, folder),
+        "settings": [(name, _plain(value)) for name, value in results["settings"].items()],
+        "arguments": [
+            {
+                "label": m["label"],
+                "title": m["title"],
+                "values": [f"{name} = {_plain(value)}" for name, value in m["arguments"].items()],
+                "parameters": f"{done[0]['parameters']:,}" if (done := words.finished(m)) else "–",
+            }
+            for m in methods
+        ],
+        "versions": _versions(results),
+    }
+
+
+def _breakable(label: str) -> Markup:
+    """A label that may go on in the next line after `:` and `,`."""
+    return Markup("<wbr>").join(re.split(r"(?<=[:,])", label))
+
+
+def _plain(value: Any) -> str:
+    if value is None:
+        return "–"
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+# The tables
+
+
+def _reach(methods: Sequence[Json], name: str) -> float:
+    """The largest difference or end of an interval, so that one measure's bars share an axis."""
+    differences = [found for method in methods if (found := words.difference(method, name))]
+    ends = [abs(found[end]) for found in differences for end in ("mean", "low", "high") if found[end] is not None]
+    return max(ends, default=1.0)
+
+
+def _cell(method: Json, name: str, metric: Json, digits: int, reach: float) -> Json:
+    """One method on one measure: its mean, and its difference from the baseline as text and as a drawing."""
+    cell: Json = {"value": "–", "spread": "", "verdict": "", "bar": "", "change": "", "interval": ""}
+    if value := words.summary(method, name):
+        cell["value"] = words.number(words.scale(metric) * value["mean"], digits)
+        cell["spread"] = words.spread(value, metric, digits)
+    if found := words.difference(method, name):
+        digits = words.finer(found, metric, digits)
+        change = words.number(words.scale(metric) * found["mean"], digits, sign=True)
+        interval = "no interval" if found["low"] is None else words.interval(found, metric, digits)
+        verdict = words.verdict(found, metric)
+        says = f"{metric['title']}: {change}{words.unit(metric)}, 95 % interval {interval}, {verdict}"
+        bar = charts.interval(found["mean"], found["low"], found["high"], reach, verdict, says)
+        cell |= {"verdict": verdict, "bar": bar, "change": change, "interval": interval}
+    return cell
+
+
+def _rows(results: Json, metrics: Json) -> list[Json]:
+    methods = results["methods"]
+    axes = {name: (words.column_digits(methods, name, m), _reach(methods, name)) for name, m in metrics.items()}
+    rows = []
+    for i, method in enumerate(methods):
+        done = words.finished(method)
+        seconds, memory = words.summary(method, "seconds"), words.summary(method, "memory_mb")
+        rows.append(
+            {
+                "series": i,
+                "label": method["label"],
+                "title": method["title"],
+                "baseline": method["label"] == results["baseline"],
+                "cells": [_cell(method, name, metric, *axes[name]) for name, metric in metrics.items()],
+                "seconds": words.duration(seconds["mean"]) if seconds else "–",
+                "memory": f"{memory['mean']:,.0f} MB" if memory else "–",
+                "finished": f"{len(done)} of {words.seeds([len(method['runs'])])}",
+                "failed": [(run["seed"], run["error"]) for run in method["runs"] if run["status"] != "done"],
+                "warnings": [(run["seed"], warning) for run in done for warning in run.get("warnings") or []],
+            }
+        )
+    return rows
+
+
+def _headline(results: Json) -> list[Json]:
+    """The main measure's differences alone, drawn large beside the answer."""
+    name, metric = results["main"], results["metrics"][results["main"]]
+    methods = [method for method in results["methods"] if words.difference(method, name)]
+    reach, digits = _reach(methods, name), words.column_digits(results["methods"], name, metric)
+    return [{"label": method["label"]} | _cell(method, name, metric, digits, reach) for method in methods]
+
+
+# The charts
+
+
+def _groups(methods: Sequence[Json]) -> list[Json]:
+    """One chart a group of classes: each method's mean accuracy and its seeds."""
+    names = list(dict.fromkeys(name for m in methods for run in words.finished(m) for name in run.get("groups") or {}))
+    found = []
+    for name in names:
+        rows = []
+        for i, method in enumerate(methods):
+            values = [words.finite((run.get("groups") or {}).get(name)) for run in words.finished(method)]
+            if seeds := [value for value in values if value is not None]:
+                rows.append(charts.Bar(i, method["label"], statistics.fmean(seeds), seeds))
+        if rows:
+            says = ", ".join(f"{row.label} {100 * row.mean:.1f} %" for row in rows)
+            found.append({"name": name, "chart": charts.bars(rows, f"Accuracy on {name} classes: {says}")})
+    return found
+
+
+def _classes(results: Json) -> Json | None:
+    """Accuracy in each class beside its training images, most of them first."""
+    data, methods = results["data"], results["methods"]
+    counts = data["counts"]["train"]
+    order = sorted(range(len(counts)), key=lambda k: -counts[k])
+    accuracies: list[tuple[str, list[float | None]]] = []
+    for method in methods:
+        runs = [run["per_class"] for run in words.finished(method) if run.get("per_class")]
+        accuracies.append((method["label"], [_mean(run[k] for run in runs) for k in order]))
+    if all(value is None for _, values in accuracies for value in values):
+        return None
+    names = [data["classes"][k] for k in order]
+    says = f"Accuracy of {len(accuracies)} methods in {len(names)} classes; the numbers are in the table below"
+    columns = [["–" if value is None else f"{100 * value:.1f}" for value in values] for _, values in accuracies]
+    ordered = [counts[k] for k in order]
+    table = zip(names, ordered, zip(*columns, strict=True), strict=True)
+    return {"chart": charts.per_class(names, ordered, accuracies, says), "table": table}
+
+
+def _mean(values: Iterable[Any]) -> float | None:
+    found = [number for value in values if (number := words.finite(value)) is not None]
+    return statistics.fmean(found) if found else None
+
+
+def _line(series: int, method: Json, quantity: str, scale: int) -> charts.Line | None:
+    """A quantity over epochs: mean, lowest and highest of the finished seeds."""
+    seen: dict[int, list[float]] = {}
+    for run in words.finished(method):
+        for point in run.get("curve") or []:
+            if (value := words.finite(point.get(quantity))) is not None:
+                seen.setdefault(point["epoch"], []).append(scale * value)
+    if not seen:
+        return None
+    epochs = sorted(seen)
+    means, lows, highs = ([pick(seen[epoch]) for epoch in epochs] for pick in (statistics.fmean, min, max))
+    return charts.Line(series, method["label"], [float(epoch) for epoch in epochs], means, lows, highs)
+
+
+def _chart(found: Sequence[charts.Line], title: str, unit: str = "", width: int = 340) -> Json:
+    digits = 1 if unit else words.figures(abs(y) for line in found for y in line.mean)
+    ends = [(line.label, *(words.number(y, digits) + unit for y in (line.mean[0], line.mean[-1]))) for line in found]
+    says = ", ".join(f"{label} from {first} to {last}" for label, first, last in ends)
+    return {"title": title, "chart": charts.lines(found, unit, f"{title} over epochs: {says}", width)}
+
+
+def _curves(methods: Sequence[Json], metric: Json, main: str) -> list[Json]:
+    """One chart for each quantity that means the same for every method."""
+    quantities = {main: metric["title"]} | CURVES
+    found = []
+    for name, title in quantities.items():
+        percent = name == main and metric["percent"]
+        drawn = [line for i, m in enumerate(methods) if (line := _line(i, m, name, 100 if percent else 1))]
+        if drawn:
+            found.append(_chart(drawn, title, " %" if percent else ""))
+    return found
+
+
+def _losses(methods: Sequence[Json]) -> list[Json]:
+    """One chart a method: losses of different methods have different zeros and units."""
+    found = [line for i, method in enumerate(methods) if (line := _line(i, method, "loss", 1))]
+    return [_chart([line], line.label, width=250) for line in found]
+
+
+# The pictures
+
+
+def _pictures(results: Json, folder: Path) -> Json:
+    """Maps and neighbours from the first finished seed of each method, and in words what had to be left out."""
+    classes = results["data"]["classes"]
+    first: pictures.Gallery | None = None
+    found: list[Json] = []
+    left_out: list[str] = []
+    for method in results["methods"]:
+        label, done = method["label"], words.finished(method)
+        if not done:
+            left_out.append(f"{label}: no seed finished")
+            continue
+        try:
+            gallery = pictures.read_gallery(folder / done[0]["folder"] / "gallery.npz")
+            if first is not None and not _same_images(first, gallery):
+                raise InputError("its gallery holds other images than the first method's")
+        except InputError as error:
+            left_out.append(f"{label}, seed {done[0]['seed']}: {error}")
+            continue
+        first = first or gallery
+        found.append({"label": label, "seed": done[0]["seed"], "gallery": gallery})
+    if first is None:
+        return {"maps": [], "queries": [], "left_out": left_out}
+    sheet, names = pictures.sprite(first.pixels), [_class_name(classes, int(label)) for label in first.labels]
+    maps = []
+    for entry in found:
+        try:
+            maps.append(_map(entry, sheet))
+        except InputError as error:
+            left_out.append(f"{entry['label']}, seed {entry['seed']}: {error}")
+    shown = sorted({int(label) for label in first.labels})
+    return {
+        "left_out": left_out,
+        "sprite": sheet,
+        "maps": maps,
+        "count": len(names),
+        "legend": [(label, _class_name(classes, label)) for label in shown[: charts.COLOURS * len(charts.MARKS)]],
+        "unlisted": max(len(shown) - charts.COLOURS * len(charts.MARKS), 0),
+        "queries": _neighbours(found, sheet, names),
+        "json": {"names": names, "places": [sheet.place(i) for i in range(len(names))]},
+    }
+
+
+def _same_images(first: pictures.Gallery, other: pictures.Gallery) -> bool:
+    return first.pixels.shape == other.pixels.shape and bool((first.pixels == other.pixels).all())
+
+
+def _class_name(classes: Sequence[str], label: int) -> str:
+    return classes[label] if 0 <= label < len(classes) else "no label"
+
+
+def _map(entry: Json, sheet: pictures.Sprite) -> Json:
+    gallery = entry["gallery"]
+    positions = pictures.flatten(gallery.features)
+    says = f"Map of {len(positions)} test images as {entry['label']} sees them; arrow keys go from image to image"
+    return {
+        "label": entry["label"],
+        "seed": entry["seed"],
+        "drawing": pictures.embedding_map(positions, gallery.labels, says),
+        "thumbnails": [
+            (f"s{gallery.labels[i] % charts.COLOURS}", int(gallery.labels[i]), f"{place};{sheet.place(i)}")
+            for i, place in pictures.thumbnails(positions)
+        ],
+    }
+
+
+def _neighbours(found: Sequence[Json], sheet: pictures.Sprite, names: Sequence[str]) -> list[Json]:
+    labels = found[0]["gallery"].labels
+    queries = pictures.sample(labels)
+    nearest = [pictures.neighbours(entry["gallery"].features, queries) for entry in found]
+    return [
+        {
+            "name": names[query],
+            "place": sheet.place(query),
+            "rows": [
+                {
+                    "label": entry["label"],
+                    "images": [(names[i], sheet.place(i), bool(labels[i] == labels[query])) for i in indices[q]],
+                    "right": sum(labels[i] == labels[query] for i in indices[q]),
+                }
+                for entry, indices in zip(found, nearest, strict=True)
+            ],
+        }
+        for q, query in enumerate(queries)
+    ]
+
+
+def _versions(results: Json) -> str:
+    versions = [f"{name} {metadata.version(name)}" for name in ("torch", "lightning", "scikit-learn")]
+    here = ", ".join([f"Python {platform.python_version()}", *versions])
+    return f"Compared with counterpoise {results['counterpoise']}; page written with {here}."

@@ -1,0 +1,224 @@
+"""Results in words: numbers as a reader expects them, verdicts from intervals, and the answer in one sentence."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+MINUS = "\N{MINUS SIGN}"
+
+Json = dict[str, Any]
+
+
+def answer(results: Json) -> str:
+    """What the comparison shows on its main measure, in one plain sentence that says no more than the intervals do.
+
+    A method is better or worse than the baseline only where the 95 % interval of the paired difference leaves zero out.
+
+    Args:
+        results: what results.json holds.
+
+    Returns:
+        For example "dcl is better than simclr on kNN accuracy by 2.1 points (95 % interval 0.8 to 3.4, 3 seeds)."
+    """
+    name, baseline, methods = results["main"], results["baseline"], results["methods"]
+    metric = results["metrics"][name]
+    title, digits = metric["title"], column_digits(methods, name, metric)
+    others = [method for method in methods if method["label"] != baseline]
+    if not others:
+        return f"Only {baseline} was run, so nothing is said here about which method helps."
+    if not any(finished(method) for method in methods if method["label"] == baseline):
+        return f"The baseline {baseline} did not finish, so the methods cannot be compared with it."
+    decided: list[str] = []
+    unclear: list[tuple[str, Json]] = []
+    one_seed: list[str] = []
+    left_out: list[str] = []
+    for method in others:
+        label, found = method["label"], difference(method, name)
+        if found is None:
+            reason = f"shares no finished seed with {baseline}" if finished(method) else "failed in every seed"
+            left_out.append(f"{label} {reason}")
+        elif found["low"] is None:
+            one_seed.append(f"{label} {number(scale(metric) * found['mean'], digits, sign=True)}{unit(metric)}")
+        elif (word := verdict(found, metric)) == "unclear":
+            unclear.append((label, found))
+        else:
+            than = "" if decided else f" than {baseline} on {title}"
+            decided.append(f"{label} is {word}{than} by {_amount(found, metric, digits)}")
+    said = decided
+    if unclear:
+        than = "" if decided else f" from {baseline} on {title}"
+        said.append(_beyond_chance(unclear, than, metric, digits, everyone=len(unclear) == len(others)))
+    if one_seed:
+        changes = f"{title} against {baseline}: {', '.join(one_seed)}"
+        said.append(f"one seed: no interval, differences may be chance ({changes})")
+    sentence = "; ".join(said + left_out) + "."
+    # A method's label keeps its spelling even at the start of the sentence.
+    ours = sentence.startswith(("no method", "one seed"))
+    return sentence[0].upper() + sentence[1:] if ours else sentence
+
+
+def _amount(found: Json, metric: Json, digits: int) -> str:
+    """How much better or worse, as a positive amount whichever direction is better."""
+    digits = finer(found, metric, digits)
+    mean, *ends = (abs(scale(metric) * found[key]) for key in ("mean", "low", "high"))
+    low, high = (number(end, digits) for end in sorted(ends))
+    return f"{number(mean, digits)}{unit(metric)} (95 % interval {low} to {high}, {seeds([found['n']])})"
+
+
+def _beyond_chance(unclear: list[tuple[str, Json]], than: str, metric: Json, digits: int, everyone: bool) -> str:
+    """The clause about the methods whose interval holds zero."""
+    count = seeds(found["n"] for _, found in unclear)
+    if len(unclear) == 1:
+        [(label, found)] = unclear
+        inside = interval(found, metric, digits) + unit(metric)
+        return f"{label} does not differ{than} beyond chance (95 % interval of the difference {inside}, {count})"
+    who = "no method differs" if everyone else listed([label for label, _ in unclear]) + " do not differ"
+    return f"{who}{than} beyond chance (the 95 % intervals of the differences hold zero, {count})"
+
+
+def finished(method: Json) -> list[Json]:
+    """The method's finished runs."""
+    return [run for run in method["runs"] if run["status"] == "done"]
+
+
+def summary(method: Json, name: str) -> Json | None:
+    """Mean and interval of a measure over the method's seeds; None where there is none."""
+    return _checked((method["summary"] or {}).get(name))
+
+
+def difference(method: Json, name: str) -> Json | None:
+    """Mean and interval of a measure's paired difference from the baseline; None where there is none."""
+    return _checked((method["difference"] or {}).get(name))
+
+
+def _checked(entry: Json | None) -> Json | None:
+    """The entry without numbers that are not finite: None without a mean, no interval unless both ends are there."""
+    if not entry or (mean := finite(entry["mean"])) is None:
+        return None
+    low, high = finite(entry["low"]), finite(entry["high"])
+    if low is None or high is None:
+        low = high = None
+    return {"mean": mean, "low": low, "high": high, "n": entry["n"]}
+
+
+def verdict(found: Json, metric: Json) -> str:
+    """Better or worse where the interval leaves zero out, otherwise unclear.
+
+    >>> verdict({"low": -0.3, "high": -0.1}, {"better": "lower"})
+    'better'
+    >>> verdict({"low": 0.0, "high": 1.0}, {"better": "lower"})
+    'unclear'
+    """
+    low, high = found["low"], found["high"]
+    if low is None or low <= 0 <= high:
+        return "unclear"
+    return "better" if (low > 0) == (metric["better"] == "higher") else "worse"
+
+
+def finite(value: Any) -> float | None:
+    """The value as a float; None for what is no finite number."""
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+
+
+def scale(metric: Json) -> int:
+    """What a measure's values are multiplied by to be shown."""
+    return 100 if metric["percent"] else 1
+
+
+def unit(metric: Json) -> str:
+    """The unit of a measure's differences, with a space before it."""
+    return " points" if metric["percent"] else ""
+
+
+def number(value: float, digits: int, sign: bool = False) -> str:
+    """A number with a true minus sign; what rounds to zero has no sign.
+
+    >>> number(-0.04, 1, sign=True), number(2.06, 1, sign=True)
+    ('0.0', '+2.1')
+    """
+    text = f"{value:.{digits}f}"
+    if float(text) == 0:
+        return text.lstrip("-")
+    return ("+" if sign and value > 0 else "") + text.replace("-", MINUS)
+
+
+def interval(found: Json, metric: Json, digits: int) -> str:
+    """Both ends of the interval."""
+    low, high = (number(scale(metric) * found[end], digits) for end in ("low", "high"))
+    return f"{low} to {high}"
+
+
+def spread(found: Json, metric: Json, digits: int) -> str:
+    """The interval of a mean: ± half of it, or both ends where it is not symmetric (clipped at 0 or 1).
+
+    >>> spread({"mean": 0.8, "low": 0.78, "high": 0.82}, {"percent": True}, 1)
+    '± 2.0'
+    >>> spread({"mean": 0.98, "low": 0.9, "high": 1.0}, {"percent": True}, 1)
+    '90.0 to 100.0'
+    """
+    if found["low"] is None:
+        return ""
+    below, above = (scale(metric) * abs(found[end] - found["mean"]) for end in ("low", "high"))
+    if abs(above - below) < 10.0**-digits:
+        return f"± {number((above + below) / 2, digits)}"
+    return interval(found, metric, digits)
+
+
+def column_digits(methods: Sequence[Json], name: str, metric: Json) -> int:
+    """Decimals for a measure's column: one for percent, otherwise three figures of the largest mean."""
+    if metric["percent"]:
+        return 1
+    return figures(abs(found["mean"]) for method in methods if (found := summary(method, name)))
+
+
+def figures(values: Iterable[float]) -> int:
+    """Decimals that show three figures of the largest value, 4 at most.
+
+    >>> figures([0.5, 31.2]), figures([0.42]), figures([])
+    (1, 3, 3)
+    """
+    largest = max(values, default=0.0)
+    return 3 if largest < 1e-9 else min(max(2 - math.floor(math.log10(largest)), 0), 4)
+
+
+def finer(found: Json, metric: Json, digits: int) -> int:
+    """Decimals for a difference: more than `digits` where an interval beside zero would be written as touching it."""
+    if verdict(found, metric) == "unclear":
+        return digits
+    nearest = scale(metric) * min(abs(found["low"]), abs(found["high"]))
+    while digits < 6 and round(nearest, digits) == 0:
+        digits += 1
+    return digits
+
+
+def seeds(counts: Iterable[int]) -> str:
+    """How many seeds.
+
+    >>> seeds([3, 3]), seeds([1]), seeds([2, 3])
+    ('3 seeds', '1 seed', '2 to 3 seeds')
+    """
+    low, *_, high = [*(ordered := sorted(counts)), ordered[-1]]
+    return f"{low} to {high} seeds" if low < high else f"{low} seed{'s' if low != 1 else ''}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them.
+
+    >>> duration(4.26), duration(75), duration(7260)
+    ('4.3 s', '1 min 15 s', '2 h 1 min')
+    """
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names in a sentence.
+
+    >>> listed(["a"]), listed(["a", "b", "c"])
+    ('a', 'a, b and c')
+    """
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))

@@ -1,0 +1,1 @@
+"""What is where in an image, and how it is related: segmentation, objects and scene graphs."""

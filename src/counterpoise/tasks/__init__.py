@@ -1,0 +1,1 @@
+"""Tasks make methods comparable: same data, backbone, budget and scores for all, and a baseline to measure against."""

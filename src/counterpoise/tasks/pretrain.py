@@ -1,0 +1,405 @@
+"""The pretrain task: which method learns the most useful features from these images?
+
+Every method trains the same backbone on the same images, views and number of epochs. What it is scored by is the
+backbone's features on test images, read with labelled images that were held out *before* the data was made
+imperfect: so a score tells what the features hold, not how well the reader copes with the imperfection.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import threading
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import psutil
+import torch
+from lightning.pytorch.callbacks import Callback
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from counterpoise import catalogue
+from counterpoise.arguments import describe
+from counterpoise.data import Images, load, make_imperfect
+from counterpoise.data.views import Views, to_float
+from counterpoise.errors import InputError, unknown
+from counterpoise.files import make_folder, read_json, write_json, written
+from counterpoise.fitting import CHECKPOINT, OnlineProbe, Precision, fit
+from counterpoise.measure import (
+    accuracy,
+    alignment,
+    balanced_accuracy,
+    class_accuracy,
+    collapse,
+    effective_rank,
+    few_shot_accuracy,
+    group_accuracy,
+    knn_predict,
+    linear_probe,
+    stratified_split,
+    tolerance,
+    uniformity,
+)
+from counterpoise.method import Method
+from counterpoise.nets import backbone, embed
+from counterpoise.ops.checks import check_number
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How a score is told: its title, which direction is better, and whether it is a share."""
+
+    title: str
+    better: str = "higher"
+    percent: bool = True
+
+
+METRICS = {
+    "knn": Metric("kNN accuracy"),
+    "linear": Metric("linear probe accuracy"),
+    "balanced": Metric("balanced linear accuracy"),
+    "few_shot": Metric("5-shot accuracy"),
+    "alignment": Metric("alignment", "lower", percent=False),
+    "uniformity": Metric("uniformity", "lower", percent=False),
+    "tolerance": Metric("tolerance", "higher", percent=False),
+    "effective_rank": Metric("effective rank", "higher", percent=False),
+}
+MAIN = "knn"
+BASELINE = "simclr"
+NEIGHBOURS = 20
+HELD_OUT = 200  # labelled images per class for the probes; fewer where a fifth of the class is less
+GALLERY = 500  # test images kept with their features, for the report's pictures
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What all methods of a comparison share.
+
+    Args:
+        backbone: "small", or any model of timm or torchvision by name ("timm:resnet18", "torchvision:resnet18").
+        size: height and width of the images in pixels; `None` takes them as they are, users' own up to 64.
+        epochs: passes over the training images.
+        batch_size: images a step; at most all of them.
+        precision: "32", "16-mixed" or "bf16-mixed".
+        accumulate: batches whose gradients are added up before each step of the optimiser.
+        data_dir: where full data sets lie.
+        download: let torchvision download a data set.
+        device: "auto", "cpu", "cuda" or "mps".
+    """
+
+    backbone: str = "small"
+    size: int | None = None
+    epochs: int = 10
+    batch_size: int = 256
+    precision: Precision = "32"
+    accumulate: int = 1
+    data_dir: str | None = None
+    download: bool = False
+    device: str = "auto"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One method, trained once: everything that decides the result."""
+
+    method: str
+    data: str
+    seed: int = 0
+    arguments: dict[str, Any] = field(default_factory=dict)
+    imperfect: tuple[str, ...] = ()
+    settings: Settings = Settings()
+
+    def config(self) -> dict[str, Any]:
+        """As plain values, for JSON."""
+        return {"task": "pretrain", **asdict(self), "imperfect": list(self.imperfect)}
+
+
+class Prepared(NamedTuple):
+    """Images to pretrain on (imperfect), labelled ones for the probes (clean, held out), and unseen ones to score."""
+
+    train: Images
+    probe: Images
+    test: Images
+
+
+@lru_cache(maxsize=1)
+def prepare(
+    data: str, imperfect: tuple[str, ...], seed: int, size: int | None, data_dir: str | None, download: bool
+) -> Prepared:
+    """The three sets of images of a run; the same for every method of one seed."""
+    splits = load(data, size=size, data_dir=data_dir, download=download, seed=seed)
+    generator = torch.Generator().manual_seed(seed)
+    held = _held_out(splits.train.labels, generator)
+    rest = torch.ones(len(splits.train), dtype=torch.bool)
+    rest[held] = False
+    probe = splits.train.subset(held)
+    train, test = make_imperfect(splits._replace(train=splits.train.subset(rest.nonzero().flatten())), imperfect, seed)
+    if probe.pixels.shape[1] != test.pixels.shape[1]:  # a tint turned the others from grey to colour
+        probe = probe.with_channels(test.pixels.shape[1])
+    return Prepared(train, probe, test)
+
+
+def _held_out(labels: Tensor, generator: torch.Generator) -> Tensor:
+    """For every class, a fifth of its images, at most `HELD_OUT`; none from a class of one."""
+    held = []
+    for label in labels[labels >= 0].unique():
+        members = (labels == label).nonzero().flatten()
+        count = min(HELD_OUT, max(1, len(members) // 5)) if len(members) > 1 else 0
+        held.append(members[torch.randperm(len(members), generator=generator)[:count]])
+    return torch.cat(held).sort().values if held else torch.empty(0, dtype=torch.int64)
+
+
+def build(run: Run, train: Images) -> Method:
+    """The method of a run on a fresh backbone, both drawn from the run's seed.
+
+    Raises:
+        InputError: for an unknown method or argument, or one out of range.
+    """
+    tasks = catalogue.find(run.method).tasks
+    known = {argument.name for argument in describe(*catalogue.method_source(run.method)).arguments}
+    if "pretrain" not in tasks:
+        raise InputError(f"method '{run.method}' does not pretrain; it serves: {', '.join(tasks)}")
+    for name in run.arguments:
+        if name not in known:
+            raise unknown(f"argument of {run.method}", name, known)
+    channels, height, _ = train.pixels.shape[1:]
+    torch.manual_seed(run.seed)
+    encoder = backbone(run.settings.backbone, channels, height)
+    given = {"samples": len(train), "classes": len(train.classes)}
+    kind = catalogue.load_class(run.method)
+    wanted = inspect.signature(kind).parameters
+    return kind(
+        encoder,
+        augment=Views(height),
+        **{name: value for name, value in given.items() if name in wanted},
+        **run.arguments,
+    )
+
+
+def check(run: Run) -> None:
+    """Refuse a run that cannot work, before any time is spent: its data is loaded and its method is built.
+
+    Raises:
+        InputError: as `prepare` and `build` do, and where there are no labels to score by.
+    """
+    settings = run.settings
+    prepared = prepare(run.data, run.imperfect, run.seed, settings.size, settings.data_dir, settings.download)
+    if not len(prepared.probe):
+        raise InputError(f"{run.data}: has no labels to score by; `counterpoise train` needs none")
+    build(run, prepared.train)
+
+
+def execute(
+    run: Run,
+    folder: Path,
+    *,
+    loggers: Sequence[str] = (),
+    progress: bool = False,
+    callbacks: Sequence[Callback] = (),
+) -> dict[str, Any]:
+    """Train and score one run in its folder, going on where an earlier call was stopped.
+
+    The folder gets `config.json`, the logs, `last.ckpt`, `encoder.safetensors`, `gallery.npz` and, last of all,
+    `result.json`: where that is, the run is complete and is not run again.
+
+    Returns:
+        The content of `result.json`.
+
+    Raises:
+        InputError: if the folder holds a run of another configuration, or the configuration is at fault.
+    """
+    config = run.config()
+    make_folder(folder)
+    if (folder / "config.json").exists() and read_json(folder / "config.json") != config:
+        raise InputError(f"{folder}: holds a run of another configuration; choose another folder")
+    if (folder / "result.json").exists():
+        return read_json(folder / "result.json")
+    write_json(folder / "config.json", config)
+    with warnings.catch_warnings(record=True) as caught, peak_memory(run.settings.device) as memory:
+        warnings.simplefilter("always", UserWarning)
+        result = _train_and_score(run, folder, tuple(loggers), progress, tuple(callbacks))
+    told = list(dict.fromkeys(str(w.message) for w in caught if _is_ours(w)))
+    result |= {"warnings": [*result["warnings"], *told], "memory_mb": memory.peak}
+    write_json(folder / "result.json", result)
+    return result
+
+
+def _train_and_score(
+    run: Run, folder: Path, loggers: tuple[str, ...], progress: bool, callbacks: tuple[Callback, ...]
+) -> dict[str, Any]:
+    settings = run.settings
+    prepared = prepare(run.data, run.imperfect, run.seed, settings.size, settings.data_dir, settings.download)
+    method = build(run, prepared.train)
+    labelled = prepared.probe if len(prepared.probe) else None
+    curve = fit(
+        method,
+        prepared.train,
+        epochs=settings.epochs,
+        batch_size=settings.batch_size,
+        seed=run.seed,
+        folder=folder,
+        probe=OnlineProbe(labelled, prepared.test, NEIGHBOURS),
+        precision=settings.precision,
+        accumulate=settings.accumulate,
+        loggers=loggers,
+        device=settings.device,
+        progress=progress,
+        callbacks=callbacks,
+    )
+    result: dict[str, Any] = {"seed": run.seed, "status": "done", "warnings": []}
+    features = embed(method.encoder, prepared.test, to_float)
+    if found := collapse(features):
+        result["warnings"].append(found)
+    result |= score(method, prepared, features)
+    result["diagnostics"] = method.diagnostics(prepared.train.labels)
+    result |= {"seconds": curve[-1]["seconds"], "curve": curve}
+    result["parameters"] = sum(p.numel() for p in method.encoder.parameters())
+    result["counts"] = {name: images.counts().tolist() for name, images in prepared._asdict().items()}
+    result["sizes"] = {name: len(images) for name, images in prepared._asdict().items()}
+    result["notes"] = list(dict.fromkeys([*prepared.train.notes, *prepared.test.notes]))
+    result["classes"], result["shape"] = list(prepared.test.classes), list(prepared.test.pixels.shape[1:])
+    _keep_gallery(folder / "gallery.npz", prepared.test, features)
+    with written(folder / "encoder.safetensors") as aside:
+        save_file({name: value.contiguous() for name, value in method.encoder.state_dict().items()}, aside)
+    return result
+
+
+def score(method: Method, prepared: Prepared, features: Tensor) -> dict[str, Any]:
+    """All metrics of one encoder, and its accuracy per class and per group of classes.
+
+    Args:
+        method: for its encoder and its random views.
+        prepared: the images; without labels only the geometry is measured.
+        features: of the test images, [test, dim].
+    """
+    _, probe, test = prepared
+    metrics: dict[str, float] = {
+        "alignment": float(alignment(*_two_views(method, test))),
+        "uniformity": float(uniformity(features)),
+        "effective_rank": float(effective_rank(features)),
+    }
+    if not len(probe):
+        return {"metrics": metrics, "groups": {}, "per_class": None}
+    classes, labels = len(test.classes), test.labels
+    known = embed(method.encoder, probe, to_float)
+    neighbours = knn_predict(known, probe.labels, features, classes, k=NEIGHBOURS)
+    fitted, valid = stratified_split(probe.labels, 0.75, torch.Generator().manual_seed(0))
+    linear = linear_probe(known[fitted], probe.labels[fitted], known[valid], probe.labels[valid], classes)
+    linear_labels = linear.predict(features)
+    metrics |= {
+        "knn": accuracy(neighbours, labels),
+        "linear": accuracy(linear_labels, labels),
+        "balanced": balanced_accuracy(linear_labels, labels, classes),
+        "tolerance": float(tolerance(features, labels)),
+    }
+    if few := _few_shot(features, labels):
+        metrics["few_shot"] = few
+    per_class = class_accuracy(neighbours, labels, classes)
+    return {
+        "metrics": metrics,
+        "groups": group_accuracy(neighbours, labels, prepared.train.counts()),
+        "per_class": [None if np.isnan(value) else value for value in per_class.tolist()],
+    }
+
+
+def _few_shot(features: Tensor, labels: Tensor, shots: int = 5, queries: int = 15) -> float | None:
+    """5-shot accuracy over at most 5 classes; `None` where fewer than 2 classes have enough test images."""
+    enough = int((labels[labels >= 0].bincount() >= shots + queries).sum())
+    if enough < 2:
+        return None
+    return few_shot_accuracy(features, labels, shots=shots, ways=min(5, enough), queries=queries)[0]
+
+
+@torch.no_grad()
+def _two_views(method: Method, images: Images, most: int = 1000) -> tuple[Tensor, Tensor]:
+    """Features of two random views of the same test images, the views being the same for every method."""
+    some = images.subset(torch.arange(min(most, len(images))))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        first, second = (embed(method.encoder, some, method.view) for _ in range(2))
+    return nn.functional.normalize(first, dim=1), nn.functional.normalize(second, dim=1)
+
+
+def _keep_gallery(path: Path, images: Images, features: Tensor) -> None:
+    count = min(GALLERY, len(images))
+    with written(path) as aside:
+        np.savez_compressed(
+            aside,
+            pixels=np.asarray(images.pixels[:count]),
+            labels=images.labels[:count].numpy(),
+            features=features[:count].half().numpy(),
+        )
+
+
+def load_encoder(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
+    """The trained encoder of a run and what it takes, without running any code from the files.
+
+    Args:
+        folder: of a finished run.
+
+    Returns:
+        The encoder in evaluation mode, and the run's configuration with `shape`, the [channels, height, width] it takes.
+
+    Raises:
+        InputError: if the folder holds no finished run or its weights are damaged.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if not (folder / "result.json").exists():
+        raise InputError(f"{folder}: holds no finished run (no result.json)")
+    config, result = read_json(folder / "config.json"), read_json(folder / "result.json")
+    channels, height, _ = result["shape"]
+    encoder = backbone(config["settings"]["backbone"], channels, height)
+    try:
+        encoder.load_state_dict(load_file(folder / "encoder.safetensors"))
+    except (SafetensorError, FileNotFoundError, RuntimeError) as error:
+        raise InputError(f"{folder / 'encoder.safetensors'}: damaged or missing ({str(error)[:100]})") from error
+    return encoder.eval(), {**config, "shape": result["shape"]}
+
+
+class Peak:
+    """The most memory seen, in MB."""
+
+    peak: float = 0.0
+
+
+@contextmanager
+def peak_memory(device: str, every: float = 0.05) -> Iterator[Peak]:
+    """Watch this process's resident memory, or the accelerator's where it is used, while the block runs."""
+    peak = Peak()
+    cuda = device in ("auto", "cuda") and torch.cuda.is_available()
+    if cuda:
+        torch.cuda.reset_peak_memory_stats()
+        try:
+            yield peak
+        finally:
+            peak.peak = torch.cuda.max_memory_allocated() / 1e6
+        return
+    process, stop = psutil.Process(os.getpid()), threading.Event()
+
+    def watch() -> None:
+        while True:
+            peak.peak = max(peak.peak, process.memory_info().rss / 1e6)
+            if stop.wait(every):
+                return
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield peak
+    finally:
+        stop.set()
+        watcher.join()
+
+
+def _is_ours(warning: warnings.WarningMessage) -> bool:
+    return "counterpoise" in Path(warning.filename).parts or "counterpoise" in str(warning.filename)

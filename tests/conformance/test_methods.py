@@ -1,0 +1,66 @@
+"""What every method of the catalogue that pretrains must do: learn in one step, and survive being saved and loaded."""
+
+import pytest
+import torch
+
+from counterpoise import catalogue
+from counterpoise.data import Images
+from counterpoise.fitting import CHECKPOINT, fit, read_checkpoint
+from counterpoise.tasks.pretrain import Run, Settings, build
+
+METHODS = [p.slug for p in catalogue.papers().values() if p.done and "pretrain" in p.tasks]
+every = pytest.mark.parametrize("slug", METHODS)
+
+
+@pytest.fixture
+def images():
+    rng = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (24, 1, 16, 16), generator=rng, dtype=torch.uint8)
+    return Images(pixels, torch.arange(24) % 3, ("a", "b", "c"), "noise")
+
+
+def made(slug, images):
+    return build(Run(slug, "noise", seed=1, settings=Settings(epochs=1, batch_size=8)), images)
+
+
+def test_the_catalogue_has_methods():
+    assert {"simclr", "moco", "supcon", "cross-entropy", "dcl", "cacr", "isogclr"} <= set(METHODS)
+
+
+@every
+def test_one_epoch_changes_every_weight_that_learns_and_the_encoder(slug, images, tmp_path):
+    method = made(slug, images)
+    before = {name: p.detach().clone() for name, p in method.named_parameters() if p.requires_grad}
+    (row,) = fit(method, images, epochs=1, batch_size=8, seed=0, folder=tmp_path, device="cpu")
+    assert torch.isfinite(torch.tensor(row["loss"]))
+    same = [name for name, p in method.named_parameters() if p.requires_grad and torch.equal(p, before[name])]
+    assert not same
+
+
+@every
+def test_one_step_lowers_the_loss_of_its_batch(slug, images):
+    """On the same views and from the same state, a small step against the gradient goes down."""
+    method = made(slug, images)
+    torch.manual_seed(0)
+    batch = images.__getitems__(list(range(12)))
+    views = [method.view(batch[0]) for _ in range(method.views)]
+    learnt = [name for name, p in method.named_parameters() if p.requires_grad]
+    state = {name: x.clone() for name, x in method.state_dict().items() if name not in learnt}
+    optimizer = torch.optim.SGD([p for p in method.parameters() if p.requires_grad], lr=1e-2)
+    before = method.loss(views, *batch[1:])
+    before.backward()
+    optimizer.step()
+    method.load_state_dict(state, strict=False)
+    after = method.loss(views, *batch[1:])
+    assert after.item() < before.item() - 1e-4
+
+
+@every
+def test_the_checkpoint_restores_all_of_it(slug, images, tmp_path):
+    method = made(slug, images)
+    fit(method, images, epochs=1, batch_size=8, seed=0, folder=tmp_path, device="cpu")
+    saved = read_checkpoint(tmp_path / CHECKPOINT)["state_dict"]
+    fresh = made(slug, images)
+    fresh.load_state_dict(saved)
+    for name, value in method.state_dict().items():
+        assert torch.equal(fresh.state_dict()[name], value), name

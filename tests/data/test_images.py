@@ -1,0 +1,101 @@
+"""The container that every other part takes its images from."""
+
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from counterpoise.data import images as module
+from counterpoise.data.images import Images, allocate, cache_folder, gather
+from counterpoise.errors import InputError
+
+PIXELS = torch.arange(5 * 12, dtype=torch.uint8).view(5, 1, 3, 4)
+LABELS = torch.tensor([0, 1, -1, 1, 1])
+
+
+def make(**changes) -> Images:
+    given = {"pixels": PIXELS, "labels": LABELS, "classes": ("cat", "dog"), "name": "pets"}
+    return Images(**(given | changes))
+
+
+def test_one_image_and_its_index():
+    pixels, label, index = make()[3]
+    assert torch.equal(pixels, PIXELS[3])
+    assert (label, index) == (1, 3)
+    assert make()[-1][1:] == (1, 4)
+    with pytest.raises(IndexError):
+        make()[5]
+
+
+def test_a_loader_fetches_whole_batches():
+    batches = list(DataLoader(make(), batch_size=2, collate_fn=lambda batch: batch))
+    assert torch.equal(batches[1][0], PIXELS[2:4])
+    assert batches[1][1].tolist() == [-1, 1]
+    assert batches[2][2].tolist() == [4]
+
+
+def test_counts_leave_out_the_unlabelled():
+    assert make().counts().tolist() == [1, 3]
+    assert make(labels=torch.full((5,), -1), classes=()).counts().tolist() == []
+
+
+def test_subset_takes_everything_along():
+    whole = make(paths=tuple("abcde"), original_sizes=torch.arange(10).view(5, 2), notes=("first",))
+    part = whole.subset(torch.tensor([4, 0]), note="second")
+    assert torch.equal(part.pixels, PIXELS[[4, 0]])
+    assert part.labels.tolist() == [1, 0]
+    assert part.paths == ("e", "a")
+    assert part.original_sizes.tolist() == [[8, 9], [0, 1]]
+    assert part.notes == ("first", "second")
+    assert whole.notes == ("first",)
+
+
+def test_grey_becomes_rgb_with_equal_channels():
+    coloured = make().with_channels(3)
+    assert coloured.pixels.shape == (5, 3, 3, 4)
+    assert (coloured.pixels == PIXELS).all()
+    assert coloured.with_channels(3) is coloured
+    with pytest.raises(InputError, match=r"channels: expected 3, .*got 1"):
+        coloured.with_channels(1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"pixels": PIXELS.float()}, r"pixels: expected uint8 .*got torch.float32"),
+        ({"pixels": PIXELS[:, 0]}, r"pixels: expected uint8 .*\[5, 3, 4\]"),
+        ({"labels": LABELS[:4]}, "labels: expected one integer for each of the 5 rows"),
+        ({"labels": LABELS + 1}, "labels: expected integers from -1 to 1, got 2"),
+        ({"labels": LABELS - 1}, "labels: expected integers from -1 to 1, got -2"),
+        ({"labels": LABELS.float()}, "labels: expected integers, got torch.float32"),
+        ({"paths": ("a",)}, "paths: expected one for each of the 5 images, got 1"),
+    ],
+)
+@pytest.mark.usefixtures("plain_shapes")
+def test_what_does_not_fit_together_is_refused(changes, message):
+    with pytest.raises(InputError, match=message):
+        make(**changes)
+
+
+def test_large_arrays_lie_in_a_file_without_a_name(tmp_path, monkeypatch):
+    monkeypatch.setenv("COUNTERPOISE_CACHE", str(tmp_path / "cache"))
+    index = torch.tensor([3, 1, 1])
+    in_memory = gather(PIXELS, index)
+    assert not (tmp_path / "cache").exists()
+    monkeypatch.setattr(module, "MEMORY_LIMIT", 10)
+    mapped = gather(PIXELS, index)
+    assert torch.equal(mapped, in_memory)
+    assert list((tmp_path / "cache").iterdir()) == []
+    assert allocate((10,)).shape == (10,)
+
+
+def test_a_full_disk_is_told_before_anything_is_written(tmp_path, monkeypatch):
+    monkeypatch.setenv("COUNTERPOISE_CACHE", str(tmp_path))
+    with pytest.raises(InputError, match=r"1000000000.0 GB are needed, .* GB are free; set COUNTERPOISE_CACHE"):
+        cache_folder(room=10**18)
+
+
+def test_a_cache_that_is_a_file_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("COUNTERPOISE_CACHE", str(tmp_path / "file"))
+    with pytest.raises(InputError, match="is a file, expected a folder"):
+        cache_folder()

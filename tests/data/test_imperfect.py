@@ -1,0 +1,252 @@
+"""Imperfections: exact figures, their limits, what they leave alone, and what they refuse."""
+
+import pytest
+import scipy.ndimage
+import torch
+from torchvision.transforms.v2 import functional
+
+from counterpoise.data.images import Images, Splits
+from counterpoise.data.imperfect import IMPERFECTIONS, colour, make_imperfect, parse_spec, rotate
+from counterpoise.errors import InputError
+
+GENERATOR = torch.Generator().manual_seed(0)
+CLASSES = ("a", "b", "c", "d", "e")
+
+
+def part(count: int = 1000, channels: int = 1) -> Images:
+    pixels = torch.randint(0, 256, (count, channels, 9, 9), generator=GENERATOR, dtype=torch.uint8)
+    return Images(pixels, torch.arange(count) % 5, CLASSES, "toy", notes=("made for tests",))
+
+
+SPLITS = Splits(part(), part(200))
+SPECS = [
+    "long-tail=10",
+    "label-noise=0.4",
+    "label-noise-asymmetric=0.4",
+    "unlabelled=0.9",
+    "unknown=2",
+    "rotation=30",
+    "tint=0.5",
+    "blur=1.0",
+    "noise=0.1",
+]
+
+
+def same(one: Images, other: Images) -> bool:
+    return torch.equal(one.pixels, other.pixels) and torch.equal(one.labels, other.labels)
+
+
+def test_every_imperfection_is_tried_here():
+    assert {parse_spec(spec)[1] for spec in SPECS} == set(IMPERFECTIONS)
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_the_seed_decides_and_the_other_split_stays(spec):
+    one, again, other = (make_imperfect(SPLITS, [spec], seed) for seed in (0, 0, 1))
+    split, name, _ = parse_spec(spec)
+    assert all(map(same, one, again))
+    assert not same(getattr(one, split), getattr(SPLITS, split))
+    if name not in ("blur",):
+        assert not same(getattr(one, split), getattr(other, split))
+    rest = "test" if split == "train" else "train"
+    untouched = getattr(SPLITS, rest).with_channels(3 if name == "tint" else 1)
+    assert same(getattr(one, rest), untouched)
+    assert getattr(one, rest).notes == ("made for tests",)
+    notes = getattr(one, split).notes
+    assert notes[0] == "made for tests"
+    assert notes[1].startswith(f"{split}: ")
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_the_data_given_is_left_as_it_is(spec):
+    pixels = [images.pixels.clone() for images in SPLITS]
+    labels = [images.labels.clone() for images in SPLITS]
+    make_imperfect(SPLITS, [spec], 0)
+    assert all(torch.equal(before, images.pixels) for before, images in zip(pixels, SPLITS, strict=True))
+    assert all(torch.equal(before, images.labels) for before, images in zip(labels, SPLITS, strict=True))
+
+
+@pytest.mark.parametrize(
+    "spec",
+    ["long-tail=1", "label-noise=0", "label-noise-asymmetric=0", "unlabelled=0", "rotation=0", "blur=0", "noise=0"],
+)
+def test_nothing_at_the_lower_limit(spec):
+    assert all(map(same, make_imperfect(SPLITS, [spec], 0), SPLITS))
+
+
+def test_tint_at_the_lower_limit_is_grey_in_rgb():
+    made = make_imperfect(SPLITS, ["tint=0"], 0)
+    assert (made.test.pixels == SPLITS.test.pixels).all()
+
+
+def test_long_tail_of_equal_classes():
+    """200·10^(-c/4), rounded."""
+    made = make_imperfect(SPLITS, ["long-tail=10"], 0).train
+    assert made.counts().tolist() == [200, 112, 63, 36, 20]
+    assert made.notes[-1] == "train: long tail, ratio 10: 200 → 20 images per class, 431 of 1,000 images kept"
+    assert torch.equal(made.labels, made.labels.sort().values) is False
+
+
+def test_long_tail_of_unequal_classes():
+    labels = torch.tensor([0] * 10 + [2] * 40 + [3] * 40 + [-1] * 3)
+    images = Images(torch.zeros(93, 1, 1, 1, dtype=torch.uint8), labels, CLASSES, "toy")
+    made = make_imperfect(Splits(images, images), ["long-tail=4"], 0).train
+    assert made.counts().tolist() == [10, 0, 20, 10, 0]
+    assert (made.labels == -1).sum() == 3
+
+
+def test_label_noise_alters_exactly_that_share_evenly():
+    made = make_imperfect(SPLITS, ["label-noise=0.4"], 0).train
+    altered = made.labels != SPLITS.train.labels
+    assert altered.sum() == 400
+    steps = torch.bincount((made.labels - SPLITS.train.labels)[altered] % 5, minlength=5)
+    assert steps[0] == 0
+    assert (steps[1:] - 100).abs().max() < 4 * (400 * 0.25 * 0.75) ** 0.5
+    assert made.notes[-1] == "train: label noise: 400 of 1,000 labels replaced by another class, drawn at random"
+
+
+def test_less_noise_alters_a_part_of_what_more_noise_alters():
+    less, more = (make_imperfect(SPLITS, [f"label-noise={share}"], 0).train.labels for share in (0.1, 0.5))
+    assert ((less != SPLITS.train.labels) <= (more != SPLITS.train.labels)).all()
+
+
+def test_asymmetric_noise_moves_to_the_next_class():
+    made = make_imperfect(SPLITS, ["label-noise-asymmetric=1"], 0).train
+    assert torch.equal(made.labels, (SPLITS.train.labels + 1) % 5)
+
+
+def test_noise_leaves_absent_classes_and_unlabelled_images_alone():
+    made = make_imperfect(SPLITS, ["unknown=2", "unlabelled=0.5", "label-noise=1"], 0).train
+    before = make_imperfect(SPLITS, ["unknown=2", "unlabelled=0.5"], 0).train
+    assert torch.equal(made.counts() > 0, before.counts() > 0)
+    assert torch.equal(made.labels == -1, before.labels == -1)
+    assert (made.labels == before.labels)[before.labels != -1].sum() == 0
+
+
+def test_unlabelled():
+    made = make_imperfect(SPLITS, ["unlabelled=0.9"], 0).train
+    assert (made.labels == -1).sum() == 900
+    assert ((made.labels == -1) | (made.labels == SPLITS.train.labels)).all()
+    assert made.notes[-1] == "train: 900 of 1,000 labels taken away"
+    assert (make_imperfect(SPLITS, ["unlabelled=1"], 0).train.labels == -1).all()
+
+
+def test_unknown_classes_stay_in_test():
+    made = make_imperfect(SPLITS, ["unknown=2"], 0)
+    assert sorted(made.train.counts().tolist()) == [0, 0, 200, 200, 200]
+    assert made.train.classes == CLASSES
+    names = ", ".join(CLASSES[i] for i in (made.train.counts() == 0).nonzero().flatten())
+    assert made.train.notes[-1] == f"train: 2 unknown classes ({names}): their 400 images left out, those of test stay"
+
+
+@pytest.mark.parametrize("degrees", [-70.0, 30.0, 90.0, 180.0])
+@pytest.mark.parametrize("shape", [(9, 9), (8, 14)])
+def test_rotation_agrees_with_torchvision(degrees, shape):
+    pixels = torch.randint(0, 256, (3, 3, *shape), generator=GENERATOR, dtype=torch.uint8)
+    expected = functional.rotate(pixels, degrees, functional.InterpolationMode.BILINEAR)
+    difference = rotate(pixels, torch.full((3,), degrees)).int() - expected.int()
+    assert difference.abs().max() <= 1
+
+
+def test_rotation_by_a_right_angle_is_exact():
+    pixels = part(3).pixels
+    assert torch.equal(rotate(pixels, torch.tensor([0.0, 90.0, 180.0]))[1], pixels[1].rot90(1, (1, 2)))
+
+
+def test_tint_colours():
+    white = torch.full((4, 3, 1, 1), 200, dtype=torch.uint8)
+    hues = torch.tensor([0.0, 1 / 3, 2 / 3, 1 / 6])
+    assert colour(white, hues, 1.0).flatten(1).tolist() == [[200, 0, 0], [0, 200, 0], [0, 0, 200], [200, 200, 0]]
+    assert colour(white, hues, 0.5)[0].flatten().tolist() == [200, 100, 100]
+
+
+def test_tint_colours_agree_with_colorsys():
+    import colorsys
+
+    hues = torch.rand(20, generator=GENERATOR)
+    made = colour(torch.full((20, 3, 1, 1), 255, dtype=torch.uint8), hues, 1.0).flatten(1)
+    expected = torch.tensor([colorsys.hsv_to_rgb(hue, 1, 255) for hue in hues.tolist()])
+    assert (made - expected).abs().max() <= 0.51
+
+
+def test_tint_makes_both_splits_rgb():
+    made = make_imperfect(SPLITS, ["tint=0.5"], 0)
+    assert made.train.pixels.shape[1] == made.test.pixels.shape[1] == 3
+    assert (made.train.pixels[:, 0] == made.train.pixels[:, 2]).all()
+    assert not (made.test.pixels[:, 0] == made.test.pixels[:, 2]).all()
+
+
+def test_blur_agrees_with_scipy():
+    made = make_imperfect(SPLITS, ["blur=1"], 0).test.pixels[:20, 0]
+    for image, blurred in zip(SPLITS.test.pixels[:20, 0].double().numpy(), made, strict=False):
+        expected = torch.from_numpy(scipy.ndimage.gaussian_filter(image, 1.0, mode="mirror", truncate=3.0))
+        assert (blurred - expected).abs().max() <= 1
+
+
+def test_blur_wider_than_the_image():
+    made = make_imperfect(SPLITS, ["blur=100"], 0).test.pixels
+    assert made.float().std((1, 2, 3)).max() < 10
+
+
+def test_noise_has_the_deviation_asked_for():
+    grey = Images(
+        torch.full((500, 1, 9, 9), 128, dtype=torch.uint8), torch.zeros(500, dtype=torch.int64), ("a",), "toy"
+    )
+    made = make_imperfect(Splits(grey, grey), ["noise=0.1"], 0).test.pixels.float()
+    assert made.std().item() == pytest.approx(25.5, rel=0.02)
+    assert made.mean().item() == pytest.approx(128, abs=0.5)
+
+
+def test_a_prefix_picks_the_split():
+    made = make_imperfect(SPLITS, ["test:label-noise=0.5", "train:noise=0.1"], 0)
+    assert (made.test.labels != SPLITS.test.labels).sum() == 100
+    assert torch.equal(made.train.labels, SPLITS.train.labels)
+    assert not torch.equal(made.train.pixels, SPLITS.train.pixels)
+    both = make_imperfect(SPLITS, ["train:noise=0.1", "test:noise=0.1"], 0)
+    assert torch.equal(both.train.pixels, made.train.pixels)
+
+
+def test_specs_apply_in_order_and_draw_independently():
+    alone = make_imperfect(SPLITS, ["label-noise=0.3"], 0).train
+    after = make_imperfect(SPLITS, ["rotation=10", "label-noise=0.3"], 0).train
+    assert torch.equal(alone.labels, after.labels)
+    assert make_imperfect(SPLITS, [], 0) == SPLITS
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("long-tial=3", "imperfection 'long-tial' is not known; did you mean 'long-tail'"),
+        ("long-tail", "expected long-tail=VALUE, VALUE being the largest class's size over the smallest one's"),
+        ("long-tail=", "expected long-tail=VALUE"),
+        ("long-tail=many", "expected long-tail=VALUE"),
+        ("long-tail=0.5", "imperfection 'long-tail=0.5': expected a number of at least 1, got 0.5"),
+        ("long-tail=nan", "expected a number of at least 1, got nan"),
+        ("long-tail=inf", "got inf"),
+        ("label-noise=1.1", "expected a number of at least 0 and of at most 1, got 1.1"),
+        ("unlabelled=-0.1", "got -0.1"),
+        ("rotation=200", "at most 180, got 200"),
+        ("unknown=1.5", "expected a whole number, got 1.5"),
+        ("unknown=0", "at least 1, got 0"),
+        ("unknown=5", "imperfection unknown: needs 6 classes with labelled images, got 5"),
+        ("test:unknown=1", "unknown applies to train, got 'test'"),
+        ("test:long-tail=10", "long-tail applies to train, got 'test'"),
+        ("val:noise=0.1", "noise applies to test or train, got 'val'"),
+        ("", "imperfection '' is not known"),
+    ],
+)
+def test_specs_that_are_refused(spec, message):
+    with pytest.raises(InputError, match=message):
+        make_imperfect(SPLITS, [spec], 0)
+
+
+def test_a_spec_given_twice():
+    with pytest.raises(InputError, match=r"imperfection 'test:noise=0\.2': noise is given twice for test"):
+        make_imperfect(SPLITS, ["noise=0.1", "test:noise=0.2"], 0)
+
+
+@pytest.mark.parametrize("spec", ["long-tail=2", "label-noise=0.1", "label-noise-asymmetric=0.1", "unlabelled=0.1"])
+def test_unlabelled_data_has_no_labels_to_spoil(spec):
+    bare = Images(torch.zeros(4, 1, 2, 2, dtype=torch.uint8), torch.full((4,), -1), (), "toy")
+    with pytest.raises(InputError, match="with labelled images, got 0"):
+        make_imperfect(Splits(bare, bare), [spec], 0)

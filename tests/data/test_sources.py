@@ -1,0 +1,291 @@
+"""Every place that data comes from."""
+
+import gzip
+import json
+import os
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from counterpoise.data import load, sources
+from counterpoise.errors import InputError, MissingExtra
+
+
+def idx_set(folder: Path, train: int = 6, test: int = 4, value: int = 0) -> Path:
+    """A tiny set in the originals' file names; image i has the value `value` + i and the label i mod 10."""
+    folder.mkdir(parents=True)
+    for part, count in (("train", train), ("t10k", test)):
+        pixels = b"".join(bytes([value + i]) * 784 for i in range(count))
+        header = bytes([0, 0, 8, 3]) + struct.pack(">3I", count, 28, 28)
+        (folder / f"{part}-images-idx3-ubyte.gz").write_bytes(gzip.compress(header + pixels))
+        labels = bytes([0, 0, 8, 1]) + struct.pack(">I", count) + bytes(i % 10 for i in range(count))
+        (folder / f"{part}-labels-idx1-ubyte.gz").write_bytes(gzip.compress(labels))
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def nothing_of_this_machine(request, tmp_path, monkeypatch):
+    if "full" not in request.node.name:
+        monkeypatch.delenv("COUNTERPOISE_DATA", raising=False)
+    monkeypatch.setenv("COUNTERPOISE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(sources, "DEBIAN", tmp_path / "debian")
+
+
+@pytest.mark.parametrize(
+    ("name", "class_7", "ink", "counts"),
+    [
+        ("fashion-mnist", "Sneaker", 72.9, [942, 1027, 1016, 1019, 974, 989, 1021, 1022, 990, 1000]),
+        ("mnist", "7", 33.4, [1001, 1127, 991, 1032, 980, 863, 1014, 1070, 944, 978]),
+    ],
+)
+def test_embedded_sets(name, class_7, ink, counts):
+    """The counts of the originals' first 10,000 train labels; `ink` is the mean grey value."""
+    train, test = load(name)
+    assert train.pixels.shape == (10000, 1, 28, 28)
+    assert test.pixels.shape == (2000, 1, 28, 28)
+    assert train.classes[7] == class_7
+    assert train.counts().tolist() == counts
+    assert train.pixels.float().mean().item() == pytest.approx(ink, abs=0.1)
+    assert "the subset inside the package" in train.notes[0]
+
+
+def test_embedded_sets_stay_the_same_wherever_the_full_ones_lie(tmp_path, monkeypatch):
+    idx_set(tmp_path / "mnist")
+    monkeypatch.setenv("COUNTERPOISE_DATA", str(tmp_path))
+    assert len(load("mnist", data_dir=tmp_path).train) == 10000
+
+
+def test_embedded_sets_are_small_enough():
+    assert sum(path.stat().st_size for path in sources.EMBEDDED.rglob("*")) <= 15 * 1024**2
+    assert "CC BY-SA 3.0" in (sources.EMBEDDED / "LICENCES.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", ["fashion-mnist", "mnist"])
+def test_full_sets_begin_with_the_embedded_ones(name):
+    if not os.environ.get("COUNTERPOISE_DATA"):
+        pytest.skip("COUNTERPOISE_DATA does not name a folder with the full sets")
+    full, subset = load(f"{name}:full"), load(name)
+    assert (len(full.train), len(full.test)) == (60000, 10000)
+    for whole, part in zip(full, subset, strict=True):
+        assert torch.equal(whole.pixels[: len(part)], part.pixels)
+        assert torch.equal(whole.labels[: len(part)], part.labels)
+
+
+@pytest.mark.parametrize("place", ["data/mnist", "data/MNIST/raw", "data"])
+@pytest.mark.parametrize("by_environment", [True, False])
+def test_places_of_whole_sets(tmp_path, monkeypatch, place, by_environment):
+    idx_set(tmp_path / place)
+    if by_environment:
+        monkeypatch.setenv("COUNTERPOISE_DATA", str(tmp_path / "data"))
+        splits = load("mnist:full")
+    else:
+        splits = load("mnist:full", data_dir=tmp_path / "data")
+    assert (len(splits.train), len(splits.test)) == (6, 4)
+    assert splits.train.pixels[3].unique().tolist() == [3]
+    assert splits.train.labels.tolist() == [0, 1, 2, 3, 4, 5]
+    assert splits.train.name == "mnist:full"
+
+
+def test_data_dir_goes_before_the_environment_and_that_before_debian(tmp_path, monkeypatch):
+    idx_set(tmp_path / "debian" / "fashion-mnist", value=10)
+    assert load("fashion-mnist:full").train.pixels[0, 0, 0, 0] == 10
+    idx_set(tmp_path / "named" / "fashion-mnist", value=20)
+    monkeypatch.setenv("COUNTERPOISE_DATA", str(tmp_path / "named"))
+    assert load("fashion-mnist:full").train.pixels[0, 0, 0, 0] == 20
+    idx_set(tmp_path / "given" / "fashion-mnist", value=30)
+    assert load("fashion-mnist:full", data_dir=tmp_path / "given").train.pixels[0, 0, 0, 0] == 30
+
+
+def test_a_folder_called_after_another_set_is_not_taken(tmp_path):
+    idx_set(tmp_path / "mnist")
+    with pytest.raises(InputError, match="fashion-mnist:full: its IDX files are in none of"):
+        load("fashion-mnist:full", data_dir=tmp_path / "mnist")
+
+
+def test_a_whole_set_that_is_nowhere_tells_all_places_and_ways(tmp_path, monkeypatch):
+    (tmp_path / "given").mkdir()
+    monkeypatch.setenv("COUNTERPOISE_DATA", str(tmp_path / "named"))
+    with pytest.raises(InputError) as caught:
+        load("fashion-mnist:full", data_dir=tmp_path / "given")
+    message = str(caught.value)
+    for part in ("given/fashion-mnist", "given/FashionMNIST/raw", "named/fashion-mnist", "debian/fashion-mnist"):
+        assert str(tmp_path / part) in message
+    for way in ("data_dir", "COUNTERPOISE_DATA", "dataset-fashion-mnist", "--download"):
+        assert way in message
+    assert "\n" not in message
+
+
+def test_download_goes_through_torchvision(tmp_path, monkeypatch):
+    def fake(root, train, download):
+        assert download
+        idx_set(Path(root) / "MNIST" / "raw")
+
+    monkeypatch.setattr("torchvision.datasets.MNIST", fake)
+    assert len(load("mnist:full", data_dir=tmp_path / "new", download=True).train) == 6
+    assert len(load("mnist:full", data_dir=tmp_path / "new").train) == 6
+
+
+def test_a_failed_download_is_one_line(tmp_path, monkeypatch):
+    def fake(root, train, download):
+        raise RuntimeError("Error downloading train-images\nand more")
+
+    monkeypatch.setattr("torchvision.datasets.MNIST", fake)
+    with pytest.raises(InputError, match=r"torchvision:MNIST: .*: Error downloading train-images$"):
+        load("mnist:full", download=True)
+
+
+def test_digits():
+    from sklearn.datasets import load_digits
+
+    train, test = load("digits")
+    assert train.pixels.shape[1:] == (1, 8, 8)
+    assert len(train) + len(test) == 1797
+    assert test.counts().tolist() == [round(0.2 * count) for count in np.bincount(load_digits().target)]
+    both = torch.cat([train.pixels, test.pixels]).double()
+    assert both.max() == 255
+    assert both.mean().item() == pytest.approx(load_digits().images.mean() * 255 / 16, abs=0.3)
+    assert torch.equal(load("digits").test.labels, test.labels)
+    assert not torch.equal(load("digits", seed=1).test.labels, test.labels)
+
+
+def test_size_resizes_with_antialiasing():
+    from torchvision.transforms.v2.functional import resize
+
+    plain, resized = load("mnist"), load("mnist", size=16)
+    assert resized.train.pixels.shape == (10000, 1, 16, 16)
+    assert torch.equal(resized.test.pixels[:5], resize(plain.test.pixels[:5], [16, 16], antialias=True))
+    assert torch.equal(resized.test.labels, plain.test.labels)
+
+
+def test_torchvision_by_name_with_train(tmp_path):
+    idx_set(tmp_path / "MNIST" / "raw")
+    for packed in (tmp_path / "MNIST" / "raw").iterdir():
+        packed.with_suffix("").write_bytes(gzip.decompress(packed.read_bytes()))
+    train, test = load("torchvision:MNIST", data_dir=tmp_path)
+    assert train.pixels[:, 0, 0, 0].tolist() == [0, 1, 2, 3, 4, 5]
+    assert train.labels.tolist() == [0, 1, 2, 3, 4, 5]
+    assert train.classes[3] == "3 - three"
+    assert len(test) == 4
+
+
+def test_torchvision_by_name_with_split(tmp_path):
+    root = tmp_path / "food-101"
+    images = {"train": ["pie/0", "pie/1", "soup/2"], "test": ["soup/3"]}
+    for path in images["train"] + images["test"]:
+        (root / "images" / path).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (20, 20), (int(path[-1]), 0, 0)).save(root / "images" / f"{path}.jpg")
+    (root / "images" / "pie" / "1.jpg").write_bytes(b"")
+    (root / "meta").mkdir()
+    for split, paths in images.items():
+        by_class = {name: [path for path in paths if path.startswith(name)] for name in ("pie", "soup")}
+        (root / "meta" / f"{split}.json").write_text(json.dumps(by_class))
+    with pytest.warns(UserWarning, match=r"torchvision:Food101: 1 of 4 images .*: train\[1\]"):
+        train, test = load("torchvision:Food101", data_dir=tmp_path)
+    assert train.classes == ("pie", "soup")
+    assert train.labels.tolist() == [0, 1]
+    assert test.labels.tolist() == [1]
+    assert train.pixels.shape == (2, 3, 20, 20)
+
+
+def test_torchvision_without_splits_is_divided(tmp_path):
+    for name, count in (("Forest", 5), ("River", 10)):
+        for i in range(count):
+            path = tmp_path / "eurosat" / "2750" / name / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (8, 8)).save(path)
+    train, test = load("torchvision:EuroSAT", data_dir=tmp_path)
+    assert train.counts().tolist() == [4, 8]
+    assert test.counts().tolist() == [1, 2]
+
+
+def test_torchvision_names_and_missing_files(tmp_path):
+    with pytest.raises(InputError, match="torchvision data set 'CIFAR11' is not known; did you mean 'CIFAR10'"):
+        load("torchvision:CIFAR11")
+    with pytest.raises(InputError, match=r"torchvision:CIFAR10: not under .*download=True \(--download\)"):
+        load("torchvision:CIFAR10", data_dir=tmp_path)
+
+
+@pytest.fixture(scope="module")
+def pets(tmp_path_factory):
+    """A Hugging Face set on disk: 10 train and 4 test images, one of them damaged, one without a label."""
+    datasets = pytest.importorskip("datasets")
+    from io import BytesIO
+
+    def stored(value):
+        file = BytesIO()
+        Image.new("L", (5, 5), value).save(file, "PNG")
+        return {"bytes": file.getvalue(), "path": None}
+
+    def part(values):
+        features = datasets.Features(
+            {
+                "id": datasets.Value("int64"),
+                "photo": datasets.Image(),
+                "kind": datasets.ClassLabel(names=["cat", "dog"]),
+            }
+        )
+        photos = [stored(value) for value in values]
+        kinds = [value % 2 for value in values]
+        if 0 in values:
+            photos[3]["bytes"], kinds[5] = b"damaged", -1
+        columns = {"id": list(values), "photo": photos, "kind": kinds}
+        return datasets.Dataset.from_dict(columns, features=features)
+
+    folder = tmp_path_factory.mktemp("hf")
+    whole = datasets.DatasetDict(train=part(range(10)), validation=part([1, 2]), test=part(range(10, 14)))
+    whole.save_to_disk(str(folder / "pets"))
+    whole["test"].save_to_disk(str(folder / "single"))
+    whole["test"].remove_columns("photo").save_to_disk(str(folder / "no-images"))
+    renamed = whole["test"].cast_column("kind", datasets.Value("int64")).rename_column("kind", "Label")
+    renamed.save_to_disk(str(folder / "by-name"))
+    return folder
+
+
+def test_huggingface_from_disk(pets):
+    with pytest.warns(UserWarning, match=r"hf:pets: 1 of 14 images cannot be read and are left out: train\[3\]"):
+        train, test = load(f"hf:{pets}/pets")
+    assert train.classes == ("cat", "dog")
+    assert train.pixels[:, 0, 2, 2].tolist() == [0, 1, 2, 4, 5, 6, 7, 8, 9]
+    assert train.labels.tolist() == [0, 1, 0, 0, -1, 0, 1, 0, 1]
+    assert test.pixels[:, 0, 2, 2].tolist() == [10, 11, 12, 13]
+    assert "left out of the data: validation" in train.notes
+
+
+def test_huggingface_without_splits_or_class_type(pets):
+    train, test = load(f"hf:{pets}/single")
+    assert (train.counts() + test.counts()).tolist() == [2, 2]
+    assert load(f"hf:{pets}/by-name").train.classes == ("0", "1")
+
+
+def test_huggingface_errors(pets, tmp_path, monkeypatch):
+    with pytest.raises(InputError, match="expected a column of images, found: id, kind"):
+        load(f"hf:{pets}/no-images")
+    with pytest.raises(InputError, match=r"hf:some/where: no such folder; download=True \(--download\)"):
+        load("hf:some/where")
+    with pytest.raises(InputError, match="cannot be loaded"):
+        load(f"hf:{tmp_path}")
+    monkeypatch.setattr(sources, "find_spec", lambda name: None)
+    with pytest.raises(MissingExtra, match=r"counterpoise\[huggingface\]"):
+        load("hf:some/where")
+
+
+def test_unknown_names_and_missing_paths(tmp_path):
+    with pytest.raises(InputError, match="'fashion-mnits' is not known; did you mean 'fashion-mnist'"):
+        load("fashion-mnits")
+    with pytest.raises(InputError, match=r"data: no such file or folder: nowhere/at/all"):
+        load("nowhere/at/all")
+    with pytest.raises(InputError, match=r"data: no such file or folder: pets\.csv"):
+        load("pets.csv")
+    (tmp_path / "a.txt").write_text("")
+    with pytest.raises(InputError, match=r"expected a folder or a file ending in \.csv or \.parquet, got .*a\.txt"):
+        load(tmp_path / "a.txt")
+    with pytest.raises(InputError, match="data_dir: no such folder: /nowhere"):
+        load("mnist", data_dir="/nowhere")
+    with pytest.raises(InputError, match="size: expected a number of at least 1, got 0"):
+        load("mnist", size=0)
+    with pytest.raises(InputError, match="'mnist:half' is not known; did you mean 'mnist"):
+        load("mnist:half")

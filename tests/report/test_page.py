@@ -1,0 +1,286 @@
+"""The page as a file: its structure, what it says of what is missing, and that it neither reaches out nor runs data."""
+
+import copy
+import json
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from counterpoise.errors import InputError
+from counterpoise.report import write_report
+
+HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'&{{ 7*7 }}"
+VOID = {"meta", "link", "br", "hr", "img", "input", "wbr"}
+
+
+class Page(HTMLParser):
+    """Tags and attributes in order, text by element id, and whether everything that opens closes."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.tags, self.open, self.text, self.scripts = [], [], "", []
+        self.feed(html)
+        self.close()
+        assert not self.open, f"not closed: {self.open}"
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] == "script":
+            self.scripts.append(data)
+        elif self.open and self.open[-1] != "style":
+            self.text += data
+
+    def all(self, name):
+        return [attributes for tag, attributes in self.tags if tag == name]
+
+    @property
+    def words(self):
+        return " ".join(self.text.split())
+
+
+@pytest.fixture(scope="module")
+def full(full_report):
+    return Page(full_report.read_text("utf-8"))
+
+
+@pytest.fixture
+def written(fake, tmp_path):
+    def write(results, images=0, **options):
+        if images:
+            fake.galleries(results, tmp_path, images=images, **options)
+        return Page(write_report(results, tmp_path, tmp_path / "report.html").read_text("utf-8"))
+
+    return write
+
+
+def test_sections_headings_and_captions(full):
+    sections = [section["id"] for section in full.all("section")]
+    assert sections == [
+        *("answer", "measures", "classes", "curves", "embeddings", "neighbours", "reading", "data", "settings")
+    ]
+    links = [link["href"] for link in full.all("a")]
+    assert {f"#{name}" for name in sections} <= set(links)
+    assert len(full.all("h1")) == 1
+    assert len(full.all("h2")) == len(sections)
+    figures = full.all("figure")
+    assert len(figures) == len(full.all("figcaption")) == 3 + 1 + 3 + 4 + 4 + 10
+
+
+def test_every_id_is_unique_and_every_reference_is_met(full):
+    ids = [attributes["id"] for _, attributes in full.tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    for tag, attributes in full.tags:
+        if tag in ("a", "use"):
+            assert attributes["href"].removeprefix("#") in ids
+        assert attributes.get("aria-labelledby", ids[0]) in ids
+
+
+def test_scrolling_boxes_can_be_reached_by_keyboard_and_pictures_have_words(full):
+    for tag, attributes in full.tags:
+        if "scroll" in (attributes.get("class") or "").split():
+            assert attributes["tabindex"] == "0"
+            assert attributes["aria-label"]
+        if tag == "svg" or attributes.get("role") == "img":
+            assert attributes.get("aria-label") or attributes.get("aria-hidden") == "true"
+
+
+def test_numbers_of_the_table(full, fake):
+    method = fake.results()["methods"][1]
+    mean, difference = method["summary"]["knn"], method["difference"]["knn"]
+    assert f"{100 * mean['mean']:.1f} ± {50 * (mean['high'] - mean['low']):.1f}" in full.words
+    assert f"▲ +{100 * difference['mean']:.1f}" in full.words
+    assert f"{100 * difference['low']:.1f} to {100 * difference['high']:.1f}" in full.words
+
+
+def test_failures_and_collapse_are_called_out(full):
+    assert "Failed, seed 2: InputError: loss: is not finite after epoch 4" in full.words
+    assert "Warning, seed 2: dimensional collapse: effective rank 3.1 of 128" in full.words
+    assert "2 of 3 seeds" in full.words
+
+
+def test_imperfections_command_and_date(full):
+    assert "long tail, ratio 100: 1,000 to 10 images per class" in full.words
+    assert "counterpoise compare --task pretrain --data fashion-mnist --imperfect long-tail=100" in full.words
+    assert "2026-05-04 09:31 UTC" in full.words
+
+
+def test_nothing_is_loaded_from_outside(full_report, full):
+    for _, attributes in full.tags:
+        for name in ("src", "srcset", "poster", "data", "action", "formaction", "background", "xlink:href"):
+            assert name not in attributes
+        assert (attributes.get("href") or "#").startswith(("#", "data:"))
+    html = full_report.read_text("utf-8")
+    assert "http:" not in html
+    assert "https:" not in html
+    assert "@import" not in html
+    assert all(target.startswith("data:image/png;base64,") for target in re.findall(r"url\(([^)]*)\)", html))
+
+
+def test_no_number_is_missing_in_disguise(full):
+    assert not re.search(r"\b(nan|inf|None|undefined|null)\b", full.words, re.IGNORECASE)
+    for _, attributes in full.tags:
+        for name in ("d", "points", "transform", "x", "y", "cx", "cy", "width", "height", "style"):
+            assert "nan" not in (attributes.get(name) or "").lower()
+
+
+def test_weight(fake, tmp_path):
+    """Half of a full gallery, all noise in colour, takes less than half of 3 MB, three more maps counted in."""
+    results = fake.results(shape=(3, 32, 32))
+    pixels = np.random.default_rng(0).integers(0, 256, (300, 3, 32, 32), dtype=np.uint8)
+    fake.galleries(results, tmp_path, pixels, np.arange(300) % 10)
+    for method in results["methods"][1:]:
+        method["runs"][0]["folder"] = "elsewhere"
+    path = write_report(results, tmp_path, tmp_path / "report.html")
+    three_more_maps = 3 * 300 * 70
+    assert path.stat().st_size + three_more_maps < 1_500_000
+
+
+def test_hostile_names_are_shown_and_do_nothing(fake, written):
+    results = fake.results(methods=("simclr", HOSTILE), seeds=2, classes=(HOSTILE, "b"))
+    results["data"]["name"] = HOSTILE
+    results["data"]["notes"] = [HOSTILE]
+    results["command"] = HOSTILE
+    results["settings"] = {HOSTILE: [HOSTILE]}
+    results["metrics"] = copy.deepcopy(results["metrics"])
+    results["metrics"]["knn"]["title"] = HOSTILE
+    method = results["methods"][1]
+    method |= {"title": HOSTILE, "arguments": {HOSTILE: HOSTILE}}
+    for i, run in enumerate(method["runs"]):
+        run |= {"folder": f"hostile-{i}", "warnings": [HOSTILE]}
+    results = fake.fail(results, "simclr", (1,), HOSTILE)
+    page = written(results, images=12)
+    assert not page.all("img")
+    assert not any(name.startswith("on") for _, attributes in page.tags for name in attributes)
+    assert len(page.all("script")) == 2
+    names = json.loads(page.scripts[0])["names"]
+    assert names[:2] == [HOSTILE, "b"]
+    assert page.text.count(HOSTILE) >= 8
+    assert HOSTILE in [attributes.get("aria-label") for _, attributes in page.tags]
+
+
+def test_one_seed(fake, written):
+    page = written(fake.results(seeds=1))
+    assert "One seed: no interval, differences may be chance (" in page.words
+    assert "One seed, so there are no intervals" in page.words
+    assert "Band" not in page.words
+    assert page.words.count("▲") == 1, "the caption's explanation alone"
+    assert "±" not in page.words
+
+
+def test_only_one_method(fake, written):
+    page = written(fake.results(methods=("simclr",)), images=20)
+    assert "1 method, 3 seeds each" in page.words
+    assert "Only simclr was run" in page.words
+    assert "paired difference from" not in page.words
+
+
+def test_a_method_that_failed_in_every_seed(fake, written):
+    results = fake.fail(fake.results(seeds=2), "cacr", (0, 1), "RuntimeError: no room")
+    page = written(results)
+    assert "cacr failed in every seed" in page.words
+    assert "0 of 2 seeds" in page.words
+    assert "No picture for cacr: no seed finished." in page.words
+    assert "Failed, seed 1: RuntimeError: no room" in page.words
+
+
+def test_everything_failed(fake, written):
+    results = fake.results(methods=("simclr", "dcl"), seeds=1)
+    results = fake.fail(fake.fail(results, "simclr", (0,), "OSError: a"), "dcl", (0,), "OSError: b")
+    page = written(results)
+    assert "The baseline simclr did not finish" in page.words
+    assert [section["id"] for section in page.all("section")] == [
+        *("answer", "measures", "embeddings", "reading", "data", "settings")
+    ]
+
+
+def test_missing_and_broken_galleries_are_told(fake, written, tmp_path):
+    results = fake.results(seeds=1)
+    fake.galleries(results, tmp_path, images=20)
+    folders = [tmp_path / method["runs"][0]["folder"] for method in results["methods"]]
+    (folders[1] / "gallery.npz").unlink()
+    (folders[2] / "gallery.npz").write_bytes(b"no archive")
+    with np.load(folders[3] / "gallery.npz") as arrays:
+        changed = dict(arrays)
+    np.savez(folders[3] / "gallery.npz", **{**changed, "pixels": 255 - changed["pixels"]})
+    page = written(results)
+    assert "No picture for dcl:temperature=0.5, seed 0: there is no gallery.npz." in page.words
+    assert "No picture for cacr, seed 0: gallery.npz cannot be read" in page.words
+    assert "No picture for moco, seed 0: its gallery holds other images than the first method's." in page.words
+    assert len([svg for svg in page.all("svg") if svg.get("class") == "map"]) == 1
+
+
+def test_no_gallery_at_all(fake, written):
+    page = written(fake.results(seeds=1))
+    assert "No picture for simclr, seed 0: there is no gallery.npz." in page.words
+    assert "neighbours" not in [section["id"] for section in page.all("section")]
+
+
+def test_a_collapsed_embedding_has_neighbours_but_no_map(fake, written, tmp_path):
+    results = fake.results(methods=("simclr", "moco"), seeds=1)
+    fake.galleries(results, tmp_path, images=20)
+    path = tmp_path / results["methods"][1]["runs"][0]["folder"] / "gallery.npz"
+    with np.load(path) as arrays:
+        changed = dict(arrays)
+    np.savez(path, **{**changed, "features": np.ones((20, 4), np.float16)})
+    page = written(results)
+    assert "No picture for moco, seed 0: all images have the same embedding (complete collapse)" in page.words
+    assert len([svg for svg in page.all("svg") if svg.get("class") == "map"]) == 1
+
+
+def test_numbers_that_are_not_finite_become_dashes(fake, written):
+    results = fake.results(methods=("simclr", "dcl"), seeds=1)
+    method = results["methods"][1]
+    nothing = {"mean": float("nan"), "low": None, "high": None, "n": 1}
+    method["summary"] |= {"alignment": nothing}
+    method["difference"] |= {"alignment": {**nothing, "mean": None}}
+    method["runs"][0]["curve"] = [{"epoch": 1, "loss": float("inf"), "knn": None}]
+    method["runs"][0]["per_class"] = None
+    method["runs"][0]["groups"] = {"head": float("nan"), "medium": None, "tail": 0.5}
+    page = written(results)
+    assert not re.search(r"\b(nan|inf|None)\b", page.words, re.IGNORECASE)
+    assert "–" in page.words
+
+
+def test_names_that_are_not_utf8_are_written(fake, written):
+    page = written(fake.results(methods=("simclr",), seeds=1, classes=("caf\udce9", "Straße 日本")))
+    assert "caf?" in page.words
+    assert "Straße 日本" in page.words
+
+
+def test_many_classes(fake, written):
+    page = written(fake.results(methods=("simclr",), seeds=1, classes=tuple(f"c{i}" for i in range(100))), images=200)
+    assert "and 68 more classes, whose colours and shapes repeat" in page.words
+
+
+def test_the_same_results_give_the_same_page(fake, tmp_path):
+    results = fake.results(methods=("simclr",), seeds=1)
+    fake.galleries(results, tmp_path, images=20)
+    first = write_report(results, tmp_path, tmp_path / "a.html").read_bytes()
+    assert first == write_report(results, tmp_path, tmp_path / "b.html").read_bytes()
+
+
+def test_incomplete_results_are_refused_by_name(tmp_path):
+    with pytest.raises(InputError, match=r"lacks counterpoise, created, .*, methods"):
+        write_report({}, tmp_path, tmp_path / "report.html")
+
+
+def test_an_unwritable_path_leaves_nothing_behind(fake, tmp_path):
+    results = fake.results(methods=("simclr",), seeds=1)
+    with pytest.raises(InputError, match=r"path: cannot write .*No such file"):
+        write_report(results, tmp_path, tmp_path / "nowhere" / "report.html")
+    (tmp_path / "report.html").mkdir()
+    with pytest.raises(InputError, match="path: cannot write"):
+        write_report(results, tmp_path, tmp_path / "report.html")
+    assert [path.name for path in tmp_path.iterdir()] == ["report.html"]

@@ -1,0 +1,311 @@
+"""Arguments read from source: against Python's own signatures where the code can be imported, by hand elsewhere."""
+
+import argparse
+import inspect
+from pathlib import Path
+
+import pytest
+
+from counterpoise import catalogue
+from counterpoise.arguments import Code, add_flags, collect, describe
+from counterpoise.errors import InputError
+
+TRAINABLE = [paper.slug for paper in catalogue.select(done=True) if paper.method]
+
+BASE = '''
+"""A base."""
+from typing import Literal
+
+from torch import nn
+
+Precision = Literal["32", "16-mixed"]
+
+
+class Base(nn.Module):
+    """What all share.
+
+    Args:
+        encoder: what is trained.
+        lr: step size, above 0.
+        rule: which rule.
+        precision: of the numbers.
+        augment: views.
+    """
+
+    def __init__(self, encoder: nn.Module, *, lr: float = 2e-3, rule: Literal["sgd", "adamw"] | None = None,
+                 precision: Precision = "32", augment: nn.Module | None = None):
+        super().__init__()
+
+    def loss(self, images: list[float], labels: int):
+        """The loss."""
+'''
+
+PART = '''
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from counterpoise.base import Base, Precision
+
+SHARE = 1 / 4
+
+
+class Part(Base):
+    """Does its part
+    in two lines.
+
+    More words.
+
+    Args:
+        encoder: images to features; the one
+            that is kept.
+        queue: how many keys, 100 % of them kept.
+        scale: the range.
+        **recipe: arguments of `Base`.
+    """
+
+    def __init__(self, encoder, queue: int = -2**4, scale: tuple[float, float] = (0.2, 1.0), fast: bool = True,
+                 share: int | float = SHARE / 2, names: Sequence[str] = (), seeds: int | Sequence[int] = 3,
+                 out: str | Path | None = None, mixed: int | str = 1, call: Any = max(1, 2), lr: float = 0.5,
+                 *, folder: Path, **recipe: Any):
+        super().__init__(encoder, rule="sgd", lr=lr, **recipe)
+
+
+class Closed(Base):
+    """Passes nothing on."""
+
+    def __init__(self, encoder, lr: "float" = 1e-3):
+        super().__init__(encoder, lr=lr)
+
+
+class Inherits(Part):
+    """Has no `__init__`."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All settings.
+
+    Args:
+        size: in pixels.
+    """
+
+    size: int | None = None
+    precision: Precision = "32"
+    level: Literal[1, 2] = 1
+    name: str = "a"
+
+
+def run(data: str, *, verbose: bool = False, **options: Any) -> None:
+    """Run it.
+
+    Args:
+        data: a folder: images, or a file.
+    """
+'''
+
+
+@pytest.fixture
+def package(tmp_path: Path) -> Path:
+    (tmp_path / "base.py").write_text(BASE)
+    (tmp_path / "room").mkdir()
+    (tmp_path / "room" / "__init__.py").write_text("from counterpoise.room.part import run as go\n")
+    (tmp_path / "room" / "part.py").write_text(PART)
+    return tmp_path
+
+
+def by_name(description):
+    return {argument.name: argument for argument in description.arguments}
+
+
+def test_summary_names_and_help(package):
+    found = describe("room.part", "Part", package=package)
+    assert found.summary == "Does its part in two lines."
+    own = ["encoder", "queue", "scale", "fast", "share", "names", "seeds", "out", "mixed", "call", "lr", "folder"]
+    assert [a.name for a in found.arguments] == [*own, "precision", "augment"]  # `rule` is set by Part itself
+    arguments = by_name(found)
+    assert arguments["encoder"].help == "images to features; the one that is kept."
+    assert arguments["lr"].help == "step size, above 0."  # from the base, though the default is its own
+    assert arguments["lr"].default == 0.5
+    assert arguments["fast"].help == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "type", "default", "required"),
+    [
+        ("encoder", None, None, True),
+        ("queue", int, -16, False),
+        ("scale", float, (0.2, 1.0), False),
+        ("fast", bool, True, False),
+        ("share", float, 0.125, False),
+        ("names", str, (), False),
+        ("seeds", int, 3, False),
+        ("out", str, None, False),
+        ("mixed", None, 1, False),
+        ("call", None, "max(1, 2)", False),
+        ("folder", Path, None, True),
+        ("precision", str, "32", False),
+        ("augment", None, None, False),
+    ],
+)
+def test_types_and_defaults(package, name, type, default, required):
+    argument = by_name(describe("room.part", "Part", package=package))[name]
+    assert (argument.type, argument.default, argument.required) == (type, default, required)
+
+
+def test_code_that_is_no_plain_value_is_told_apart_from_text(package):
+    arguments = by_name(describe("room.part", "Part", package=package))
+    assert isinstance(arguments["call"].default, Code)
+    assert not isinstance(arguments["precision"].default, Code)
+
+
+def test_choices_come_from_literals_and_their_aliases_in_other_modules(package):
+    assert by_name(describe("room.part", "Part", package=package))["precision"].choices == ("32", "16-mixed")
+    assert by_name(describe("base", "Base", package=package))["rule"].choices == ("sgd", "adamw")
+
+
+def test_a_class_that_passes_nothing_on_has_only_its_own(package):
+    closed = describe("room.part", "Closed", package=package).arguments
+    assert [(a.name, a.type, a.default) for a in closed] == [("encoder", None, None), ("lr", float, 1e-3)]
+
+
+def test_a_class_without_init_has_its_base_class_arguments(package):
+    inherits, part = (describe("room.part", name, package=package) for name in ("Inherits", "Part"))
+    assert inherits.arguments == part.arguments
+
+
+def test_dataclass(package):
+    arguments = by_name(describe("room.part", "Settings", package=package))
+    assert {name: (a.type, a.default, a.choices) for name, a in arguments.items()} == {
+        "size": (int, None, ()),
+        "precision": (str, "32", ("32", "16-mixed")),
+        "level": (int, 1, (1, 2)),
+        "name": (str, "a", ()),
+    }
+    assert arguments["size"].help == "in pixels."
+
+
+def test_function_and_method_of_a_base_class(package):
+    assert [a.name for a in describe("room", "go", package=package).arguments] == ["data", "verbose"]
+    assert by_name(describe("room.part", "run", package=package))["data"].help == "a folder: images, or a file."
+    assert [a.name for a in describe("room.part", "Part.loss", package=package).arguments] == ["images", "labels"]
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "message"),
+    [
+        ("room.part", "Nothing", "module 'room.part' has no function or class 'Nothing'"),
+        ("room.part", "SHARE", "module 'room.part' has no function or class 'SHARE'"),
+        ("room.part", "Part.nothing", "module 'room.part' has no function or class 'Part.nothing'"),
+        ("room.nowhere", "Part", "module 'room.nowhere' is not in"),
+    ],
+)
+def test_unknown_names(package, module, name, message):
+    with pytest.raises(InputError, match=message):
+        describe(module, name, package=package)
+
+
+def parse(description, *words, skip=()):
+    parser = argparse.ArgumentParser(prog="p")
+    add_flags(parser, description, skip)
+    return collect(parser.parse_args(words), description)
+
+
+def test_only_what_is_given_is_collected(package):
+    part = describe("room.part", "Part", package=package)
+    assert parse(part, "--folder", "a") == {"folder": Path("a")}
+    words = ["--no-fast", "--queue", "7", "--scale", "0.5,0.75", "--names", "x", "--names", "y,z", "--lr=1e-2"]
+    assert parse(part, "--folder=a", *words) == {
+        "folder": Path("a"),
+        "fast": False,
+        "queue": 7,
+        "scale": (0.5, 0.75),
+        "names": ["x", "y", "z"],
+        "lr": 0.01,
+    }
+
+
+def test_one_or_several(package):
+    part = describe("room.part", "Part", package=package)
+    assert parse(part, "--folder=a", "--seeds=5")["seeds"] == 5
+    assert parse(part, "--folder=a", "--seeds=5,6")["seeds"] == [5, 6]
+    assert parse(part, "--folder=a", "--names=x")["names"] == ["x"]
+
+
+def test_skipped_and_objects_get_no_flag(package):
+    parser = argparse.ArgumentParser()
+    add_flags(parser, describe("room.part", "Part", package=package), skip=("folder", "out"))
+    flags = {flag for action in parser._actions for flag in action.option_strings} - {"-h", "--help"}
+    plain = {"--queue", "--scale", "--fast", "--no-fast", "--share", "--names", "--seeds", "--lr", "--precision"}
+    assert flags == plain
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--queue", "1.5"], "argument --queue: expected a whole number, got '1.5'"),
+        (["--lr", "fast"], "argument --lr: expected a number, got 'fast'"),
+        (["--seeds", "1,x"], "argument --seeds: expected a whole number, got 'x'"),
+        (["--names", "a,,b"], "argument --names: expected values separated by commas, got 'a,,b'"),
+        (["--precision", "16mixed"], "value '16mixed' is not known; did you mean '16-mixed'? Known: 16-mixed, 32"),
+        ([], "the following arguments are required: --folder"),
+    ],
+)
+def test_bad_values_are_one_clear_line(package, capsys, words, message):
+    with pytest.raises(SystemExit):
+        parse(describe("room.part", "Part", package=package), *words, *(["--folder=a"] if words else []))
+    assert capsys.readouterr().err.splitlines()[-1].endswith(message)
+
+
+def test_choices_of_numbers(package):
+    settings = describe("room.part", "Settings", package=package)
+    assert parse(settings, "--level=2") == {"level": 2}
+    with pytest.raises(SystemExit):
+        parse(settings, "--level=3")
+
+
+def test_help_shows_the_docstring_and_the_default(package):
+    parser = argparse.ArgumentParser(formatter_class=lambda prog: argparse.HelpFormatter(prog, width=200))
+    add_flags(parser, describe("room.part", "Part", package=package))
+    text = parser.format_help()
+    assert "how many keys, 100 % of them kept. (default: -16)" in text
+    assert "--fast, --no-fast" in text
+    assert "(default: on)" in text
+    assert "the range. (default: 0.2,1.0)" in text
+    assert "(required)" in text
+    assert "==SUPPRESS==" not in text
+
+
+def signature_of(kind: type) -> dict[str, inspect.Parameter]:
+    """What a class can be given by name: its own arguments and, as long as it passes `**others` on, its base's."""
+    found: dict[str, inspect.Parameter] = {}
+    for cls in kind.__mro__:
+        if "__init__" not in vars(cls):
+            continue
+        parameters = list(inspect.signature(vars(cls)["__init__"]).parameters.values())[1:]
+        found = {p.name: p for p in parameters if p.kind is not p.VAR_KEYWORD} | found
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+            break
+    return found
+
+
+@pytest.mark.parametrize("slug", TRAINABLE)
+def test_what_is_read_is_what_python_says(slug):
+    paper = catalogue.find(slug)
+    objectives = dict(zip(paper.objectives, catalogue.load_objectives(slug), strict=True))
+    for name, kind in {paper.method: catalogue.load_class(slug), **objectives}.items():
+        read, real = by_name(describe(paper.module, name)), signature_of(kind)
+        assert set(read) <= set(real)
+        for set_by_itself in set(real) - set(read):
+            assert f"{set_by_itself}=" in inspect.getsource(kind.__init__)
+        for argument in read.values():
+            default = real[argument.name].default
+            assert argument.required == (default is inspect.Parameter.empty)
+            assert argument.required or isinstance(argument.default, Code) or argument.default == default
+            assert argument.help, f"{name}.{argument.name} has no line in the docstring"
+        call = "forward" if name in objectives else "loss"
+        inputs = [argument.name for argument in describe(paper.module, f"{name}.{call}").arguments]
+        assert inputs == list(inspect.signature(getattr(kind, call)).parameters)[1:]

@@ -1,0 +1,226 @@
+import warnings
+
+import pytest
+import torch
+from lightning.pytorch.callbacks import Callback
+
+from counterpoise.contrast.simclr import SimCLR
+from counterpoise.data import Images
+from counterpoise.data.views import Views
+from counterpoise.errors import InputError
+from counterpoise.fitting import CHECKPOINT, OnlineProbe, Shuffle, fit, make_logger, read_checkpoint
+from counterpoise.method import warmup_cosine
+from counterpoise.nets import backbone
+
+
+@pytest.fixture(scope="module")
+def images():
+    """Three classes that differ in where they are bright."""
+    rng = torch.Generator().manual_seed(0)
+    labels = torch.arange(48) % 3
+    pixels = torch.randint(0, 90, (48, 1, 16, 16), generator=rng, dtype=torch.uint8)
+    for i, y in enumerate(labels.tolist()):
+        pixels[i, :, 5 * y : 5 * y + 6] += 150
+    return Images(pixels, labels, ("top", "middle", "bottom"), "bars")
+
+
+def simclr(**recipe):
+    torch.manual_seed(3)
+    return SimCLR(backbone("small", 1, 16), augment=Views(16), **recipe)
+
+
+def run(folder, images, epochs=4, method=None, **options):
+    method = method or simclr()
+    curve = fit(method, images, epochs=epochs, batch_size=16, seed=5, folder=folder, device="cpu", **options)
+    return method, curve
+
+
+class StopAfter(Callback):
+    """A run that ends in the middle of an epoch, as one that is killed does."""
+
+    def __init__(self, epoch, batch):
+        self.at = (epoch, batch)
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        if (trainer.current_epoch, batch_idx) == self.at:
+            raise ConnectionAbortedError("killed")
+
+
+def same(a, b):
+    a, b = a.state_dict(), b.state_dict()
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_resumed_run_ends_with_the_same_bits(images, tmp_path, accumulate):
+    whole, curve = run(tmp_path / "whole", images, accumulate=accumulate)
+    with pytest.raises(ConnectionAbortedError):
+        run(tmp_path / "cut", images, accumulate=accumulate, callbacks=(StopAfter(2, 1),))
+    resumed, continued = run(tmp_path / "cut", images, accumulate=accumulate)
+    assert same(whole, resumed)
+    assert [row["loss"] for row in curve] == [row["loss"] for row in continued]
+    assert [row["epoch"] for row in continued] == [1, 2, 3, 4]
+
+
+def test_different_seeds_differ_and_equal_ones_do_not(images, tmp_path):
+    first, _ = run(tmp_path / "a", images, epochs=1)
+    again, _ = run(tmp_path / "b", images, epochs=1)
+    other = simclr()
+    fit(other, images, epochs=1, batch_size=16, seed=6, folder=tmp_path / "c", device="cpu")
+    assert same(first, again)
+    assert not same(first, other)
+
+
+def test_the_order_changes_with_the_epoch_and_the_seed_alone():
+    def order(seed, epoch):
+        shuffle = Shuffle(20, seed)
+        shuffle.set_epoch(epoch)
+        return list(shuffle)
+
+    assert sorted(order(0, 0)) == list(range(20))
+    assert order(0, 1) == order(0, 1)
+    assert len({tuple(order(seed, epoch)) for seed in (0, 1) for epoch in (0, 1)}) == 4
+
+
+def test_every_epoch_sees_other_batches(images, tmp_path):
+    seen = []
+
+    class Watch(Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            seen.append(tuple(batch[2].tolist()))
+
+    run(tmp_path, images, epochs=2, callbacks=(Watch(),))
+    assert sorted(sum(seen[:3], ())) == sorted(sum(seen[3:], ())) == list(range(48))
+    assert seen[:3] != seen[3:]
+
+
+def test_the_probe_tells_what_is_learnt(images, tmp_path):
+    _, curve = run(tmp_path, images, epochs=2, probe=OnlineProbe(images, images, neighbours=5))
+    assert set(curve[0]) == {"epoch", "loss", "seconds", "knn", "effective_rank", "uniformity"}
+    assert curve[-1]["knn"] > 0.6
+
+
+def test_measuring_does_not_change_what_is_learnt(images, tmp_path):
+    with_probe, _ = run(tmp_path / "a", images, epochs=2, probe=OnlineProbe(images, images))
+    without, _ = run(tmp_path / "b", images, epochs=2)
+    assert same(with_probe, without)
+
+
+def test_collapse_is_called_by_name(images, tmp_path):
+    class Constant(torch.nn.Module):
+        features = 4
+
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.zeros(1, 4))
+
+        def forward(self, x):
+            return self.weight.expand(len(x), 4) + 1
+
+    with pytest.warns(UserWarning, match="collapse"):
+        run(tmp_path, images, epochs=1, method=SimCLR(Constant()), probe=OnlineProbe(images, images))
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed"])
+def test_mixed_precision_trains(images, tmp_path, precision):
+    _, curve = run(tmp_path, images, epochs=1, precision=precision)
+    assert curve[0]["loss"] > 0
+
+
+def test_accumulating_two_halves_equals_one_step_of_plain_sgd(images, tmp_path):
+    """With a loss that is a mean over samples and no batch statistics, the gradients add up."""
+
+    class Mean(SimCLR):
+        views = 1
+
+        def loss(self, views, labels, index):
+            return self.encoder(views[0]).square().mean()
+
+    def weights(batch_size, accumulate, folder):
+        torch.manual_seed(0)
+        encoder = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(256, 4))
+        encoder.features = 4
+        method = Mean(encoder, optimizer="sgd", lr=0.1, warmup=0.0)
+        fit(
+            method,
+            images,
+            epochs=1,
+            batch_size=batch_size,
+            seed=0,
+            folder=tmp_path / folder,
+            accumulate=accumulate,
+            device="cpu",
+        )
+        return method.encoder[1].weight
+
+    torch.testing.assert_close(weights(48, 1, "whole"), weights(24, 2, "halves"))
+
+
+def test_logs_are_written(images, tmp_path):
+    run(tmp_path, images, epochs=2, loggers=("tensorboard",), probe=OnlineProbe(images, images))
+    lines = (tmp_path / "curve.csv").read_text().splitlines()
+    assert {"epoch", "loss", "knn"} <= set(lines[0].split(","))
+    assert len(lines) == 3
+    assert list((tmp_path / "tensorboard").glob("events*"))
+
+
+def test_an_unknown_logger_is_refused(tmp_path):
+    with pytest.raises(InputError, match="did you mean 'wandb'"):
+        make_logger("wandbb", tmp_path)
+
+
+def test_a_truncated_checkpoint_is_refused_by_name(images, tmp_path):
+    run(tmp_path, images, epochs=1)
+    path = tmp_path / CHECKPOINT
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(InputError, match=r"last\.ckpt: not a whole checkpoint"):
+        run(tmp_path, images, epochs=2)
+
+
+def test_a_checkpoint_that_would_run_code_is_refused(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return (print, ("this ran",))
+
+    torch.save({"state_dict": Evil()}, tmp_path / "x.ckpt")
+    with pytest.raises(InputError, match="loaded safely"):
+        read_checkpoint(tmp_path / "x.ckpt")
+
+
+def test_another_method_s_checkpoint_is_refused(images, tmp_path):
+    run(tmp_path, images, epochs=1)
+    with pytest.raises(InputError, match="belongs to another configuration"):
+        run(tmp_path, images, epochs=2, method=SimCLR(backbone("small", 1, 16), dim=7))
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(images, tmp_path):
+    class Broken(SimCLR):
+        def loss(self, views, labels, index):
+            return self.encoder(views[0]).sum() * torch.inf
+
+    with pytest.raises(FloatingPointError, match="the loss of Broken became"), warnings.catch_warnings():
+        run(tmp_path, images, epochs=1, method=Broken(backbone("small", 1, 16)))
+
+
+@pytest.mark.parametrize("wrong", [{"epochs": 0}, {"batch_size": 1}, {"accumulate": 0}])
+def test_numbers_out_of_range_are_refused(images, tmp_path, wrong):
+    options = {"epochs": 1, "batch_size": 4, **wrong}
+    with pytest.raises(InputError, match=next(iter(wrong))):
+        fit(simclr(), images, seed=0, folder=tmp_path, **options)
+
+
+def test_biases_and_norms_are_not_decayed(images, tmp_path):
+    method, _ = run(tmp_path, images, epochs=1)
+    decayed, free = method.optimizers().param_groups
+    assert all(p.ndim > 1 for p in decayed["params"])
+    assert all(p.ndim <= 1 for p in free["params"])
+    assert free["weight_decay"] == 0
+
+
+def test_the_schedule_rises_then_falls():
+    values = [warmup_cosine(step, 50, 0.2) for step in range(51)]
+    assert values[:10] == sorted(values[:10])
+    assert values[10:] == sorted(values[10:], reverse=True)
+    assert max(values) == 1.0
+    assert values[-1] == 0.0
+    assert warmup_cosine(0, 10, 0.0) == 1.0
