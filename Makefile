@@ -19,8 +19,8 @@ $(VENV)/.test-installed: $(VENV)/.installed
 
 # Which of three methods learns the best features from long-tailed, unlabelled images? On the images in the package.
 demo: $(VENV)/.installed
-	OMP_NUM_THREADS=$(CORES) $(BIN)/counterpoise compare --task pretrain --data fashion-mnist --imperfect long-tail=100 \
-	  --methods simclr,dcl,cacr --seeds 3 --out counterpoise-out/demo
+	$(BIN)/counterpoise compare --task pretrain --data fashion-mnist --imperfect long-tail=100 \
+	  --methods simclr,dcl,cacr --seeds 3 --jobs $(CORES) --out counterpoise-out/demo
 
 # Every check. What has to be left out because a system package is missing is said at the end (pytest -ra).
 test: $(VENV)/.test-installed lint types layers
@@ -43,7 +43,7 @@ layers: $(VENV)/.test-installed
 
 # Runs every declared claim again (about half an hour on 2 cores) and writes the ledger's page.
 claims: $(VENV)/.installed
-	OMP_NUM_THREADS=1 $(BIN)/counterpoise claim --all --jobs $(CORES)
+	$(BIN)/counterpoise claim --all --jobs $(CORES)
 	$(BIN)/counterpoise claim --all --report
 
 clean:

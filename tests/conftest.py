@@ -1,4 +1,4 @@
-"""Shapes in signatures are checked while the tests run; `plain_shapes` switches that off, so that our own errors show."""
+"""Shapes in signatures are checked while the tests run; `plain_shapes` switches that off, so that our errors show."""
 
 import os
 

@@ -30,7 +30,15 @@ def call(capsys, *words):
     "words", [["list"], ["list", "--room", "contrast", "--done"], ["show", "dcl"], ["--help"], ["train", "--help"]]
 )
 def test_what_needs_no_torch_does_not_load_it(words):
-    code = f"import sys; from counterpoise.cli import run\ntry: run({words!r})\nexcept SystemExit: pass\nassert 'torch' not in sys.modules"
+    code = f"""
+import sys
+from counterpoise.cli import run
+try:
+    run({words!r})
+except SystemExit:
+    pass
+assert "torch" not in sys.modules
+"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 

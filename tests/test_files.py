@@ -10,9 +10,14 @@ from counterpoise.fingerprint import fingerprint
 def test_an_error_leaves_nothing_and_keeps_what_was_there(tmp_path):
     target = tmp_path / "a.json"
     write_json(target, {"x": 1})
-    with pytest.raises(RuntimeError), written(target) as aside:
-        aside.write_text("half")
-        raise RuntimeError
+
+    def broken():
+        with written(target) as aside:
+            aside.write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        broken()
     assert json.loads(target.read_text()) == {"x": 1}
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
 

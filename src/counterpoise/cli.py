@@ -100,6 +100,7 @@ def call(module: str, name: str, given: dict[str, Any]) -> Any:
 
 
 def list_(arguments: list[str]) -> None:
+    """`counterpoise list`."""
     parser = make_parser("list")
     parser.add_argument("--task", help="only what serves this task")
     parser.add_argument("--room", help="only this room")
@@ -111,12 +112,14 @@ def list_(arguments: list[str]) -> None:
 
 
 def show(arguments: list[str]) -> None:
+    """`counterpoise show`."""
     parser = make_parser("show")
     parser.add_argument("slug", help="as `counterpoise list` gives it")
     call("listing", "print_show", {"console": _console(), **vars(parser.parse_args(arguments))})
 
 
 def data(arguments: list[str]) -> None:
+    """`counterpoise data`."""
     about = describe("data.inspection", "show_data")
     parser = make_parser("data")
     parser.add_argument("data", help="a known set such as fashion-mnist, a folder of images, a CSV or Parquet file")
@@ -126,6 +129,7 @@ def data(arguments: list[str]) -> None:
 
 
 def compare(arguments: list[str]) -> None:
+    """`counterpoise compare`."""
     about, settings = describe("comparison", "compare"), describe("tasks.pretrain", "Settings")
     parser = make_parser("compare")
     add_flags(parser, about)
@@ -135,6 +139,7 @@ def compare(arguments: list[str]) -> None:
 
 
 def train(arguments: list[str]) -> None:
+    """`counterpoise train`: the flags depend on the method, so that is looked for first."""
     about, settings = describe("training", "train"), describe("tasks.pretrain", "Settings")
     finder = Parser(add_help=False, prog="counterpoise train", allow_abbrev=False)
     finder.add_argument("--method")
@@ -160,6 +165,8 @@ def train(arguments: list[str]) -> None:
 
 
 def simple(command: str, module: str) -> Any:
+    """A command whose flags are the arguments of one function, and which writes one file."""
+
     def handle(arguments: list[str]) -> None:
         about = describe(module, command)
         parser = make_parser(command)
@@ -172,6 +179,7 @@ def simple(command: str, module: str) -> Any:
 
 
 def claim(arguments: list[str]) -> None:
+    """`counterpoise claim`."""
     about = describe("claims", "claim")
     parser = make_parser("claim")
     parser.add_argument("slugs", nargs="*", metavar="SLUG", help="whose claim")

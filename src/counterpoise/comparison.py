@@ -7,7 +7,6 @@ import csv
 import hashlib
 import json
 import multiprocessing
-import os
 import shlex
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +17,6 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-import torch
 from filelock import FileLock, Timeout
 from lightning.pytorch.callbacks import Callback
 from rich.console import Console
@@ -30,9 +28,9 @@ from counterpoise import catalogue
 from counterpoise.errors import InputError, unknown
 from counterpoise.files import make_folder, write_json, written
 from counterpoise.fingerprint import fingerprint
-from counterpoise.measure import Interval, interval, paired
+from counterpoise.measure import interval, paired
 from counterpoise.ops.checks import check_number
-from counterpoise.report import write_report
+from counterpoise.report import answer, write_report
 from counterpoise.tasks import pretrain
 from counterpoise.tasks.pretrain import METRICS, Run, Settings, execute
 
@@ -51,8 +49,8 @@ class Arm:
     def parse(cls, text: str) -> Arm:
         """Read `slug:name=value:name=value`.
 
-        >>> Arm.parse("dcl:temperature=0.5:weighted=true")
-        Arm(label='dcl:temperature=0.5:weighted=true', method='dcl', arguments=(('temperature', 0.5), ('weighted', True)))
+        >>> Arm.parse("dcl:temperature=0.5:weighted=true").arguments
+        (('temperature', 0.5), ('weighted', True))
         """
         slug, *pairs = text.split(":")
         catalogue.method_source(slug)
@@ -149,6 +147,7 @@ def compare(
     write_csv(folder / "results.csv", content)
     write_report(content, folder, folder / "report.html")
     console.print(table(content))
+    console.print(answer(content), soft_wrap=True, markup=False, highlight=False)
     console.print(f"report: {folder / 'report.html'}", soft_wrap=True)
     return content
 
@@ -278,9 +277,9 @@ def _each(runs: dict[Key, Run], folder: Path, jobs: int, tell: Callable[[str], N
         for key, run in runs.items():
             yield key, _attempt(run, folder, (_Tell(tell, *key),))
         return
-    workers = (multiprocessing.get_context("spawn"), torch.set_num_threads, (max(1, torch.get_num_threads() // jobs),))
+    spawn = multiprocessing.get_context("spawn")
     pending = dict(runs)
-    with ProcessPoolExecutor(jobs, *workers) as pool:
+    with ProcessPoolExecutor(jobs, spawn) as pool:
         futures = {pool.submit(_attempt, run, folder): key for key, run in runs.items()}
         for future in as_completed(futures):
             if not isinstance(future.exception(), BrokenProcessPool):
@@ -290,7 +289,7 @@ def _each(runs: dict[Key, Run], folder: Path, jobs: int, tell: Callable[[str], N
     # A process that dies takes its pool with it. What it left unanswered runs again, each in a pool of its own, so
     # that the run that kills its process fails alone.
     for key, run in pending.items():
-        with ProcessPoolExecutor(1, *workers) as pool:
+        with ProcessPoolExecutor(1, spawn) as pool:
             try:
                 yield key, pool.submit(_attempt, run, folder).result()
             except BrokenProcessPool:

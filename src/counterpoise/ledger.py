@@ -115,23 +115,20 @@ def ledger_page(claims: Sequence[Claim], records: Sequence[dict[str, Any] | None
     lines = [
         "# Claims",
         "",
-        "Each paper's central claim as an experiment that was declared before it was run. A statement is confirmed where",
-        "the 95 % interval of its figure over the seeds lies on the expected side of 0, refuted where it lies on the other,",
-        "and inconclusive otherwise. Written by `counterpoise claim --all --report`.",
+        "Each paper's central claim as an experiment that was declared before it was run. A statement is confirmed",
+        "where the 95 % interval of its figure over the seeds lies on the expected side of 0, refuted where it lies on",
+        "the other, and inconclusive otherwise. Written by `counterpoise claim --all --report`.",
         "",
         "| paper | verdict | seeds | date | command |",
         "|---|---|---|---|---|",
     ]
     for claim, record in zip(claims, records, strict=True):
-        if record is None:
-            lines.append(
-                f"| [{claim.slug}](../papers/{claim.slug}.md) | not run yet | {claim.seeds} | | `counterpoise claim {claim.slug}` |"
-            )
-            continue
-        state = record["verdict"] + (" (stale: the code has changed since)" if record["stale"] else "")
-        lines.append(
-            f"| [{claim.slug}](../papers/{claim.slug}.md) | {state} | {record['seeds']} | {record['date']} | `{record['command']}` |"
-        )
+        state, date = "not run yet", ""
+        if record:
+            state, date = record["verdict"], record["date"]
+            state += " (stale: the code has changed since)" if record["stale"] else ""
+        name = f"[{claim.slug}](../papers/{claim.slug}.md)"
+        lines.append(f"| {name} | {state} | {claim.seeds} | {date} | `counterpoise claim {claim.slug}` |")
     for record in filter(None, records):
         lines += ["", f"## {record['slug']}", "", record["says"], ""]
         lines.append(f"Data: {record['data']}" + "".join(f"; {note}" for note in record["notes"]) + ".")

@@ -46,7 +46,9 @@ class Method(lightning.LightningModule):
         check_number("weight_decay", weight_decay, at_least=0)
         check_number("warmup", warmup, at_least=0, at_most=1)
         if not isinstance(getattr(encoder, "features", None), int):
-            raise InputError("encoder: expected a module with an attribute `features`, the length of its feature vectors")
+            raise InputError(
+                "encoder: expected a module with an attribute `features`, the length of its feature vectors"
+            )
         self.encoder = encoder
         self.features: int = encoder.features  # type: ignore[assignment]
         self.augment = augment

@@ -134,10 +134,8 @@ def test_one_sample_is_defined_or_refused_by_name(kind):
 def test_mismatched_shapes_are_refused_by_name(kind, plain_shapes):
     given = inputs(kind)
     for name, x in given.items():
-        if len(given) == 1:
-            wrong = x[0]  # a dimension too few
-        else:
-            wrong = x[..., :-1] if name in BATCH_OF_ALL or x.ndim == 3 else x[:-1]
+        cut = x[..., :-1] if name in BATCH_OF_ALL or x.ndim == 3 else x[:-1]
+        wrong = cut if len(given) > 1 else x[0]  # alone, it can only have a dimension too few
         with pytest.raises(InputError, match="|".join(given)):
             make(kind)(**{**given, name: wrong})
 

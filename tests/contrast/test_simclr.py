@@ -100,3 +100,17 @@ def test_the_method_compares_the_projections_of_both_views():
     assert z1.shape == (6, 3)
     value = method.loss(views, torch.full((6,), -1), torch.arange(6))
     torch.testing.assert_close(value, plain(z1, z2, 0.3))
+
+
+def test_more_views_give_the_mean_over_their_pairs():
+    class Encoder(nn.Flatten):
+        features = 4
+
+    method = SimCLR(Encoder(), temperature=0.3, views=3).eval()
+    images = [torch.randn(5, 1, 2, 2, generator=rng) for _ in range(3)]
+    nothing = torch.zeros(5, dtype=torch.int64)
+    pairs = [method.loss([images[a], images[b]], nothing, nothing) for a, b in ((0, 1), (0, 2), (1, 2))]
+    torch.testing.assert_close(method.loss(images, nothing, nothing), sum(pairs) / 3)
+    assert method.views == 3
+    with pytest.raises(InputError, match="views: expected a number of at least 2"):
+        SimCLR(Encoder(), views=1)

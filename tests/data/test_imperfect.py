@@ -21,6 +21,8 @@ def part(count: int = 1000, channels: int = 1) -> Images:
 SPLITS = Splits(part(), part(200))
 SPECS = [
     "long-tail=10",
+    "linear-tail=10",
+    "fewer=0.5",
     "label-noise=0.4",
     "label-noise-asymmetric=0.4",
     "unlabelled=0.9",
@@ -68,7 +70,10 @@ def test_the_data_given_is_left_as_it_is(spec):
 
 @pytest.mark.parametrize(
     "spec",
-    ["long-tail=1", "label-noise=0", "label-noise-asymmetric=0", "unlabelled=0", "rotation=0", "blur=0", "noise=0"],
+    [
+        *("long-tail=1", "linear-tail=1", "fewer=1", "label-noise=0", "label-noise-asymmetric=0"),
+        *("unlabelled=0", "rotation=0", "blur=0", "noise=0"),
+    ],
 )
 def test_nothing_at_the_lower_limit(spec):
     assert all(map(same, make_imperfect(SPLITS, [spec], 0), SPLITS))
@@ -85,6 +90,15 @@ def test_long_tail_of_equal_classes():
     assert made.counts().tolist() == [200, 112, 63, 36, 20]
     assert made.notes[-1] == "train: long tail, ratio 10: 200 → 20 images per class, 431 of 1,000 images kept"
     assert torch.equal(made.labels, made.labels.sort().values) is False
+
+
+def test_linear_tail_and_fewer_of_equal_classes():
+    made = make_imperfect(SPLITS, ["linear-tail=5"], 0).train
+    assert made.counts().tolist() == [200, 160, 120, 80, 40]
+    assert made.notes[-1] == "train: linear tail, ratio 5: 200 → 40 images per class, 600 of 1,000 images kept"
+    made = make_imperfect(SPLITS, ["fewer=0.3"], 0).train
+    assert made.counts().tolist() == [60] * 5
+    assert made.notes[-1] == "train: fewer images, 30%: 60 → 60 images per class, 300 of 1,000 images kept"
 
 
 def test_long_tail_of_unequal_classes():

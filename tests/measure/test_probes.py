@@ -36,7 +36,7 @@ def test_knn_against_scikit_learn(k, temperature):
 
 
 def test_knn_vote_worked_by_hand():
-    """Cosines 1 (class 0) and twice 0.8 (class 1): e^(1/T) against 2 e^(0.8/T), which change places at T = 0.2 / log 2."""
+    """Cosines 1 (class 0) and twice 0.8 (class 1): e^(1/T) against 2 e^(0.8/T), equal at T = 0.2 / log 2."""
     train, labels = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.8, -0.6]]), torch.tensor([0, 1, 1])
     edge = 0.2 / math.log(2)
     for temperature, expected in [(0.9 * edge, 0), (1.1 * edge, 1), (1e-30, 0)]:
@@ -73,20 +73,20 @@ def test_knn_leaves_out_the_unlabelled():
 @pytest.mark.parametrize("strength", [1.0, 1e-2, 1e-3])
 def test_linear_probe_has_scikit_learns_weights(strength):
     scaler = StandardScaler().fit(X[TRAIN])
-    oracle = LogisticRegression(C=1 / (400 * strength), tol=1e-8, max_iter=10000)
+    oracle = LogisticRegression(C=1 / (400 * strength), solver="newton-cg", tol=1e-8, max_iter=1000)
     oracle.fit(scaler.transform(X[TRAIN]), Y[TRAIN])
-    probe = linear_probe(X[TRAIN], Y[TRAIN], X[VALID], Y[VALID], 10, (strength,))
+    probe = linear_probe(X[TRAIN], Y[TRAIN], X[VALID], Y[VALID], 10, (strength,), tolerance=1e-7)
     np.testing.assert_allclose(probe.weight, oracle.coef_, atol=1e-3)
-    np.testing.assert_allclose(probe.bias, oracle.intercept_, atol=2e-3)
+    np.testing.assert_allclose(probe.bias, oracle.intercept_, atol=1e-3)
     assert probe.valid_accuracy == pytest.approx(oracle.score(scaler.transform(X[VALID]), Y[VALID]))
     assert torch.equal(probe.predict(X[VALID]), torch.from_numpy(oracle.predict(scaler.transform(X[VALID]))))
 
 
 def test_linear_probe_in_float32_says_the_same():
-    wide = linear_probe(X[TRAIN], Y[TRAIN], X[VALID], Y[VALID], 10, (0.01,))
-    narrow = linear_probe(X[TRAIN].float(), Y[TRAIN], X[VALID].float(), Y[VALID], 10, (0.01,))
+    wide = linear_probe(X[TRAIN], Y[TRAIN], X[VALID], Y[VALID], 10, (0.01,), tolerance=1e-5)
+    narrow = linear_probe(X[TRAIN].float(), Y[TRAIN], X[VALID].float(), Y[VALID], 10, (0.01,), tolerance=1e-5)
     assert narrow.weight.dtype == torch.float32
-    torch.testing.assert_close(narrow.weight.double(), wide.weight, atol=1e-3, rtol=0)
+    torch.testing.assert_close(narrow.weight.double(), wide.weight, atol=3e-3, rtol=0)
 
 
 def test_linear_probe_takes_the_strength_that_validates_best_and_of_equal_ones_the_strongest():
@@ -103,8 +103,8 @@ def test_linear_probe_takes_the_strength_that_validates_best_and_of_equal_ones_t
 
 def test_linear_probe_does_not_see_the_scale_or_offset_of_features():
     scale = 10.0 ** torch.linspace(-8, 8, 64, dtype=torch.float64)
-    plain = linear_probe(X[TRAIN], Y[TRAIN], X[VALID], Y[VALID], 10, (0.01,))
-    moved = linear_probe(X[TRAIN] * scale + 3, Y[TRAIN], X[VALID], Y[VALID], 10, (0.01,))
+    plain = linear_probe(X[TRAIN], Y[TRAIN], X[VALID], Y[VALID], 10, (0.01,), tolerance=1e-6)
+    moved = linear_probe(X[TRAIN] * scale + 3, Y[TRAIN], X[VALID], Y[VALID], 10, (0.01,), tolerance=1e-6)
     visible = plain.scale * scale > 1e-6  # below, a feature drowns in the offset's rounding
     torch.testing.assert_close(moved.weight[:, visible], plain.weight[:, visible], atol=1e-3, rtol=0)
 
@@ -132,8 +132,14 @@ def test_without_validation_rows_the_middle_strength_is_taken_with_a_warning():
     assert (probe.strength, probe.valid_accuracy) == (0.01, None)
 
 
+def test_linear_probe_ends_near_the_minimum_by_default():
+    rough = linear_probe(X[TRAIN].float(), Y[TRAIN], X[VALID].float(), Y[VALID], 10, (1e-3,))
+    fine = linear_probe(X[TRAIN], Y[TRAIN], X[VALID], Y[VALID], 10, (1e-3,), tolerance=1e-7)
+    assert (rough.predict(X.float()) == fine.predict(X)).float().mean() > 0.995
+
+
 def test_linear_probe_warns_only_if_it_did_not_converge():
-    with pytest.warns(UserWarning, match=r"not converged after 3 iterations at strength 0\.001"):
+    with pytest.warns(UserWarning, match=r"not converged at strength 0\.001 in at most 3 iterations"):
         linear_probe(X[TRAIN], Y[TRAIN], X[VALID], Y[VALID], 10, (1e-3,), iterations=3)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -239,6 +245,7 @@ def test_few_shot_leaves_out_small_classes_and_the_unlabelled():
         (lambda: knn_accuracy(X, Y, X[:2], Y[:2] * 0 - 1, 10), "labels: none of the 0 rows is labelled"),
         (lambda: linear_probe(X, Y, X, Y, 10, ()), "strengths: expected at least one, got none"),
         (lambda: linear_probe(X, Y, X, Y, 10, (1.0, 0.0)), "strengths: expected a number above 0, got 0"),
+        (lambda: linear_probe(X, Y, X, Y, 10, tolerance=0), "tolerance: expected a number above 0, got 0"),
         (lambda: linear_probe(X, Y, X[:, 1:], Y, 10), "features: expected 64 columns as in training, got 63"),
         (lambda: linear_probe(X, Y, X, Y + 1, 10), "valid_labels: expected integers from -1 to 9, got 10"),
         (lambda: linear_probe(X, Y * 0 - 1, X, Y, 10), "train_labels: no row is labelled, so there is nothing to fit"),

@@ -41,7 +41,7 @@ def dcl(
         The loss in nats; it may be negative. Unit rows and $w = 1$ bound it from below by $\log(2N-2) - 2/T$.
 
     Raises:
-        InputError: for different shapes, fewer than 2 samples, or NaN.
+        InputError: for different shapes, fewer than 2 samples, which leaves no negative, or NaN.
 
     >>> z = torch.eye(3)
     >>> round(dcl(z, z, temperature=0.5).item(), 6)  # -1/T + log 4
@@ -50,6 +50,7 @@ def dcl(
     _check(z1, z2)
     positive, negatives = _positive_and_negatives(z1, z2, temperature)
     if weights is not None:
+        check_same_shape(weights=weights, positives=positive)
         positive = weights * positive
     return negatives.mean() - positive.mean()
 
@@ -67,10 +68,14 @@ def von_mises_fisher_weights(
     Returns:
         One weight per sample: mean 1, smaller for better aligned pairs, from 2-N to 2.
 
+    Raises:
+        InputError: for different shapes, fewer than 2 samples, or NaN.
+
     >>> aligned, crossed = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])
     >>> von_mises_fisher_weights(torch.stack([aligned, aligned]), torch.stack([aligned, crossed]))
     tensor([0.2384, 1.7616])
     """
+    _check(z1, z2)
     return 2 - len(z1) * F.softmax(_similarity(z1, z2) / sigma, dim=0)
 
 

@@ -396,14 +396,14 @@ class ISogCLR(Method):
     def diagnostics(self, labels: Int[Tensor, " samples"]) -> dict[str, float]:
         """`temperature_correlation`: Spearman's correlation of the classes' sizes and their mean temperatures.
 
-        Nothing where it is not defined: fewer than 2 classes, classes of one size, or temperatures that never moved.
+        Nothing where it is not defined: for classes of one size, and temperatures that never moved.
         """
-        tau = self.objective.state.tau.cpu()
-        labelled = labels.cpu() >= 0
-        classes, member, sizes = labels.cpu()[labelled].unique(return_inverse=True, return_counts=True)
-        means = torch.zeros(len(classes)).index_add_(0, member, tau[labelled]) / sizes
-        if len(classes) < 2 or len(sizes.unique()) < 2 or len(means.unique()) < 2:
+        labels = labels.cpu()
+        tau = self.objective.state.tau.cpu().double()[labels >= 0]
+        classes, member, sizes = labels[labels >= 0].unique(return_inverse=True, return_counts=True)
+        if len(sizes.unique()) < 2 or len(tau.unique()) < 2:
             return {}
+        means = torch.zeros(len(classes), dtype=tau.dtype).index_add_(0, member, tau) / sizes
         return {"temperature_correlation": float(spearmanr(sizes, means).statistic)}
 
 

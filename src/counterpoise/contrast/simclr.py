@@ -6,6 +6,7 @@ arXiv 2002.05709, equation 1.
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import torch
@@ -75,13 +76,24 @@ class SimCLR(Method):
     Args:
         encoder: images to features; what a run keeps.
         temperature: above 0; small values look at the nearest neighbours alone.
+        views: random views of each image, at least 2; with more, the loss is the mean over all pairs of views.
         hidden: width of the projection head's hidden layer.
         dim: width of the projection.
         **recipe: arguments of `Method`.
     """
 
-    def __init__(self, encoder: nn.Module, temperature: float = 0.1, hidden: int = 256, dim: int = 64, **recipe: Any):
+    def __init__(
+        self,
+        encoder: nn.Module,
+        temperature: float = 0.1,
+        views: int = 2,
+        hidden: int = 256,
+        dim: int = 64,
+        **recipe: Any,
+    ):
         super().__init__(encoder, **recipe)
+        check_number("views", views, at_least=2)
+        self.views = views
         self.head = mlp(self.features, hidden, dim)
         self.objective = NTXentLoss(temperature)
 
@@ -91,6 +103,6 @@ class SimCLR(Method):
         labels: Int[Tensor, " batch"],
         index: Int[Tensor, " batch"],
     ) -> Float[Tensor, ""]:
-        """NT-Xent of the projections of both views."""
-        z1, z2 = (self.head(self.encoder(view)) for view in images)
-        return self.objective(z1, z2)
+        """NT-Xent of the projections, mean over the pairs of views."""
+        embeddings = [self.head(self.encoder(view)) for view in images]
+        return torch.stack([self.objective(*pair) for pair in itertools.combinations(embeddings, 2)]).mean()

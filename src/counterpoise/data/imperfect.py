@@ -90,18 +90,20 @@ def long_tail(images: Images, ratio: float, generator: Generator) -> tuple[Image
     Class c of C keeps n·ratio^(-c/(C-1)) images, n being the size of the largest class, or all that it has where that
     is fewer. Classes without images are not counted; unlabelled images stay.
     """
-    present = _present(images, "long-tail", at_least=2)
-    counts = images.counts()[present]
-    keep = torch.ones(len(images), dtype=torch.bool)
-    kept = []
-    for rank, label in enumerate(present.tolist()):
-        members = (images.labels == label).nonzero().flatten()
-        size = max(1, round(int(counts.max()) * ratio ** (-rank / (len(present) - 1))))
-        keep[members[torch.randperm(len(members), generator=generator)[size:]]] = False
-        kept.append(min(size, len(members)))
-    made = images.subset(keep.nonzero().flatten())
-    note = f"{kept[0]:,} → {kept[-1]:,} images per class, {len(made):,} of {len(images):,} images kept"
+    made, note = _thinned(images, "long-tail", lambda place: ratio**-place, generator)
     return made, f"long tail, ratio {ratio:g}: {note}"
+
+
+def linear_tail(images: Images, ratio: float, generator: Generator) -> tuple[Images, str]:
+    """As `long_tail`, but the sizes fall linearly, from n images of the first class to n/ratio of the last."""
+    made, note = _thinned(images, "linear-tail", lambda place: 1 - place * (1 - 1 / ratio), generator)
+    return made, f"linear tail, ratio {ratio:g}: {note}"
+
+
+def fewer(images: Images, share: float, generator: Generator) -> tuple[Images, str]:
+    """Every class keeps this share of the largest class's size, or all that it has where that is fewer."""
+    made, note = _thinned(images, "fewer", lambda place: share, generator)
+    return made, f"fewer images, {share:.0%}: {note}"
 
 
 def label_noise(images: Images, share: float, generator: Generator) -> tuple[Images, str]:
@@ -185,6 +187,12 @@ IMPERFECTIONS = {
     "long-tail": Imperfection(
         long_tail, "the largest class's size over the smallest one's, 1 or more", 1, math.inf, splits=("train",)
     ),
+    "linear-tail": Imperfection(
+        linear_tail, "the largest class's size over the smallest one's, 1 or more", 1, math.inf, splits=("train",)
+    ),
+    "fewer": Imperfection(
+        fewer, "the share of the largest class's size that every class keeps, 0 to 1", 0, 1, splits=("train",)
+    ),
     "label-noise": Imperfection(label_noise, "the share of labels that become another class, 0 to 1", 0, 1),
     "label-noise-asymmetric": Imperfection(
         asymmetric_label_noise, "the share of labels that become the next class, 0 to 1", 0, 1
@@ -223,6 +231,21 @@ def colour(
     distance = (hue[:, None] * 6 - torch.tensor([0.0, 2.0, 4.0]) + 3).remainder(6) - 3
     full = (2 - distance.abs()).clamp(0, 1)
     return _to_bytes(pixels * (1 - strength * (1 - full))[:, :, None, None])
+
+
+def _thinned(images: Images, name: str, share: Callable[[float], float], generator: Generator) -> tuple[Images, str]:
+    """Each class cut to a share of the largest one's size; its place goes from 0 (first class) to 1 (last)."""
+    present = _present(images, name, at_least=2)
+    largest = int(images.counts().max())
+    keep = torch.ones(len(images), dtype=torch.bool)
+    kept = []
+    for rank, label in enumerate(present.tolist()):
+        members = (images.labels == label).nonzero().flatten()
+        size = max(1, round(largest * share(rank / (len(present) - 1))))
+        keep[members[torch.randperm(len(members), generator=generator)[size:]]] = False
+        kept.append(min(size, len(members)))
+    made = images.subset(keep.nonzero().flatten())
+    return made, f"{kept[0]:,} → {kept[-1]:,} images per class, {len(made):,} of {len(images):,} images kept"
 
 
 def _map_rows(images: Images, function: Callable[[Tensor, Tensor], Tensor], values: Tensor) -> Images:

@@ -80,6 +80,7 @@ def inspect_images(data: Splits | Images) -> Inspection:
 
     Images are duplicates when their decoded pixels are equal.
 
+    >>> import torch
     >>> images = Images(torch.zeros(2, 1, 3, 3, dtype=torch.uint8), torch.tensor([0, 0]), ("cat",), "pets")
     >>> found = inspect_images(images)
     >>> found.duplicates, found.rows()

@@ -212,7 +212,7 @@ def crop_resize(
     Args:
         x: images of any range.
         box: top, left, height and width of each box in pixels.
-        True for a mirror image.
+        flip: True for a mirror image.
         size: side of the result.
 
     Returns:

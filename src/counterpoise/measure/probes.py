@@ -21,8 +21,6 @@ from counterpoise.ops.checks import check_integers, check_matrix, check_number
 from counterpoise.ops.neighbours import nearest, unit_rows
 
 STRENGTHS = (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
-# The solver stops where no entry of the loss's gradient is larger than STOP; above LOOSE it has not converged.
-STOP, LOOSE = 1e-7, 1e-4
 
 
 def knn_predict(
@@ -135,6 +133,7 @@ def linear_probe(
     valid_labels: Int[Tensor, " m"],
     classes: int,
     strengths: Sequence[float] = STRENGTHS,
+    tolerance: float = 1e-4,
     iterations: int = 500,
 ) -> LinearProbe:
     r"""Multinomial logistic regression on frozen features, its penalty chosen on validation rows.
@@ -150,10 +149,11 @@ def linear_probe(
         valid_labels: their classes; without any labelled one the middle strength is taken, with a warning.
         classes: number of classes. A class without training rows is never predicted.
         strengths: the $\lambda > 0$ to try, each fit starting from the next stronger one's.
+        tolerance: a fit ends where no entry of the loss's gradient is larger (scikit-learn's `tol`, and its default).
         iterations: most steps of the solver for each strength.
 
     Returns:
-        The classifier, in float64. A warning tells if its fit did not converge.
+        The classifier, in float32 (float64 for float64 features). A warning tells if its fit did not converge.
 
     Raises:
         InputError: for other shapes, NaN, numbers out of range, or if no training row is labelled.
@@ -163,6 +163,7 @@ def linear_probe(
     >>> probe.predict(torch.tensor([[2.0], [3.0]])), probe.strength
     (tensor([0, 1]), 1.0)
     """
+    check_number("tolerance", tolerance, above=0)
     check_number("iterations", iterations, at_least=1)
     if not strengths:
         raise InputError("strengths: expected at least one, got none")
@@ -183,7 +184,7 @@ def linear_probe(
     weight, bias = x.new_zeros(len(present), x.shape[1]), x.new_zeros(len(present))
     probes = []
     for strength in descending:
-        weight, bias, slope = _fit(x, target, strength, weight, bias, iterations)
+        weight, bias, slope = _fit(x, target, strength, weight, bias, tolerance, iterations)
         all_weight = weight.new_zeros(classes, x.shape[1]).index_copy(0, present, weight)
         all_bias = bias.new_full((classes,), -torch.inf).index_copy(0, present, bias)
         probe = LinearProbe(all_weight, all_bias, mean, scale, float(strength), None)
@@ -192,23 +193,24 @@ def linear_probe(
             probe = LinearProbe(all_weight, all_bias, mean, scale, float(strength), valid_accuracy)
         probes.append((probe, slope))
     best, slope = max(probes, key=lambda fitted: fitted[0].valid_accuracy or 0.0)
-    if slope > LOOSE * max(1.0, best.strength):
+    # A strong penalty makes the loss steep: there, float32 cannot tell losses apart down to the tolerance.
+    if slope > 10 * tolerance * max(1.0, best.strength):
         warnings.warn(
-            f"linear probe: not converged after {iterations} iterations at strength {best.strength:g} "
+            f"linear probe: not converged at strength {best.strength:g} in at most {iterations} iterations "
             f"(an entry of the gradient is {slope:.1g})"
         )
     return best
 
 
 def _fit(
-    x: Tensor, target: Tensor, strength: float, weight: Tensor, bias: Tensor, iterations: int
+    x: Tensor, target: Tensor, strength: float, weight: Tensor, bias: Tensor, tolerance: float, iterations: int
 ) -> tuple[Tensor, Tensor, float]:
     """Weight and bias at the minimum, from those given, and the largest entry of the gradient there."""
     weight, bias = weight.clone().requires_grad_(), bias.clone().requires_grad_()
     solver = torch.optim.LBFGS(
         [weight, bias],
         max_iter=iterations,
-        tolerance_grad=STOP,
+        tolerance_grad=tolerance,
         tolerance_change=0.0,
         history_size=20,
         line_search_fn="strong_wolfe",
@@ -230,8 +232,7 @@ def _fit(
 
 
 def _standard(x: Tensor) -> tuple[Tensor, Tensor]:
-    # float32 cannot tell losses apart well enough for the line search near the minimum; Apple's GPUs have nothing wider.
-    x = x.to(torch.float32 if x.device.type == "mps" else torch.float64)
+    x = x.to(torch.promote_types(x.dtype, torch.float32))
     mean, scale = x.mean(0), x.std(0, correction=0)
     constant = scale <= 10 * torch.finfo(x.dtype).eps * mean.abs()
     return mean, scale.masked_fill(constant, 1.0)

@@ -1,7 +1,7 @@
 """Backbones: from images to one feature vector each, by name.
 
 `small` is a net of our own for images of 28 to 32 pixels; every other name is a model of timm or of torchvision, with
-random weights and without its classifier. Models of hundreds of layers stay theirs: this file only opens the door.
+random weights and without its classifier.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ class SmallNet(nn.Sequential):
 
     def forward(self, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch features"]:
         """Return 128 features for each image."""
-        # Up to half as fast again on CPU; the layers hand the layout on.
+        # The faster layout on CPU; the layers hand it on. The weights keep theirs, for files that want them contiguous.
         return super().forward(images.contiguous(memory_format=torch.channels_last))
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import inspect
 import os
 import threading
-import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -24,6 +23,7 @@ import psutil
 import torch
 from lightning.pytorch.callbacks import Callback
 from safetensors.torch import save_file
+from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
 from counterpoise import catalogue
@@ -32,7 +32,7 @@ from counterpoise.data import Images, load, make_imperfect
 from counterpoise.data.views import Views, to_float
 from counterpoise.errors import InputError, unknown
 from counterpoise.files import make_folder, read_json, write_json, written
-from counterpoise.fitting import CHECKPOINT, OnlineProbe, Precision, fit
+from counterpoise.fitting import OnlineProbe, Precision, fit
 from counterpoise.measure import (
     accuracy,
     alignment,
@@ -93,6 +93,8 @@ class Settings:
         data_dir: where full data sets lie.
         download: let torchvision download a data set.
         device: "auto", "cpu", "cuda" or "mps".
+        threads: processor threads of each run; part of what decides a result, since it changes how sums are rounded.
+            Several runs at a time (`jobs`) use a processor's cores better than several threads, but for large networks.
     """
 
     backbone: str = "small"
@@ -104,6 +106,7 @@ class Settings:
     data_dir: str | None = None
     download: bool = False
     device: str = "auto"
+    threads: int = 1
 
 
 @dataclass(frozen=True)
@@ -223,7 +226,11 @@ def execute(
     if (folder / "result.json").exists():
         return read_json(folder / "result.json")
     write_json(folder / "config.json", config)
-    with warnings.catch_warnings(record=True) as caught, peak_memory(run.settings.device) as memory:
+    with (
+        warnings.catch_warnings(record=True) as caught,
+        peak_memory(run.settings.device) as memory,
+        processor_threads(run.settings.threads),
+    ):
         warnings.simplefilter("always", UserWarning)
         result = _train_and_score(run, folder, tuple(loggers), progress, tuple(callbacks))
     told = list(dict.fromkeys(str(w.message) for w in caught if _is_ours(w)))
@@ -346,7 +353,7 @@ def load_encoder(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
         folder: of a finished run.
 
     Returns:
-        The encoder in evaluation mode, and the run's configuration with `shape`, the [channels, height, width] it takes.
+        The encoder in evaluation mode; the run's configuration, with the `shape` [channels, height, width] it takes.
 
     Raises:
         InputError: if the folder holds no finished run or its weights are damaged.
@@ -364,6 +371,19 @@ def load_encoder(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
     except (SafetensorError, FileNotFoundError, RuntimeError) as error:
         raise InputError(f"{folder / 'encoder.safetensors'}: damaged or missing ({str(error)[:100]})") from error
     return encoder.eval(), {**config, "shape": result["shape"]}
+
+
+@contextmanager
+def processor_threads(count: int) -> Iterator[None]:
+    """Let PyTorch, and the libraries beside it, use so many threads while the block runs."""
+    check_number("threads", count, at_least=1)
+    before = torch.get_num_threads()
+    with threadpool_limits(count):
+        torch.set_num_threads(count)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
 
 
 class Peak:
