@@ -84,7 +84,8 @@ def runs(claim: Claim) -> dict[tuple[str, int], Run]:
         for label, arm in claim.arms.items():
             settings = make_settings({**(claim.settings or {}), **arm.get("settings", {})})
             imperfect = tuple(arm.get("imperfect", claim.imperfect))
-            found[label, seed] = Run(arm["method"], claim.data, seed, arm.get("arguments", {}), imperfect, settings)
+            data = arm.get("data", claim.data)
+            found[label, seed] = Run(arm["method"], data, seed, arm.get("arguments", {}), imperfect, settings)
     return found
 
 

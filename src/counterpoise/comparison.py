@@ -8,6 +8,7 @@ import hashlib
 import json
 import multiprocessing
 import shlex
+import signal
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -279,21 +280,30 @@ def _each(runs: dict[Key, Run], folder: Path, jobs: int, tell: Callable[[str], N
         return
     spawn = multiprocessing.get_context("spawn")
     pending = dict(runs)
-    with ProcessPoolExecutor(jobs, spawn) as pool:
+    with ProcessPoolExecutor(jobs, spawn, _die_on_interrupt) as pool:
         futures = {pool.submit(_attempt, run, folder): key for key, run in runs.items()}
-        for future in as_completed(futures):
-            if not isinstance(future.exception(), BrokenProcessPool):
-                key = futures[future]
-                pending.pop(key)
-                yield key, future.result()
+        try:
+            for future in as_completed(futures):
+                if not isinstance(future.exception(), BrokenProcessPool):
+                    key = futures[future]
+                    pending.pop(key)
+                    yield key, future.result()
+        except KeyboardInterrupt:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
     # A process that dies takes its pool with it. What it left unanswered runs again, each in a pool of its own, so
     # that the run that kills its process fails alone.
     for key, run in pending.items():
-        with ProcessPoolExecutor(1, spawn) as pool:
+        with ProcessPoolExecutor(1, spawn, _die_on_interrupt) as pool:
             try:
                 yield key, pool.submit(_attempt, run, folder).result()
             except BrokenProcessPool:
                 yield key, {"seed": key[1], "status": "failed", "error": "its process died"}
+
+
+def _die_on_interrupt() -> None:
+    """Ctrl-C ends a worker at once: its run goes on from its checkpoint next time."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _attempt(run: Run, folder: Path, callbacks: Sequence[Callback] = ()) -> Result:

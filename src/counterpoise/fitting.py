@@ -5,11 +5,12 @@ from __future__ import annotations
 import csv
 import logging
 import os
+import signal
 import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 import lightning
 import torch
@@ -28,6 +29,7 @@ from counterpoise.ops.checks import check_number
 
 Precision = Literal["32", "16-mixed", "bf16-mixed"]
 LOGGERS = ("tensorboard", "wandb", "mlflow")
+DEVICES = ("auto", "cpu", "cuda", "mps")
 CHECKPOINT = "last.ckpt"
 
 
@@ -73,9 +75,9 @@ def fit(
     Raises:
         InputError: for numbers out of range, or a checkpoint that is damaged or belongs to another configuration.
     """
-    check_number("epochs", epochs, at_least=1)
-    check_number("batch_size", batch_size, at_least=2)
-    check_number("accumulate", accumulate, at_least=1)
+    check_options(epochs, batch_size, accumulate, precision, device)
+    if len(images) < 2:
+        raise InputError(f"images: expected at least 2 to train on, got {len(images)}")
     batch_size = min(batch_size, len(images))
     history = History(probe, folder / "curve.csv")
     checkpoint = folder / CHECKPOINT
@@ -113,13 +115,27 @@ def fit(
         )
         try:
             trainer.fit(method, loader, ckpt_path=resume, weights_only=True)
+        except SystemExit as stop:  # so Lightning ends on Ctrl-C, having made the process deaf to a second one
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            raise KeyboardInterrupt from stop
         except (RuntimeError, KeyError, ValueError) as error:
             if resume and "state_dict" in str(error):
                 raise InputError(f"{checkpoint}: belongs to another configuration; choose another folder") from error
             raise
-    if trainer.interrupted:
-        raise KeyboardInterrupt
     return history.rows
+
+
+def check_options(epochs: int, batch_size: int, accumulate: int, precision: str, device: str) -> None:
+    """Refuse what `fit` cannot do, by name, before anything is loaded."""
+    check_number("epochs", epochs, at_least=1)
+    check_number("batch_size", batch_size, at_least=2)
+    check_number("accumulate", accumulate, at_least=1)
+    if precision not in get_args(Precision):
+        raise unknown("precision", precision, get_args(Precision))
+    if device not in DEVICES:
+        raise unknown("device", device, DEVICES)
+    if device not in ("auto", "cpu") and not getattr(torch, device).is_available():
+        raise InputError(f"device: '{device}' is not available on this machine")
 
 
 class Shuffle(Sampler[int]):

@@ -21,6 +21,7 @@ def part(count: int = 1000, channels: int = 1) -> Images:
 SPLITS = Splits(part(), part(200))
 SPECS = [
     "long-tail=10",
+    "random-tail=10",
     "linear-tail=10",
     "fewer=0.5",
     "label-noise=0.4",
@@ -90,6 +91,13 @@ def test_long_tail_of_equal_classes():
     assert made.counts().tolist() == [200, 112, 63, 36, 20]
     assert made.notes[-1] == "train: long tail, ratio 10: 200 → 20 images per class, 431 of 1,000 images kept"
     assert torch.equal(made.labels, made.labels.sort().values) is False
+
+
+def test_random_tail_is_a_long_tail_in_another_order():
+    counts = [make_imperfect(SPLITS, ["random-tail=10"], seed).train.counts() for seed in range(3)]
+    expected = make_imperfect(SPLITS, ["long-tail=10"], 0).train.counts()
+    assert all(torch.equal(some.sort(descending=True).values, expected) for some in counts)
+    assert len({tuple(some.argsort().tolist()) for some in counts}) == 3
 
 
 def test_linear_tail_and_fewer_of_equal_classes():

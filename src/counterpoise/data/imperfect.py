@@ -94,6 +94,12 @@ def long_tail(images: Images, ratio: float, generator: Generator) -> tuple[Image
     return made, f"long tail, ratio {ratio:g}: {note}"
 
 
+def random_tail(images: Images, ratio: float, generator: Generator) -> tuple[Images, str]:
+    """As `long_tail`, but which classes are frequent is drawn: over seeds it is no matter of which class it is."""
+    made, note = _thinned(images, "random-tail", lambda place: ratio**-place, generator, shuffled=True)
+    return made, f"long tail over classes in a drawn order, ratio {ratio:g}: {note}"
+
+
 def linear_tail(images: Images, ratio: float, generator: Generator) -> tuple[Images, str]:
     """As `long_tail`, but the sizes fall linearly, from n images of the first class to n/ratio of the last."""
     made, note = _thinned(images, "linear-tail", lambda place: 1 - place * (1 - 1 / ratio), generator)
@@ -187,6 +193,9 @@ IMPERFECTIONS = {
     "long-tail": Imperfection(
         long_tail, "the largest class's size over the smallest one's, 1 or more", 1, math.inf, splits=("train",)
     ),
+    "random-tail": Imperfection(
+        random_tail, "the largest class's size over the smallest one's, 1 or more", 1, math.inf, splits=("train",)
+    ),
     "linear-tail": Imperfection(
         linear_tail, "the largest class's size over the smallest one's, 1 or more", 1, math.inf, splits=("train",)
     ),
@@ -233,9 +242,13 @@ def colour(
     return _to_bytes(pixels * (1 - strength * (1 - full))[:, :, None, None])
 
 
-def _thinned(images: Images, name: str, share: Callable[[float], float], generator: Generator) -> tuple[Images, str]:
+def _thinned(
+    images: Images, name: str, share: Callable[[float], float], generator: Generator, shuffled: bool = False
+) -> tuple[Images, str]:
     """Each class cut to a share of the largest one's size; its place goes from 0 (first class) to 1 (last)."""
     present = _present(images, name, at_least=2)
+    if shuffled:
+        present = present[torch.randperm(len(present), generator=generator)]
     largest = int(images.counts().max())
     keep = torch.ones(len(images), dtype=torch.bool)
     kept = []

@@ -32,7 +32,7 @@ from counterpoise.data import Images, load, make_imperfect
 from counterpoise.data.views import Views, to_float
 from counterpoise.errors import InputError, unknown
 from counterpoise.files import make_folder, read_json, write_json, written
-from counterpoise.fitting import OnlineProbe, Precision, fit
+from counterpoise.fitting import OnlineProbe, Precision, check_options, fit
 from counterpoise.measure import (
     accuracy,
     alignment,
@@ -107,6 +107,10 @@ class Settings:
     download: bool = False
     device: str = "auto"
     threads: int = 1
+
+    def __post_init__(self) -> None:
+        check_options(self.epochs, self.batch_size, self.accumulate, self.precision, self.device)
+        check_number("threads", self.threads, at_least=1)
 
 
 @dataclass(frozen=True)
@@ -376,7 +380,6 @@ def load_encoder(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
 @contextmanager
 def processor_threads(count: int) -> Iterator[None]:
     """Let PyTorch, and the libraries beside it, use so many threads while the block runs."""
-    check_number("threads", count, at_least=1)
     before = torch.get_num_threads()
     with threadpool_limits(count):
         torch.set_num_threads(count)
