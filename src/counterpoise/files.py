@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Iterator
@@ -11,13 +12,15 @@ from typing import Any
 
 from counterpoise.errors import InputError
 
+UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EISDIR, errno.ENAMETOOLONG)
+
 
 @contextmanager
 def written(path: Path) -> Iterator[Path]:
     """A path to write to, in the same folder; it takes the place of `path` if the block ends without an error.
 
     Raises:
-        InputError: if the folder cannot be made or written to.
+        InputError: if the folder cannot be made or written to, or the disk is full.
 
     >>> import tempfile
     >>> target = Path(tempfile.mkdtemp()) / "a.txt"
@@ -31,7 +34,9 @@ def written(path: Path) -> Iterator[Path]:
     try:
         yield aside
         os.replace(aside, path)
-    except PermissionError as error:
+    except OSError as error:
+        if error.errno not in UNWRITABLE:
+            raise
         raise InputError(f"{path}: cannot be written ({error.strerror})") from error
     finally:
         aside.unlink(missing_ok=True)

@@ -13,8 +13,8 @@ from functools import cache
 from pathlib import Path
 
 PACKAGE = Path(__file__).parent
-# They refuse or describe; they do not compute.
-IGNORED = {"errors", "catalogue", "arguments", "ops.checks"}
+# They refuse, describe or write; they do not compute.
+IGNORED = {"errors", "catalogue", "arguments", "files", "ops.checks", "data.inspection"}
 
 
 def fingerprint(modules: Iterable[str]) -> str:

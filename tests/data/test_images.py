@@ -1,7 +1,9 @@
 """The container that every other part takes its images from."""
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.utils.data import DataLoader
 
 from counterpoise.data import images as module
@@ -54,8 +56,16 @@ def test_grey_becomes_rgb_with_equal_channels():
     assert coloured.pixels.shape == (5, 3, 3, 4)
     assert (coloured.pixels == PIXELS).all()
     assert coloured.with_channels(3) is coloured
-    with pytest.raises(InputError, match=r"channels: expected 3, .*got 1"):
-        coloured.with_channels(1)
+    assert torch.equal(coloured.with_channels(1).pixels, make().pixels)
+    with pytest.raises(InputError, match="channels: expected 1 or 3, got 2"):
+        coloured.with_channels(2)
+
+
+def test_grey_is_what_pillow_makes_of_colours():
+    pixels = torch.randint(0, 256, (1, 3, 16, 16), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    ours = Images(pixels, torch.tensor([-1]), (), "x").with_channels(1).pixels[0, 0]
+    theirs = torch.from_numpy(np.asarray(Image.fromarray(pixels[0].permute(1, 2, 0).numpy()).convert("L")).copy())
+    assert (ours.int() - theirs.int()).abs().max() <= 1
 
 
 @pytest.mark.parametrize(

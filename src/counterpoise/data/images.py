@@ -100,12 +100,15 @@ class Images(Dataset):
         )
 
     def with_channels(self, channels: int) -> Images:
-        """The same images with `channels` channels: grey ones become RGB with three equal channels."""
+        """The same images with 1 or 3 channels: grey becomes three equal ones, RGB becomes its luma (ITU-R BT.601)."""
         if channels == self.pixels.shape[1]:
             return self
-        if self.pixels.shape[1] != 1 or channels != 3:
-            raise InputError(f"channels: expected {self.pixels.shape[1]}, or 3 for grey images, got {channels}")
-        return map_pixels(self, lambda pixels: pixels.expand(-1, 3, -1, -1))
+        if channels == 3:
+            return map_pixels(self, lambda pixels: pixels.expand(-1, 3, -1, -1))
+        if channels != 1:
+            raise InputError(f"channels: expected 1 or 3, got {channels}")
+        weights = torch.tensor([0.299, 0.587, 0.114])[:, None, None]
+        return map_pixels(self, lambda pixels: (pixels * weights).sum(1, keepdim=True).round().to(torch.uint8))
 
     def counts(self) -> Int64[Tensor, " classes"]:
         """How many labelled images each class has."""

@@ -72,6 +72,7 @@ METRICS = {
     "tolerance": Metric("tolerance", "higher", percent=False),
     "effective_rank": Metric("effective rank", "higher", percent=False),
 }
+PACKAGE = Path(__file__).parents[1]
 MAIN = "knn"
 BASELINE = "simclr"
 NEIGHBOURS = 20
@@ -265,7 +266,7 @@ def _train_and_score(
         progress=progress,
         callbacks=callbacks,
     )
-    result: dict[str, Any] = {"seed": run.seed, "status": "done", "warnings": []}
+    result: dict[str, Any] = {"seed": run.seed, "status": "done", "warnings": _left_out(prepared)}
     features = embed(method.encoder, prepared.test, to_float)
     if found := collapse(features):
         result["warnings"].append(found)
@@ -281,6 +282,13 @@ def _train_and_score(
     with written(folder / "encoder.safetensors") as aside:
         save_file({name: value.contiguous() for name, value in method.encoder.state_dict().items()}, aside)
     return result
+
+
+def _left_out(prepared: Prepared) -> list[str]:
+    """What is told of files that could not be read."""
+    files = list(dict.fromkeys(name for images in prepared for name in images.unreadable))
+    more = ", …" if len(files) > 3 else ""
+    return [f"{len(files)} unreadable files left out: {', '.join(files[:3])}{more}"] if files else []
 
 
 def score(method: Method, prepared: Prepared, features: Tensor) -> dict[str, Any]:
@@ -425,4 +433,4 @@ def peak_memory(device: str, every: float = 0.05) -> Iterator[Peak]:
 
 
 def _is_ours(warning: warnings.WarningMessage) -> bool:
-    return "counterpoise" in Path(warning.filename).parts or "counterpoise" in str(warning.filename)
+    return PACKAGE in Path(warning.filename).parents
