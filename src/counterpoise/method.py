@@ -13,6 +13,10 @@ from torch import Tensor, nn
 from counterpoise.errors import InputError
 from counterpoise.ops.checks import check_number
 
+# What `Method.loss` takes: `views` random views of each image; class of each, -1 where it has none; its number.
+ImageViews = list[Float[Tensor, "batch channel size size"]]
+Labels = Int[Tensor, " batch"]
+Index = Int[Tensor, " batch"]
 Batch = tuple[UInt8[Tensor, "batch channel height width"], Int[Tensor, " batch"], Int[Tensor, " batch"]]
 
 
@@ -54,12 +58,7 @@ class Method(lightning.LightningModule):
         self.augment = augment
         self.optimizer, self.lr, self.weight_decay, self.warmup = optimizer, lr, weight_decay, warmup
 
-    def loss(
-        self,
-        images: list[Float[Tensor, "batch channel size size"]],
-        labels: Int[Tensor, " batch"],
-        index: Int[Tensor, " batch"],
-    ) -> Float[Tensor, ""]:
+    def loss(self, images: ImageViews, labels: Labels, index: Index) -> Float[Tensor, ""]:
         """The loss of one batch.
 
         Args:

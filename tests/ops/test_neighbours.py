@@ -5,7 +5,7 @@ from scipy.spatial.distance import cdist
 from sklearn.neighbors import NearestNeighbors
 
 from counterpoise.errors import InputError
-from counterpoise.ops.neighbours import nearest, unit_rows
+from counterpoise.ops.neighbours import nearest
 
 rng = torch.Generator().manual_seed(0)
 QUERIES = torch.randn(37, 6, generator=rng)
@@ -86,15 +86,6 @@ def test_other_dtypes_give_float32(dtype):
 def test_no_queries():
     values, index = nearest(QUERIES[:0], KEYS, 3, "euclidean")
     assert values.shape == index.shape == (0, 3)
-
-
-def test_unit_rows_gradient_is_that_of_normalising():
-    x = torch.randn(3, 4, generator=rng, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(unit_rows, x)
-    zero = torch.zeros(1, 3, requires_grad=True)
-    unit_rows(zero).sum().backward()
-    assert zero.grad is not None
-    assert torch.isfinite(zero.grad).all()
 
 
 @pytest.mark.usefixtures("plain_shapes")

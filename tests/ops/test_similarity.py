@@ -6,7 +6,7 @@ from torch.nn.functional import normalize
 
 from counterpoise.errors import InputError
 from counterpoise.ops import similarity
-from counterpoise.ops.similarity import similarity_softmax
+from counterpoise.ops.similarity import similarity_softmax, unit_rows
 
 rng = torch.Generator().manual_seed(0)
 QUERIES = torch.randn(7, 3, generator=rng, dtype=torch.float64)
@@ -86,3 +86,12 @@ def test_memory_grows_with_rows_not_with_pairs():
         row = torch.arange(3000)
         similarity_softmax(z, z, 1.0, (row, row)).logsumexp.sum()
     assert max(kept) == z.numel()
+
+
+def test_unit_rows_gradient_is_that_of_normalising():
+    x = torch.randn(3, 4, generator=rng, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(unit_rows, x)
+    zero = torch.zeros(1, 3, requires_grad=True)
+    unit_rows(zero).sum().backward()
+    assert zero.grad is not None
+    assert torch.isfinite(zero.grad).all()

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from counterpoise.data import Images
 from counterpoise.errors import InputError
-from counterpoise.method import Method
+from counterpoise.method import ImageViews, Index, Labels, Method
 from counterpoise.nets.heads import linear
 from counterpoise.ops.checks import check_integers, check_matrix, check_number
 
@@ -60,12 +60,7 @@ class CrossEntropy(Method):
         self.label_smoothing = label_smoothing
         self.classifier = linear(self.features, classes)
 
-    def loss(
-        self,
-        images: list[Float[Tensor, "batch channel size size"]],
-        labels: Int[Tensor, " batch"],
-        index: Int[Tensor, " batch"],
-    ) -> Float[Tensor, ""]:
+    def loss(self, images: ImageViews, labels: Labels, index: Index) -> Float[Tensor, ""]:
         """Cross-entropy of one view's logits."""
         return cross_entropy(self.classifier(self.encoder(images[0])), labels, self.label_smoothing)
 

@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from counterpoise.errors import InputError, unknown
-from counterpoise.method import Method
+from counterpoise.method import ImageViews, Index, Labels, Method
 from counterpoise.nets.heads import mlp
 from counterpoise.ops.checks import check_finite, check_matrix, check_number
-from counterpoise.ops.similarity import similarity_softmax
+from counterpoise.ops.similarity import similarity_softmax, unit_rows
 
 Weights = Literal["both", "positive", "negative", "none"]
 Cost = Literal["euclidean", "rbf"]
@@ -203,7 +203,7 @@ class CACRLoss(nn.Module):
             InputError: for fewer than two views or samples, wrong shapes, and NaN.
         """
         _check_views(views, least=2)
-        z = _unit(views) if self.normalize else _wide(views)
+        z = unit_rows(views) if self.normalize else _wide(views)
         numbers = range(len(z))
         attractions = [
             attraction(z[x], z[[v for v in numbers if v != x]].transpose(0, 1), self.t_pos, self.detach_weights)
@@ -282,7 +282,11 @@ class CACRQueueLoss(nn.Module):
             raise InputError(f"queries and positives: expected [batch, dim] and [batch, k, dim], got {got}")
         if negatives.shape[1] != dim:
             raise InputError(f"queries and negatives: expected the same width, got {dim} and {negatives.shape[1]}")
-        q, k, queue = _unit(queries), _unit(positives).detach().reshape(batch, -1, dim), _unit(negatives).detach()
+        q, k, queue = (
+            unit_rows(queries),
+            unit_rows(positives).detach().reshape(batch, -1, dim),
+            unit_rows(negatives).detach(),
+        )
         row = torch.arange(batch, device=q.device)
         identities = torch.cat([torch.full((len(queue),), -1, device=q.device), row])
         attracted = attraction(q, k, self.t_pos, self.detach_weights)
@@ -330,7 +334,7 @@ class CACRMomentumLoss(nn.Module):
         if views.shape[1:] != keys.shape:
             got = f"{list(views.shape)} and {list(keys.shape)}"
             raise InputError(f"views and keys: expected [views, batch, dim] and [batch, dim], got {got}")
-        queries, key, temperature = _unit(views), _unit(keys).detach(), self.temperature
+        queries, key, temperature = unit_rows(views), unit_rows(keys).detach(), self.temperature
         distance = (queries - key).square().sum(-1)
         weights = torch.softmax(distance / temperature, dim=0).detach()
         if self.cost == "rbf":
@@ -378,12 +382,7 @@ class CACR(Method):
         self.head = mlp(self.features, hidden, dim)
         self.objective = CACRLoss(t_pos, t_neg, weights=weights, cost=cost)
 
-    def loss(
-        self,
-        images: list[Float[Tensor, "batch channel size size"]],
-        labels: Int[Tensor, " batch"],
-        index: Int[Tensor, " batch"],
-    ) -> Float[Tensor, ""]:
+    def loss(self, images: ImageViews, labels: Labels, index: Index) -> Float[Tensor, ""]:
         """CACR of the projections of all views."""
         return self.objective(torch.stack([self.head(self.encoder(view)) for view in images]))
 
@@ -396,10 +395,6 @@ def _check_views(views: Tensor, least: int) -> None:
     if views.shape[1] < 2:
         raise InputError(f"views: expected at least 2 samples, got {views.shape[1]}, which leaves no negative")
     check_finite("views", views)
-
-
-def _unit(x: Tensor) -> Tensor:
-    return F.normalize(_wide(x), dim=-1)
 
 
 def _wide(x: Tensor) -> Tensor:

@@ -9,15 +9,15 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from counterpoise.errors import unknown
-from counterpoise.method import Method
+from counterpoise.method import ImageViews, Index, Labels, Method
 from counterpoise.nets.heads import mlp
 from counterpoise.ops.checks import check_matrix, check_number, check_same_shape
-from counterpoise.ops.similarity import similarity_softmax
+from counterpoise.ops.similarity import similarity_softmax, unit_rows
 
 
 def dcl(
@@ -102,7 +102,7 @@ def npc_multiplier(
     tensor([0.6667, 0.6667, 0.6667, 0.6667])
     """
     _check(z1, z2)
-    positive, negatives = _positive_and_negatives(_unit(z1), _unit(z2), temperature)
+    positive, negatives = _positive_and_negatives(unit_rows(z1), unit_rows(z2), temperature)
     return torch.sigmoid(negatives - positive.repeat(2))
 
 
@@ -139,7 +139,7 @@ class DCLLoss(nn.Module):
         """The loss of two views of the same samples; see `dcl`."""
         _check(z1, z2)
         if self.normalize:
-            z1, z2 = _unit(z1), _unit(z2)
+            z1, z2 = unit_rows(z1), unit_rows(z2)
         weights = von_mises_fisher_weights(z1, z2, self.sigma) if self.weighted else None
         if weights is not None and self.detach_weights:
             weights = weights.detach()
@@ -174,12 +174,7 @@ class DCL(Method):
         self.head = mlp(self.features, hidden, dim)
         self.objective = DCLLoss(temperature, weighted, sigma)
 
-    def loss(
-        self,
-        images: list[Float[Tensor, "batch channel size size"]],
-        labels: Int[Tensor, " batch"],
-        index: Int[Tensor, " batch"],
-    ) -> Float[Tensor, ""]:
+    def loss(self, images: ImageViews, labels: Labels, index: Index) -> Float[Tensor, ""]:
         """DCL, or DCLW, of the projections of both views."""
         z1, z2 = (self.head(self.encoder(view)) for view in images)
         return self.objective(z1, z2)
@@ -189,10 +184,6 @@ def _check(z1: Tensor, z2: Tensor) -> None:
     check_same_shape(z1=z1, z2=z2)
     check_matrix("z1", z1, at_least=2)
     check_matrix("z2", z2, at_least=2)
-
-
-def _unit(z: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch dim"]:
-    return F.normalize(z.to(torch.promote_types(z.dtype, torch.float32)), dim=1)
 
 
 def _positive_and_negatives(

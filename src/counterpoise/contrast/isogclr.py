@@ -17,13 +17,12 @@ import torch
 from jaxtyping import Float, Int
 from scipy.stats import spearmanr
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from counterpoise.errors import InputError
-from counterpoise.method import Method
+from counterpoise.method import ImageViews, Index, Labels, Method
 from counterpoise.nets.heads import mlp
 from counterpoise.ops.checks import check_integers, check_matrix, check_number, check_same_shape
-from counterpoise.ops.similarity import similarity_softmax
+from counterpoise.ops.similarity import similarity_softmax, unit_rows
 
 
 def robust_objective(
@@ -245,7 +244,7 @@ class ISogCLRLoss(nn.Module):
         check_matrix("z1", z1, at_least=2)
         check_matrix("z2", z2, at_least=2)
         tau = self.state.lookup("index", index, len(z1))
-        z1, z2 = _unit(z1), _unit(z2)
+        z1, z2 = unit_rows(z1), unit_rows(z2)
         z, sample, positive = torch.cat([z1, z2]), torch.arange(len(z1), device=z1.device).repeat(2), (z1 * z2).sum(1)
         moments = similarity_softmax(z, z, 1 / tau.to(z.dtype).repeat(2), exclude=(sample, sample))
         log_g = (moments.logsumexp - math.log(len(z) - 2)).view(2, -1)
@@ -326,7 +325,7 @@ class ISogCLRPairLoss(nn.Module):
         check_matrix("text", text, at_least=2)
         tau_image = self.images.lookup("image_index", image_index, len(image))
         tau_text = self.texts.lookup("text_index", text_index, len(text))
-        image, text = _unit(image), _unit(text)
+        image, text = unit_rows(image), unit_rows(text)
         images = self._side(self.images, image, text, image_index, tau_image)
         return images + self._side(self.texts, text, image, text_index, tau_text)
 
@@ -383,12 +382,7 @@ class ISogCLR(Method):
         self.head = mlp(self.features, hidden, dim)
         self.objective = ISogCLRLoss(samples, rho, gamma, eta, beta, tau, tau_min, tau_max)
 
-    def loss(
-        self,
-        images: list[Float[Tensor, "batch channel size size"]],
-        labels: Int[Tensor, " batch"],
-        index: Int[Tensor, " batch"],
-    ) -> Float[Tensor, ""]:
+    def loss(self, images: ImageViews, labels: Labels, index: Index) -> Float[Tensor, ""]:
         """iSogCLR of the projections of both views."""
         z1, z2 = (self.head(self.encoder(view)) for view in images)
         return self.objective(z1, z2, index)
@@ -409,7 +403,3 @@ class ISogCLR(Method):
 
 def _with_value(gradient: Tensor, value: Tensor) -> Tensor:
     return gradient - gradient.detach() + value
-
-
-def _unit(x: Tensor) -> Tensor:
-    return F.normalize(x.to(torch.promote_types(x.dtype, torch.float32)), dim=1)

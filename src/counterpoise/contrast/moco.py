@@ -11,15 +11,15 @@ import copy
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from counterpoise.errors import InputError
-from counterpoise.method import Method
+from counterpoise.method import ImageViews, Index, Labels, Method
 from counterpoise.nets.heads import mlp
 from counterpoise.ops.checks import check_finite, check_matrix, check_number
-from counterpoise.ops.similarity import similarity_softmax
+from counterpoise.ops.similarity import similarity_softmax, unit_rows
 
 
 def queue_nce(
@@ -51,8 +51,7 @@ def queue_nce(
     0.313262
     """
     _check_keys(queries, positives, negatives)
-    dtype = torch.promote_types(queries.dtype, torch.float32)
-    queries, positives, negatives = (F.normalize(x.to(dtype), dim=-1) for x in (queries, positives, negatives))
+    queries, positives, negatives = unit_rows(queries), unit_rows(positives), unit_rows(negatives)
     positive = torch.einsum("nd,nkd->nk", queries, positives.reshape(len(queries), -1, queries.shape[1])) / temperature
     negative = similarity_softmax(queries, negatives, 1 / temperature).logsumexp
     return -F.logsigmoid(positive - negative[:, None]).mean()
@@ -130,15 +129,10 @@ class MoCo(Method):
         self.key_head = copy.deepcopy(self.head).requires_grad_(False)
         self.objective = QueueNCELoss(temperature)
         # The paper's queue starts with random directions, too, which the first batches push out.
-        self.register_buffer("queue", F.normalize(torch.randn(queue, dim), dim=1))
+        self.register_buffer("queue", unit_rows(torch.randn(queue, dim)))
         self.register_buffer("pointer", torch.zeros((), dtype=torch.int64))
 
-    def loss(
-        self,
-        images: list[Float[Tensor, "batch channel size size"]],
-        labels: Int[Tensor, " batch"],
-        index: Int[Tensor, " batch"],
-    ) -> Float[Tensor, ""]:
+    def loss(self, images: ImageViews, labels: Labels, index: Index) -> Float[Tensor, ""]:
         """Of the first view against the second's keys; while training, it moves the key encoder and the queue on."""
         queries = self.head(self.encoder(images[0]))
         with torch.no_grad():
@@ -161,7 +155,7 @@ class MoCo(Method):
     def enqueue(self, keys: Float[Tensor, "batch dim"]) -> None:
         """Put the newest keys in the place of the oldest."""
         size = len(self.queue)
-        keys = F.normalize(keys.to(self.queue.dtype), dim=1)[-size:]
+        keys = unit_rows(keys).to(self.queue.dtype)[-size:]
         slots = (self.pointer + torch.arange(len(keys), device=keys.device)) % size
         # Not in place: the backward pass of this step still needs the queue as it was.
         self.queue = self.queue.index_copy(0, slots, keys)

@@ -10,14 +10,13 @@ import itertools
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from counterpoise.method import Method
+from counterpoise.method import ImageViews, Index, Labels, Method
 from counterpoise.nets.heads import mlp
 from counterpoise.ops.checks import check_matrix, check_number, check_same_shape
-from counterpoise.ops.similarity import similarity_softmax
+from counterpoise.ops.similarity import similarity_softmax, unit_rows
 
 
 def nt_xent(
@@ -46,7 +45,7 @@ def nt_xent(
     check_matrix("z1", z1, at_least=2)
     check_matrix("z2", z2, at_least=2)
     z = torch.cat([z1, z2])
-    z = F.normalize(z.to(torch.promote_types(z.dtype, torch.float32)), dim=1)
+    z = unit_rows(z)
     row = torch.arange(len(z), device=z.device)
     others = similarity_softmax(z, z, 1 / temperature, exclude=(row, row)).logsumexp
     z1, z2 = z.chunk(2)
@@ -97,12 +96,7 @@ class SimCLR(Method):
         self.head = mlp(self.features, hidden, dim)
         self.objective = NTXentLoss(temperature)
 
-    def loss(
-        self,
-        images: list[Float[Tensor, "batch channel size size"]],
-        labels: Int[Tensor, " batch"],
-        index: Int[Tensor, " batch"],
-    ) -> Float[Tensor, ""]:
+    def loss(self, images: ImageViews, labels: Labels, index: Index) -> Float[Tensor, ""]:
         """NT-Xent of the projections, mean over the pairs of views."""
         embeddings = [self.head(self.encoder(view)) for view in images]
         return torch.stack([self.objective(*pair) for pair in itertools.combinations(embeddings, 2)]).mean()

@@ -11,13 +11,12 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from counterpoise.errors import InputError
-from counterpoise.method import Method
+from counterpoise.method import ImageViews, Index, Labels, Method
 from counterpoise.nets.heads import mlp
 from counterpoise.ops.checks import check_integers, check_matrix, check_number
-from counterpoise.ops.similarity import similarity_softmax
+from counterpoise.ops.similarity import similarity_softmax, unit_rows
 
 
 def supcon(
@@ -49,7 +48,7 @@ def supcon(
     check_integers("labels", labels, rows=len(embeddings))
     if labels.min() < -1:
         raise InputError(f"labels: expected classes from 0, or -1 for no label, got {int(labels.min())}")
-    z = F.normalize(embeddings.to(torch.promote_types(embeddings.dtype, torch.float32)), dim=1)
+    z = unit_rows(embeddings)
     classes, label = labels.unique(return_inverse=True)
     positives = label.bincount()[label] - 1
     anchor = (positives > 0) & (labels >= 0)
@@ -96,12 +95,7 @@ class SupCon(Method):
         self.head = mlp(self.features, hidden, dim)
         self.objective = SupConLoss(temperature)
 
-    def loss(
-        self,
-        images: list[Float[Tensor, "batch channel size size"]],
-        labels: Int[Tensor, " batch"],
-        index: Int[Tensor, " batch"],
-    ) -> Float[Tensor, ""]:
+    def loss(self, images: ImageViews, labels: Labels, index: Index) -> Float[Tensor, ""]:
         """SupCon of the projections of all views together."""
         embeddings = torch.cat([self.head(self.encoder(view)) for view in images])
         own = labels.max().clamp(min=0) + 1 + torch.arange(len(labels), device=labels.device)

@@ -15,8 +15,7 @@ from torch import Tensor
 from counterpoise.errors import InputError
 from counterpoise.measure.accuracy import labelled
 from counterpoise.ops.checks import check_matrix, check_number, check_same_shape
-from counterpoise.ops.neighbours import unit_rows
-from counterpoise.ops.similarity import similarity_softmax
+from counterpoise.ops.similarity import similarity_softmax, unit_rows
 
 # `collapse` calls embeddings one point where their mean squared distance to their mean is below this share of their
 # mean squared length: a standard deviation under a hundredth of the length.

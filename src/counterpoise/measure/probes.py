@@ -18,7 +18,8 @@ from counterpoise.errors import InputError
 from counterpoise.measure.accuracy import accuracy, labelled
 from counterpoise.measure.intervals import interval
 from counterpoise.ops.checks import check_integers, check_matrix, check_number
-from counterpoise.ops.neighbours import nearest, unit_rows
+from counterpoise.ops.neighbours import nearest
+from counterpoise.ops.similarity import unit_rows
 
 STRENGTHS = (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
 

@@ -1,4 +1,4 @@
-"""Exact nearest neighbours through faiss, and the unit rows that every cosine is made of."""
+"""Exact nearest neighbours through faiss."""
 
 from __future__ import annotations
 
@@ -11,31 +11,11 @@ from torch import Tensor
 
 from counterpoise.errors import InputError, unknown
 from counterpoise.ops.checks import check_matrix
+from counterpoise.ops.similarity import unit_rows
 
 METRICS = ("cosine", "euclidean")
 # Differences between a query and its neighbours are taken for about this many numbers at once: 64 MB in float32.
 TILE = 1 << 24
-
-
-def unit_rows(x: Float[Tensor, "n dim"]) -> Float[Tensor, "n dim"]:
-    """Rows scaled to length 1; a row of zeros stays zero, so that its cosine with anything is 0.
-
-    Args:
-        x: any floating dtype and any scale: squares of huge or tiny numbers are not formed.
-
-    Returns:
-        float32, or float64 for float64. Differentiable; the gradient of a row of zeros is that of the identity.
-
-    >>> unit_rows(torch.tensor([[3.0, 4.0], [0.0, 0.0], [0.0, 1e-30]]))
-    tensor([[0.6000, 0.8000], [0.0000, 0.0000], [0.0000, 1.0000]])
-    """
-    x = x.to(torch.promote_types(x.dtype, torch.float32))
-    if x.shape[1] == 0:
-        return x
-    largest = x.detach().abs().amax(1, keepdim=True)
-    x = x / largest.where(largest > 0, 1)
-    length = torch.linalg.vector_norm(x, dim=1, keepdim=True)
-    return x / length.where(length > 0, 1)
 
 
 def nearest(

@@ -27,6 +27,27 @@ class Moments(NamedTuple):
     mean: Float[Tensor, " n"]
 
 
+def unit_rows(x: Float[Tensor, "*rows dim"]) -> Float[Tensor, "*rows dim"]:
+    """Rows scaled to length 1; a row of zeros stays zero, so that its cosine with anything is 0.
+
+    Args:
+        x: any floating dtype and any scale: squares of huge or tiny numbers are not formed.
+
+    Returns:
+        float32, or float64 for float64. Differentiable; the gradient of a row of zeros is that of the identity.
+
+    >>> unit_rows(torch.tensor([[3.0, 4.0], [0.0, 0.0], [0.0, 1e-30]]))
+    tensor([[0.6000, 0.8000], [0.0000, 0.0000], [0.0000, 1.0000]])
+    """
+    x = x.to(torch.promote_types(x.dtype, torch.float32))
+    if x.shape[-1] == 0:
+        return x
+    largest = x.detach().abs().amax(-1, keepdim=True)
+    x = x / largest.where(largest > 0, 1)
+    length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    return x / length.where(length > 0, 1)
+
+
 def similarity_softmax(
     queries: Float[Tensor, "n dim"],
     keys: Float[Tensor, "m dim"],
