@@ -7,7 +7,7 @@ from lightning.pytorch.callbacks import Callback
 from counterpoise.contrast.simclr import SimCLR
 from counterpoise.data import Images
 from counterpoise.data.views import Views
-from counterpoise.errors import InputError
+from counterpoise.errors import InputError, MissingExtra
 from counterpoise.fitting import CHECKPOINT, OnlineProbe, Shuffle, fit, make_logger, read_checkpoint
 from counterpoise.method import warmup_cosine
 from counterpoise.nets import backbone
@@ -167,6 +167,17 @@ def test_logs_are_written(images, tmp_path):
 def test_an_unknown_logger_is_refused(tmp_path):
     with pytest.raises(InputError, match="did you mean 'wandb'"):
         make_logger("wandbb", tmp_path)
+
+
+@pytest.mark.parametrize("name", ["wandb", "mlflow"])
+def test_a_logger_whose_library_is_missing_names_its_extra(name, tmp_path, monkeypatch):
+    def missing(*args, **kwargs):
+        raise ModuleNotFoundError(f"No module named '{name}'")
+
+    kind = {"wandb": "WandbLogger", "mlflow": "MLFlowLogger"}[name]
+    monkeypatch.setattr(f"lightning.pytorch.loggers.{kind}.__init__", missing)
+    with pytest.raises(MissingExtra, match=rf"{name} is not installed: pip install 'counterpoise\[{name}\]'"):
+        make_logger(name, tmp_path)
 
 
 def test_a_truncated_checkpoint_is_refused_by_name(images, tmp_path):

@@ -96,7 +96,7 @@ def settle(claim: Claim, out: Path, jobs: int = 1, console: Console | None = Non
         InputError: if a run failed, since a claim with runs missing has no verdict.
     """
     console = console or Console(quiet=True)
-    console.print(f"{claim.slug}: {claim.says}", highlight=False)
+    console.print(f"{claim.slug}: {claim.words}", highlight=False)
     results = run_all(runs(claim), make_folder(out), jobs, console)
     for (label, seed), result in results.items():
         if result["status"] == "failed":
@@ -105,7 +105,7 @@ def settle(claim: Claim, out: Path, jobs: int = 1, console: Console | None = Non
     verdicts = {statement["verdict"] for statement in statements}
     return {
         "slug": claim.slug,
-        "says": claim.says,
+        "says": claim.words,
         "verdict": verdicts.pop() if len(verdicts) == 1 else "refuted" if "refuted" in verdicts else "inconclusive",
         "statements": statements,
         "arms": {label: _arm(label, results, claim.seeds) for label in claim.arms},

@@ -60,6 +60,11 @@ class Claim:
     imperfect: tuple[str, ...] = ()
     settings: dict[str, Any] | None = None
 
+    @property
+    def words(self) -> str:
+        """What it says, on one line."""
+        return " ".join(self.says.split())
+
     def code(self) -> str:
         """Changes with the declaration, and with the code that the result stands on."""
         modules = [catalogue.method_source(arm["method"])[0] for arm in self.arms.values()]
@@ -130,7 +135,7 @@ def ledger_page(claims: Sequence[Claim], records: Sequence[dict[str, Any] | None
         name = f"[{claim.slug}](../papers/{claim.slug}.md)"
         lines.append(f"| {name} | {state} | {claim.seeds} | {date} | `counterpoise claim {claim.slug}` |")
     for record in filter(None, records):
-        lines += ["", f"## {record['slug']}", "", record["says"], ""]
+        lines += ["", f"## {record['slug']}", "", " ".join(record["says"].split()), ""]
         lines.append(f"Data: {record['data']}" + "".join(f"; {note}" for note in record["notes"]) + ".")
         lines += ["", "| statement | figure | 95 % interval | expected | verdict |", "|---|---|---|---|---|"]
         for s in record["statements"]:

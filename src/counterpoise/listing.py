@@ -132,7 +132,7 @@ def _claim(slug: str) -> Iterator[RenderableType]:
     if claim is None:
         return
     yield _heading("claim")
-    yield Padding(Text(claim.says.strip()), (0, 2))
+    yield Padding(Text(claim.words), (0, 2))
     result = last_result(claim)
     if result is None:
         yield Padding(Text(f"not run yet: counterpoise claim {slug}", "dim"), (0, 2))

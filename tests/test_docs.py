@@ -1,0 +1,73 @@
+"""Every example in the documentation runs, and every command in it is one that the command line takes."""
+
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from counterpoise import catalogue, cli
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted(ROOT.glob("docs/papers/*.md"))
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_the_examples_of_a_page_run(page):
+    examples = blocks(page, "python")
+    assert examples
+    for code in examples:
+        torch.manual_seed(0)
+        exec(compile(code, str(page), "exec"), {})
+
+
+def test_every_method_has_its_page():
+    assert {page.stem for page in PAGES} == {paper.slug for paper in catalogue.select(done=True)}
+
+
+@pytest.fixture
+def photos(tmp_path, monkeypatch):
+    """The folders that README's examples speak of, tiny."""
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    for folder in ("photos", "new-photos"):
+        for name in ("cat", "dog"):
+            (tmp_path / folder / name).mkdir(parents=True)
+            for i in range(12):
+                Image.fromarray(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(
+                    tmp_path / folder / name / f"{i}.png"
+                )
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_readme_s_examples_run(photos):
+    for code in blocks(ROOT / "README.md", "python"):
+        exec(compile(code, "README.md", "exec"), {})
+    assert (photos / "encoder.onnx").exists()
+    assert (photos / "new.parquet").exists()
+
+
+def commands() -> list[str]:
+    text = (ROOT / "README.md").read_text(encoding="utf-8").replace("\\\n", " ")
+    return [line.split("#")[0].strip() for line in re.findall(r"^    (counterpoise .*)$", text, re.MULTILINE)]
+
+
+@pytest.mark.parametrize("command", commands())
+def test_readme_s_commands_are_read(command, monkeypatch):
+    """Up to the call: that the flags exist and their values are accepted."""
+    called = []
+    monkeypatch.setattr(cli, "call", lambda *given: called.append(given) or {"metrics": {}, "warnings": [], "folder": ""})
+    cli.run(shlex.split(command)[1:])
+    assert called
+
+
+def test_readme_has_commands():
+    assert {shlex.split(command)[1] for command in commands()} >= {"compare", "data", "train", "embed", "export"}
