@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from counterpoise import catalogue, cli
+from counterpoise.data.imperfect import IMPERFECTIONS
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(ROOT.glob("docs/papers/*.md"))
@@ -71,3 +72,9 @@ def test_readme_s_commands_are_read(command, monkeypatch):
 
 def test_readme_has_commands():
     assert {shlex.split(command)[1] for command in commands()} >= {"compare", "data", "train", "embed", "export"}
+
+
+def test_the_page_on_data_tells_every_imperfection_and_where_it_falls():
+    page = (ROOT / "docs/data.md").read_text(encoding="utf-8")
+    told = dict(re.findall(r"^\| `([a-z-]+)` \|.*\| (train|test) \|$", page, re.MULTILINE))
+    assert told == {name: known.splits[0] for name, known in IMPERFECTIONS.items()}

@@ -101,7 +101,7 @@ def compare(
             "room:contrast" stands for all methods of that room.
         data: a known set such as "fashion-mnist", or a path to a folder of images, a CSV or a Parquet file.
         task: what the methods are to do; "pretrain" so far.
-        imperfect: what to do to the data, such as "long-tail=100" or "label-noise=0.4".
+        imperfect: what to do to the data, such as "long-tail=100" or "label-noise=0.4"; docs/data.md has them all.
         seeds: how many seeds each method runs with; the seed decides data, weights, order and views.
         baseline: which of the methods the others are measured against; the task's own, or else the first.
         jobs: runs at the same time, in processes of their own.
