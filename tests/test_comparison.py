@@ -159,7 +159,6 @@ def test_a_failing_method_has_its_row_and_the_others_go_on(tmp_path, monkeypatch
 @pytest.mark.slow
 def test_jobs_survive_a_process_that_dies(tmp_path, monkeypatch):
     """In worker processes a method kills its process; its rows fail, the other method's are as without it."""
-    (tmp_path / "site" / "sitecustomize.py").write_text("")
     monkeypatch.setattr(comparison, "_attempt", _attempt_or_die)
     results = counterpoise.compare(
         ["dcl", "simclr"], "digits", seeds=2, jobs=2, out=str(tmp_path / "o"), quiet=True, **QUICK

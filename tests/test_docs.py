@@ -65,7 +65,9 @@ def commands() -> list[str]:
 def test_readme_s_commands_are_read(command, monkeypatch):
     """Up to the call: that the flags exist and their values are accepted."""
     called = []
-    monkeypatch.setattr(cli, "call", lambda *given: called.append(given) or {"metrics": {}, "warnings": [], "folder": ""})
+    monkeypatch.setattr(
+        cli, "call", lambda *given: called.append(given) or {"metrics": {}, "warnings": [], "folder": ""}
+    )
     cli.run(shlex.split(command)[1:])
     assert called
 
