@@ -210,6 +210,31 @@ def test_kill_9_loses_nothing_but_the_running_run(tmp_path):
     assert not list(cut.rglob("*.part*"))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_ctrl_c_stops_at_once_and_the_same_command_goes_on(tmp_path, jobs):
+    command = [
+        sys.executable, "-m", "counterpoise.cli", "compare", "--methods", "simclr,dcl", "--data", "digits",
+        "--seeds", "1", "--epochs", "15", "--batch-size", "64", "--device", "cpu", "--jobs", jobs,
+        "--out", str(tmp_path),
+    ]  # fmt: skip
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True)
+    while process.poll() is None and not list(tmp_path.glob("runs/*/last.ckpt")):
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to every process of the command
+    told = process.communicate(timeout=60)[1].decode()
+    assert process.returncode == 130
+    assert "the same command goes on from here" in told
+    assert "Traceback" not in told
+    curves = {path: path.read_text() for path in tmp_path.glob("runs/*/curve.csv")}
+    assert curves
+    assert not list(tmp_path.glob("runs/*/result.json"))
+    subprocess.run(command, check=True, capture_output=True)
+    for path, before in curves.items():
+        assert path.read_text().startswith(before)
+        assert (path.parent / "result.json").exists()
+
+
 def test_two_comparisons_in_one_folder_are_refused(tmp_path):
     from filelock import FileLock
 

@@ -20,9 +20,12 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 from lightning.pytorch.callbacks import Callback
+from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 import counterpoise
 from counterpoise import catalogue
@@ -387,23 +390,21 @@ def write_csv(path: Path, content: dict[str, Any]) -> None:
 
 
 def table(content: dict[str, Any]) -> Table:
-    """The comparison as a table for the terminal."""
-    out = Table(title=f"{content['task']} on {content['data']['name']}", caption="mean ± half of the 95 % interval")
-    shown = ["knn", "linear", "balanced", "effective_rank"]
+    """The comparison as a table for the terminal; the report has every metric."""
+    title = f"{content['task']} on {content['data']['name']}"
+    out = Table(title=title, caption="mean ± half of the 95 % interval", box=box.SIMPLE_HEAD, pad_edge=False)
     out.add_column("method")
-    for name in shown:
-        out.add_column(METRICS[name].title.replace(" accuracy", ""), justify="right")
-    out.add_column(f"kNN against {content['baseline']}", justify="right")
-    out.add_column("seconds", justify="right")
-    out.add_column("MB", justify="right")
+    shown = {"knn": "kNN %", "linear": "linear %", "effective_rank": "rank"}
+    for heading in (*shown.values(), f"kNN less {content['baseline']}'s", "s", "MB"):
+        out.add_column(heading, justify="right")
     for row in content["methods"]:
         failed = [run for run in row["runs"] if run["status"] == "failed"]
         summary = row["summary"]
         cells = [_cell(summary.get(name), METRICS[name].percent) for name in shown]
         against = "—" if row["difference"] is None else _difference(row["difference"].get(content["main"]))
         used = [f"{summary[name]['mean']:.0f}" if name in summary else "—" for name in ("seconds", "memory_mb")]
-        note = f"  ({len(failed)} of {len(row['runs'])} failed: {failed[0]['error']})" if failed else ""
-        out.add_row(row["label"] + note, *cells, against, *used)
+        note = f" ({len(failed)} of {len(row['runs'])} failed: {failed[0]['error']})" if failed else ""
+        out.add_row(Text(row["label"] + note), *cells, against, *used)
     return out
 
 
@@ -420,4 +421,4 @@ def _difference(found: dict[str, Any] | None) -> str:
         return "—"
     if found["low"] is None:
         return f"{found['mean'] * 100:+.1f}"
-    return f"{found['mean'] * 100:+.1f} [{found['low'] * 100:+.1f}, {found['high'] * 100:+.1f}]"
+    return escape(f"{found['mean'] * 100:+.1f} [{found['low'] * 100:+.1f}, {found['high'] * 100:+.1f}]")
