@@ -124,7 +124,7 @@ class MoCo(Method):
         check_number("queue", queue, at_least=1)
         check_number("momentum", momentum, at_least=0, at_most=1)
         self.momentum = momentum
-        self.head = mlp(self.features, hidden, dim)
+        self.head = mlp(self.features, hidden, dim, batch_norm=False)
         self.key_encoder = copy.deepcopy(self.encoder).requires_grad_(False)
         self.key_head = copy.deepcopy(self.head).requires_grad_(False)
         self.objective = QueueNCELoss(temperature)
