@@ -5,6 +5,7 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 import torch
+from PIL import Image
 
 from counterpoise import cli
 from counterpoise.contrast import simclr
@@ -72,6 +73,16 @@ def test_refused_input_is_one_line_and_status_2(capsys, words, message):
     assert told.startswith("counterpoise: ")
     assert told.count("\n") == 1
     assert message in told
+
+
+def test_refused_training_leaves_nothing_behind(capsys, tmp_path):
+    (tmp_path / "photos").mkdir()
+    Image.new("RGB", (20, 20)).save(tmp_path / "photos" / "only.png")
+    out = tmp_path / "out"
+    status, _, told = call(capsys, "train", "--method", "simclr", "--data", str(tmp_path / "photos"), "--out", str(out))
+    assert (status, told.count("\n")) == (2, 1)
+    assert "photos: no class has two images" in told
+    assert not out.exists()
 
 
 def test_debug_shows_where():

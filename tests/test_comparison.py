@@ -156,6 +156,18 @@ def test_a_failing_method_has_its_row_and_the_others_go_on(tmp_path, monkeypatch
     assert again["methods"][1]["runs"] == results["methods"][1]["runs"]
 
 
+def test_a_comparison_in_which_everything_fails_still_reports(tmp_path, monkeypatch, capsys):
+    def broken(self, images, labels, index):
+        raise RuntimeError("out of luck")
+
+    monkeypatch.setattr(DCL, "loss", broken)
+    results = counterpoise.compare(["dcl"], "digits", seeds=2, out=str(tmp_path), **QUICK)
+    assert [run["status"] for run in results["methods"][0]["runs"]] == ["failed"] * 2
+    assert results["data"]["shape"] == [1, 8, 8]
+    assert "out of luck" in capsys.readouterr().out
+    assert "out of luck" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
 @pytest.mark.slow
 def test_jobs_survive_a_process_that_dies(tmp_path, monkeypatch):
     """In worker processes a method kills its process; its rows fail, the other method's are as without it."""
@@ -256,4 +268,4 @@ def test_what_is_wrong_is_refused_before_anything_runs(changes, message, tmp_pat
     given = {"data": "digits", "out": str(tmp_path / "o"), "quiet": True, **changes}
     with pytest.raises(InputError, match=message):
         counterpoise.compare(["simclr"], **given)
-    assert not list(tmp_path.glob("o/runs/*"))
+    assert not list(tmp_path.iterdir())

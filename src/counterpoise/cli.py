@@ -9,6 +9,7 @@ import argparse
 import importlib
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
@@ -32,6 +33,8 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Run one command and exit: 0 done, 1 a defect, 2 refused input, 130 stopped."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
+    if not debug:
+        warnings.showwarning = lambda message, *_: print(f"counterpoise: warning: {message}", file=sys.stderr)
     try:
         run([word for word in arguments if word != "--debug"])
     except InputError as error:

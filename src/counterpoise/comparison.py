@@ -37,6 +37,7 @@ from counterpoise.ops.checks import check_number
 from counterpoise.report import answer, write_report
 from counterpoise.tasks import pretrain
 from counterpoise.tasks.pretrain import METRICS, Run, Settings, execute
+from counterpoise.training import check_run
 
 TASKS = {"pretrain": pretrain}
 
@@ -126,7 +127,6 @@ def compare(
     arms = parse_arms(methods)
     against = choose_baseline(arms, baseline)
     shared = make_settings(settings)
-    folder = make_folder(Path(out or f"counterpoise-out/{task}-{Path(data).name.replace(':', '-')}"))
     console = Console(quiet=quiet)
     runs = {
         (arm.label, seed): Run(arm.method, data, seed, dict(arm.arguments), tuple(imperfect), shared)
@@ -134,7 +134,8 @@ def compare(
         for arm in arms
     }
     for arm in arms:  # refuse what cannot work before hours are spent on what can
-        pretrain.check(runs[arm.label, 0])
+        check_run(runs[arm.label, 0], scored=True)
+    folder = make_folder(Path(out or f"counterpoise-out/{task}-{Path(data).name.replace(':', '-')}"))
     results = run_all(runs, folder, jobs, console)
     content = {
         "counterpoise": counterpoise.__version__,
@@ -145,7 +146,8 @@ def compare(
         "main": pretrain.MAIN,
         "metrics": {name: asdict(metric) for name, metric in METRICS.items()},
         "baseline": against,
-        **summarise(arms, against, results, data),
+        **summarise(arms, against, results),
+        "data": {"name": data, **about(next(iter(runs.values())), results)},
     }
     write_json(folder / "results.json", content)
     write_csv(folder / "results.csv", content)
@@ -336,7 +338,7 @@ class _Tell(Callback):
         self.tell(f"{self.name}: epoch {trainer.current_epoch + 1} of {trainer.max_epochs}{told}")
 
 
-def summarise(arms: Sequence[Arm], baseline: str, results: dict[Key, Result], data: str) -> dict[str, Any]:
+def summarise(arms: Sequence[Arm], baseline: str, results: dict[Key, Result]) -> dict[str, Any]:
     """The means and intervals of every metric for each row, and the paired differences to the baseline."""
     by_label = {
         arm.label: [r for (label, _), r in sorted(results.items(), key=lambda item: item[0][1]) if label == arm.label]
@@ -358,11 +360,22 @@ def summarise(arms: Sequence[Arm], baseline: str, results: dict[Key, Result], da
                 "difference": None if arm.label == baseline else differences(by_label[arm.label], by_label[baseline]),
             }
         )
-    first = next((r for r in results.values() if r["status"] == "done"), None)
-    told: dict[str, Any] = {"classes": [], "counts": {}, "sizes": {}, "notes": [], "shape": None}
+    return {"methods": rows}
+
+
+def about(run: Run, results: dict[Key, Result]) -> dict[str, Any]:
+    """The data's classes, counts, notes and shape, as any finished run tells them, or else from the data itself."""
+    names = ("classes", "counts", "sizes", "notes", "shape")
+    for result in results.values():
+        if result["status"] == "done":
+            return {name: result[name] for name in names}
+    prepared = check_run(run)
     return {
-        "data": {"name": data, **{name: first[name] if first else none for name, none in told.items()}},
-        "methods": rows,
+        "classes": list(prepared.test.classes),
+        "counts": {name: images.counts().tolist() for name, images in prepared._asdict().items()},
+        "sizes": {name: len(images) for name, images in prepared._asdict().items()},
+        "notes": list(dict.fromkeys([*prepared.train.notes, *prepared.test.notes])),
+        "shape": list(prepared.test.pixels.shape[1:]),
     }
 
 
