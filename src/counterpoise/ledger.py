@@ -135,7 +135,7 @@ def ledger_page(claims: Sequence[Claim], records: Sequence[dict[str, Any] | None
         name = f"[{claim.slug}](../papers/{claim.slug}.md)"
         lines.append(f"| {name} | {state} | {claim.seeds} | {date} | `counterpoise claim {claim.slug}` |")
     for record in filter(None, records):
-        lines += ["", f"## {record['slug']}", "", " ".join(record["says"].split()), ""]
+        lines += ["", f"## {record['slug']}", "", record["says"], ""]
         lines.append(f"Data: {record['data']}" + "".join(f"; {note}" for note in record["notes"]) + ".")
         lines += ["", "| statement | figure | 95 % interval | expected | verdict |", "|---|---|---|---|---|"]
         for s in record["statements"]:
