@@ -1,4 +1,4 @@
-"""The one error that means: the input is at fault, and here is what to change."""
+"""`InputError`: the input is at fault, and here is what to change; and what else can be told by name."""
 
 from __future__ import annotations
 
@@ -20,6 +20,10 @@ class MissingExtra(InputError, ImportError):
 
     def __init__(self, library: str, extra: str):
         super().__init__(f"{library} is not installed: pip install 'counterpoise[{extra}]'")
+
+
+class ProcessLost(RuntimeError):
+    """One of several processes that work on one batch is gone, so that the others cannot go on."""
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> InputError:

@@ -246,7 +246,7 @@ def test_momentum_form_of_one_query_view_weighs_nothing_and_gives_keys_no_gradie
     ("call", "message"),
     [
         (lambda: CACRLoss()(UNIT[:1]), "views: expected at least 2 views, got 1"),
-        (lambda: CACRLoss()(UNIT[:, :1]), "views: expected at least 2 samples, got 1"),
+        (lambda: CACRLoss()(UNIT[:, :1]), "views: expected at least 2 rows, got 1"),
         (lambda: CACRLoss()(UNIT[0]), r"views: expected \[views, batch, dim\], got shape \[7, 5\]"),
         (lambda: CACRLoss()(UNIT * torch.nan), "views: 105 of 105 numbers are NaN or infinite"),
         (lambda: CACRLoss(t_neg=-1), "t_neg: expected a number of at least 0, got -1"),
@@ -262,7 +262,7 @@ def test_momentum_form_of_one_query_view_weighs_nothing_and_gives_keys_no_gradie
         (lambda: CACRMomentumLoss(temperature=0), "temperature: expected a number above 0, got 0"),
         (lambda: CACRMomentumLoss()(UNIT, UNIT[0, :3]), r"views and keys: .* got \[3, 7, 5\] and \[3, 5\]"),
         (lambda: CACRMomentumLoss()(UNIT[:0], UNIT[0]), "views: expected at least 1 views, got 0"),
-        (lambda: CACRMomentumLoss()(UNIT[:, :1], UNIT[0, :1]), "views: expected at least 2 samples, got 1"),
+        (lambda: CACRMomentumLoss()(UNIT[:, :1], UNIT[0, :1]), "views: expected at least 2 rows, got 1"),
     ],
 )
 def test_refusals(call, message):

@@ -13,6 +13,7 @@ from counterpoise.errors import InputError
 from counterpoise.method import ImageViews, Index, Labels, Method
 from counterpoise.nets.heads import linear
 from counterpoise.ops.checks import check_integers, check_matrix, check_number
+from counterpoise.ops.processes import gather
 
 
 def cross_entropy(
@@ -37,8 +38,8 @@ def cross_entropy(
     """
     check_matrix("logits", logits)
     check_integers("targets", targets, rows=len(logits), low=-1, high=logits.shape[1])
-    total = F.cross_entropy(logits, targets.long(), ignore_index=-1, reduction="sum", label_smoothing=label_smoothing)
-    return total / (targets >= 0).sum().clamp(min=1)
+    losses = F.cross_entropy(logits, targets.long(), ignore_index=-1, reduction="none", label_smoothing=label_smoothing)
+    return gather(losses).sum() / (gather(targets) >= 0).sum().clamp(min=1)
 
 
 class CrossEntropy(Method):

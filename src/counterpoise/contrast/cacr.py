@@ -21,8 +21,10 @@ from torch.nn import functional as F
 from counterpoise.errors import InputError, unknown
 from counterpoise.method import ImageViews, Index, Labels, Method
 from counterpoise.nets.heads import mlp
+from counterpoise.ops import processes
 from counterpoise.ops.checks import check_finite, check_matrix, check_number
-from counterpoise.ops.similarity import similarity_softmax, unit_rows
+from counterpoise.ops.processes import gather, row_numbers
+from counterpoise.ops.similarity import similarity_logsumexp, similarity_softmax, unit_rows
 
 Weights = Literal["both", "positive", "negative", "none"]
 Cost = Literal["euclidean", "rbf"]
@@ -62,6 +64,7 @@ def repulsion(
     t_neg: float = 2.0,
     exclude: Identities | None = None,
     detach_weights: bool = False,
+    across: bool = False,
 ) -> Float[Tensor, " batch"]:
     r"""Minus the mean squared distance to the negatives, near ones counting more: $w_j \propto e^{-t^- D_j}$.
 
@@ -71,6 +74,7 @@ def repulsion(
         t_neg: $t^-$, per unit of squared distance; 0 weighs all alike, large values see the nearest alone.
         exclude: identities of queries and negatives; equal ones are no pair.
         detach_weights: keep the gradient out of the weights.
+        across: compare with the negatives of all processes.
 
     Returns:
         One value per query, from -4 to 0 for unit vectors.
@@ -83,7 +87,7 @@ def repulsion(
     >>> round(repulsion(torch.zeros(1, 1), torch.tensor([[1.0], [2.0]]), t_neg=1).item(), 4)
     -1.1423
     """
-    log_sum, distance = _distance_softmax(queries, negatives, t_neg, exclude)
+    log_sum, distance = _distance_softmax(queries, negatives, t_neg, exclude, across)
     if detach_weights and t_neg > 0:
         # d/dD of log sum exp(-t D) is -t w: divided by -t it carries the gradient of sum w D with w held fixed.
         distance = _with_gradient_of(distance, -log_sum / t_neg)
@@ -97,6 +101,7 @@ def rbf_repulsion(
     t_rbf: float = 2.0,
     exclude: Identities | None = None,
     detach_weights: bool = False,
+    across: bool = False,
 ) -> Float[Tensor, " batch"]:
     r"""Log of the weighted mean of a radial basis function: $\log \sum_j w_j e^{-t D_j}$, weights as in `repulsion`.
 
@@ -107,6 +112,7 @@ def rbf_repulsion(
         t_rbf: $t > 0$ of the function, likewise.
         exclude: identities of queries and negatives; equal ones are no pair.
         detach_weights: keep the gradient out of the weights.
+        across: compare with the negatives of all processes.
 
     Returns:
         One value per query, at most 0.
@@ -117,20 +123,20 @@ def rbf_repulsion(
     >>> round(rbf_repulsion(torch.zeros(1, 1), torch.tensor([[1.0], [1.0]]), t_rbf=3.0).item(), 4)
     -3.0
     """
-    weights, _ = _distance_softmax(queries, negatives, t_neg, exclude)
-    weighted, _ = _distance_softmax(queries, negatives, t_neg + t_rbf, exclude)
+    weights, _ = _distance_softmax(queries, negatives, t_neg, exclude, across)
+    weighted, _ = _distance_softmax(queries, negatives, t_neg + t_rbf, exclude, across)
     value = weighted - weights
     return _with_gradient_of(value, weighted * t_rbf / (t_neg + t_rbf)) if detach_weights else value
 
 
 def _distance_softmax(
-    queries: Tensor, negatives: Tensor, t: float, exclude: Identities | None
+    queries: Tensor, negatives: Tensor, t: float, exclude: Identities | None, across: bool
 ) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch"]]:
     """Of each query: the log-sum-exp of -t D, and the mean of D under its softmax."""
     # <(q, 1), (2k, -|k|^2)> = |q|^2 - D, and |q|^2 does not change a softmax over the keys.
     square = queries.square().sum(1)
     keys = torch.cat([2 * negatives, -negatives.square().sum(1, keepdim=True)], dim=1)
-    moments = similarity_softmax(F.pad(queries, (0, 1), value=1.0), keys, t, exclude)
+    moments = similarity_softmax(F.pad(queries, (0, 1), value=1.0), keys, t, exclude=exclude, across=across)
     return moments.logsumexp - t * square, square - moments.mean
 
 
@@ -204,21 +210,21 @@ class CACRLoss(nn.Module):
         """
         _check_views(views, least=2)
         z = unit_rows(views) if self.normalize else _wide(views)
-        numbers = range(len(z))
+        row, numbers = row_numbers(z[0], "views", at_least=2), range(len(z))
         attractions = [
             attraction(z[x], z[[v for v in numbers if v != x]].transpose(0, 1), self.t_pos, self.detach_weights)
             for x in numbers
         ]
-        repulsions = [self._repulsion(z[x], z[y]) for x, y in itertools.combinations(numbers, 2)]
-        return self.alpha * torch.stack(attractions).mean() + torch.stack(repulsions).mean()
+        repulsions = [self._repulsion(z[x], z[y], row) for x, y in itertools.combinations(numbers, 2)]
+        return self.alpha * gather(torch.stack(attractions, dim=1)).mean() + torch.stack(repulsions).mean()
 
-    def _repulsion(self, queries: Tensor, others: Tensor) -> Float[Tensor, ""]:
-        row = torch.arange(len(queries), device=queries.device)
+    def _repulsion(self, queries: Tensor, others: Tensor, row: Tensor) -> Float[Tensor, ""]:
+        rest: Any = ((row, row), self.detach_weights, True)
         if self.cost == "rbf":
-            logs = rbf_repulsion(queries, others, self.t_neg, self.t_rbf, (row, row), self.detach_weights)
+            logs = gather(rbf_repulsion(queries, others, self.t_neg, self.t_rbf, *rest))
             return self.beta * (logs.logsumexp(0) - math.log(len(logs)))
-        repelled = self.beta * repulsion(queries, others, self.t_neg, (row, row), self.detach_weights).mean()
-        own = (queries - others).square().sum(1).mean()
+        repelled = self.beta * gather(repulsion(queries, others, self.t_neg, *rest)).mean()
+        own = gather((queries - others).square().sum(1)).mean()
         return (repelled - self.class_prior * own) / (1 - self.class_prior)
 
 
@@ -287,11 +293,12 @@ class CACRQueueLoss(nn.Module):
             unit_rows(positives).detach().reshape(batch, -1, dim),
             unit_rows(negatives).detach(),
         )
-        row = torch.arange(batch, device=q.device)
-        identities = torch.cat([torch.full((len(queue),), -1, device=q.device), row])
+        row = row_numbers(q)
+        queue = queue if processes.is_first() else queue[:0]  # which all processes have, but it counts once
+        identities = torch.cat([row.new_full((len(queue),), -1), row])
         attracted = attraction(q, k, self.t_pos, self.detach_weights)
-        repelled = repulsion(q, torch.cat([queue, q]), self.t_neg, (row, identities), self.detach_weights)
-        return self.alpha * attracted.mean() + self.beta * repelled.mean()
+        repelled = repulsion(q, torch.cat([queue, q]), self.t_neg, (row, identities), self.detach_weights, across=True)
+        return gather(self.alpha * attracted + self.beta * repelled).mean()
 
 
 class CACRMomentumLoss(nn.Module):
@@ -337,16 +344,16 @@ class CACRMomentumLoss(nn.Module):
         queries, key, temperature = unit_rows(views), unit_rows(keys).detach(), self.temperature
         distance = (queries - key).square().sum(-1)
         weights = torch.softmax(distance / temperature, dim=0).detach()
+        row = row_numbers(key, "keys", at_least=2)
         if self.cost == "rbf":
-            sums = torch.stack([similarity_softmax(q, key, 1 / temperature).logsumexp for q in queries])
+            sums = torch.stack([similarity_logsumexp(q, key, 1 / temperature, across=True) for q in queries])
             # For unit vectors the similarity to the own key is 1 - D/2.
             terms = 2 * temperature * (sums - (1 - distance / 2) / temperature)
         else:
-            row = torch.arange(len(key), device=key.device)
             t = 1 / (2 * temperature)
-            repelled = [repulsion(q, key, t, (row, row), detach_weights=True) for q in queries]
+            repelled = [repulsion(q, key, t, (row, row), detach_weights=True, across=True) for q in queries]
             terms = (distance + torch.stack(repelled)) / 2
-        return (weights * terms).sum(0).mean()
+        return gather((weights * terms).sum(0)).mean()
 
 
 class CACR(Method):
@@ -392,8 +399,6 @@ def _check_views(views: Tensor, least: int) -> None:
         raise InputError(f"views: expected [views, batch, dim], got shape {list(views.shape)}")
     if len(views) < least:
         raise InputError(f"views: expected at least {least} views, got {len(views)}")
-    if views.shape[1] < 2:
-        raise InputError(f"views: expected at least 2 samples, got {views.shape[1]}, which leaves no negative")
     check_finite("views", views)
 
 

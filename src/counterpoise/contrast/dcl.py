@@ -11,13 +11,13 @@ from typing import Any, Literal
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from counterpoise.errors import unknown
 from counterpoise.method import ImageViews, Index, Labels, Method
 from counterpoise.nets.heads import mlp
 from counterpoise.ops.checks import check_matrix, check_number, check_same_shape
-from counterpoise.ops.similarity import similarity_softmax, unit_rows
+from counterpoise.ops.processes import gather, row_numbers
+from counterpoise.ops.similarity import similarity_logsumexp, unit_rows
 
 
 def dcl(
@@ -52,7 +52,7 @@ def dcl(
     if weights is not None:
         check_same_shape(weights=weights, positives=positive)
         positive = weights * positive
-    return negatives.mean() - positive.mean()
+    return gather(negatives).mean() - gather(positive).mean()
 
 
 def von_mises_fisher_weights(
@@ -76,7 +76,9 @@ def von_mises_fisher_weights(
     tensor([0.2384, 1.7616])
     """
     _check(z1, z2)
-    return 2 - len(z1) * F.softmax(_similarity(z1, z2) / sigma, dim=0)
+    own = _similarity(z1, z2) / sigma
+    everyone = gather(own)
+    return 2 - len(everyone) * (own - everyone.logsumexp(0)).exp()
 
 
 def npc_multiplier(
@@ -182,17 +184,17 @@ class DCL(Method):
 
 def _check(z1: Tensor, z2: Tensor) -> None:
     check_same_shape(z1=z1, z2=z2)
-    check_matrix("z1", z1, at_least=2)
-    check_matrix("z2", z2, at_least=2)
+    check_matrix("z1", z1)
+    check_matrix("z2", z2)
+    row_numbers(z1, "z1", at_least=2)
 
 
 def _positive_and_negatives(
     z1: Float[Tensor, "batch dim"], z2: Float[Tensor, "batch dim"], temperature: float
 ) -> tuple[Float[Tensor, " batch"], Float[Tensor, " anchors"]]:
     """Of each sample its positive's logit, and of each of the 2N anchors the log-sum-exp of its negatives' logits."""
-    sample = torch.arange(len(z1), device=z1.device).repeat(2)
-    z = torch.cat([z1, z2])
-    negatives = similarity_softmax(z, z, 1 / temperature, exclude=(sample, sample)).logsumexp
+    sample = row_numbers(z1).repeat(2)
+    negatives = similarity_logsumexp(torch.cat([z1, z2]), scale=1 / temperature, exclude=sample, across=True)
     return _similarity(z1, z2) / temperature, negatives
 
 

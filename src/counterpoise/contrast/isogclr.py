@@ -22,6 +22,7 @@ from counterpoise.errors import InputError
 from counterpoise.method import ImageViews, Index, Labels, Method
 from counterpoise.nets.heads import mlp
 from counterpoise.ops.checks import check_integers, check_matrix, check_number, check_same_shape
+from counterpoise.ops.processes import gather, row_numbers
 from counterpoise.ops.similarity import similarity_softmax, unit_rows
 
 
@@ -122,13 +123,13 @@ class SampleTemperatures(nn.Module):
         """The smoothed mean over the negatives; 0 for samples not yet seen."""
         return self.log_s.exp()
 
-    def lookup(self, name: str, index: Int[Tensor, " batch"], rows: int) -> Float[Tensor, " batch"]:
+    def lookup(self, name: str, index: Int[Tensor, " batch"]) -> Float[Tensor, " batch"]:
         """The temperatures of a batch, after a look at its index.
 
         Raises:
             InputError: for an index that is out of range or repeated; `name` names it.
         """
-        check_integers(name, index, rows, low=0, high=self.samples)
+        check_integers(name, index, len(index), low=0, high=self.samples)
         numbers, counts = index.unique(return_counts=True)
         if len(numbers) < len(index):
             worst = counts.argmax()
@@ -241,14 +242,16 @@ class ISogCLRLoss(nn.Module):
             InputError: for different shapes, fewer than 2 samples, NaN, and an index out of range or repeated.
         """
         check_same_shape(z1=z1, z2=z2)
-        check_matrix("z1", z1, at_least=2)
-        check_matrix("z2", z2, at_least=2)
-        tau = self.state.lookup("index", index, len(z1))
+        check_matrix("z1", z1)
+        check_matrix("z2", z2)
+        check_integers("index", index, len(z1))
+        sample, index = row_numbers(z1, "z1", at_least=2), gather(index)
+        tau = self.state.lookup("index", index)
         z1, z2 = unit_rows(z1), unit_rows(z2)
-        z, sample, positive = torch.cat([z1, z2]), torch.arange(len(z1), device=z1.device).repeat(2), (z1 * z2).sum(1)
-        moments = similarity_softmax(z, z, 1 / tau.to(z.dtype).repeat(2), exclude=(sample, sample))
-        log_g = (moments.logsumexp - math.log(len(z) - 2)).view(2, -1)
-        mean = moments.mean.detach().view(2, -1)
+        z, own_tau = torch.cat([z1, z2]), tau.to(z1.dtype)[sample]
+        moments = similarity_softmax(z, scale=1 / own_tau.repeat(2), exclude=sample.repeat(2), across=True)
+        log_sum, mean = (gather(x.view(2, -1).T).T for x in (moments.logsumexp, moments.mean.detach()))
+        positive, log_g = gather((z1 * z2).sum(1)), log_sum - math.log(2 * len(index) - 2)
         smoothed, ratio = self.state(index, log_g, mean, restart=self.reference and epoch == 0)
         value = robust_objective(smoothed, tau.to(z.dtype).expand_as(smoothed), self.state.rho) - positive
         if self.reference:
@@ -321,23 +324,26 @@ class ISogCLRPairLoss(nn.Module):
             InputError: for different shapes, fewer than 2 pairs, NaN, and an index out of range or repeated.
         """
         check_same_shape(image=image, text=text)
-        check_matrix("image", image, at_least=2)
-        check_matrix("text", text, at_least=2)
-        tau_image = self.images.lookup("image_index", image_index, len(image))
-        tau_text = self.texts.lookup("text_index", text_index, len(text))
+        check_matrix("image", image)
+        check_matrix("text", text)
+        check_integers("image_index", image_index, len(image))
+        check_integers("text_index", text_index, len(text))
+        row, image_index, text_index = row_numbers(image, "image", at_least=2), gather(image_index), gather(text_index)
+        tau_image = self.images.lookup("image_index", image_index)
+        tau_text = self.texts.lookup("text_index", text_index)
         image, text = unit_rows(image), unit_rows(text)
-        images = self._side(self.images, image, text, image_index, tau_image)
-        return images + self._side(self.texts, text, image, text_index, tau_text)
+        images = self._side(self.images, image, text, row, image_index, tau_image)
+        return images + self._side(self.texts, text, image, row, text_index, tau_text)
 
     def _side(
-        self, state: SampleTemperatures, anchors: Tensor, others: Tensor, index: Tensor, tau: Tensor
+        self, state: SampleTemperatures, anchors: Tensor, others: Tensor, row: Tensor, index: Tensor, tau: Tensor
     ) -> Float[Tensor, ""]:
         tau = tau.to(anchors.dtype)
-        row = torch.arange(len(anchors), device=anchors.device)
+        rule = None if self.reference else (row, row)
+        moments = similarity_softmax(anchors, others, 1 / tau[row], exclude=rule, across=True)
         positive = (anchors * others).sum(1)
-        moments = similarity_softmax(anchors, others, 1 / tau, exclude=None if self.reference else (row, row))
-        log_g = moments.logsumexp - positive / tau - math.log(len(anchors) - 1)
-        mean = (moments.mean - positive).detach()
+        log_g = gather(moments.logsumexp - positive / tau[row]) - math.log(len(index) - 1)
+        mean = gather((moments.mean - positive).detach())
         smoothed, ratio = state(index, log_g[None], mean[None])
         value = robust_objective(smoothed[0], tau, state.rho)
         if self.reference:

@@ -19,7 +19,8 @@ from counterpoise.errors import InputError
 from counterpoise.method import ImageViews, Index, Labels, Method
 from counterpoise.nets.heads import mlp
 from counterpoise.ops.checks import check_finite, check_matrix, check_number
-from counterpoise.ops.similarity import similarity_softmax, unit_rows
+from counterpoise.ops.processes import gather
+from counterpoise.ops.similarity import similarity_logsumexp, unit_rows
 
 
 def queue_nce(
@@ -53,8 +54,8 @@ def queue_nce(
     _check_keys(queries, positives, negatives)
     queries, positives, negatives = unit_rows(queries), unit_rows(positives), unit_rows(negatives)
     positive = torch.einsum("nd,nkd->nk", queries, positives.reshape(len(queries), -1, queries.shape[1])) / temperature
-    negative = similarity_softmax(queries, negatives, 1 / temperature).logsumexp
-    return -F.logsigmoid(positive - negative[:, None]).mean()
+    negative = similarity_logsumexp(queries, negatives, 1 / temperature)
+    return -gather(F.logsigmoid(positive - negative[:, None])).mean()
 
 
 def _check_keys(queries: Tensor, positives: Tensor, negatives: Tensor) -> None:
@@ -153,8 +154,8 @@ class MoCo(Method):
 
     @torch.no_grad()
     def enqueue(self, keys: Float[Tensor, "batch dim"]) -> None:
-        """Put the newest keys in the place of the oldest."""
-        size = len(self.queue)
+        """Put the newest keys, those of all processes, in the place of the oldest."""
+        size, keys = len(self.queue), gather(keys)
         keys = unit_rows(keys).to(self.queue.dtype)[-size:]
         slots = (self.pointer + torch.arange(len(keys), device=keys.device)) % size
         # Not in place: the backward pass of this step still needs the queue as it was.

@@ -16,7 +16,8 @@ from counterpoise.errors import InputError
 from counterpoise.method import ImageViews, Index, Labels, Method
 from counterpoise.nets.heads import mlp
 from counterpoise.ops.checks import check_integers, check_matrix, check_number
-from counterpoise.ops.similarity import similarity_softmax, unit_rows
+from counterpoise.ops.processes import gather, row_numbers
+from counterpoise.ops.similarity import similarity_logsumexp, unit_rows
 
 
 def supcon(
@@ -44,22 +45,22 @@ def supcon(
     >>> round(supcon(embeddings, torch.tensor([0, 0, -1, -1]), temperature=1.0).item(), 6)  # the same two anchors
     0.551445
     """
-    check_matrix("embeddings", embeddings, at_least=2)
+    check_matrix("embeddings", embeddings)
     check_integers("labels", labels, rows=len(embeddings))
     if labels.min() < -1:
         raise InputError(f"labels: expected classes from 0, or -1 for no label, got {int(labels.min())}")
-    z = unit_rows(embeddings)
-    classes, label = labels.unique(return_inverse=True)
+    z, row = unit_rows(embeddings), row_numbers(embeddings, "embeddings", at_least=2)
+    classes, label = gather(labels).unique(return_inverse=True)
     positives = label.bincount()[label] - 1
-    anchor = (positives > 0) & (labels >= 0)
-    if not anchor.any():
-        raise InputError(f"labels: no two of the {len(labels)} rows share a class, so there is no positive pair")
+    is_anchor = (positives > 0) & (classes[label] >= 0)
+    if not is_anchor.any():
+        raise InputError(f"labels: no two of the {len(label)} rows share a class, so there is no positive pair")
+    label, positives, is_anchor = label[row], positives[row], is_anchor[row]
     # Summed class by class, the positives cost N·D, not N².
-    class_sums = z.new_zeros(len(classes), z.shape[1]).index_add(0, label, z)
-    positive = (z * (class_sums[label] - z)).sum(1)[anchor] / positives[anchor]
-    row = torch.arange(len(z), device=z.device)
-    others = similarity_softmax(z[anchor], z, 1 / temperature, exclude=(row[anchor], row)).logsumexp
-    return (others - positive / temperature).mean()
+    class_sums = gather(z.new_zeros(1, len(classes), z.shape[1]).index_add(1, label, z[None])).sum(0)
+    positive = (z * (class_sums[label] - z)).sum(1) / positives.clamp(min=1)
+    others = similarity_logsumexp(z, scale=1 / temperature, exclude=row, across=True)
+    return gather((others - positive / temperature)[is_anchor]).mean()
 
 
 class SupConLoss(nn.Module):

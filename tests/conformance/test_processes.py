@@ -1,0 +1,94 @@
+"""Every objective over several processes: after DDP's averaging, loss and gradient are those of the whole batch in one.
+
+Each process embeds its own rows by a weight that all share, as DDP has it; the batch is uneven, or even, over 2 or 4
+processes, and rows are gathered or go around a ring. States that objectives keep must then be equal, too.
+"""
+
+import inspect
+
+import pytest
+import torch
+from torch.nn.parallel import DistributedDataParallel
+
+import worlds
+from conformance.test_objectives import BATCH_OF_ALL, OBJECTIVES, D, M
+from counterpoise.ops.processes import exchanging
+
+ROWS = {"even": 8, "uneven": 7}  # 7 rows on 4 processes: 2, 2, 2, 1
+WIDTH = 3
+# The third class has no second row, so that the process which holds it alone has no anchor of its own.
+LABELS = torch.tensor([0, 1, 0, 1, 1, 0, 2, 2])
+CASES = [(name, exchange, rows) for name in OBJECTIVES for exchange in ("gather", "ring") for rows in ROWS]
+
+
+class Embed(torch.nn.Module):
+    """What all processes train: rows by a shared weight, each input shifted by its own."""
+
+    def __init__(self):
+        super().__init__()
+        generator = torch.Generator().manual_seed(3)
+        self.weight = torch.nn.Parameter(torch.randn(WIDTH, D, generator=generator, dtype=torch.float64))
+
+    def forward(self, given):
+        return {name: x @ self.weight if x.is_floating_point() else x for name, x in given.items()}
+
+
+def batch(kind, rows):
+    """Inputs of the whole batch by their names, before they are embedded."""
+    rng = torch.Generator().manual_seed(0)
+    found = {}
+    for p in list(inspect.signature(kind.forward).parameters.values())[1:]:
+        if p.name in ("labels", "targets"):
+            found[p.name] = LABELS[:rows]
+        elif p.name.endswith("index"):
+            found[p.name] = torch.randperm(rows, generator=rng)
+        elif p.default is p.empty:
+            shape = {"negatives": (M,), "views": (3, rows)}.get(p.name, (rows,))
+            found[p.name] = torch.randn(*shape, WIDTH, generator=rng, dtype=torch.float64)
+    return found
+
+
+def part(name, x, sizes, rank):
+    return x if name in BATCH_OF_ALL else worlds.shard(x, sizes, rank, dim=1 if name == "views" else 0)
+
+
+def two_steps(kind, rows, sizes=None, rank=0):
+    """Losses, gradients and states of two batches, of which a process takes its share."""
+    required = [p.name for p in inspect.signature(kind).parameters.values() if p.default is p.empty]
+    objective, model = kind(**dict.fromkeys(required, max(ROWS.values()))).double(), Embed()
+    if sizes:
+        model = DistributedDataParallel(model)
+    found = []
+    for step in range(2):
+        given = {name: x + step if x.is_floating_point() else x for name, x in batch(kind, rows).items()}
+        if sizes:
+            given = {name: part(name, x, sizes, rank) for name, x in given.items()}
+        model.zero_grad()
+        loss = objective(**model(given))
+        loss.backward()
+        found += [loss.detach(), next(model.parameters()).grad.clone()]
+    return found + [x.clone() for x in objective.buffers()]
+
+
+def all_cases(rank, world):
+    found = {}
+    for name, exchange, evenness in CASES:
+        rows = ROWS[evenness]
+        with exchanging(exchange):
+            found[name, exchange, evenness] = two_steps(OBJECTIVES[name], rows, worlds.sizes_of(rows, world), rank)
+    return found
+
+
+@pytest.fixture(scope="module", params=[2, 4])
+def processes(request):
+    return worlds.run(request.param, all_cases)
+
+
+@pytest.mark.parametrize("case", CASES, ids="-".join)
+def test_loss_gradient_and_state_are_those_of_one_process(case, processes):
+    name, _, evenness = case
+    expected = two_steps(OBJECTIVES[name], ROWS[evenness])
+    assert any(x.abs().max() > 1e-3 for x in expected[1::2])
+    for found in processes:
+        for ours, theirs in zip(found[case], expected, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)

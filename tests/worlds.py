@@ -1,0 +1,45 @@
+"""Several processes that work on one batch, started by the tests."""
+
+import tempfile
+import traceback
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+
+def run(world, function, *arguments):
+    """What `function(rank, world, *arguments)` returned in each process, in order of rank; tensors and plain values."""
+    with tempfile.TemporaryDirectory() as folder:
+        mp.start_processes(_enter, (world, folder, function, arguments), nprocs=world, start_method="spawn")
+        return [torch.load(Path(folder) / f"{rank}.pt", weights_only=True) for rank in range(world)]
+
+
+def _enter(rank, world, folder, function, arguments):
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world)
+    try:
+        torch.save(function(rank, world, *arguments), Path(folder) / f"{rank}.pt")
+    finally:
+        dist.destroy_process_group()
+
+
+def shard(x, sizes, rank, dim=0):
+    """The part of `x` that one process holds."""
+    return x.split(sizes, dim)[rank].clone()
+
+
+def sizes_of(rows, world):
+    """As even as can be, the last processes having one row less."""
+    return [rows // world + (rank < rows % world) for rank in range(world)]
+
+
+def error_of(function):
+    """The type and message of what `function()` raises."""
+    try:
+        function()
+    except Exception as error:
+        traceback.print_exc()
+        return type(error).__name__, str(error)
+    return None
