@@ -32,12 +32,12 @@ from counterpoise import catalogue
 from counterpoise.errors import InputError, unknown
 from counterpoise.files import make_folder, write_json, written
 from counterpoise.fingerprint import fingerprint
+from counterpoise.launching import node
 from counterpoise.measure import interval, paired
 from counterpoise.ops.checks import check_number
 from counterpoise.report import answer, write_report
 from counterpoise.tasks import pretrain
 from counterpoise.tasks.pretrain import METRICS, Run, Settings, execute
-from counterpoise.training import check_run
 
 TASKS = {"pretrain": pretrain}
 
@@ -134,8 +134,14 @@ def compare(
         for arm in arms
     }
     for arm in arms:  # refuse what cannot work before hours are spent on what can
-        check_run(runs[arm.label, 0], scored=True)
+        pretrain.check(runs[arm.label, 0], scored=True)
     folder = make_folder(Path(out or f"counterpoise-out/{task}-{Path(data).name.replace(':', '-')}"))
+    if shared.devices * shared.nodes > 1 and jobs > 1:
+        raise InputError(f"jobs: expected 1 where each run has several processes of its own, got {jobs}")
+    if node() > 0:  # this machine trains along; the first one scores, keeps and reports
+        for run in runs.values():
+            _attempt(run, folder)
+        return {}
     results = run_all(runs, folder, jobs, console)
     content = {
         "counterpoise": counterpoise.__version__,
@@ -369,14 +375,7 @@ def about(run: Run, results: dict[Key, Result]) -> dict[str, Any]:
     for result in results.values():
         if result["status"] == "done":
             return {name: result[name] for name in names}
-    prepared = check_run(run)
-    return {
-        "classes": list(prepared.test.classes),
-        "counts": {name: images.counts().tolist() for name, images in prepared._asdict().items()},
-        "sizes": {name: len(images) for name, images in prepared._asdict().items()},
-        "notes": list(dict.fromkeys([*prepared.train.notes, *prepared.test.notes])),
-        "shape": list(prepared.test.pixels.shape[1:]),
-    }
+    return pretrain.facts(pretrain.check(run))
 
 
 def differences(runs: Sequence[Result], baseline: Sequence[Result]) -> dict[str, Any]:

@@ -10,13 +10,13 @@ import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, NamedTuple, cast, get_args
 
 import lightning
 import torch
 from lightning.pytorch.callbacks import Callback, RichProgressBar
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import BatchSampler, DataLoader, Sampler
 
 from counterpoise.data import Images
 from counterpoise.data.views import to_float
@@ -28,6 +28,7 @@ from counterpoise.nets import embed
 from counterpoise.ops.checks import check_number
 
 Precision = Literal["32", "16-mixed", "bf16-mixed"]
+Strategy = Literal["ddp", "fsdp"]
 LOGGERS = ("tensorboard", "wandb", "mlflow")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 CHECKPOINT = "last.ckpt"
@@ -46,6 +47,7 @@ def fit(
     accumulate: int = 1,
     loggers: tuple[str, ...] = (),
     device: str = "auto",
+    team: Team | None = None,
     progress: bool = False,
     callbacks: tuple[Callback, ...] = (),
 ) -> list[dict[str, float]]:
@@ -66,6 +68,7 @@ def fit(
         accumulate: batches whose gradients are added up before each step of the optimiser.
         loggers: where the curve goes besides: any of "tensorboard", "wandb", "mlflow".
         device: "auto", "cpu", "cuda" or "mps".
+        team: the processes among which each batch is divided, of which this is one; see `launching.launch`.
         progress: show a progress bar.
         callbacks: further Lightning callbacks.
 
@@ -78,14 +81,13 @@ def fit(
     check_options(epochs, batch_size, accumulate, precision, device)
     if len(images) < 2:
         raise InputError(f"images: expected at least 2 to train on, got {len(images)}")
+    team = team or Team()
     batch_size = min(batch_size, len(images))
-    history = History(probe, folder / "curve.csv")
+    history = History(probe if team.strategy == "ddp" else None, folder / "curve.csv")
     checkpoint = folder / CHECKPOINT
     loader: DataLoader[Any] = DataLoader(
         cast(Any, images),
-        batch_size=batch_size,
-        sampler=Shuffle(len(images), seed),
-        drop_last=True,
+        batch_sampler=Share(Shuffle(len(images), seed), batch_size, team),
         collate_fn=_as_fetched,
     )
     resume = None
@@ -96,12 +98,16 @@ def fit(
         trainer = lightning.Trainer(
             max_epochs=epochs,
             accelerator={"cuda": "gpu"}.get(device, device),
-            devices=1,
+            devices=team.devices,
+            num_nodes=team.nodes,
+            strategy=team.strategy if team.size > 1 else "auto",
+            sync_batchnorm=team.size > 1 and torch.cuda.is_available() and device in ("auto", "cuda"),
+            use_distributed_sampler=False,
             precision=precision,
             accumulate_grad_batches=accumulate,
             logger=[make_logger(name, folder) for name in loggers],
             callbacks=[
-                SeedEachEpoch(seed),
+                SeedEachEpoch(seed, team.rank),
                 history,
                 *callbacks,
                 *([RichProgressBar()] if progress else []),
@@ -138,6 +144,39 @@ def check_options(epochs: int, batch_size: int, accumulate: int, precision: str,
         raise InputError(f"device: '{device}' is not available on this machine")
 
 
+def check_team(team: Team, batch_size: int, device: str) -> None:
+    """Refuse, by name, a team that cannot train together here."""
+    check_number("devices", team.devices, at_least=1)
+    check_number("nodes", team.nodes, at_least=1)
+    if team.strategy not in get_args(Strategy):
+        raise unknown("strategy", team.strategy, get_args(Strategy))
+    if batch_size < 2 * team.size:
+        raise InputError(f"batch_size: expected at least 2 images for each of {team.size} processes, got {batch_size}")
+    cuda = torch.cuda.is_available() and device in ("auto", "cuda")
+    if cuda and team.devices > torch.cuda.device_count():
+        raise InputError(
+            f"devices: expected at most the {torch.cuda.device_count()} of this machine, got {team.devices}"
+        )
+    if team.strategy == "fsdp" and not cuda:
+        raise InputError("strategy: 'fsdp' needs CUDA, which is not used here; 'ddp' works on any device")
+    if device == "mps" and team.size > 1:
+        raise InputError("devices: 'mps' is one device; several processes need 'cpu' or 'cuda'")
+
+
+class Team(NamedTuple):
+    """The processes that train together: `devices` on each of `nodes` machines; this one has the number `rank`."""
+
+    devices: int = 1
+    nodes: int = 1
+    strategy: Strategy = "ddp"
+    rank: int = 0
+
+    @property
+    def size(self) -> int:
+        """How many processes there are."""
+        return self.devices * self.nodes
+
+
 class Shuffle(Sampler[int]):
     """All indices in an order drawn from (seed, epoch)."""
 
@@ -156,15 +195,26 @@ class Shuffle(Sampler[int]):
         return iter(torch.randperm(self.length, generator=generator).tolist())
 
 
-class SeedEachEpoch(Callback):
-    """Random views and dropout draw from (seed, epoch), so that resuming needs no state of the generators."""
+class Share(BatchSampler):
+    """This process's share of every batch; shares differ by one image at most. A last smaller batch is dropped."""
 
-    def __init__(self, seed: int):
-        self.seed = seed
+    def __init__(self, order: Shuffle, batch_size: int, team: Team):
+        super().__init__(order, batch_size, drop_last=True)
+        self.team = team
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return (batch[self.team.rank :: self.team.size] for batch in super().__iter__())
+
+
+class SeedEachEpoch(Callback):
+    """Random views and dropout draw from (seed, epoch, process): resuming needs no state of the generators."""
+
+    def __init__(self, seed: int, rank: int = 0):
+        self.seed, self.rank = seed, rank
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         if batch_idx == 0:  # at the first batch, not before: the loader's start draws a number of its own
-            torch.manual_seed(epoch_seed(self.seed, trainer.current_epoch) + 1)
+            torch.manual_seed(epoch_seed(self.seed, trainer.current_epoch) + 1 + (self.rank << 48))
 
 
 def epoch_seed(seed: int, epoch: int) -> int:
@@ -218,11 +268,13 @@ class History(Callback):
         if self.probe is not None:
             figures, found = self.probe(cast(Method, pl_module).encoder)
             row |= figures
-            pl_module.log_dict(figures, prog_bar=True)
-            if found and found != self.collapse:
+            pl_module.log_dict(figures, prog_bar=True, rank_zero_only=True)
+            if found and found != self.collapse and trainer.is_global_zero:
                 warnings.warn(f"epoch {row['epoch']}: {found}")
             self.collapse = found
         self.rows.append(row)
+        if not trainer.is_global_zero:
+            return
         with written(self.path) as aside, aside.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, row)
             writer.writeheader()
@@ -243,8 +295,9 @@ class Keep(Callback):
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         part = self.path.with_suffix(".part")
-        trainer.save_checkpoint(part)
-        os.replace(part, self.path)
+        trainer.save_checkpoint(part)  # in all processes, since each may hold a part of it
+        if trainer.is_global_zero:
+            os.replace(part, self.path)
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from counterpoise.ops.checks import check_number
 ImageViews = list[Float[Tensor, "batch channel size size"]]
 Labels = Int[Tensor, " batch"]
 Index = Int[Tensor, " batch"]
-Batch = tuple[UInt8[Tensor, "batch channel height width"], Int[Tensor, " batch"], Int[Tensor, " batch"]]
+Batch = tuple[UInt8[Tensor, "batch channel height width"], Labels, Index]
 
 
 class Method(lightning.LightningModule):
@@ -84,7 +84,7 @@ class Method(lightning.LightningModule):
                 f"the loss of {type(self).__name__} became {loss.item()} at step {self.global_step}; "
                 f"a smaller lr than {self.lr:g} may help"
             )
-        self.log("loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(pixels))
+        self.log("loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(pixels), sync_dist=True)
         return loss
 
     def view(self, pixels: UInt8[Tensor, "batch channel height width"]) -> Float[Tensor, "batch channel size size"]:

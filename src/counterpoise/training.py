@@ -9,8 +9,7 @@ from typing import Any
 
 from counterpoise import catalogue
 from counterpoise.errors import InputError
-from counterpoise.tasks import pretrain
-from counterpoise.tasks.pretrain import Prepared, Run, Settings, build, execute, prepare
+from counterpoise.tasks.pretrain import Run, Settings, check, execute
 
 
 def train(
@@ -52,31 +51,7 @@ def train(
     own = {name: value for name, value in options.items() if name not in shared}
     run = Run(slug, data, seed, own, tuple(imperfect), settings)
     folder = Path(out or f"counterpoise-out/train-{slug}-{Path(data).name.replace(':', '-')}-{seed}")
-    check_run(run)
+    check(run)
     if folder.is_dir() and not (folder / "config.json").exists() and any(folder.iterdir()):
         raise InputError(f"{folder}: holds other files and no run; choose another folder")
     return {**execute(run, folder, loggers=loggers, progress=not quiet), "folder": str(folder)}
-
-
-def check_run(run: Run, scored: bool = False) -> Prepared:
-    """Refuse a run that cannot work, before anything is written: its data is loaded and its method built.
-
-    Args:
-        run: what is to be run.
-        scored: whether it needs labels to be scored by.
-
-    Returns:
-        The run's images.
-
-    Raises:
-        InputError: for whatever is at fault.
-    """
-    settings = run.settings
-    prepared = prepare(run.data, run.imperfect, run.seed, settings.size, settings.data_dir, settings.download)
-    if len(prepared.test) < 2:
-        raise InputError(f"{run.data}: expected at least 2 test images, got {len(prepared.test)}; more data is needed")
-    if scored:
-        pretrain.check(run)
-    else:
-        build(run, prepared.train)
-    return prepared

@@ -12,12 +12,14 @@ from torch.nn.parallel import DistributedDataParallel
 
 import worlds
 from conformance.test_objectives import BATCH_OF_ALL, OBJECTIVES, D, M
+from counterpoise import catalogue
 from counterpoise.ops.processes import exchanging
 
 ROWS = {"even": 8, "uneven": 7}  # 7 rows on 4 processes: 2, 2, 2, 1
 WIDTH = 3
 # The third class has no second row, so that the process which holds it alone has no anchor of its own.
 LABELS = torch.tensor([0, 1, 0, 1, 1, 0, 2, 2])
+METHODS = [p.slug for p in catalogue.papers().values() if p.done and "pretrain" in p.tasks]
 CASES = [(name, exchange, rows) for name in OBJECTIVES for exchange in ("gather", "ring") for rows in ROWS]
 
 
@@ -70,8 +72,42 @@ def two_steps(kind, rows, sizes=None, rank=0):
     return found + [x.clone() for x in objective.buffers()]
 
 
+class Flat(torch.nn.Sequential):
+    """An encoder of images whose rows do not see each other, as they do in batch normalisation."""
+
+    features = 5
+
+    def __init__(self):
+        super().__init__(torch.nn.Flatten(), torch.nn.Linear(9, 5))
+
+
+def method_steps(slug, rows, sizes=None, rank=0):
+    """Losses, averaged gradients and buffers of a whole method over two batches."""
+    torch.manual_seed(0)
+    kind = catalogue.load_class(slug)
+    wanted = inspect.signature(kind).parameters
+    given = {name: n for name, n in {"samples": 8, "classes": 3, "queue": 12}.items() if name in wanted}
+    method = kind(Flat(), **given).double()
+    for name, module in list(method.named_modules()):
+        if isinstance(module, torch.nn.BatchNorm1d):
+            method.set_submodule(name, torch.nn.Identity())
+    learnt = [p for p in method.parameters() if p.requires_grad]
+    found = []
+    for _ in range(2):
+        batch = [*torch.randn(method.views, rows, 1, 3, 3, dtype=torch.float64), LABELS[:rows], torch.randperm(rows)]
+        *images, labels, index = [worlds.shard(x, sizes, rank) for x in batch] if sizes else batch
+        loss = method.loss(images, labels, index)
+        gradients = torch.autograd.grad(loss, learnt)
+        if sizes:
+            for gradient in gradients:
+                torch.distributed.all_reduce(gradient)
+                gradient /= len(sizes)
+        found += [loss.detach(), *gradients]
+    return found + [x.clone() for x in method.buffers()]
+
+
 def all_cases(rank, world):
-    found = {}
+    found = {slug: method_steps(slug, 7, worlds.sizes_of(7, world), rank) for slug in METHODS}
     for name, exchange, evenness in CASES:
         rows = ROWS[evenness]
         with exchanging(exchange):
@@ -91,4 +127,12 @@ def test_loss_gradient_and_state_are_those_of_one_process(case, processes):
     assert any(x.abs().max() > 1e-3 for x in expected[1::2])
     for found in processes:
         for ours, theirs in zip(found[case], expected, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("slug", METHODS)
+def test_a_whole_method_does_what_it_does_in_one_process(slug, processes):
+    expected = method_steps(slug, 7)
+    for found in processes:
+        for ours, theirs in zip(found[slug], expected, strict=True):
             torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)

@@ -7,7 +7,7 @@ import torch
 from torch.nn.functional import normalize
 
 from counterpoise.errors import InputError
-from counterpoise.ops import similarity
+from counterpoise.ops import tiles
 from counterpoise.ops.similarity import similarity_logsumexp, similarity_softmax, unit_rows
 
 rng = torch.Generator().manual_seed(0)
@@ -46,7 +46,7 @@ def rules(keys, exclude, only):
 @pytest.fixture(params=["bounded", "shifted"])
 def form(request, monkeypatch):
     """Both ways to keep exponentials in range."""
-    monkeypatch.setattr(similarity, "BOUND", 60.0 if request.param == "bounded" else -1.0)
+    monkeypatch.setattr(tiles, "BOUND", 60.0 if request.param == "bounded" else -1.0)
 
 
 @pytest.mark.usefixtures("form")
@@ -56,7 +56,7 @@ def form(request, monkeypatch):
 @pytest.mark.parametrize("scale", SCALE.values(), ids=SCALE)
 @pytest.mark.parametrize("keys", GROUPS.values(), ids=GROUPS)
 def test_values_and_gradients_equal_the_plain_form(keys, scale, exclude, only, weighted, side, monkeypatch):
-    monkeypatch.setitem(similarity.SIDE, "cpu", side)
+    monkeypatch.setitem(tiles.SIDE, "cpu", side)
     upstream = torch.randn(2, 7, generator=rng, dtype=torch.float64)
     given = rules(keys, exclude, only)
     found = []
@@ -75,7 +75,7 @@ def test_values_and_gradients_equal_the_plain_form(keys, scale, exclude, only, w
 @pytest.mark.parametrize("scale", SCALE.values(), ids=SCALE)
 @pytest.mark.parametrize("keys", GROUPS.values(), ids=GROUPS)
 def test_the_logsumexp_alone_has_the_same_value_and_gradient(keys, scale, side, monkeypatch):
-    monkeypatch.setitem(similarity.SIDE, "cpu", side)
+    monkeypatch.setitem(tiles.SIDE, "cpu", side)
     given, found = rules(keys, exclude=True, only=False), []
     for of in (similarity_logsumexp, lambda *a, **k: plain(*a, **k)[0]):
         leaves = [x.clone().requires_grad_() if isinstance(x, torch.Tensor) else x for x in (QUERIES, keys, scale)]
@@ -100,7 +100,7 @@ def test_gradient(keys):
 
 @pytest.mark.parametrize("side", [3, 1024])
 def test_a_second_pass_backward_gives_the_same_gradient(side, monkeypatch):
-    monkeypatch.setitem(similarity.SIDE, "cpu", side)
+    monkeypatch.setitem(tiles.SIDE, "cpu", side)
     z = QUERIES.clone().requires_grad_()
     total = sum(x.sum() for x in similarity_softmax(z, scale=SCALES, exclude=torch.arange(7)))
     first, second = (torch.autograd.grad(total, z, retain_graph=True)[0] for _ in range(2))
@@ -128,13 +128,13 @@ def test_one_tensor_as_queries_and_keys_gets_both_gradients():
 
 def test_tiles_that_no_identity_reaches_are_skipped_and_those_it_reaches_are_not(monkeypatch):
     """Sorted labels leave the far tiles out; the values are those of unsorted ones."""
-    monkeypatch.setitem(similarity.SIDE, "cpu", 2)
+    monkeypatch.setitem(tiles.SIDE, "cpu", 2)
     labels, order = LABELS[7].sort()
     made = []
     monkeypatch.setattr(
-        similarity._Matrix,
+        tiles.Matrix,
         "logits",
-        lambda self, tile, of=similarity._Matrix.logits: made.append(tile) or of(self, tile),
+        lambda self, tile, of=tiles.Matrix.logits: made.append(tile) or of(self, tile),
     )
     found = similarity_logsumexp(QUERIES[order], only=labels)
     assert len(made) < len(list(itertools.combinations_with_replacement(range(4), 2)))

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 import psutil
@@ -32,7 +32,8 @@ from counterpoise.data import Images, load, make_imperfect
 from counterpoise.data.views import Views, to_float
 from counterpoise.errors import InputError, unknown
 from counterpoise.files import make_folder, read_json, write_json, written
-from counterpoise.fitting import OnlineProbe, Precision, check_options, fit
+from counterpoise.fitting import OnlineProbe, Precision, Strategy, Team, check_options, check_team, fit
+from counterpoise.launching import launch, node
 from counterpoise.measure import (
     accuracy,
     alignment,
@@ -51,6 +52,7 @@ from counterpoise.measure import (
 from counterpoise.method import Method
 from counterpoise.nets import backbone, embed
 from counterpoise.ops.checks import check_number
+from counterpoise.ops.processes import Exchange, exchanging
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ class Settings:
         backbone: "small", or any model of timm or torchvision by name ("timm:resnet18", "torchvision:resnet18").
         size: height and width of the images in pixels; `None` takes them as they are, users' own up to 64.
         epochs: passes over the training images.
-        batch_size: images a step; at most all of them.
+        batch_size: images a step, of all devices together; at most all of them.
         precision: "32", "16-mixed" or "bf16-mixed".
         accumulate: batches whose gradients are added up before each step of the optimiser.
         data_dir: where full data sets lie.
@@ -96,6 +98,11 @@ class Settings:
         device: "auto", "cpu", "cuda" or "mps".
         threads: processor threads of each run; part of what decides a result, since it changes how sums are rounded.
             Several runs at a time (`jobs`) use a processor's cores better than several threads, but for large networks.
+        devices: processes on each machine that divide every batch, each on an accelerator of its own if there are any.
+        nodes: machines that train together; see docs/scaling.md.
+        strategy: what Lightning does with the processes: "ddp" copies the network to each, "fsdp" divides it (CUDA).
+        exchange: how objectives see the rows of all processes: "gather", "ring" (least memory), or "none", where each
+            process is a batch of its own.
     """
 
     backbone: str = "small"
@@ -108,10 +115,21 @@ class Settings:
     download: bool = False
     device: str = "auto"
     threads: int = 1
+    devices: int = 1
+    nodes: int = 1
+    strategy: Strategy = "ddp"
+    exchange: Exchange = "gather"
 
     def __post_init__(self) -> None:
         check_options(self.epochs, self.batch_size, self.accumulate, self.precision, self.device)
+        check_team(self.team(), self.batch_size, self.device)
         check_number("threads", self.threads, at_least=1)
+        if self.exchange not in get_args(Exchange):
+            raise unknown("exchange", self.exchange, get_args(Exchange))
+
+    def team(self, rank: int = 0) -> Team:
+        """The processes that train together."""
+        return Team(self.devices, self.nodes, self.strategy, rank)
 
 
 @dataclass(frozen=True)
@@ -192,17 +210,43 @@ def build(run: Run, train: Images) -> Method:
     )
 
 
-def check(run: Run) -> None:
-    """Refuse a run that cannot work, before any time is spent: its data is loaded and its method is built.
+def check(run: Run, scored: bool = False) -> Prepared:
+    """Refuse a run that cannot work, before anything is written: its data is loaded and its method built.
+
+    Args:
+        run: what is to be run.
+        scored: whether it needs labels to be scored by.
+
+    Returns:
+        The run's images.
 
     Raises:
-        InputError: as `prepare` and `build` do, and where there are no labels to score by.
+        InputError: for whatever is at fault.
     """
-    settings = run.settings
-    prepared = prepare(run.data, run.imperfect, run.seed, settings.size, settings.data_dir, settings.download)
-    if not len(prepared.probe):
+    prepared = images_of(run)
+    if len(prepared.test) < 2:
+        raise InputError(f"{run.data}: expected at least 2 test images, got {len(prepared.test)}; more data is needed")
+    if scored and not len(prepared.probe):
         raise InputError(f"{run.data}: has no labels to score by; `counterpoise train` needs none")
     build(run, prepared.train)
+    return prepared
+
+
+def images_of(run: Run) -> Prepared:
+    """The images of a run."""
+    settings = run.settings
+    return prepare(run.data, run.imperfect, run.seed, settings.size, settings.data_dir, settings.download)
+
+
+def facts(prepared: Prepared) -> dict[str, Any]:
+    """What a result tells of its images: classes, counts, sizes, notes and shape."""
+    return {
+        "classes": list(prepared.test.classes),
+        "counts": {name: images.counts().tolist() for name, images in prepared._asdict().items()},
+        "sizes": {name: len(images) for name, images in prepared._asdict().items()},
+        "notes": list(dict.fromkeys([*prepared.train.notes, *prepared.test.notes])),
+        "shape": list(prepared.test.pixels.shape[1:]),
+    }
 
 
 def execute(
@@ -237,6 +281,11 @@ def execute(
         processor_threads(run.settings.threads),
     ):
         warnings.simplefilter("always", UserWarning)
+        if run.settings.team().size > 1:
+            launch(_train_together, (run, folder, tuple(loggers), progress), run.settings.devices, run.settings.nodes)
+            if node() > 0:
+                return {"seed": run.seed, "status": "done", "metrics": {}, "warnings": []}
+            # What they have trained is in the checkpoint: from here on it is a run that has all its epochs behind it.
         result = _train_and_score(run, folder, tuple(loggers), progress, tuple(callbacks))
     told = list(dict.fromkeys(str(w.message) for w in caught if _is_ours(w)))
     result |= {"warnings": [*result["warnings"], *told], "memory_mb": memory.peak}
@@ -247,11 +296,37 @@ def execute(
 def _train_and_score(
     run: Run, folder: Path, loggers: tuple[str, ...], progress: bool, callbacks: tuple[Callback, ...]
 ) -> dict[str, Any]:
-    settings = run.settings
-    prepared = prepare(run.data, run.imperfect, run.seed, settings.size, settings.data_dir, settings.download)
+    prepared = images_of(run)
     method = build(run, prepared.train)
+    curve = _train(run, method, prepared, folder, loggers, progress, callbacks)
+    result: dict[str, Any] = {"seed": run.seed, "status": "done", "warnings": _left_out(prepared)}
+    features = embed(method.encoder, prepared.test, to_float)
+    if found := collapse(features):
+        result["warnings"].append(found)
+    result |= score(method, prepared, features)
+    result["diagnostics"] = method.diagnostics(prepared.train.labels)
+    result |= {"seconds": curve[-1]["seconds"], "curve": curve}
+    result["parameters"] = sum(p.numel() for p in method.encoder.parameters())
+    result |= facts(prepared)
+    _keep_gallery(folder / "gallery.npz", prepared.test, features)
+    with written(folder / "encoder.safetensors") as aside:
+        save_file({name: value.contiguous() for name, value in method.encoder.state_dict().items()}, aside)
+    return result
+
+
+def _train(
+    run: Run,
+    method: Method,
+    prepared: Prepared,
+    folder: Path,
+    loggers: tuple[str, ...],
+    progress: bool,
+    callbacks: tuple[Callback, ...] = (),
+    team: Team | None = None,
+) -> list[dict[str, float]]:
+    settings = run.settings
     labelled = prepared.probe if len(prepared.probe) else None
-    curve = fit(
+    return fit(
         method,
         prepared.train,
         epochs=settings.epochs,
@@ -263,25 +338,17 @@ def _train_and_score(
         accumulate=settings.accumulate,
         loggers=loggers,
         device=settings.device,
+        team=team,
         progress=progress,
         callbacks=callbacks,
     )
-    result: dict[str, Any] = {"seed": run.seed, "status": "done", "warnings": _left_out(prepared)}
-    features = embed(method.encoder, prepared.test, to_float)
-    if found := collapse(features):
-        result["warnings"].append(found)
-    result |= score(method, prepared, features)
-    result["diagnostics"] = method.diagnostics(prepared.train.labels)
-    result |= {"seconds": curve[-1]["seconds"], "curve": curve}
-    result["parameters"] = sum(p.numel() for p in method.encoder.parameters())
-    result["counts"] = {name: images.counts().tolist() for name, images in prepared._asdict().items()}
-    result["sizes"] = {name: len(images) for name, images in prepared._asdict().items()}
-    result["notes"] = list(dict.fromkeys([*prepared.train.notes, *prepared.test.notes]))
-    result["classes"], result["shape"] = list(prepared.test.classes), list(prepared.test.pixels.shape[1:])
-    _keep_gallery(folder / "gallery.npz", prepared.test, features)
-    with written(folder / "encoder.safetensors") as aside:
-        save_file({name: value.contiguous() for name, value in method.encoder.state_dict().items()}, aside)
-    return result
+
+
+def _train_together(rank: int, run: Run, folder: Path, loggers: tuple[str, ...], progress: bool) -> None:
+    """What each of several processes does: only train; the last checkpoint has it all."""
+    with processor_threads(run.settings.threads), exchanging(run.settings.exchange):
+        prepared = images_of(run)
+        _train(run, build(run, prepared.train), prepared, folder, loggers, progress, team=run.settings.team(rank))
 
 
 def _left_out(prepared: Prepared) -> list[str]:

@@ -1,0 +1,207 @@
+"""The matrix of similarities, which exists a tile at a time; what both passes of `ops.similarity` need of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from counterpoise.ops import processes
+
+# Rows and columns of a tile: on a CPU, 1 MB in float32, which stays in a core's cache; accelerators want larger ones.
+SIDE = {"cpu": 512}
+OTHER_SIDE = 8192
+# Logits up to this size are exponentiated as they are: e^60 times a billion keys stays within float32, e^-60 as well.
+BOUND = 60.0
+LARGEST = 1e30  # stands in for an infinity from which another is to be subtracted
+HIDE = 1e38  # taken from a hidden logit: twice this is still a float32
+
+
+class Rule(NamedTuple):
+    """Identities of the queries and of the keys; pairs of equal, or of unequal, ones do not count."""
+
+    queries: Tensor
+    keys: Tensor
+
+
+class Inputs(NamedTuple):
+    """What the similarities are made from."""
+
+    queries: Float[Tensor, "n dim"]
+    keys: Float[Tensor, "m dim"] | None  # None: the queries
+    scales: Float[Tensor, " n"] | None  # None: 1
+    log_weights: Float[Tensor, " m"] | None  # None: 0
+
+    @property
+    def compared(self) -> Float[Tensor, "m dim"]:
+        """The keys, whatever they are."""
+        return self.queries if self.keys is None else self.keys
+
+
+class Plan(NamedTuple):
+    """How the sums are formed; the same in both passes.
+
+    Attributes:
+        exclude: pairs of equal identities do not count.
+        only: pairs of unequal identities do not count.
+        ring: whether the keys of all processes count, which are passed on from one to the next.
+        bounded: whether no logit is so large that its exponential needs a shift.
+        top: the largest log-weight, which is taken out of all.
+        dtype: of the tiles.
+    """
+
+    exclude: Rule | None
+    only: Rule | None
+    ring: bool
+    bounded: bool
+    top: float
+    dtype: torch.dtype
+
+    @classmethod
+    def of(cls, inputs: Inputs, exclude: Rule | None, only: Rule | None, ring: bool) -> Plan:
+        """Look at the lengths of the rows, since no logit is larger than their product and the scale."""
+        queries = lengths = torch.linalg.vector_norm(inputs.queries, dim=1)
+        if inputs.scales is not None:
+            queries = lengths * inputs.scales.abs()
+        keys = lengths if inputs.keys is None else torch.linalg.vector_norm(inputs.keys, dim=1)
+        weights = keys.new_zeros(1) if inputs.log_weights is None else inputs.log_weights
+        of_keys = torch.stack([keys.amax(), weights.amax()])
+        if ring:
+            of_keys = processes.maximum(of_keys)
+        bound, top = torch.stack([queries.amax() * of_keys[0], of_keys[1]]).tolist()
+        low = torch.get_float32_matmul_precision() == "medium" and queries.dtype == torch.float32
+        return cls(exclude, only, ring, bound <= BOUND, max(top, -LARGEST), torch.bfloat16 if low else queries.dtype)
+
+    def visit(
+        self, inputs: Inputs, found: dict[str, Tensor], add: Callable[[Matrix, dict[str, Tensor]], None]
+    ) -> dict[str, Tensor]:
+        """Let `add` see this process's queries against the keys of every process that counts.
+
+        Args:
+            inputs: of this process.
+            found: one row per key; it stays with its keys wherever they go, and `add` adds to it in place.
+            add: called with a matrix and with what was found for its keys.
+
+        Returns:
+            What was found for the keys of this process.
+        """
+        own = {"keys": inputs.compared}
+        if inputs.log_weights is not None:
+            own["weights"] = (inputs.log_weights - self.top).exp()
+        own |= {name: rule.keys for name, rule in (("exclude", self.exclude), ("only", self.only)) if rule}
+
+        def see(step: int, others: dict[str, Tensor], found: dict[str, Tensor]) -> None:
+            with torch.autocast(inputs.queries.device.type, enabled=False):
+                add(Matrix(inputs, others, self, mirrored=inputs.keys is None and step == 0), found)
+
+        if self.ring:
+            return processes.around(own, found, see)
+        see(0, own, found)
+        return found
+
+
+class Tile(NamedTuple):
+    """Some rows and columns of the matrix; `hidden` is above 0 where a pair does not count."""
+
+    rows: slice
+    columns: slice
+    similarity: Any  # [rows columns]; None of a kept tile where it is not needed again
+    hidden: Float[Tensor, "rows columns"] | None
+
+    @property
+    def twin(self) -> Tile:
+        """The tile on the other side of the diagonal."""
+        similarity, hidden = (None if x is None else x.T for x in (self.similarity, self.hidden))
+        return Tile(self.columns, self.rows, similarity, hidden)
+
+
+class Matrix:
+    """Similarities of this process's queries to the keys of one process.
+
+    Args:
+        inputs: of this process.
+        others: keys, their weights and identities, of any process.
+        plan: what counts, and how.
+        mirrored: whether the keys are the queries. Only tiles on and above the diagonal are made then.
+    """
+
+    def __init__(self, inputs: Inputs, others: dict[str, Tensor], plan: Plan, mirrored: bool):
+        self.queries = inputs.queries.to(plan.dtype)
+        self.keys = self.queries if mirrored else others["keys"].to(plan.dtype)
+        self.scales, self.weights, self.mirrored = inputs.scales, others.get("weights"), mirrored
+        # Then the exponentials are, like the similarities, the same on both sides of the diagonal.
+        self.symmetric = mirrored and plan.bounded and inputs.scales is None
+        side = SIDE.get(self.queries.device.type, OTHER_SIDE)
+        self.rows, self.columns = _slices(len(self.queries), side), _slices(len(self.keys), side)
+        self.exclude, self.only = (
+            _Identities(rule.queries, others[name], self.rows, self.columns) if rule else None
+            for name, rule in (("exclude", plan.exclude), ("only", plan.only))
+        )
+
+    def tiles(self) -> Iterator[Tile]:
+        """All tiles that are made and have a pair that counts."""
+        for i, rows in enumerate(self.rows):
+            for j, columns in enumerate(self.columns):
+                if (self.mirrored and j < i) or (self.only and not self.only.meet(i, j)):
+                    continue
+                hidden = self.only.compare(torch.ne, rows, columns) if self.only else None
+                if self.exclude and self.exclude.meet(i, j):
+                    same = self.exclude.compare(torch.eq, rows, columns)
+                    hidden = same if hidden is None else hidden + same
+                yield Tile(rows, columns, self.queries[rows] @ self.keys[columns].T, hidden)
+
+    @property
+    def single(self) -> bool:
+        """Whether one tile is all there is."""
+        return len(self.rows) == len(self.columns) == 1
+
+    def has_twin(self, tile: Tile) -> bool:
+        """Whether the tile stands for its twin, too, which is not made."""
+        return self.mirrored and tile.rows != tile.columns
+
+    def logits(self, tile: Tile) -> Tensor:
+        """The scaled similarities, lower than any other where hidden."""
+        logits = tile.similarity if self.scales is None else tile.similarity * self.scales[tile.rows, None]
+        return logits if tile.hidden is None else logits.add(tile.hidden.to(logits.dtype), alpha=-HIDE)
+
+    def exponentials(self, tile: Tile, shift: Float[Tensor, " n"] | None) -> Tensor:
+        """Of the logits less the shift of their rows."""
+        logits = self.logits(tile)
+        return (logits if shift is None else logits - shift[tile.rows, None]).exp()
+
+    def row_sums(self, tile: Tile, x: Tensor) -> Float[Tensor, " rows"]:
+        """Sums over the tile's columns, by their weights, in float32 at least."""
+        if self.weights is None:
+            return x.sum(1, dtype=torch.promote_types(x.dtype, torch.float32))
+        return x.to(self.weights.dtype) @ self.weights[tile.columns]
+
+
+class _Identities:
+    """Which identities agree; as small floats, which compare several times faster than integers."""
+
+    def __init__(self, mine: Tensor, theirs: Tensor, rows: list[slice], columns: list[slice]):
+        numbers = torch.cat([mine, theirs]).unique(return_inverse=True)[1].float()
+        self.mine, self.theirs = numbers.split([len(mine), len(theirs)])
+        self.ranges = _ranges(self.mine, rows), _ranges(self.theirs, columns)
+
+    def meet(self, i: int, j: int) -> bool:
+        """Whether an identity of the i-th rows may be one of the j-th columns."""
+        (least, most), (their_least, their_most) = self.ranges[0][i], self.ranges[1][j]
+        return least <= their_most and their_least <= most
+
+    def compare(self, how: Callable[..., Tensor], rows: slice, columns: slice) -> Float[Tensor, "rows columns"]:
+        """1 where it holds, else 0."""
+        mine, theirs = self.mine[rows, None], self.theirs[columns]
+        return how(mine, theirs, out=mine.new_empty(len(mine), len(theirs)))
+
+
+def _slices(length: int, side: int) -> list[slice]:
+    return [slice(start, min(start + side, length)) for start in range(0, length, side)]
+
+
+def _ranges(identities: Float[Tensor, " n"], slices: list[slice]) -> list[list[float]]:
+    """The least and the largest identity of each slice."""
+    return [torch.stack(identities[part].aminmax()).tolist() for part in slices]
