@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 from counterpoise import __version__, catalogue
 from counterpoise.arguments import Description, add_flags, collect, describe
-from counterpoise.errors import InputError, unknown
+from counterpoise.errors import InputError, ProcessLost, unknown
 
 COMMANDS = {
     "list": "the methods and papers, by task, room or state",
@@ -42,6 +42,11 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
             raise
         print(f"counterpoise: {error}", file=sys.stderr)
         sys.exit(2)
+    except ProcessLost as error:
+        if debug:
+            raise
+        print(f"counterpoise: {error}", file=sys.stderr)
+        sys.exit(1)
     except KeyboardInterrupt:
         print("counterpoise: stopped; the same command goes on from here", file=sys.stderr)
         sys.exit(130)

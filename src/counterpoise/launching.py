@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import threading
 from collections.abc import Callable
 from typing import Any
 
+from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure, record
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -42,11 +45,20 @@ def launch(function: Callable[..., None], arguments: tuple[Any, ...], devices: i
         **(_alone() if nodes == 1 else _together()),
     )
     logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)  # what went wrong is told by the error
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         elastic_launch(config, _enter)(function, arguments)
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         raise ProcessLost(f"process {rank} of {devices * nodes} {_told(failure)}") from error
+    except SignalException as error:
+        if error.sigval == signal.SIGINT:
+            raise KeyboardInterrupt from error
+        raise SystemExit(128 + error.sigval) from error
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in handlers.items():  # the launcher leaves its own
+                signal.signal(number, handler)
 
 
 def node() -> int:
