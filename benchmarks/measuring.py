@@ -33,12 +33,12 @@ class Measured(NamedTuple):
         return statistics.median(self.seconds)
 
 
-def repeat(function: Callable[[], Any], repeats: int = 5, warmup: int = 1) -> list[float]:
-    """Seconds of each of `repeats` calls, after `warmup` calls that are not counted."""
+def repeat(function: Callable[[], Any], repeats: int = 5, warmup: int = 1, most: float = 20.0) -> list[float]:
+    """Seconds of up to `repeats` calls, fewer once `most` seconds are spent, after `warmup` calls that do not count."""
     for _ in range(warmup):
         function()
-    seconds = []
-    for _ in range(repeats):
+    seconds: list[float] = []
+    while len(seconds) < repeats and sum(seconds) < most:
         start = time.perf_counter()
         function()
         seconds.append(time.perf_counter() - start)
@@ -51,7 +51,7 @@ def alone(prepare: Callable[..., Callable[[], Any]], *arguments: Any, repeats: i
     Args:
         prepare: a function of a module, which makes the inputs and returns the function to time.
         *arguments: for it; they are pickled.
-        repeats: calls that are timed, after one that is not.
+        repeats: calls that are timed, after one that is not; fewer of slow ones, see `repeat`.
         threads: of PyTorch in that process.
 
     Raises:

@@ -25,7 +25,8 @@ from counterpoise.ops.checks import check_number
 
 NEARLY_CONSTANT = 2.0  # standard deviation of every channel, of 255: no one sees anything in such an image
 EXAMPLES = 5
-MOST_CLASSES = 20
+MOST_CLASSES = 20  # of a contact sheet
+MOST_ROWS = 100  # of the table
 CELL, GAP = 56, 4  # pixels of the contact sheet
 
 
@@ -132,8 +133,11 @@ def print_inspection(inspection: Inspection, console: Console) -> None:
     table = Table("class", title=escape(inspection.name))
     for split in inspection.counts:
         table.add_column(split, justify="right")
-    for row in inspection.rows():
+    rows = inspection.rows()
+    for row in rows[:MOST_ROWS]:
         table.add_row(*map(escape, row))
+    if len(rows) > MOST_ROWS:
+        table.add_row(f"and {len(rows) - MOST_ROWS:,} more classes")
     totals = [sum(counts) + inspection.unlabelled[split] for split, counts in inspection.counts.items()]
     table.add_section()
     table.add_row("all", *(f"{total:,}" for total in totals))

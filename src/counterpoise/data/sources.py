@@ -15,6 +15,7 @@ from PIL import Image
 
 from counterpoise.data.decoding import Item, divide, first_line, to_splits
 from counterpoise.data.folders import TABLES, index_labels, left_out, pick_splits, read_folder, read_table
+from counterpoise.data.glyphs import load_glyphs
 from counterpoise.data.idx import has_idx, read_splits
 from counterpoise.data.images import UNLABELLED, Images, Splits, cache_path, map_pixels
 from counterpoise.errors import InputError, MissingExtra, unknown
@@ -40,7 +41,7 @@ KNOWN = {
     ),
     "mnist": Known("MNIST", tuple("0123456789"), debian=None),
 }
-NAMES = (*KNOWN, *(f"{name}:full" for name in KNOWN), "digits", "torchvision:NAME", "hf:NAME")
+NAMES = (*KNOWN, *(f"{name}:full" for name in KNOWN), "digits", "glyphs", "torchvision:NAME", "hf:NAME")
 
 
 def load(
@@ -57,6 +58,7 @@ def load(
       `fashion-mnist:full`, `mnist:full`: the full sets, from `data_dir`, the folder that `COUNTERPOISE_DATA` names,
       Debian's package, or torchvision's download.
     - `digits`: scikit-learn's, 8×8.
+    - `glyphs`, `glyphs:classes=200:split=character`: characters in many faces, see `load_glyphs`.
     - `torchvision:NAME`: a classification set of torchvision, such as `torchvision:CIFAR10`, under `data_dir`.
     - `hf:NAME`, `hf:PATH`: a Hugging Face set of the Hub, or one saved to disk.
     - a folder of images (see `read_folder`), a `.csv` or `.parquet` table of paths and labels (see `read_table`).
@@ -95,6 +97,8 @@ def load(
         return resized(read_splits(EMBEDDED / kind, kind, KNOWN[kind].classes, note), size)
     if str(data) == "digits":
         return resized(_digits(seed), size)
+    if kind == "glyphs":
+        return load_glyphs(name, size, seed)
     if kind == "torchvision" and name:
         return _torchvision(name, size, folder, download, seed)
     if kind == "hf" and name:
