@@ -21,6 +21,7 @@ COMMANDS = {
     "list": "the methods and papers, by task, room or state",
     "show": "one of them: what it is, when to use it, its arguments, its claim",
     "data": "what a data set holds: counts, sizes, duplicates, unreadable files, a contact sheet",
+    "scenes": "pictures of several objects each, made to order, with masks, boxes, relations and captions (COCO)",
     "compare": "several methods on one data set: which of them helps, and how sure that is",
     "train": "one method on one data set",
     "embed": "the features of images from a trained encoder, as Parquet or NPY",
@@ -210,6 +211,7 @@ HANDLERS = {
     "train": train,
     "embed": simple("embed", "embedding"),
     "export": simple("export", "exporting"),
+    "scenes": simple("scenes", "data.scenes"),
     "claim": claim,
 }
 
