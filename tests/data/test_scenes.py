@@ -53,7 +53,20 @@ def test_workers_change_nothing(some, workers):
     made, all_of_them = some
     batches = list(DataLoader(made, batch_size=16, num_workers=workers, collate_fn=collate))
     assert torch.equal(torch.cat([batch.image for batch in batches]), torch.stack([s.image for s in all_of_them]))
-    assert [len(boxes) for batch in batches for boxes in batch.boxes] == [len(s.boxes) for s in all_of_them]
+    for name in ("masks", "shapes", "boxes", "labels", "colours"):
+        expected = torch.cat([getattr(s, name) for s in all_of_them])
+        assert torch.equal(torch.cat([getattr(batch, name) for batch in batches]), expected)
+    assert [c for batch in batches for c in batch.captions] == [s.caption for s in all_of_them]
+
+
+def test_a_batch_keeps_apart_what_belongs_to_each_scene(some):
+    few = some[1][:9]
+    batch = collate(few)
+    for i, scene in enumerate(few):
+        own = (batch.scene == i).nonzero().flatten()
+        assert torch.equal(batch.boxes[own], scene.boxes)
+        mine = batch.relations[torch.isin(batch.relations[:, 0], own)]
+        assert torch.equal(mine - own[0] * torch.tensor([1, 0, 1]), scene.relations)
 
 
 def test_every_pixel_belongs_to_the_object_in_front(some):

@@ -284,15 +284,48 @@ def describe(names: Sequence[str], relations: np.ndarray, domain: str) -> str:
     return f"{first}{others}, {when}"
 
 
-def collate(scenes: Sequence[Scene]) -> Scene:
-    """A batch as one `Scene`: a tensor of images, and lists of all else, since scenes differ in their objects.
+class Batch(NamedTuple):
+    """Several scenes: all their objects one after the other; `scene` tells whose each is.
+
+    Attributes:
+        image: one a scene.
+        scene: of each object, the number of its scene.
+        relations: subjects and objects by their numbers in the batch; all else as in `Scene`.
+    """
+
+    image: UInt8[Tensor, "scenes 3 size size"]
+    scene: Int64[Tensor, " objects"]
+    masks: Bool[Tensor, "objects size size"]
+    shapes: Bool[Tensor, "objects size size"]
+    boxes: Int64[Tensor, "objects 4"]
+    labels: Int64[Tensor, " objects"]
+    colours: Int64[Tensor, " objects"]
+    relations: Int64[Tensor, "relations 3"]
+    captions: list[str]
+    domains: list[str]
+
+
+def collate(scenes: Sequence[Scene]) -> Batch:
+    """Make a batch of scenes, which differ in their number of objects; a `collate_fn` for a `DataLoader`.
 
     >>> batch = collate([Scenes(8)[i] for i in range(8)])
-    >>> batch.image.shape, len(batch.boxes), batch.boxes[0].shape[1]
-    (torch.Size([8, 3, 64, 64]), 8, 4)
+    >>> batch.image.shape, len(batch.boxes) == len(batch.scene), int(batch.scene.max())
+    (torch.Size([8, 3, 64, 64]), True, 7)
     """
-    columns: Any = [list(column) for column in zip(*scenes, strict=True)]
-    return Scene(torch.stack(columns[0]), *columns[1:])
+    counts = torch.tensor([len(scene.labels) for scene in scenes])
+    first = counts.cumsum(0) - counts
+    ends = torch.tensor([1, 0, 1])  # of a relation, what numbers an object
+    parts = ("masks", "shapes", "boxes", "labels", "colours")
+    return Batch._make(
+        [
+            torch.stack([scene.image for scene in scenes]),
+            torch.arange(len(scenes)).repeat_interleave(counts),
+            *(torch.cat([getattr(scene, name) for scene in scenes]) for name in parts),
+            torch.cat([scene.relations + start * ends for scene, start in zip(scenes, first, strict=True)]),
+            [scene.caption for scene in scenes],
+            [scene.domain for scene in scenes],
+        ]
+    )
 
 
 def scenes(
