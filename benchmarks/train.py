@@ -97,7 +97,7 @@ def parts(train: Images, threads: int) -> dict[str, float]:
 
 
 def accuracy(encoder: nn.Module, train: Images, test: Images) -> float:
-    """Of a kNN vote over the features of the training images; theirs saw normalised pixels, which costs it nothing here."""
+    """Of a kNN vote over the features of the training images."""
     known, unknown = (embed(encoder, some, to_float) for some in (train, test))
     return knn_accuracy(known, train.labels, unknown, test.labels, len(train.classes))
 
@@ -125,23 +125,27 @@ def main() -> None:
             "bound_by_the_network": bound,
         }
     split = [
-        [f"{threads} threads", *(f"{1000 * x:.1f}" for x in found["seconds_per_batch"].values())]
-        + [f"{found['bound_by_the_network']:,.0f}", f"{found['ratio_to_the_best']:.2f}"]
+        [
+            f"{threads} threads",
+            *(f"{1000 * x:.1f}" for x in found["seconds_per_batch"].values()),
+            f"{found['bound_by_the_network']:,.0f}",
+            f"{found['ratio_to_the_best']:.2f}",
+        ]
         for threads, found in content.items()
     ]
     names = [f"{name}, ms" for name in content[1]["seconds_per_batch"]]
     lines = [
         "# Training: speed end to end",
         "",
-        f"SimCLR with the small network on {IMAGES:,} images of 32×32 RGB, batches of {BATCH}, {EPOCHS} epochs. Written by",
-        "`python -m benchmarks.train`.",
+        f"SimCLR with the small network on {IMAGES:,} images of 32×32 RGB, batches of {BATCH}, {EPOCHS} epochs.",
+        "Written by `python -m benchmarks.train`.",
         "",
         machine_line(),
         "",
         markdown_table(["", "images a second", "ours / this", "kNN accuracy"], rows),
         "",
-        "Where a batch's time goes; how many images a second the network alone would take, which bounds both; and our speed",
-        f"over the best of lightly's (aim: {AIM:g}).",
+        "Where a batch's time goes; how many images a second the network alone would take, which bounds both; and our",
+        f"speed over the best of lightly's (aim: {AIM:g}).",
         "",
         markdown_table(["", *names, "bound, images a second", "ratio"], split),
     ]

@@ -75,8 +75,8 @@ def main() -> None:
     lines = [
         "# Views: speed",
         "",
-        "Two random views of each image: crop, flip, colour jitter, greyscale. Batches of 256; one thread, and lightly's one",
-        "worker beside it. Written by `python -m benchmarks.views`.",
+        "Two random views of each image: crop, flip, colour jitter, greyscale. Batches of 256; one thread, and",
+        "lightly's worker beside it. Written by `python -m benchmarks.views`.",
         "",
         machine_line(),
         "",

@@ -79,7 +79,7 @@ def test_the_baseline_is_the_task_s_own_or_the_first():
 def test_the_command_says_all_that_is_not_default(tmp_path):
     settings = Settings(epochs=3, download=True)
     line = command_line(
-        [Arm("simclr", "simclr")], "a b", "pretrain", ["long-tail=5"], 2, "simclr", 1, tmp_path, settings
+        [Arm("simclr", "simclr")], "a b", "pretrain", ["long-tail=5"], 2, "simclr", 1, None, tmp_path, settings
     )
     assert line == (
         "counterpoise compare --task pretrain --data 'a b' --imperfect long-tail=5 --methods simclr --baseline simclr "

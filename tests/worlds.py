@@ -1,5 +1,7 @@
 """Several processes that work on one batch, started by the tests."""
 
+import os
+import signal
 import tempfile
 import traceback
 from pathlib import Path
@@ -43,3 +45,14 @@ def error_of(function):
         traceback.print_exc()
         return type(error).__name__, str(error)
     return None
+
+
+def work(name, folder):
+    """One of four endings."""
+    if name == "fails":
+        raise ValueError("size: too small")
+    if name == "dies":
+        with open(os.path.join(folder, "deaths"), "a") as file:
+            file.write("x")
+        os.kill(os.getpid(), signal.SIGKILL)
+    return f"{name} in {os.path.basename(os.getcwd())}"

@@ -18,6 +18,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+import torch
 from filelock import FileLock, Timeout
 from lightning.pytorch.callbacks import Callback
 from rich import box
@@ -36,6 +37,7 @@ from counterpoise.launching import node
 from counterpoise.measure import interval, paired
 from counterpoise.ops.checks import check_number
 from counterpoise.report import answer, write_report
+from counterpoise.spreading import over_ray
 from counterpoise.tasks import pretrain
 from counterpoise.tasks.pretrain import METRICS, Run, Settings, execute
 
@@ -91,6 +93,7 @@ def compare(
     seeds: int = 3,
     baseline: str | None = None,
     jobs: int = 1,
+    ray: str | None = None,
     out: str | None = None,
     quiet: bool = False,
     **settings: Any,
@@ -109,6 +112,7 @@ def compare(
         seeds: how many seeds each method runs with; the seed decides data, weights, order and views.
         baseline: which of the methods the others are measured against; the task's own, or else the first.
         jobs: runs at the same time, in processes of their own.
+        ray: address of a Ray cluster that the runs are spread over, or "local"; its machines must share `out` and data.
         out: folder of the results; by default "counterpoise-out/TASK-DATA".
         quiet: print neither progress nor the table.
         **settings: any of `counterpoise.tasks.pretrain.Settings`: backbone, size, epochs, batch_size, and so on.
@@ -136,17 +140,19 @@ def compare(
     for arm in arms:  # refuse what cannot work before hours are spent on what can
         pretrain.check(runs[arm.label, 0], scored=True)
     folder = make_folder(Path(out or f"counterpoise-out/{task}-{Path(data).name.replace(':', '-')}"))
+    if ray and (jobs > 1 or shared.nodes > 1):
+        raise InputError("ray: spreads the runs by itself; expected jobs 1 and nodes 1 with it")
     if shared.devices * shared.nodes > 1 and jobs > 1:
         raise InputError(f"jobs: expected 1 where each run has several processes of its own, got {jobs}")
     if node() > 0:  # this machine trains along; the first one scores, keeps and reports
         for run in runs.values():
             _attempt(run, folder)
         return {}
-    results = run_all(runs, folder, jobs, console)
+    results = run_all(runs, folder, jobs, console, ray)
     content = {
         "counterpoise": counterpoise.__version__,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "command": command_line(arms, data, task, imperfect, seeds, against, jobs, folder, shared),
+        "command": command_line(arms, data, task, imperfect, seeds, against, jobs, ray, folder, shared),
         "task": task,
         "settings": {**asdict(shared), "seeds": seeds, "imperfect": list(imperfect)},
         "main": pretrain.MAIN,
@@ -217,6 +223,7 @@ def command_line(
     seeds: int,
     baseline: str,
     jobs: int,
+    ray: str | None,
     folder: Path,
     settings: Settings,
 ) -> str:
@@ -230,7 +237,8 @@ def command_line(
         if value != f.default:
             flag = f"--{f.name.replace('_', '-')}"
             words += [flag] if value is True else [flag, str(value)]
-    words += ["--jobs", str(jobs), "--out", str(folder)]
+    words += ["--ray", ray] if ray else ["--jobs", str(jobs)]
+    words += ["--out", str(folder)]
     return shlex.join(words)
 
 
@@ -254,7 +262,9 @@ Key = tuple[str, int]
 Result = dict[str, Any]
 
 
-def run_all(runs: dict[Key, Run], folder: Path, jobs: int, console: Console) -> dict[Key, Result]:
+def run_all(
+    runs: dict[Key, Run], folder: Path, jobs: int, console: Console, ray: str | None = None
+) -> dict[Key, Result]:
     """Run what is not done yet; a run that fails gives a result that says so, and the others go on.
 
     Raises:
@@ -275,7 +285,12 @@ def run_all(runs: dict[Key, Run], folder: Path, jobs: int, console: Console) -> 
     results: dict[Key, Result] = {}
     with lock, Progress(*columns, console=console) as progress:
         bar = progress.add_task("runs", total=len(runs), now="")
-        for (label, seed), result in _each(runs, folder, jobs, lambda now: progress.update(bar, now=now)):
+        found = (
+            _each_on_ray(runs, folder, ray)
+            if ray
+            else _each(runs, folder, jobs, lambda now: progress.update(bar, now=now))
+        )
+        for (label, seed), result in found:
             results[label, seed] = result
             progress.advance(bar)
             if result["status"] == "failed":
@@ -310,6 +325,21 @@ def _each(runs: dict[Key, Run], folder: Path, jobs: int, tell: Callable[[str], N
                 yield key, pool.submit(_attempt, run, folder).result()
             except BrokenProcessPool:
                 yield key, {"seed": key[1], "status": "failed", "error": "its process died"}
+
+
+def _each_on_ray(runs: dict[Key, Run], folder: Path, address: str) -> Iterator[tuple[Key, Result]]:
+    """Results as they come from the machines of a cluster."""
+    settings = next(iter(runs.values())).settings
+    cuda = settings.device == "cuda" or (settings.device == "auto" and torch.cuda.is_available())
+    calls = {key: (run, folder.absolute()) for key, run in runs.items()}
+    cpus, gpus = settings.threads * settings.devices, settings.devices if cuda else 0
+    for key, result in over_ray(_attempt, calls, address, cpus, gpus):
+        if isinstance(result, Exception):
+            result = {"seed": key[1], "status": "failed", "error": str(result).strip().splitlines()[0]}
+        elif result["status"] == "done" and not (folder / result["folder"] / "result.json").exists():
+            error = f"done on a machine that does not share {folder}, which all machines of the cluster must"
+            result = {"seed": key[1], "status": "failed", "error": error}
+        yield key, result
 
 
 def _die_on_interrupt() -> None:
