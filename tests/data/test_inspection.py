@@ -90,6 +90,20 @@ def test_a_folder_with_all_that_can_be_wrong(tmp_path):
         assert line in text
 
 
+def test_of_many_classes_the_largest_and_the_smallest_are_told():
+    def table(classes):
+        labels = [label for label in range(classes) for _ in range(1 + label)] + [-1]
+        names = tuple(f"class {label}" for label in range(classes))
+        images = Images(torch.zeros(len(labels), 1, 1, 1, dtype=torch.uint8), torch.tensor(labels), names, "many")
+        return shown(inspect_images(images))
+
+    assert all(f"class {label} " in table(100) for label in range(100))
+    text = table(101)
+    assert [label for label in range(101) if f"class {label} " in text] == [*range(10), *range(91, 101)]
+    assert text.index("class 100 ") < text.index("… 81 classes in between") < text.index("class 0 ")
+    assert "(unlabelled)" in text
+
+
 def test_markup_in_names_is_only_text():
     assert "[bold]x[/bold]" in shown(inspect_images(part([0], ("[bold]x[/bold]",))))
 

@@ -25,8 +25,8 @@ from counterpoise.ops.checks import check_number
 
 NEARLY_CONSTANT = 2.0  # standard deviation of every channel, of 255: no one sees anything in such an image
 EXAMPLES = 5
-MOST_CLASSES = 20  # of a contact sheet
-MOST_ROWS = 100  # of the table
+MOST_CLASSES = 20
+MOST_ROWS = 100  # of the printed table; of more classes only the largest and the smallest are told
 CELL, GAP = 56, 4  # pixels of the contact sheet
 
 
@@ -129,15 +129,15 @@ def nearly_constant(pixels: Tensor) -> Bool[Tensor, " batch"]:
 
 
 def print_inspection(inspection: Inspection, console: Console) -> None:
-    """Print an inspection: a table of counts, then a line for each finding."""
+    """Print an inspection: a table of counts, then a line for each finding.
+
+    Of more than 100 classes the table tells the 10 largest and the 10 smallest of the first split.
+    """
     table = Table("class", title=escape(inspection.name))
     for split in inspection.counts:
         table.add_column(split, justify="right")
-    rows = inspection.rows()
-    for row in rows[:MOST_ROWS]:
+    for row in _told_rows(inspection):
         table.add_row(*map(escape, row))
-    if len(rows) > MOST_ROWS:
-        table.add_row(f"and {len(rows) - MOST_ROWS:,} more classes")
     totals = [sum(counts) + inspection.unlabelled[split] for split, counts in inspection.counts.items()]
     table.add_section()
     table.add_row("all", *(f"{total:,}" for total in totals))
@@ -234,6 +234,17 @@ def show_data(
 
 def _name(images: Images, split: str, index: int) -> str:
     return images.paths[index] if images.paths else f"{split}[{index}]"
+
+
+def _told_rows(inspection: Inspection) -> list[tuple[str, ...]]:
+    rows, classes = inspection.rows(), len(inspection.classes)
+    if classes <= MOST_ROWS:
+        return rows
+    counts = next(iter(inspection.counts.values()))
+    order = sorted(range(classes), key=lambda label: -counts[label])
+    ends = MOST_CLASSES // 2
+    between = (f"… {classes - MOST_CLASSES:,} classes in between", *[""] * len(inspection.counts))
+    return [*(rows[i] for i in order[:ends]), between, *(rows[i] for i in order[-ends:]), *rows[classes:]]
 
 
 def _several(names: Sequence[str]) -> str:

@@ -58,7 +58,7 @@ def load(
       `fashion-mnist:full`, `mnist:full`: the full sets, from `data_dir`, the folder that `COUNTERPOISE_DATA` names,
       Debian's package, or torchvision's download.
     - `digits`: scikit-learn's, 8×8.
-    - `glyphs`, `glyphs:classes=200:split=character`: characters in many faces, see `load_glyphs`.
+    - `glyphs`, `glyphs:classes=200:split=character`: drawn characters of 16 font faces (see `load_glyphs`).
     - `torchvision:NAME`: a classification set of torchvision, such as `torchvision:CIFAR10`, under `data_dir`.
     - `hf:NAME`, `hf:PATH`: a Hugging Face set of the Hub, or one saved to disk.
     - a folder of images (see `read_folder`), a `.csv` or `.parquet` table of paths and labels (see `read_table`).
@@ -98,7 +98,7 @@ def load(
     if str(data) == "digits":
         return resized(_digits(seed), size)
     if kind == "glyphs":
-        return load_glyphs(name, size, seed)
+        return load_glyphs(str(data), size, seed)
     if kind == "torchvision" and name:
         return _torchvision(name, size, folder, download, seed)
     if kind == "hf" and name:
