@@ -6,7 +6,7 @@ CORES  ?= $(shell nproc 2>/dev/null || echo 2)
 
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test quick lint types layers checks claims clean
+.PHONY: demo test quick lint types layers bench claims clean
 
 $(VENV)/.installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -40,6 +40,14 @@ types: $(VENV)/.test-installed
 
 layers: $(VENV)/.test-installed
 	$(BIN)/lint-imports
+
+# Every benchmark, one after the other; each writes docs/results/NAME.{md,json} and fails where it misses its target.
+# Quote a figure only where nothing else ran beside it. About half an hour on 2 cores, and 20 GB of memory.
+bench: $(VENV)/.test-installed
+	$(BIN)/pip install --quiet --editable '.[bench]'
+	@failed=; for name in similarity views train glyphs scenes; do \
+	  OMP_NUM_THREADS=2 $(BIN)/python -m benchmarks.$$name || failed="$$failed $$name"; done; \
+	test -z "$$failed" || { echo "missed a target:$$failed"; exit 1; }
 
 # Runs every declared claim again (about half an hour on 2 cores) and writes the ledger's page.
 claims: $(VENV)/.installed

@@ -29,6 +29,14 @@ def test_the_examples_of_a_page_run(page):
         exec(compile(code, str(page), "exec"), {})
 
 
+@pytest.mark.parametrize("page", ["scaling", "scenes"])
+def test_the_examples_of_other_pages_run(page):
+    examples = blocks(ROOT / "docs" / f"{page}.md", "python")
+    assert examples
+    for code in examples:
+        exec(compile(code, page, "exec"), {})
+
+
 def test_every_method_has_its_page():
     assert {page.stem for page in PAGES} == {paper.slug for paper in catalogue.select(done=True)}
 
@@ -73,7 +81,7 @@ def test_readme_s_commands_are_read(command, monkeypatch):
 
 
 def test_readme_has_commands():
-    assert {shlex.split(command)[1] for command in commands()} >= {"compare", "data", "train", "embed", "export"}
+    assert {shlex.split(command)[1] for command in commands()} >= {"compare", "data", "train", "embed", "export", "scenes"}
 
 
 def test_the_page_on_data_tells_every_imperfection_and_where_it_falls():
