@@ -176,6 +176,70 @@ def test_hue_turns_by_up_to_a_quarter_of_the_jitter():
     np.testing.assert_allclose(quantiles, [-0.05, -0.025, 0, 0.025, 0.05], atol=0.003)
 
 
+STEPS = {
+    "crop": ({"crop": (0.2, 1.0)}, v2.RandomResizedCrop(32, scale=(0.2, 1.0), ratio=(3 / 4, 4 / 3), antialias=True)),
+    "flip": ({"flip": 0.5}, v2.RandomHorizontalFlip(0.5)),
+    "jitter": ({"jitter": 0.4}, v2.RandomApply([v2.ColorJitter(0.4, 0.4, 0.4, 0.1)], 0.8)),
+    "grey": ({"grayscale": 0.2}, v2.RandomGrayscale(0.2)),
+    "blur": ({"blur": 0.5}, v2.RandomApply([v2.GaussianBlur(3, (0.1, 2.0))], 0.5)),
+}
+
+
+def summaries(views):
+    """What the pixels tell of crop, flip, jitter, grey and blur, one value a view each."""
+    x = views.double()
+    half = x.shape[-1] // 2
+    means = x.mean((2, 3))
+    red, green, blue = means[:, 0], means[:, means.shape[1] // 2], means[:, -1]
+    deviation = x.std((1, 2, 3))
+    return {
+        **{f"mean of channel {c}": channel for c, channel in enumerate(means.T)},
+        "deviation": deviation,
+        "colour": (x.amax(1) - x.amin(1)).mean((1, 2)),
+        "hue": torch.atan2(3**0.5 * (green - blue), 2 * red - green - blue),
+        "sharpness": x.diff(dim=-1).abs().mean((1, 2, 3)) / deviation.clamp(min=0.01),
+        "right less left": x[..., half:].mean((1, 2, 3)) - x[..., :half].mean((1, 2, 3)),
+        "bottom less top": x[..., half:, :].mean((1, 2, 3)) - x[..., :half, :].mean((1, 2, 3)),
+    }
+
+
+@pytest.mark.parametrize(
+    ("steps", "channels"),
+    [(("crop", "flip"), 3), (("jitter",), 3), (("grey", "blur"), 3), (tuple(STEPS), 3), (tuple(STEPS), 1)],
+    ids=["crop and flip", "jitter", "grey and blur", "all", "all of a grey image"],
+)
+def test_views_are_distributed_as_torchvisions(steps, channels):
+    """Kolmogorov-Smirnov on what 1,500 views of one image show, drawn by us and by torchvision."""
+    n, chunk = 1500, 20  # small batches, since a batch shares the order of its jitter's steps
+    generator = torch.Generator().manual_seed(1)
+    across, down = torch.meshgrid(torch.linspace(0, 1, 32), torch.linspace(0, 1, 32), indexing="xy")
+    tinted = torch.stack([0.6 + 0.3 * across, 0.2 + 0.3 * down, 0.1 + 0.2 * across * down])[:channels]
+    image = tinted.add(0.25 * torch.rand(32, 32, generator=generator)).clamp(0, 1).mul(255).to(torch.uint8)
+    views = Views(32, **PLAIN | {name: value for step in steps for name, value in STEPS[step][0].items()})
+    ours = torch.cat([views(image.expand(chunk, -1, -1, -1), generator) for _ in range(n // chunk)])
+    torch.manual_seed(2)
+    torchvisions = v2.Compose([STEPS[step][1] for step in steps])
+    expected = summaries(torch.stack([torchvisions(image / 255) for _ in range(n)]) * 2 - 1)
+    for name, values in summaries(ours).items():
+        rounded = [side.mul(1e4).round().numpy() for side in (values, expected[name])]  # ties that rounding parts
+        assert ks_2samp(*rounded).pvalue > 1e-3, name
+
+
+def test_a_batch_draws_the_order_of_its_jitter():
+    """Black and white side by side, brightened and less contrasted, still add up to white if the brightness came first,
+    since no more light than white is kept; and to more than white if the contrast came first."""
+    images = torch.tensor([0, 255], dtype=torch.uint8).expand(40, 1, 2, 2)
+    views = Views(2, **(PLAIN | {"jitter": 0.4, "jitter_probability": 1.0}))
+    generator = torch.Generator().manual_seed(0)
+    contrast_first = 0
+    for _ in range(200):
+        black, white = ((views(images, generator)[:, 0, 0] + 1) / 2).unbind(1)
+        more = (black + white > 1.001).any()
+        assert more != ((black > 0) & ((black + white - 1).abs() < 1e-5)).any()
+        contrast_first += int(more)
+    assert 70 < contrast_first < 130
+
+
 def test_the_seed_decides():
     views = Views(32, blur=0.5)
     torch.manual_seed(5)

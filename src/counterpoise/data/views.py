@@ -254,14 +254,14 @@ def adjust_hue(
     red, green, blue = x.unbind(1)
     value = x.amax(1)
     chroma = value - x.amin(1)
-    hue = torch.where(
-        value == red,
-        green - blue,
-        torch.where(value == green, (2 * chroma).add_(blue).sub_(red), (4 * chroma).add_(red).sub_(green)),
-    )
-    hue = hue.div_(chroma.clamp(min=1e-12)).add_(6 * turn[:, None, None])
-    # A channel falls short of the value by a share of the chroma: min(k, 4 - k) = 2 - |k - 2|, cut to [0, 1].
-    k = (hue[:, None] + x.new_tensor([5, 3, 1])[:, None, None]).remainder_(6)
+    # Chosen by weights of 0 and 1, where lerp is exact: `where` is many times slower on masks as ragged as these.
+    not_red, not_green = (value - red).sign_(), (value - green).sign_()
+    green_or_blue = torch.lerp((2 * chroma).add_(blue).sub_(red), (4 * chroma).add_(red).sub_(green), not_green)
+    hue = torch.lerp(green - blue, green_or_blue, not_red)
+    hue = hue.div_(chroma.clamp(min=1e-12).mul_(6)).add_(turn.remainder(1)[:, None, None])
+    # A channel falls short of the value by a share of the chroma: min(k, 4 - k) = 2 - |k - 2|, cut to [0, 1], where k
+    # counts sixths of a turn.
+    k = (hue[:, None] + x.new_tensor([5, 3, 1]).div_(6)[:, None, None]).frac_().mul_(6)
     share = k.sub_(2).abs_().neg_().add_(2).clamp_(0, 1)
     return share.mul_(-chroma[:, None]).add_(value[:, None])
 
