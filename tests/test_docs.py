@@ -81,7 +81,14 @@ def test_readme_s_commands_are_read(command, monkeypatch):
 
 
 def test_readme_has_commands():
-    assert {shlex.split(command)[1] for command in commands()} >= {"compare", "data", "train", "embed", "export", "scenes"}
+    assert {shlex.split(command)[1] for command in commands()} >= {
+        "compare",
+        "data",
+        "train",
+        "embed",
+        "export",
+        "scenes",
+    }
 
 
 def test_the_page_on_data_tells_every_imperfection_and_where_it_falls():

@@ -8,6 +8,7 @@ from sklearn.metrics.pairwise import cosine_similarity
 
 from counterpoise.errors import InputError
 from counterpoise.measure import alignment, collapse, effective_rank, tolerance, uniformity
+from counterpoise.ops import tiles
 
 rng = torch.Generator().manual_seed(0)
 Z = torch.randn(30, 5, generator=rng, dtype=torch.float64)
@@ -46,7 +47,7 @@ def test_uniformity_of_rows_on_a_circle_nears_its_integral():
 
 def test_uniformity_in_tiles_is_the_same(monkeypatch):
     whole = uniformity(Z)
-    monkeypatch.setattr("counterpoise.ops.similarity.TILE", 100)
+    monkeypatch.setitem(tiles.SIDE, "cpu", 7)
     torch.testing.assert_close(uniformity(Z), whole)
 
 

@@ -89,7 +89,7 @@ def test_data_without_labels_trains_and_tells_the_geometry(tmp_path, monkeypatch
     assert set(result["metrics"]) == {"alignment", "uniformity", "effective_rank"}
     assert "knn" not in result["curve"][0]
     with pytest.raises(InputError, match="has no labels to score by"):
-        pretrain.check(quick())
+        pretrain.check(quick(), scored=True)
 
 
 @pytest.mark.parametrize(

@@ -344,7 +344,7 @@ class CACRMomentumLoss(nn.Module):
         queries, key, temperature = unit_rows(views), unit_rows(keys).detach(), self.temperature
         distance = (queries - key).square().sum(-1)
         weights = torch.softmax(distance / temperature, dim=0).detach()
-        row = row_numbers(key, "keys", at_least=2)
+        row = row_numbers(key, "views", at_least=2)
         if self.cost == "rbf":
             sums = torch.stack([similarity_logsumexp(q, key, 1 / temperature, across=True) for q in queries])
             # For unit vectors the similarity to the own key is 1 - D/2.

@@ -15,7 +15,7 @@ from torch import Tensor
 from counterpoise.errors import InputError
 from counterpoise.measure.accuracy import labelled
 from counterpoise.ops.checks import check_matrix, check_number, check_same_shape
-from counterpoise.ops.similarity import similarity_softmax, unit_rows
+from counterpoise.ops.similarity import similarity_logsumexp, unit_rows
 
 # `collapse` calls embeddings one point where their mean squared distance to their mean is below this share of their
 # mean squared length: a standard deviation under a hundredth of the length.
@@ -78,7 +78,7 @@ def uniformity(z: Float[Tensor, "n dim"], t: float = 2.0) -> Float[Tensor, ""]:
     half, one = -u.square().sum(1, keepdim=True) / 2, torch.ones_like(u[:, :1])
     row = torch.arange(len(u), device=u.device)
     queries, keys = torch.cat([u, half, one], 1), torch.cat([u, one, half], 1)
-    others = similarity_softmax(queries, keys, 2 * t, exclude=(row, row)).logsumexp
+    others = similarity_logsumexp(queries, keys, 2 * t, exclude=(row, row))
     return others.logsumexp(0) - math.log(len(u) * (len(u) - 1))
 
 
