@@ -7,8 +7,10 @@ import csv
 import hashlib
 import json
 import multiprocessing
+import os
 import shlex
 import signal
+import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -19,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 from lightning.pytorch.callbacks import Callback
 from rich import box
 from rich.console import Console
@@ -30,8 +31,8 @@ from rich.text import Text
 
 import counterpoise
 from counterpoise import catalogue
-from counterpoise.errors import InputError, unknown
-from counterpoise.files import make_folder, write_json, written
+from counterpoise.errors import InputError, Unwritable, unknown
+from counterpoise.files import locked, make_folder, write_json, written
 from counterpoise.fingerprint import fingerprint
 from counterpoise.launching import node
 from counterpoise.measure import interval, paired
@@ -39,7 +40,8 @@ from counterpoise.ops.checks import check_number
 from counterpoise.report import answer, write_report
 from counterpoise.spreading import over_ray
 from counterpoise.tasks import pretrain
-from counterpoise.tasks.pretrain import METRICS, Run, Settings, execute
+from counterpoise.tasks.pretrain import METRICS, Run, Settings
+from counterpoise.training import carry_out
 
 TASKS = {"pretrain": pretrain}
 
@@ -163,7 +165,8 @@ def compare(
     }
     write_json(folder / "results.json", content)
     write_csv(folder / "results.csv", content)
-    write_report(content, folder, folder / "report.html")
+    with pretrain.processor_threads(shared.threads):
+        write_report(content, folder, folder / "report.html")
     console.print(table(content))
     console.print(answer(content), soft_wrap=True, markup=False, highlight=False)
     console.print(f"report: {folder / 'report.html'}", soft_wrap=True)
@@ -268,13 +271,8 @@ def run_all(
     """Run what is not done yet; a run that fails gives a result that says so, and the others go on.
 
     Raises:
-        InputError: if another process is running a comparison in the same folder.
+        InputError: if another process is running a comparison in the same folder, or what is found cannot be kept.
     """
-    lock = FileLock(folder / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise InputError(f"{folder}: another comparison is running there") from error
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -283,7 +281,7 @@ def run_all(
         TextColumn("{task.fields[now]}"),
     )
     results: dict[Key, Result] = {}
-    with lock, Progress(*columns, console=console) as progress:
+    with locked(folder, "comparison"), Progress(*columns, console=console) as progress:
         bar = progress.add_task("runs", total=len(runs), now="")
         found = (
             _each_on_ray(runs, folder, ray)
@@ -306,7 +304,7 @@ def _each(runs: dict[Key, Run], folder: Path, jobs: int, tell: Callable[[str], N
         return
     spawn = multiprocessing.get_context("spawn")
     pending = dict(runs)
-    with ProcessPoolExecutor(jobs, spawn, _die_on_interrupt) as pool:
+    with ProcessPoolExecutor(jobs, spawn, _live_with_parent) as pool:
         futures = {pool.submit(_attempt, run, folder): key for key, run in runs.items()}
         try:
             for future in as_completed(futures):
@@ -314,13 +312,13 @@ def _each(runs: dict[Key, Run], folder: Path, jobs: int, tell: Callable[[str], N
                     key = futures[future]
                     pending.pop(key)
                     yield key, future.result()
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, Unwritable):
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     # A process that dies takes its pool with it. What it left unanswered runs again, each in a pool of its own, so
     # that the run that kills its process fails alone.
     for key, run in pending.items():
-        with ProcessPoolExecutor(1, spawn, _die_on_interrupt) as pool:
+        with ProcessPoolExecutor(1, spawn, _live_with_parent) as pool:
             try:
                 yield key, pool.submit(_attempt, run, folder).result()
             except BrokenProcessPool:
@@ -342,19 +340,29 @@ def _each_on_ray(runs: dict[Key, Run], folder: Path, address: str) -> Iterator[t
         yield key, result
 
 
-def _die_on_interrupt() -> None:
-    """Ctrl-C ends a worker at once: its run goes on from its checkpoint next time."""
+def _live_with_parent() -> None:
+    """Ctrl-C or the parent's end, however it comes, ends a worker at once: its run goes on from its checkpoint."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _attempt(run: Run, folder: Path, callbacks: Sequence[Callback] = ()) -> Result:
     """One run's result, or what it failed with."""
     target = run_folder(run, folder)
     try:
-        result = execute(run, target, callbacks=callbacks)
+        result = carry_out(run, target, callbacks=callbacks)
+    except Unwritable:  # nor could anything else be kept
+        raise
     except Exception as error:  # whatever a method does, the others go on
-        make_folder(target)
-        (target / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
+        with written(target / "error.txt") as aside:
+            aside.write_text(traceback.format_exc(), encoding="utf-8", errors="backslashreplace")
         return {"seed": run.seed, "status": "failed", "error": f"{type(error).__name__}: {error}"}
     return {**result, "folder": str(target.relative_to(folder))}
 
@@ -423,7 +431,7 @@ def differences(runs: Sequence[Result], baseline: Sequence[Result]) -> dict[str,
 def write_csv(path: Path, content: dict[str, Any]) -> None:
     """One row a run: method, seed, status, every metric, time, memory and folder."""
     names = ["label", "seed", "status", *METRICS, "seconds", "memory_mb", "folder", "error"]
-    with written(path) as aside, aside.open("w", newline="", encoding="utf-8") as file:
+    with written(path) as aside, aside.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         writer = csv.DictWriter(file, names, extrasaction="ignore")
         writer.writeheader()
         for row in content["methods"]:

@@ -22,6 +22,10 @@ class MissingExtra(InputError, ImportError):
         super().__init__(f"{library} is not installed: pip install 'counterpoise[{extra}]'")
 
 
+class Unwritable(InputError):
+    """A file that cannot be written: its disk is full, read-only or gone; nothing can be kept until that is mended."""
+
+
 class ProcessLost(RuntimeError):
     """One of several processes that work on one batch is gone, so that the others cannot go on."""
 

@@ -8,7 +8,7 @@ import warnings
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import nn
 
 from counterpoise.errors import InputError, MissingExtra
@@ -41,7 +41,7 @@ def export(run: str, out: str) -> Path:
     if target.suffix == ".safetensors":
         weights = {name: value.contiguous() for name, value in encoder.state_dict().items()}
         with written(target) as aside:
-            save_file(weights, aside, metadata={"counterpoise": json.dumps(config)})
+            aside.write_bytes(save(weights, metadata={"counterpoise": json.dumps(config)}))
     else:
         with written(target) as aside:
             to_onnx(encoder, config["shape"], aside)

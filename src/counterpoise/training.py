@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from counterpoise import catalogue
 from counterpoise.errors import InputError
+from counterpoise.files import holds_others, locked, make_folder, read_json
+from counterpoise.launching import node
+from counterpoise.ops.checks import check_number
 from counterpoise.tasks.pretrain import Run, Settings, check, execute
+
+LARGEST_SEED = 2**32 - 1
+KEPT = {"config.json": {"method", "settings"}, "result.json": {"status", "metrics", "warnings", "shape"}}
+"""What a run's files hold, at the least."""
 
 
 def train(
@@ -32,7 +40,7 @@ def train(
         method: a slug from `counterpoise list`.
         data: a known set such as "fashion-mnist", or a path to a folder of images, a CSV or a Parquet file.
         imperfect: what to do to the data, such as "long-tail=100" or "label-noise=0.4".
-        seed: decides data, weights, order and views.
+        seed: decides data, weights, order and views; from 0 to 4294967295.
         out: folder of the run; by default "counterpoise-out/train-METHOD-DATA-SEED".
         loggers: where the curve goes besides `curve.csv`: any of "tensorboard", "wandb", "mlflow".
         quiet: show no progress bar.
@@ -45,6 +53,7 @@ def train(
     Raises:
         InputError: for what is refused; nothing is left half-written then.
     """
+    check_number("seed", seed, at_least=0, at_most=LARGEST_SEED)
     slug = catalogue.find(method).slug
     shared = {f.name for f in fields(Settings)}
     settings = Settings(**{name: value for name, value in options.items() if name in shared})
@@ -52,6 +61,30 @@ def train(
     run = Run(slug, data, seed, own, tuple(imperfect), settings)
     folder = Path(out or f"counterpoise-out/train-{slug}-{Path(data).name.replace(':', '-')}-{seed}")
     check(run)
-    if folder.is_dir() and not (folder / "config.json").exists() and any(folder.iterdir()):
+    if not (folder / "config.json").exists() and holds_others(folder):
         raise InputError(f"{folder}: holds other files and no run; choose another folder")
-    return {**execute(run, folder, loggers=loggers, progress=not quiet), "folder": str(folder)}
+    make_folder(folder)
+    with locked(folder, "training") if node() == 0 else nullcontext():  # another machine trains along in this folder
+        return {**carry_out(run, folder, loggers=loggers, progress=not quiet), "folder": str(folder)}
+
+
+def carry_out(run: Run, folder: Path, **options: Any) -> dict[str, Any]:
+    """`execute`, in a folder whose files were not damaged since an earlier call wrote them.
+
+    Raises:
+        InputError: as `execute` does; for a damaged file, it says what to delete.
+    """
+    for name, needed in KEPT.items():
+        if (folder / name).exists():
+            _check_kept(folder / name, needed)
+    return execute(run, folder, **options)
+
+
+def _check_kept(path: Path, needed: set[str]) -> None:
+    remedy = f"delete {path} to score the run again" if path.name == "result.json" else f"delete {path.parent}"
+    try:
+        content = read_json(path)
+    except InputError as error:
+        raise InputError(f"{error}; {remedy}") from error
+    if not isinstance(content, dict) or not needed <= content.keys():
+        raise InputError(f"{path}: expected an object with {', '.join(sorted(needed))}; {remedy}")
