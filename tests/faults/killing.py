@@ -45,9 +45,9 @@ class Server:
         self.process.stdin.flush()
         return int(self._told())
 
-    def start(self, words: list[str]) -> int:
+    def start(self, words: list[str], log: Path | None = None) -> int:
         """The number of the process, which leads a group of its own."""
-        return self._ask({"words": words, "log": str(self.log)})
+        return self._ask({"words": words, "log": str(log or self.log)})
 
     def wait(self, pid: int) -> int:
         """Its exit status."""

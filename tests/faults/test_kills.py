@@ -1,28 +1,22 @@
 """`kill -9` at any moment costs the running run's last epoch and nothing else."""
 
 import collections
+import os
 import random
+import subprocess
+import sys
+import time
 
+import psutil
 import pytest
 
-from faults.killing import MOMENTS, Work, kill_at, make_photos, serving
+from faults.killing import MOMENTS, Work, alive, kill_at
 
 EPOCHS = 5
 OPTIONS = ["--batch-size", "16", "--device", "cpu", "--epochs", str(EPOCHS)]
 COMPARE = ["compare", "--methods", "simclr,dcl", "--seeds", "2", *OPTIONS]
 TRAIN = ["train", "--method", "isogclr", "--quiet", *OPTIONS]
 SCALE = {"few": 2, "many": 12}
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    with serving(tmp_path_factory.mktemp("server") / "log") as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory):
-    return ["--data", str(make_photos(tmp_path_factory.mktemp("data") / "photos"))]
 
 
 def killed_and_resumed(server, tmp_path, words, runs, kills, seed):
@@ -49,11 +43,50 @@ def killed_and_resumed(server, tmp_path, words, runs, kills, seed):
 
 @pytest.mark.parametrize("scale", ["few", pytest.param("many", marks=pytest.mark.faults)])
 def test_a_comparison(server, photos, tmp_path, scale):
-    phases = killed_and_resumed(server, tmp_path, COMPARE + photos, 4, SCALE[scale], seed=0)
+    phases = killed_and_resumed(server, tmp_path, [*COMPARE, *photos], 4, SCALE[scale], seed=0)
     assert scale == "few" or len(phases) >= 3
 
 
 @pytest.mark.parametrize("scale", ["few", pytest.param("many", marks=pytest.mark.faults)])
 def test_a_training(server, photos, tmp_path, scale):
-    phases = killed_and_resumed(server, tmp_path, TRAIN + photos, 1, SCALE[scale], seed=1)
+    phases = killed_and_resumed(server, tmp_path, [*TRAIN, *photos], 1, SCALE[scale], seed=1)
     assert scale == "few" or len(phases) >= 2
+
+
+@pytest.mark.faults
+def test_a_comparison_in_several_processes_from_its_import_on(server, photos, tmp_path):
+    """Processes started as a user starts them; killed all at once, or only the first, which takes the others along."""
+    draw = random.Random(2)
+    command = [*COMPARE, *photos, "--jobs", "2"]
+    whole, cut = Work(tmp_path / "whole", 4, EPOCHS), Work(tmp_path / "cut", 4, EPOCHS)
+    started = []
+
+    def start():
+        words = [sys.executable, "-m", "counterpoise.cli", *command, "--out", str(cut.out)]
+        started.append(subprocess.Popen(words, start_new_session=True, stdout=subprocess.DEVNULL))
+        return started[-1].pid
+
+    def wait(pid):
+        return started[-1].wait()
+
+    phases = []
+    for moment, group in (("start", True), ("training", True), ("training", False), ("checkpoint", False)):
+        phases.append(kill_at(cut, moment, draw, start, wait, group))
+        ends = time.monotonic() + 5
+        while members := [p for p in psutil.process_iter() if alive(p.pid) and group_of(p.pid) == started[-1].pid]:
+            assert time.monotonic() < ends, members
+            time.sleep(0.02)
+    server.run([*command, "--out", str(cut.out)])
+    server.run([*COMPARE, *photos, "--out", str(whole.out)])
+    print("kills:", phases)
+    assert phases[0] == "start"
+    assert None not in phases
+    assert cut.outcome() == whole.outcome()
+    assert not cut.left_over()
+
+
+def group_of(pid):
+    try:
+        return os.getpgid(pid)
+    except ProcessLookupError:
+        return None

@@ -1,0 +1,15 @@
+import pytest
+
+from faults.killing import make_photos, serving
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory):
+    with serving(tmp_path_factory.mktemp("server") / "log") as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory):
+    """What tells a command to use a folder of small images."""
+    return ["--data", str(make_photos(tmp_path_factory.mktemp("data") / "photos"))]
