@@ -1,6 +1,6 @@
 import pytest
 
-from faults.killing import make_photos, serving
+from faults.commands import make_photos, serving
 
 
 @pytest.fixture(scope="session")

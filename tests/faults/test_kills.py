@@ -10,7 +10,7 @@ import time
 import psutil
 import pytest
 
-from faults.killing import MOMENTS, Work, alive, kill_at
+from faults.commands import MOMENTS, Work, alive, kill_at
 
 EPOCHS = 5
 OPTIONS = ["--batch-size", "16", "--device", "cpu", "--epochs", str(EPOCHS)]

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from faults.killing import Work
+from faults.commands import Work
 
 EPOCHS = 8
 OPTIONS = ["--batch-size", "16", "--device", "cpu", "--epochs", str(EPOCHS)]

@@ -6,13 +6,15 @@ import csv
 import json
 import os
 import random
+import shlex
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from shutil import which
 
 import numpy as np
 from PIL import Image
@@ -28,11 +30,9 @@ MOMENTS = ("start", "training", "checkpoint", "scoring", "between", "report")
 class Server:
     """Runs commands in processes that need no start-up; see server.py."""
 
-    def __init__(self, log: Path):
+    def __init__(self, log: Path, command: Sequence[str] = (sys.executable, str(SERVER))):
         self.log = log
-        self.process = subprocess.Popen(
-            [sys.executable, str(SERVER)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert self._told() == "ready"
 
     def _told(self) -> str:
@@ -57,6 +57,22 @@ class Server:
         """Run a command to its end."""
         assert self.wait(self.start(words)) == 0, self.log.read_text()
 
+    def refused(self, words: list[str]) -> str:
+        """The one line with which a command is refused."""
+        before = len(self.log.read_text()) if self.log.exists() else 0
+        status = self.wait(self.start(words))
+        told = self.log.read_text()[before:]
+        lines = told.strip().splitlines()
+        assert status == 2, told
+        assert "Traceback" not in told
+        assert lines[-1].startswith("counterpoise: ")
+        return lines[-1]
+
+    def close(self) -> None:
+        """End it."""
+        self.process.kill()
+        self.process.communicate()
+
 
 @contextmanager
 def serving(log: Path) -> Iterator[Server]:
@@ -65,8 +81,7 @@ def serving(log: Path) -> Iterator[Server]:
     try:
         yield server
     finally:
-        server.process.kill()
-        server.process.communicate()
+        server.close()
 
 
 def alive(pid: int) -> bool:
@@ -212,3 +227,33 @@ def kill_at(
     assert {path: after[path] for path in before} == before
     work.check()
     return work.phase()
+
+
+class Disk:
+    """A file system of its own in memory, of a size that can be changed; gone with the server that mounts it.
+
+    Args:
+        at: an empty folder.
+        size: such as "4m".
+        log: what commands print.
+    """
+
+    def __init__(self, at: Path, size: str, log: Path):
+        self.at = at
+        mount = f"mount -t tmpfs -o size={size} tmpfs {shlex.quote(str(at))}"
+        python = shlex.join([sys.executable, str(SERVER)])
+        self.server = Server(log, ["unshare", "-rm", "sh", "-c", f"{mount} && exec {python}"])
+        self.seen = Path(f"/proc/{self.server.process.pid}/root{at}")
+        """The folder, as processes outside see it."""
+
+    def remount(self, options: str) -> None:
+        """Change the size, or make it read-only."""
+        there = ["nsenter", "-U", "--preserve-credentials", "-m", "-t", str(self.server.process.pid)]
+        subprocess.run([*there, "mount", "-o", f"remount,{options}", str(self.at)], check=True)
+
+
+def can_mount() -> bool:
+    """Whether this machine lets a process mount a file system for itself."""
+    return (
+        subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode == 0 if which("unshare") else False
+    )
