@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import os
 import sys
+import threading
 import warnings
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -16,6 +18,7 @@ from typing import Any, NoReturn
 from counterpoise import __version__, catalogue
 from counterpoise.arguments import Description, add_flags, collect, describe
 from counterpoise.errors import InputError, ProcessLost, unknown
+from counterpoise.files import UNWRITABLE
 
 COMMANDS = {
     "list": "the methods and papers, by task, room or state",
@@ -35,9 +38,12 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
     if not debug:
-        warnings.showwarning = lambda message, *_: print(f"counterpoise: warning: {message}", file=sys.stderr)
+        _speak_plainly()
+    if isinstance(sys.stdout, io.TextIOWrapper):  # file names that are no valid UTF-8 are shown with escapes
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         run([word for word in arguments if word != "--debug"])
+        sys.stdout.flush()
     except InputError as error:
         if debug:
             raise
@@ -52,9 +58,27 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         print("counterpoise: stopped; the same command goes on from here", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:  # the reader of a pipe went away, as `| head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()
         sys.exit(0)
+    except OSError as error:
+        if debug or error.errno not in UNWRITABLE:
+            raise
+        print(f"counterpoise: {error.filename or 'output'}: {error.strerror}", file=sys.stderr)
+        _discard_output()
+        sys.exit(2)
     sys.exit(0)
+
+
+def _discard_output() -> None:
+    """What has not been printed yet goes nowhere, instead of failing once more at the end of the process."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _speak_plainly() -> None:
+    """Warnings in one line; no traceback of a library's thread where the command itself tells what went wrong."""
+    warnings.showwarning = lambda message, *_: print(f"counterpoise: warning: {message}", file=sys.stderr)
+    told = threading.excepthook
+    threading.excepthook = lambda failed: None if issubclass(failed.exc_type, OSError) else told(failed)
 
 
 def run(arguments: list[str]) -> None:

@@ -364,6 +364,7 @@ def _attempt(run: Run, folder: Path, callbacks: Sequence[Callback] = ()) -> Resu
         with written(target / "error.txt") as aside:
             aside.write_text(traceback.format_exc(), encoding="utf-8", errors="backslashreplace")
         return {"seed": run.seed, "status": "failed", "error": f"{type(error).__name__}: {error}"}
+    (target / "error.txt").unlink(missing_ok=True)
     return {**result, "folder": str(target.relative_to(folder))}
 
 

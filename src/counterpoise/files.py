@@ -14,7 +14,7 @@ from typing import Any
 from counterpoise.errors import InputError, Unwritable
 
 LOCK = ".lock"
-ASIDE = ".*.part*"  # what files are called while they are written
+ASIDES = (".*.part*", "*.part")  # what files are called while they are written
 UNWRITABLE = (
     errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO,
     errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG,
@@ -72,11 +72,30 @@ def _disk_reason(error: Exception, aside: Path) -> str | None:
     reason = next((words for words in map(os.strerror, UNWRITABLE) if words in said), None)
     if reason:
         return reason
-    try:  # PyTorch and NumPy tell of a full disk only that less was written than they wanted
-        with aside.open("ab") as file:
+    return _refusal(aside)  # PyTorch and NumPy tell of a full disk only that less was written than they wanted
+
+
+def check_writable(folder: Path) -> None:
+    """Refuse a folder whose disk takes nothing more.
+
+    Raises:
+        Unwritable: saying why.
+    """
+    probe = folder / f".probe.{os.getpid()}.part"
+    reason = _refusal(probe)
+    with suppress(OSError):
+        probe.unlink()
+    if reason:
+        raise Unwritable(f"{folder}: cannot be written ({reason})")
+
+
+def _refusal(path: Path) -> str | None:
+    """What the system says against more bytes in a file."""
+    try:
+        with path.open("ab") as file:
             file.write(PROBE)
-    except OSError as refused:
-        return refused.strerror
+    except OSError as error:
+        return error.strerror
     return None
 
 
@@ -110,14 +129,15 @@ def locked(folder: Path, who: str) -> Iterator[None]:
     except OSError as error:
         raise Unwritable(f"{folder}: cannot be written ({error.strerror})") from error
     with lock:
-        for left in folder.rglob(ASIDE):
+        for left in (path for pattern in ASIDES for path in folder.rglob(pattern)):
             left.unlink(missing_ok=True)
         yield
 
 
 def holds_others(folder: Path) -> bool:
     """Whether a folder holds anything but a lock and what is or was being written."""
-    return folder.is_dir() and any(path.name != LOCK and not fnmatch(path.name, ASIDE) for path in folder.iterdir())
+    ours = (LOCK, *ASIDES)
+    return folder.is_dir() and not all(any(fnmatch(path.name, name) for name in ours) for path in folder.iterdir())
 
 
 def make_folder(folder: Path) -> Path:

@@ -10,7 +10,7 @@ from typing import Any
 
 from counterpoise import catalogue
 from counterpoise.errors import InputError
-from counterpoise.files import holds_others, locked, make_folder, read_json
+from counterpoise.files import check_writable, holds_others, locked, make_folder, read_json
 from counterpoise.launching import node
 from counterpoise.ops.checks import check_number
 from counterpoise.tasks.pretrain import Run, Settings, check, execute
@@ -77,7 +77,22 @@ def carry_out(run: Run, folder: Path, **options: Any) -> dict[str, Any]:
     for name, needed in KEPT.items():
         if (folder / name).exists():
             _check_kept(folder / name, needed)
-    return execute(run, folder, **options)
+    try:
+        result = execute(run, folder, **options)
+    except InputError:
+        raise
+    except Exception:  # libraries make errors of many kinds out of a disk that is full or gone
+        _check_there(folder)
+        check_writable(folder)
+        raise
+    _check_there(folder)
+    return result
+
+
+def _check_there(folder: Path) -> None:
+    if not (folder / "config.json").exists():
+        (folder / "result.json").unlink(missing_ok=True)  # not all that belongs to it is there
+        raise InputError(f"{folder}: was removed while its run went on; delete what is left of it and start again")
 
 
 def _check_kept(path: Path, needed: set[str]) -> None:
