@@ -21,7 +21,7 @@ def test_results_errors_and_deaths_come_with_their_keys(tmp_path, monkeypatch):
     found = dict(over_ray(worlds.work, {name: (name, str(tmp_path)) for name in names}, "local", cpus=1, gpus=0))
     assert found.keys() == set(names)
     assert (found["one"], found["two"]) == (f"one in {tmp_path.name}", f"two in {tmp_path.name}")
-    assert "size: too small" in str(found["fails"])
+    assert repr(found["fails"]) == "ValueError('size: too small')"
     assert isinstance(found["dies"], Exception)
     assert (tmp_path / "deaths").read_text() == "xx"  # it was tried twice
 

@@ -333,7 +333,8 @@ def _each_on_ray(runs: dict[Key, Run], folder: Path, address: str) -> Iterator[t
     cpus, gpus = settings.threads * settings.devices, settings.devices if cuda else 0
     for key, result in over_ray(_attempt, calls, address, cpus, gpus):
         if isinstance(result, Exception):
-            result = {"seed": key[1], "status": "failed", "error": str(result).strip().splitlines()[0]}
+            reason = f"{type(result).__name__}: {' '.join(str(result).split())[:200]}"
+            result = {"seed": key[1], "status": "failed", "error": reason}
         elif result["status"] == "done" and not (folder / result["folder"] / "result.json").exists():
             error = f"done on a machine that does not share {folder}, which all machines of the cluster must"
             result = {"seed": key[1], "status": "failed", "error": error}

@@ -60,6 +60,8 @@ def over_ray(
             key = pending.pop(done)
             try:
                 yield key, ray.get(done)
+            except ray.exceptions.RayTaskError as error:
+                yield key, error.cause  # its own text is a traceback
             except ray.exceptions.RayError as error:
                 yield key, error
     finally:
