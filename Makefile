@@ -6,7 +6,7 @@ CORES  ?= $(shell nproc 2>/dev/null || echo 2)
 
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test quick lint types layers bench claims clean
+.PHONY: demo test faults quick lint types layers bench claims clean
 
 $(VENV)/.installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -26,6 +26,11 @@ demo: $(VENV)/.installed
 test: $(VENV)/.test-installed lint types layers
 	@command -v chromium >/dev/null || echo "LEFT OUT: the browser tests, since Debian's chromium is not installed"
 	$(BIN)/pytest -n $(CORES)
+
+# What is left out of `make test` for its time: dozens of kills at random moments, full and read-only disks, damaged
+# files, thousands of generated inputs. Some need to mount a small disk, which they do in a namespace of their own.
+faults: $(VENV)/.test-installed
+	$(BIN)/pytest -n $(CORES) -m 'faults or not faults' -s tests/faults
 
 # The checks without the slow ones: under 3 minutes on 2 cores.
 quick: $(VENV)/.test-installed lint

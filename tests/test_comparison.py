@@ -12,7 +12,7 @@ from PIL import Image
 
 import counterpoise
 from counterpoise import comparison
-from counterpoise.comparison import Arm, as_value, choose_baseline, command_line, differences, parse_arms, run_folder
+from counterpoise.comparison import Arm, choose_baseline, command_line, differences, parse_arms, run_folder
 from counterpoise.contrast.dcl import DCL
 from counterpoise.errors import InputError
 from counterpoise.tasks.pretrain import Run, Settings
@@ -58,6 +58,12 @@ def test_methods_are_read_with_their_arguments():
         (["simclr", "simclr"], "'simclr' is named more than once"),
         (["simclt"], "did you mean 'simclr'"),
         (["dcl:temperature"], "expected slug:name=value"),
+        (["dcl:temprature=1"], "argument of dcl 'temprature' is not known; did you mean 'temperature'"),
+        (["dcl:temperature=warm"], "temperature: expected a number, got 'warm'"),
+        (["dcl:temperature=1e999"], "temperature: expected a finite number, got '1e999'"),
+        (["dcl:weighted=maybe"], "weighted: expected true or false, got 'maybe'"),
+        (["dcl:optimizer=adam"], "optimizer: value 'adam' is not known; did you mean 'adamw'"),
+        (["dcl:encoder=small"], "encoder: takes no plain value, got 'small'"),
     ],
 )
 def test_wrong_methods_are_refused(methods, message):
@@ -66,7 +72,8 @@ def test_wrong_methods_are_refused(methods, message):
 
 
 def test_values_are_read_as_they_are_written():
-    assert [as_value(t) for t in ("3", "1e-3", "true", "none", "sgd")] == [3, 1e-3, True, None, "sgd"]
+    (arm,) = parse_arms(["dcl:hidden=3:lr=1e-3:weighted=off:optimizer=sgd"])
+    assert dict(arm.arguments) == {"hidden": 3, "lr": 1e-3, "weighted": False, "optimizer": "sgd"}
 
 
 def test_the_baseline_is_the_task_s_own_or_the_first():

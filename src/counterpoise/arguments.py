@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import math
 import operator
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -28,6 +29,8 @@ WORDS: dict[Reader, tuple[str, str]] = {
     str: ("TEXT", "a text"),
     Path: ("PATH", "a path"),
 }
+TRUTH = {"true": True, "on": True, "false": False, "off": False}
+LARGEST = 2**63 - 1  # what PyTorch and NumPy take as a whole number
 OPERATORS: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
@@ -173,6 +176,30 @@ def collect(namespace: argparse.Namespace, description: Description) -> dict[str
     return given
 
 
+def read_value(argument: Argument, text: str) -> Any:
+    """The value of an argument from its text, as its flag would read it; on and off as true and false, none as `None`.
+
+    Raises:
+        InputError: naming the argument, for text that is no such value.
+
+    >>> read_value(Argument("lr", float, 0.1), "1e-3"), read_value(Argument("fast", bool, False), "true")
+    (0.001, True)
+    """
+    if argument.default is None and not argument.required and text.lower() == "none":
+        return None
+    if argument.type is None:
+        raise InputError(f"{argument.name}: takes no plain value, got '{text}'")
+    if argument.type is bool:
+        if text.lower() not in TRUTH:
+            raise InputError(f"{argument.name}: expected true or false, got '{text}'")
+        return TRUTH[text.lower()]
+    try:
+        value = _reader(argument)(text)
+    except argparse.ArgumentTypeError as error:
+        raise InputError(f"{argument.name}: {error}") from error
+    return argument.many([value]) if argument.many and not argument.single else value
+
+
 def _reader(argument: Argument) -> Reader:
     def read(text: str) -> Any:
         assert argument.type is not None
@@ -180,6 +207,12 @@ def _reader(argument: Argument) -> Reader:
             value = argument.type(text)
         except ValueError as error:
             raise argparse.ArgumentTypeError(f"expected {WORDS[argument.type][1]}, got '{text}'") from error
+        if isinstance(value, int) and not -LARGEST - 1 <= value <= LARGEST:
+            raise argparse.ArgumentTypeError(
+                f"expected a whole number of at most 64 bits, got one of {len(text)} digits"
+            )
+        if isinstance(value, float) and not math.isfinite(value):
+            raise argparse.ArgumentTypeError(f"expected a finite number, got '{text}'")
         if argument.choices and value not in argument.choices:
             raise argparse.ArgumentTypeError(str(unknown("value", text, map(str, argument.choices))))
         return value

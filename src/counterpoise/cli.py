@@ -47,12 +47,12 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     except InputError as error:
         if debug:
             raise
-        print(f"counterpoise: {error}", file=sys.stderr)
+        print(f"counterpoise: {_plain(error)}", file=sys.stderr)
         sys.exit(2)
     except ProcessLost as error:
         if debug:
             raise
-        print(f"counterpoise: {error}", file=sys.stderr)
+        print(f"counterpoise: {_plain(error)}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         print("counterpoise: stopped; the same command goes on from here", file=sys.stderr)
@@ -63,10 +63,15 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     except OSError as error:
         if debug or error.errno not in UNWRITABLE:
             raise
-        print(f"counterpoise: {error.filename or 'output'}: {error.strerror}", file=sys.stderr)
+        print(f"counterpoise: {_plain(error.filename or 'output')}: {error.strerror}", file=sys.stderr)
         _discard_output()
         sys.exit(2)
     sys.exit(0)
+
+
+def _plain(message: object) -> str:
+    """A message in one line that any terminal can show; what is no printable character is escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(message))
 
 
 def _discard_output() -> None:
@@ -76,15 +81,16 @@ def _discard_output() -> None:
 
 def _speak_plainly() -> None:
     """Warnings in one line; no traceback of a library's thread where the command itself tells what went wrong."""
-    warnings.showwarning = lambda message, *_: print(f"counterpoise: warning: {message}", file=sys.stderr)
+    warnings.showwarning = lambda message, *_: print(f"counterpoise: warning: {_plain(message)}", file=sys.stderr)
     told = threading.excepthook
     threading.excepthook = lambda failed: None if issubclass(failed.exc_type, OSError) else told(failed)
 
 
 def run(arguments: list[str]) -> None:
     """Run one command; raises `InputError` for what is refused."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="counterpoise",
+        allow_abbrev=False,
         description="Learning from imperfect data, and knowing which method helps.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="commands:\n" + "\n".join(f"  {name:<9} {what}" for name, what in COMMANDS.items()),
@@ -105,14 +111,20 @@ def run(arguments: list[str]) -> None:
 class Parser(argparse.ArgumentParser):
     """A parser whose errors are ours: one line, and the nearest flag for an unknown one."""
 
+    @property
+    def _told(self) -> str:
+        """What comes before a message: the command, where there is one."""
+        command = self.prog.partition(" ")[2]
+        return f"{command}: " if command else ""
+
     def error(self, message: str) -> NoReturn:
-        raise InputError(f"{self.prog.removeprefix('counterpoise ')}: {message}")
+        raise InputError(self._told + message)
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         found, rest = self.parse_known_args(args, namespace)
         if rest:
             flags = [flag for action in self._actions for flag in action.option_strings]
-            raise unknown(f"{self.prog.removeprefix('counterpoise ')}: argument", rest[0].split("=")[0], flags)
+            raise unknown(f"{self._told}argument", rest[0].split("=")[0], flags)
         return found
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import csv
 import hashlib
 import json
@@ -31,6 +30,7 @@ from rich.text import Text
 
 import counterpoise
 from counterpoise import catalogue
+from counterpoise.arguments import describe, read_value
 from counterpoise.errors import InputError, Unwritable, unknown
 from counterpoise.files import locked, make_folder, write_json, written
 from counterpoise.fingerprint import fingerprint
@@ -62,28 +62,17 @@ class Arm:
         (('temperature', 0.5), ('weighted', True))
         """
         slug, *pairs = text.split(":")
-        catalogue.method_source(slug)
+        known = {argument.name: argument for argument in describe(*catalogue.method_source(slug)).arguments}
         arguments = []
         for pair in pairs:
             name, equals, value = pair.partition("=")
             if not (name and equals and value):
                 raise InputError(f"methods: expected slug:name=value, got '{text}'")
-            arguments.append((name.replace("-", "_"), as_value(value)))
+            name = name.replace("-", "_")
+            if name not in known:
+                raise unknown(f"argument of {slug}", name, known)
+            arguments.append((name, read_value(known[name], value)))
         return cls(text, slug, tuple(arguments))
-
-
-def as_value(text: str) -> Any:
-    """A number, truth value or plain text, as written on the command line.
-
-    >>> as_value("0.5"), as_value("true"), as_value("sgd")
-    (0.5, True, 'sgd')
-    """
-    if text.lower() in ("true", "false", "none"):
-        return {"true": True, "false": False, "none": None}[text.lower()]
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
 
 
 def compare(

@@ -311,7 +311,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such checkpoint") from error
     except Exception as error:  # torch raises many kinds: zip errors, pickle errors, end of file
-        reason = str(error).splitlines()[0][:120]
+        reason = (str(error) or type(error).__name__).splitlines()[0][:120]
         raise InputError(f"{path}: not a whole checkpoint that can be loaded safely ({reason})") from error
 
 

@@ -12,6 +12,8 @@ import pytest
 
 from faults.commands import MOMENTS, Work, alive, kill_at
 
+pytestmark = pytest.mark.slow
+
 EPOCHS = 5
 OPTIONS = ["--batch-size", "16", "--device", "cpu", "--epochs", str(EPOCHS)]
 COMPARE = ["compare", "--methods", "simclr,dcl", "--seeds", "2", *OPTIONS]

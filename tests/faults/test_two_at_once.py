@@ -8,6 +8,8 @@ import pytest
 
 from faults.commands import Work
 
+pytestmark = pytest.mark.slow
+
 EPOCHS = 8
 OPTIONS = ["--batch-size", "16", "--device", "cpu", "--epochs", str(EPOCHS)]
 COMMANDS = {

@@ -22,7 +22,7 @@ from counterpoise.errors import InputError, unknown
 from counterpoise.method import ImageViews, Index, Labels, Method
 from counterpoise.nets.heads import mlp
 from counterpoise.ops import processes
-from counterpoise.ops.checks import check_finite, check_matrix, check_number
+from counterpoise.ops.checks import check_finite, check_lengths, check_matrix, check_number
 from counterpoise.ops.processes import gather, row_numbers
 from counterpoise.ops.similarity import similarity_logsumexp, similarity_softmax, unit_rows
 
@@ -209,6 +209,8 @@ class CACRLoss(nn.Module):
             InputError: for fewer than two views or samples, wrong shapes, and NaN.
         """
         _check_views(views, least=2)
+        if not self.normalize:
+            check_lengths("views", views)
         z = unit_rows(views) if self.normalize else _wide(views)
         row, numbers = row_numbers(z[0], "views", at_least=2), range(len(z))
         attractions = [

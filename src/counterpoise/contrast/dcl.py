@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from counterpoise.errors import unknown
 from counterpoise.method import ImageViews, Index, Labels, Method
 from counterpoise.nets.heads import mlp
-from counterpoise.ops.checks import check_matrix, check_number, check_same_shape
+from counterpoise.ops.checks import check_lengths, check_matrix, check_number, check_same_shape
 from counterpoise.ops.processes import gather, row_numbers
 from counterpoise.ops.similarity import similarity_logsumexp, unit_rows
 
@@ -142,6 +142,9 @@ class DCLLoss(nn.Module):
         _check(z1, z2)
         if self.normalize:
             z1, z2 = unit_rows(z1), unit_rows(z2)
+        else:
+            check_lengths("z1", z1)
+            check_lengths("z2", z2)
         weights = von_mises_fisher_weights(z1, z2, self.sigma) if self.weighted else None
         if weights is not None and self.detach_weights:
             weights = weights.detach()

@@ -176,7 +176,7 @@ def _read_columns(path: Path) -> dict[str, list[Any]]:
     """The table's columns by what they mean."""
     try:
         table = _read_csv(path) if path.suffix.lower() == ".csv" else pyarrow.parquet.read_table(path)
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read: {first_line(error)}") from error
     named = _find_columns(path, table.column_names)
     return {meaning: table.column(name).to_pylist() for meaning, name in named.items()}

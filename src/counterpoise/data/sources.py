@@ -86,9 +86,9 @@ def load(
     """
     if size is not None:
         check_number("size", size, at_least=1)
-    if data_dir is not None and not Path(data_dir).expanduser().is_dir() and not download:
+    folder = None if data_dir is None else _as_path("data_dir", data_dir)
+    if folder is not None and not folder.is_dir() and not download:
         raise InputError(f"data_dir: no such folder: {data_dir}")
-    folder = None if data_dir is None else Path(data_dir).expanduser()
     kind, _, name = str(data).partition(":")
     if kind in KNOWN and name == "full":
         return resized(_full(kind, folder, download), size)
@@ -103,7 +103,7 @@ def load(
         return _torchvision(name, size, folder, download, seed)
     if kind == "hf" and name:
         return _huggingface(name, size, folder, download, seed)
-    return _path(Path(data).expanduser(), size, seed)
+    return _path(_as_path("data", data), size, seed)
 
 
 def resized(splits: Splits, size: int | None) -> Splits:
@@ -113,6 +113,16 @@ def resized(splits: Splits, size: int | None) -> Splits:
     from torchvision.transforms.v2.functional import resize
 
     return Splits(*(map_pixels(images, lambda pixels: resize(pixels, [size, size])) for images in splits))
+
+
+def _as_path(argument: str, text: str | Path) -> Path:
+    """A path with the home folder filled in, which the system can look for."""
+    try:
+        path = Path(text).expanduser()
+        path.exists()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise InputError(f"{argument}: '{text}' cannot be looked for: {first_line(error)}") from error
+    return path
 
 
 def _path(path: Path, size: int | None, seed: int) -> Splits:
@@ -130,7 +140,7 @@ def _path(path: Path, size: int | None, seed: int) -> Splits:
 def _full(name: str, data_dir: Path | None, download: bool) -> Splits:
     known = KNOWN[name]
     named = os.environ.get("COUNTERPOISE_DATA")
-    roots = [root for root in (data_dir, Path(named).expanduser() if named else None) if root]
+    roots = [root for root in (data_dir, _as_path("COUNTERPOISE_DATA", named) if named else None) if root]
     own = data_dir or cache_path() / "torchvision"
     places = [place for root in roots for place in (root / name, root / known.torchvision / "raw", root)]
     places += [DEBIAN / name, own / known.torchvision / "raw"]
@@ -163,7 +173,9 @@ def _torchvision(name: str, size: int | None, data_dir: Path | None, download: b
     if name not in torchvision.datasets.__all__:
         raise unknown("torchvision data set", name, torchvision.datasets.__all__)
     parameters = inspect.signature(getattr(torchvision.datasets, name)).parameters
-    root = data_dir or Path(os.environ.get("COUNTERPOISE_DATA") or cache_path() / "torchvision").expanduser()
+    root = data_dir or _as_path(
+        "COUNTERPOISE_DATA", os.environ.get("COUNTERPOISE_DATA") or cache_path() / "torchvision"
+    )
     parts: dict[str | None, dict[str, Any]]
     if "train" in parameters:
         parts = {"train": {"train": True}, "test": {"train": False}}
@@ -248,7 +260,7 @@ def _huggingface(name: str, size: int | None, data_dir: Path | None, download: b
 def _huggingface_data(name: str, data_dir: Path | None, download: bool) -> Any:
     from datasets import load_dataset, load_from_disk
 
-    path = Path(name).expanduser()
+    path = _as_path("hf", name)
     if not path.exists() and not download:
         raise InputError(f"hf:{name}: no such folder; download=True (--download) allows to get it from the Hub")
     try:

@@ -9,6 +9,8 @@ from torch import Tensor
 
 from counterpoise.errors import InputError
 
+LONGEST = 1e8
+
 
 def check_matrix(name: str, x: Tensor, at_least: int = 1) -> None:
     """Refuse `x` unless it is a finite floating-point matrix with `at_least` rows.
@@ -34,6 +36,20 @@ def check_finite(name: str, x: Tensor) -> None:
     if not torch.isfinite(x).all():
         bad = int((~torch.isfinite(x)).sum())
         raise InputError(f"{name}: {bad} of {x.numel()} numbers are NaN or infinite")
+
+
+def check_lengths(name: str, x: Tensor) -> None:
+    """Refuse rows longer than 1e8, whose scaled inner products would leave no room in float32.
+
+    >>> check_lengths("z1", torch.full((2, 3), 1e30))
+    Traceback (most recent call last):
+    counterpoise.errors.InputError: z1: expected rows of a length of at most 1e+08, got 1.7e+30; normalize
+    """
+    longest = torch.linalg.vector_norm(x.detach().double(), dim=-1).amax()
+    if longest > LONGEST:
+        raise InputError(
+            f"{name}: expected rows of a length of at most {LONGEST:.0e}, got {longest:.2g}; normalize them"
+        )
 
 
 def check_same_shape(**tensors: Tensor) -> None:
