@@ -222,7 +222,7 @@ class _Sums:
         """Of the logits less the shift; unless they are bounded, the shift is first raised to the largest so far."""
         if self.plan.bounded:
             return matrix.exponentials(tile, None)
-        raised = torch.maximum(self.shift[tile.rows], matrix.logits(tile).amax(1))
+        raised = torch.maximum(self.shift[tile.rows], matrix.low_logits(tile).amax(1))
         fall = (self.shift[tile.rows] - raised).exp()
         self.total[tile.rows] *= fall
         if self.product is not None:
@@ -280,7 +280,7 @@ class _Slopes:
             if matrix.symmetric:
                 gradient = _times(exponentials, factor + self.factor(matrix, twin).T)
             elif matrix.mirrored:
-                gradient = _times(exponentials, factor) + _times(theirs, self.factor(matrix, twin)).T
+                gradient = _times(exponentials, factor).add_(_times(theirs, self.factor(matrix, twin)).T)
             else:
                 gradient = _times(exponentials, factor)
             _add_product(self.queries[tile.rows], gradient, matrix.keys[tile.columns])

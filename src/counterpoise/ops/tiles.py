@@ -17,7 +17,7 @@ OTHER_SIDE = 8192
 # Logits up to this size are exponentiated as they are: e^60 times a billion keys stays within float32, e^-60 as well.
 BOUND = 60.0
 LARGEST = 1e30  # stands in for an infinity from which another is to be subtracted
-HIDE = 1e38  # taken from a hidden logit: twice this is still a float32
+HIDE = 1e38  # taken from the logit of a pair that does not count
 
 
 class Rule(NamedTuple):
@@ -104,18 +104,18 @@ class Plan(NamedTuple):
 
 
 class Tile(NamedTuple):
-    """Some rows and columns of the matrix; `hidden` is above 0 where a pair does not count."""
+    """Some rows and columns of the matrix; `counts` is 1 where a pair counts, else 0; `None` where all do."""
 
     rows: slice
     columns: slice
     similarity: Any  # [rows columns]; None of a kept tile where it is not needed again
-    hidden: Float[Tensor, "rows columns"] | None
+    counts: Float[Tensor, "rows columns"] | None
 
     @property
     def twin(self) -> Tile:
         """The tile on the other side of the diagonal."""
-        similarity, hidden = (None if x is None else x.T for x in (self.similarity, self.hidden))
-        return Tile(self.columns, self.rows, similarity, hidden)
+        similarity, counts = (None if x is None else x.T for x in (self.similarity, self.counts))
+        return Tile(self.columns, self.rows, similarity, counts)
 
 
 class Matrix:
@@ -147,11 +147,12 @@ class Matrix:
             for j, columns in enumerate(self.columns):
                 if (self.mirrored and j < i) or (self.only and not self.only.meet(i, j)):
                     continue
-                hidden = self.only.compare(torch.ne, rows, columns) if self.only else None
+                counts = self.only.compare(torch.eq, rows, columns) if self.only else None
                 if self.exclude and self.exclude.meet(i, j):
-                    same = self.exclude.compare(torch.eq, rows, columns)
-                    hidden = same if hidden is None else hidden + same
-                yield Tile(rows, columns, self.queries[rows] @ self.keys[columns].T, hidden)
+                    differ = self.exclude.compare(torch.ne, rows, columns)
+                    counts = differ if counts is None else counts * differ
+                counts = None if counts is None else counts.to(self.queries.dtype)
+                yield Tile(rows, columns, self.queries[rows] @ self.keys[columns].T, counts)
 
     @property
     def single(self) -> bool:
@@ -163,14 +164,21 @@ class Matrix:
         return self.mirrored and tile.rows != tile.columns
 
     def logits(self, tile: Tile) -> Tensor:
-        """The scaled similarities, lower than any other where hidden."""
-        logits = tile.similarity if self.scales is None else tile.similarity * self.scales[tile.rows, None]
-        return logits if tile.hidden is None else logits.add(tile.hidden.to(logits.dtype), alpha=-HIDE)
+        """The scaled similarities, also of pairs that do not count."""
+        return tile.similarity if self.scales is None else tile.similarity * self.scales[tile.rows, None]
+
+    def low_logits(self, tile: Tile) -> Tensor:
+        """The scaled similarities; lower than any other where a pair does not count."""
+        logits = self.logits(tile)
+        return logits if tile.counts is None else logits.add(tile.counts - 1, alpha=HIDE)
 
     def exponentials(self, tile: Tile, shift: Float[Tensor, " n"] | None) -> Tensor:
-        """Of the logits less the shift of their rows."""
-        logits = self.logits(tile)
-        return (logits if shift is None else logits - shift[tile.rows, None]).exp()
+        """Of the logits less the shift of their rows; 0 where a pair does not count."""
+        if shift is not None:
+            return (self.low_logits(tile) - shift[tile.rows, None]).exp()
+        # Afterwards, not before: exponentials of what is so low take ten times as long.
+        exponentials = self.logits(tile).exp()
+        return exponentials if tile.counts is None else exponentials * tile.counts
 
     def row_sums(self, tile: Tile, x: Tensor) -> Float[Tensor, " rows"]:
         """Sums over the tile's columns, by their weights, in float32 at least."""
