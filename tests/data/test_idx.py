@@ -45,7 +45,10 @@ def test_other_content_is_refused(tmp_path, content, message):
         read_idx(tmp_path / "a")
 
 
-@pytest.mark.parametrize("content", [gzip.compress(WHOLE)[:-9], gzip.compress(WHOLE)[:20], b"not gzip"])
+PACKED = gzip.compress(WHOLE)
+
+
+@pytest.mark.parametrize("content", [PACKED[:-9], PACKED[:20], b"not gzip"], ids=["no checksum", "half", "other"])
 def test_damaged_gzip_is_refused(tmp_path, content):
     (tmp_path / "a.gz").write_bytes(content)
     with pytest.raises(InputError, match=r"a\.gz: cannot be read"):
