@@ -203,6 +203,8 @@ def main() -> None:
     shares = {name: flops(at) / found[name][at].median / peak for name, peak in peaks.items()}
     parts = {name: breakdown(name, FORMS_AT) for name in peaks}
     targets = judged(found, small, ratios)
+    slowest = found["lightly"].get(LARGE)
+    bounds = {name: slowest.median * peak / flops(LARGE) if slowest else None for name, peak in peaks.items()}
     plot(found)
     content = {
         "dim": DIM,
@@ -212,10 +214,11 @@ def main() -> None:
         "forms": ratios,
         "peak_gflops": {name: peak / 1e9 for name, peak in peaks.items()},
         "share_of_peak": shares,
+        "bound_over_lightly": bounds,
         "breakdown": parts,
         "targets": [{"target": t, "figure": f, "reached": r} for t, f, r in targets],
     }
-    write_results("similarity", content, page(found, ratios, peaks, shares, parts, targets, at))
+    write_results("similarity", content, page(found, ratios, peaks, shares, bounds, parts, targets, at))
     sys.exit(0 if all(reached for *_, reached in targets) else 1)
 
 
@@ -248,6 +251,7 @@ def page(
     ratios: dict[str, float],
     peaks: dict[str, float],
     shares: dict[str, float],
+    bounds: dict[str, float | None],
     parts: dict[str, dict[str, float]],
     targets: list[tuple[str, str, bool]],
     at: int,
@@ -284,12 +288,19 @@ def page(
         "## Where the time goes",
         "",
         f"Share of the peak: the products that the symmetric form needs at B = {at:,}, over its time, as a share of",
-        f"what a 4096³ product reaches here. The other columns: shares of the time at B = {FORMS_AT:,}.",
+        f"what a 4096³ product reaches here. Bound: how many times as fast as lightly at B = {LARGE:,} it would be with",
+        f"these products at the peak and nothing else. The other columns: shares of the time at B = {FORMS_AT:,}.",
         "",
         markdown_table(
-            ["", "peak, GFLOP/s", "share of the peak", *next(iter(parts.values()))],
+            ["", "peak, GFLOP/s", "share of the peak", "bound", *next(iter(parts.values()))],
             [
-                [name, f"{peaks[name] / 1e9:.0f}", f"{shares[name]:.0%}", *(f"{x:.0%}" for x in parts[name].values())]
+                [
+                    name,
+                    f"{peaks[name] / 1e9:.0f}",
+                    f"{shares[name]:.0%}",
+                    f"{bounds[name]:.1f}×" if bounds[name] else "—",
+                    *(f"{x:.0%}" for x in parts[name].values()),
+                ]
                 for name in peaks
             ],
         ),

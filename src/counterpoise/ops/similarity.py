@@ -21,6 +21,7 @@ from torch.autograd.function import once_differentiable
 
 from counterpoise.errors import InputError
 from counterpoise.ops import processes
+from counterpoise.ops.checks import all_finite
 from counterpoise.ops.tiles import LARGEST, Inputs, Matrix, Plan, Rule, Tile
 
 Identities = Int[Tensor, " n"] | tuple[Int[Tensor, " n"], Int[Tensor, " m"]]
@@ -144,7 +145,7 @@ def _moments(
     if single and scale != 1:
         queries = queries * (scale**0.5 if keys is None else scale)
     logsumexp, mean = _Softmax.apply(queries, keys, scales, log_weights, exclude, only, wants_mean, how == "ring")
-    if not torch.isfinite(logsumexp.detach()).all():
+    if not all_finite(logsumexp):
         row = int((~torch.isfinite(logsumexp)).nonzero()[0])
         raise InputError(f"queries: row {row} has no key left to compare with, or its similarities are not finite")
     return logsumexp, mean / scale if single and wants_mean else mean
@@ -190,12 +191,12 @@ class _Softmax(torch.autograd.Function):
             found["keys"] = torch.zeros_like(inputs.compared)
         if ctx.needs_input_grad[3]:
             found["weights"] = torch.zeros_like(log_weights)
-        slopes = _Slopes(inputs, ctx.plan, logsumexp - ctx.plan.top, mean, by_logsumexp, by_mean, kept)
+        wants_scales = ctx.needs_input_grad[2]
+        slopes = _Slopes(inputs, ctx.plan, logsumexp - ctx.plan.top, mean, by_logsumexp, by_mean, kept, wants_scales)
         found = ctx.plan.visit(inputs, found, slopes.add)
         if keys is None:
             slopes.queries += found.pop("keys")
-        by_scales = slopes.scales if ctx.needs_input_grad[2] else None
-        return slopes.queries, found.get("keys"), by_scales, found.get("weights"), None, None, None, None
+        return slopes.queries, found.get("keys"), slopes.scales, found.get("weights"), None, None, None, None
 
 
 class _Sums:
@@ -253,6 +254,7 @@ class _Slopes:
         by_logsumexp: Tensor | None,
         by_mean: Tensor | None,
         kept: Sequence[Any],
+        wants_scales: bool,
     ):
         self.mean, self.by_mean, self.kept = mean, by_mean, kept
         by_logsumexp = torch.zeros_like(logsumexp) if by_logsumexp is None else by_logsumexp
@@ -268,7 +270,7 @@ class _Slopes:
             self.weight_level = self.weight_level - self.weight_slope * mean
             self.level = self.level + self.weight_slope - self.slope * mean
         self.queries = torch.zeros_like(inputs.queries)
-        self.scales = None if inputs.scales is None or mean is None else by_logsumexp * mean
+        self.scales = by_logsumexp * mean if wants_scales else None
 
     def add(self, matrix: Matrix, found: dict[str, Tensor]) -> None:
         for tile, exponentials in self.tiles(matrix):

@@ -17,6 +17,7 @@ OTHER_SIDE = 8192
 # Logits up to this size are exponentiated as they are: e^60 times a billion keys stays within float32, e^-60 as well.
 BOUND = 60.0
 LARGEST = 1e30  # stands in for an infinity from which another is to be subtracted
+EXACT = 2**24  # integers up to this size are floats of their own
 HIDE = 1e38  # taken from the logit of a pair that does not count
 
 
@@ -178,7 +179,7 @@ class Matrix:
             return (self.low_logits(tile) - shift[tile.rows, None]).exp()
         # Afterwards, not before: exponentials of what is so low take ten times as long.
         exponentials = self.logits(tile).exp()
-        return exponentials if tile.counts is None else exponentials * tile.counts
+        return exponentials if tile.counts is None else exponentials.mul_(tile.counts)
 
     def row_sums(self, tile: Tile, x: Tensor) -> Float[Tensor, " rows"]:
         """Sums over the tile's columns, by their weights, in float32 at least."""
@@ -191,8 +192,10 @@ class _Identities:
     """Which identities agree; as small floats, which compare several times faster than integers."""
 
     def __init__(self, mine: Tensor, theirs: Tensor, rows: list[slice], columns: list[slice]):
-        numbers = torch.cat([mine, theirs]).unique(return_inverse=True)[1].float()
-        self.mine, self.theirs = numbers.split([len(mine), len(theirs)])
+        numbers = torch.cat([mine, theirs])
+        if max(map(abs, torch.stack(numbers.aminmax()).tolist())) > EXACT:
+            numbers = numbers.unique(return_inverse=True)[1]
+        self.mine, self.theirs = numbers.float().split([len(mine), len(theirs)])
         self.ranges = _ranges(self.mine, rows), _ranges(self.theirs, columns)
 
     def meet(self, i: int, j: int) -> bool:
