@@ -288,7 +288,7 @@ def page(
         "## Where the time goes",
         "",
         f"Share of the peak: the products that the symmetric form needs at B = {at:,}, over its time, as a share of",
-        f"what a 4096³ product reaches here. Bound: how many times as fast as lightly at B = {LARGE:,} it would be with",
+        f"what a 4096³ product reaches here. Bound: how many times as fast as lightly at B = {LARGE:,} it were with",
         f"these products at the peak and nothing else. The other columns: shares of the time at B = {FORMS_AT:,}.",
         "",
         markdown_table(
