@@ -46,6 +46,30 @@ class StopAfter(Callback):
             raise ConnectionAbortedError("killed")
 
 
+class Grouped(SimCLR):
+    """Draws groups before every second epoch, which its batches keep apart, and goes at full pace all the time."""
+
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        self.register_buffer("group", torch.zeros(48, dtype=torch.int64))
+        self.seen = []
+
+    def start_epoch(self, images, epoch):
+        if epoch % 2 == 0:
+            self.group = torch.randint(0, 2, (len(images),))
+
+    def batches(self, order, batch_size):
+        groups = [order[self.group[order] == label] for label in (0, 1)]
+        return [part.tolist() for group in groups for part in group.split(batch_size)][:3]
+
+    def pace(self, step, steps):
+        return 1.0
+
+    def loss(self, images, labels, index):
+        self.seen.append(self.group[index].unique().tolist())
+        return super().loss(images, labels, index)
+
+
 def same(a, b):
     a, b = a.state_dict(), b.state_dict()
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
@@ -60,6 +84,22 @@ def test_a_resumed_run_ends_with_the_same_bits(images, tmp_path, accumulate):
     assert same(whole, resumed)
     assert [row["loss"] for row in curve] == [row["loss"] for row in continued]
     assert [row["epoch"] for row in continued] == [1, 2, 3, 4]
+
+
+def test_a_method_that_groups_images_has_its_batches_and_resumes_with_the_same_bits(images, tmp_path):
+    def grouped():
+        torch.manual_seed(3)
+        return Grouped(backbone("small", 1, 16), augment=Views(16))
+
+    whole, curve = run(tmp_path / "whole", images, method=grouped())
+    assert all(len(groups) == 1 for groups in whole.seen)
+    assert whole.trainer.optimizers[0].param_groups[0]["lr"] == whole.lr
+    for stop in ((0, 1), (3, 0)):
+        with pytest.raises(ConnectionAbortedError):
+            run(tmp_path / f"cut{stop}", images, method=grouped(), callbacks=(StopAfter(*stop),))
+        resumed, continued = run(tmp_path / f"cut{stop}", images, method=grouped())
+        assert same(whole, resumed)
+        assert [row["loss"] for row in curve] == [row["loss"] for row in continued]
 
 
 def test_different_seeds_differ_and_equal_ones_do_not(images, tmp_path):

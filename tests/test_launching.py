@@ -16,6 +16,8 @@ from safetensors.torch import load_file
 from counterpoise.errors import InputError, ProcessLost
 from counterpoise.fitting import Share, Shuffle, Team
 from counterpoise.launching import launch
+from counterpoise.method import Method
+from counterpoise.nets import backbone
 from counterpoise.tasks.pretrain import Settings
 
 TRAIN = ["train", "--method", "isogclr", "--data", "digits", "--batch-size", "128", "--device", "cpu", "--quiet"]
@@ -58,8 +60,9 @@ def free_port():
 
 
 def test_every_image_of_a_batch_is_in_one_share_and_shares_are_even():
-    whole = list(Share(Shuffle(50, seed=3), 16, Team()))
-    shares = [list(Share(Shuffle(50, seed=3), 16, Team(devices=3, rank=rank))) for rank in range(3)]
+    order, method = Shuffle(50, seed=3), Method(backbone("small", 1, 16))
+    whole = list(Share(order, method, 16, Team()))
+    shares = [list(Share(order, method, 16, Team(devices=3, rank=rank))) for rank in range(3)]
     assert len(whole) == len(shares[0]) == 3
     for batch, *parts in zip(whole, *shares, strict=True):
         assert sorted(batch) == sorted(i for part in parts for i in part)

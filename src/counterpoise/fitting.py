@@ -87,7 +87,7 @@ def fit(
     checkpoint = folder / CHECKPOINT
     loader: DataLoader[Any] = DataLoader(
         cast(Any, images),
-        batch_sampler=Share(Shuffle(len(images), seed), batch_size, team),
+        batch_sampler=Share(Shuffle(len(images), seed), method, batch_size, team),
         collate_fn=_as_fetched,
     )
     resume = None
@@ -107,7 +107,7 @@ def fit(
             accumulate_grad_batches=accumulate,
             logger=[make_logger(name, folder) for name in loggers],
             callbacks=[
-                SeedEachEpoch(seed, team.rank),
+                StartEpoch(images, seed, team.rank),
                 history,
                 *callbacks,
                 *([RichProgressBar()] if progress else []),
@@ -196,21 +196,30 @@ class Shuffle(Sampler[int]):
 
 
 class Share(BatchSampler):
-    """This process's share of every batch; shares differ by one image at most. A last smaller batch is dropped."""
+    """This process's share of every batch that the method makes; shares differ by one image at most."""
 
-    def __init__(self, order: Shuffle, batch_size: int, team: Team):
+    def __init__(self, order: Shuffle, method: Method, batch_size: int, team: Team):
         super().__init__(order, batch_size, drop_last=True)
-        self.team = team
+        self.method, self.team = method, team
 
     def __iter__(self) -> Iterator[list[int]]:
-        return (batch[self.team.rank :: self.team.size] for batch in super().__iter__())
+        batches = self.method.batches(torch.tensor(list(self.sampler)), self.batch_size)
+        return (batch[self.team.rank :: self.team.size] for batch in batches)
 
 
-class SeedEachEpoch(Callback):
-    """Random views and dropout draw from (seed, epoch, process): resuming needs no state of the generators."""
+class StartEpoch(Callback):
+    """Lets the method see all images, and seeds: resuming needs no state of the generators.
 
-    def __init__(self, seed: int, rank: int = 0):
-        self.seed, self.rank = seed, rank
+    Random views and dropout draw from (seed, epoch, process); what the method does before the epoch, in all processes
+    alike, from (seed, epoch).
+    """
+
+    def __init__(self, images: Images, seed: int, rank: int = 0):
+        self.images, self.seed, self.rank = images, seed, rank
+
+    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+        torch.manual_seed(epoch_seed(self.seed, trainer.current_epoch) + (1 << 62))
+        pl_module.start_epoch(self.images, trainer.current_epoch)
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         if batch_idx == 0:  # at the first batch, not before: the loader's start draws a number of its own

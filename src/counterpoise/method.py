@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
+from counterpoise.data import Images
 from counterpoise.errors import InputError
 from counterpoise.ops.checks import check_number
 
@@ -68,11 +69,40 @@ class Method(lightning.LightningModule):
         """
         raise NotImplementedError(f"{type(self).__name__} must define loss(images, labels, index)")
 
-    def diagnostics(self, labels: Int[Tensor, " samples"]) -> dict[str, float]:
-        """What the method itself can tell about the training set after training, by name; nothing by default.
+    def start_epoch(self, images: Images, epoch: int) -> None:
+        """What is to be done before an epoch with all images at once, such as clustering them; nothing by default.
+
+        Random numbers drawn here come from the run's seed and the epoch alone. What is found must be kept in buffers
+        or parameters, so that a checkpoint holds it. Of several processes, each does the same with all images.
 
         Args:
-            labels: class of each training image, in the order of their index.
+            images: the training images, in the order of their index.
+            epoch: from 0.
+        """
+
+    def batches(self, order: Int[Tensor, " samples"], batch_size: int) -> list[list[int]]:
+        """How an epoch's images are divided into batches; by default as they come, without a last smaller batch.
+
+        Args:
+            order: the indices of all training images, in random order.
+            batch_size: images a step, of all processes together.
+
+        Returns:
+            The indices of each batch; at most as many batches as by default.
+        """
+        return order[: len(order) // batch_size * batch_size].view(-1, batch_size).tolist()
+
+    def pace(self, step: int, steps: int) -> float:
+        """Share of the peak learning rate at a step; by default `warmup_cosine`."""
+        return warmup_cosine(step, steps, self.warmup)
+
+    def diagnostics(self, train: Images, probe: Images, test: Images) -> dict[str, float]:
+        """What the method itself can tell after training, by name; nothing by default.
+
+        Args:
+            train: the training images, in the order of their index.
+            probe: labelled images that were held out, to fit a probe on; none where there are no labels.
+            test: unseen images, to judge it by.
         """
         return {}
 
@@ -102,7 +132,7 @@ class Method(lightning.LightningModule):
         else:
             optimizer = torch.optim.AdamW(groups, lr=self.lr)
         steps = int(self.trainer.estimated_stepping_batches)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warmup_cosine(step, steps, self.warmup))
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.pace(step, steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 

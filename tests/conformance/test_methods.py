@@ -42,6 +42,7 @@ def test_one_step_lowers_the_loss_of_its_batch(slug, images):
     """On the same views and from the same state, a small step against the gradient goes down."""
     method = made(slug, images)
     torch.manual_seed(0)
+    method.start_epoch(images, 0)
     batch = images.__getitems__(list(range(12)))
     views = [method.view(batch[0]) for _ in range(method.views)]
     learnt = [name for name, p in method.named_parameters() if p.requires_grad]

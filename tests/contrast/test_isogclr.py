@@ -16,6 +16,7 @@ from counterpoise.contrast.isogclr import (
     robust_objective,
     temperature_gradient,
 )
+from counterpoise.data import Images
 from counterpoise.errors import InputError
 from counterpoise.ops.similarity import similarity_softmax
 
@@ -356,23 +357,31 @@ def test_method_trains_the_encoder_and_the_temperatures_of_its_batch():
     assert (method.objective.state.tau != 0.1).nonzero().flatten().tolist() == index.tolist()
 
 
+def labelled(labels):
+    labels = torch.as_tensor(labels)
+    classes = tuple("abcd"[: max(0, 1 + int(labels.max()))])
+    images = Images(torch.zeros(len(labels), 1, 2, 2, dtype=torch.uint8), labels, classes, "none")
+    return images, images, images
+
+
 def test_diagnostics_rank_class_sizes_against_class_temperatures():
     method = ISogCLR(Flat(), samples=8)
     method.objective.state.tau[:] = torch.tensor([0.3, 0.3, 0.3, 0.2, 0.2, 0.25, 0.9, 0.1])
     labels = torch.tensor([0, 0, 0, 1, 1, 2, -1, 3])  # sizes 3, 2, 1, 1; temperatures 0.3, 0.2, 0.25, 0.1
     # Ranks of the sizes 4, 3, 1.5, 1.5 and of the temperatures 4, 2, 3, 1: products sum to 28, variances to 4.5 and 5.
     expected = (4 * 4 + 3 * 2 + 1.5 * 3 + 1.5 * 1 - 4 * 2.5**2) / math.sqrt(4.5 * 5)
-    assert method.diagnostics(labels) == {"temperature_correlation": pytest.approx(expected)}
+    assert method.diagnostics(*labelled(labels)) == {"temperature_correlation": pytest.approx(expected)}
 
 
 @pytest.mark.parametrize("labels", [[0] * 8, [0, 0, 1, 1, 2, 2, 3, 3], [-1] * 8])
 def test_diagnostics_are_empty_for_classes_of_one_size(labels):
     method = ISogCLR(Flat(), samples=8)
     method.objective.state.tau[:] = torch.rand(8)
-    assert method.diagnostics(torch.tensor(labels)) == {}
+    assert method.diagnostics(*labelled(labels)) == {}
 
 
 def test_diagnostics_are_empty_for_temperatures_that_never_moved():
     """The means of equal temperatures differ by rounding, which would rank."""
     method = ISogCLR(Flat(), samples=1110, eta=0.0, tau=0.2)
-    assert method.diagnostics(torch.arange(3).repeat_interleave(torch.tensor([1000, 100, 10]))) == {}
+    labels = torch.arange(3).repeat_interleave(torch.tensor([1000, 100, 10]))
+    assert method.diagnostics(*labelled(labels)) == {}

@@ -18,6 +18,7 @@ from jaxtyping import Float, Int
 from scipy.stats import spearmanr
 from torch import Tensor, nn
 
+from counterpoise.data import Images
 from counterpoise.errors import InputError
 from counterpoise.method import ImageViews, Index, Labels, Method
 from counterpoise.nets.heads import mlp
@@ -393,12 +394,12 @@ class ISogCLR(Method):
         z1, z2 = (self.head(self.encoder(view)) for view in images)
         return self.objective(z1, z2, index)
 
-    def diagnostics(self, labels: Int[Tensor, " samples"]) -> dict[str, float]:
+    def diagnostics(self, train: Images, probe: Images, test: Images) -> dict[str, float]:
         """`temperature_correlation`: Spearman's correlation of the classes' sizes and their mean temperatures.
 
         Nothing where it is not defined: for classes of one size, and temperatures that never moved.
         """
-        labels = labels.cpu()
+        labels = train.labels
         tau = self.objective.state.tau.cpu().double()[labels >= 0]
         classes, member, sizes = labels[labels >= 0].unique(return_inverse=True, return_counts=True)
         if len(sizes.unique()) < 2 or len(tau.unique()) < 2:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -44,6 +44,7 @@ class Images(Dataset):
         paths: the file of each image, relative to the folder or table that was loaded.
         unreadable: the files that were left out because they could not be decoded.
         original_sizes: height and width of each image before it was resized, where that is known.
+        factors: what else is known of each image, by name: one value, 0 or more, for each image.
 
     Raises:
         InputError: where shapes, types or labels do not fit together.
@@ -63,6 +64,7 @@ class Images(Dataset):
     paths: tuple[str, ...] | None = None
     unreadable: tuple[str, ...] = ()
     original_sizes: Int64[Tensor, "images 2"] | None = None
+    factors: Mapping[str, Int64[Tensor, " images"]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.pixels.ndim != 4 or self.pixels.dtype != torch.uint8:
@@ -71,6 +73,8 @@ class Images(Dataset):
         check_integers("labels", self.labels, rows=len(self.pixels), low=UNLABELLED, high=len(self.classes))
         if self.paths is not None and len(self.paths) != len(self.pixels):
             raise InputError(f"paths: expected one for each of the {len(self.pixels)} images, got {len(self.paths)}")
+        for name, values in self.factors.items():
+            check_integers(f"factors: {name}", values, rows=len(self.pixels))
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -96,6 +100,7 @@ class Images(Dataset):
             labels=self.labels[index],
             paths=None if self.paths is None else tuple(self.paths[i] for i in index.tolist()),
             original_sizes=None if self.original_sizes is None else self.original_sizes[index],
+            factors={name: values[index] for name, values in self.factors.items()},
             notes=self.notes if note is None else (*self.notes, note),
         )
 

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from counterpoise.data.decoding import Item, divide, first_line, to_splits
+from counterpoise.data.factors import make_factors
 from counterpoise.data.folders import TABLES, index_labels, left_out, pick_splits, read_folder, read_table
 from counterpoise.data.glyphs import load_glyphs
 from counterpoise.data.idx import has_idx, read_splits
@@ -41,7 +42,7 @@ KNOWN = {
     ),
     "mnist": Known("MNIST", tuple("0123456789"), debian=None),
 }
-NAMES = (*KNOWN, *(f"{name}:full" for name in KNOWN), "digits", "glyphs", "torchvision:NAME", "hf:NAME")
+NAMES = (*KNOWN, *(f"{name}:full" for name in KNOWN), "digits", "glyphs", "factors", "torchvision:NAME", "hf:NAME")
 
 
 def load(
@@ -59,6 +60,8 @@ def load(
       Debian's package, or torchvision's download.
     - `digits`: scikit-learn's, 8×8.
     - `glyphs`, `glyphs:classes=200:split=character`: drawn characters of 16 font faces (see `load_glyphs`).
+    - `factors`, `factors:tint`, `factors:channels`, `factors:objects`, `factors:scales`: garments and digits put
+      together, with all that each image shows known (see `make_factors`).
     - `torchvision:NAME`: a classification set of torchvision, such as `torchvision:CIFAR10`, under `data_dir`.
     - `hf:NAME`, `hf:PATH`: a Hugging Face set of the Hub, or one saved to disk.
     - a folder of images (see `read_folder`), a `.csv` or `.parquet` table of paths and labels (see `read_table`).
@@ -93,17 +96,24 @@ def load(
     if kind in KNOWN and name == "full":
         return resized(_full(kind, folder, download), size)
     if kind in KNOWN and not name:
-        note = "the subset inside the package: the first 10,000 train and 2,000 test images"
-        return resized(read_splits(EMBEDDED / kind, kind, KNOWN[kind].classes, note), size)
+        return resized(_embedded(kind), size)
     if str(data) == "digits":
         return resized(_digits(seed), size)
     if kind == "glyphs":
         return load_glyphs(str(data), size, seed)
+    if kind == "factors":
+        layout = name if data != "factors" else "tint"
+        return resized(make_factors(layout, _embedded("fashion-mnist"), _embedded("mnist"), seed), size)
     if kind == "torchvision" and name:
         return _torchvision(name, size, folder, download, seed)
     if kind == "hf" and name:
         return _huggingface(name, size, folder, download, seed)
     return _path(_as_path("data", data), size, seed)
+
+
+def _embedded(name: str) -> Splits:
+    note = "the subset inside the package: the first 10,000 train and 2,000 test images"
+    return read_splits(EMBEDDED / name, name, KNOWN[name].classes, note)
 
 
 def resized(splits: Splits, size: int | None) -> Splits:

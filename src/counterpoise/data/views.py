@@ -18,10 +18,11 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor, nn
 from torch.nn import functional
 
-from counterpoise.errors import InputError
+from counterpoise.errors import InputError, unknown
 from counterpoise.ops.checks import check_number
 
 CROP_TRIES = 10  # as torchvision's RandomResizedCrop: then the largest box in the middle ratio is taken
+STEPS = {"crop": 0.2, "flip": 0.5, "jitter": 0.4, "grayscale": 0.2, "blur": 0.5}
 SIGMA = (0.1, 2.0)  # of the blur, in pixels of the view, as in SimCLR
 
 
@@ -110,6 +111,35 @@ class Views(nn.Module):
         self.jitter_probability = jitter_probability
         self.grayscale = grayscale
         self.blur = blur
+
+    @classmethod
+    def of(cls, size: int, steps: str) -> Views:
+        """Views of the named steps alone: any of crop, flip, jitter, grayscale and blur, each with a value if need be.
+
+        Args:
+            size: side of the views in pixels.
+            steps: separated by commas. The value of a crop is the smallest share of the area that it keeps, that of
+                jitter its strength, that of the others a probability.
+
+        Raises:
+            InputError: for an unknown step, or a value that is not a number in its range.
+
+        >>> views = Views.of(32, "crop=0.6,blur")
+        >>> views.crop, views.blur, views.flip, views.jitter
+        ((0.6, 1.0), 0.5, 0.0, 0.0)
+        """
+        chosen: dict[str, float] = {}
+        for step in steps.split(","):
+            name, equals, text = step.strip().partition("=")
+            if name not in STEPS:
+                raise unknown("step of the views", name, STEPS)
+            try:
+                chosen[name] = float(text) if equals else STEPS[name]
+            except ValueError as error:
+                raise InputError(f"augmentations: expected a number for {name}, got '{text}'") from error
+        crop = (chosen.pop("crop", 1.0), 1.0)
+        ratio = (3 / 4, 4 / 3) if crop[0] < 1 else (1.0, 1.0)
+        return cls(size, crop=crop, ratio=ratio, **{name: chosen.get(name, 0.0) for name in STEPS if name != "crop"})
 
     def forward(
         self, images: UInt8[Tensor, "batch channels height width"], generator: torch.Generator | None = None

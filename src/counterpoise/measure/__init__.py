@@ -15,6 +15,7 @@ from counterpoise.measure.probes import (
     knn_accuracy,
     knn_predict,
     linear_probe,
+    probe_factors,
     stratified_split,
 )
 
@@ -35,6 +36,7 @@ __all__ = [
     "knn_predict",
     "linear_probe",
     "paired",
+    "probe_factors",
     "stratified_split",
     "tolerance",
     "uniformity",

@@ -6,11 +6,12 @@ Rows whose label is -1, unlabelled, are left out everywhere.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int, Int64
+from sklearn.metrics import average_precision_score
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -121,10 +122,14 @@ class LinearProbe:
 
     def predict(self, features: Float[Tensor, "m dim"]) -> Int64[Tensor, " m"]:
         """Class of each row; of several equally likely, the lowest."""
+        return self.logits(features).argmax(1)
+
+    def logits(self, features: Float[Tensor, "m dim"]) -> Float[Tensor, "m classes"]:
+        """Of each class the logarithm of its probability, up to a constant for each row."""
         check_matrix("features", features, at_least=0)
         _check_same_width(self.mean[None], features)
         x = (features.to(self.mean) - self.mean) / self.scale
-        return torch.addmm(self.bias, x, self.weight.T).argmax(1)
+        return torch.addmm(self.bias, x, self.weight.T)
 
 
 def linear_probe(
@@ -201,6 +206,44 @@ def linear_probe(
             f"(an entry of the gradient is {slope:.1g})"
         )
     return best
+
+
+def probe_factors(
+    train_features: Float[Tensor, "n dim"],
+    train_factors: Mapping[str, Int[Tensor, " n"]],
+    features: Float[Tensor, "m dim"],
+    factors: Mapping[str, Int[Tensor, " m"]],
+) -> dict[str, float]:
+    """How well a linear probe reads each factor off the features.
+
+    Args:
+        train_features: rows to fit; a quarter of them, stratified by the factor, chooses the probe's strength.
+        train_factors: of each factor the value of each row, from 0; -1 leaves a row out.
+        features: rows to judge by.
+        factors: the same factors of those.
+
+    Returns:
+        By factor, from 0 to 1: the accuracy; for a factor of two values, the average precision of the second. A factor
+        that is constant in either is left out.
+
+    >>> x, y = torch.tensor([[0.0], [1.0], [4.0], [5.0], [0.5], [4.5]]), torch.tensor([0, 0, 1, 1, 0, 1])
+    >>> probe_factors(x, {"large": y}, x, {"large": y})
+    {'large': 1.0}
+    """
+    found = {}
+    for name, values in train_factors.items():
+        kept = factors[name] >= 0
+        if min(len(known[known >= 0].unique()) for known in (values, factors[name])) < 2:
+            continue
+        classes = 1 + int(max(values.max(), factors[name].max()))
+        fitted, valid = stratified_split(values, 0.75, torch.Generator().manual_seed(0))
+        probe = linear_probe(train_features[fitted], values[fitted], train_features[valid], values[valid], classes)
+        logits, target = probe.logits(features[kept]), factors[name][kept]
+        if classes == 2:
+            found[name] = float(average_precision_score(target, logits[:, 1] - logits[:, 0]))
+        else:
+            found[name] = accuracy(logits.argmax(1), target)
+    return found
 
 
 def _fit(

@@ -45,6 +45,7 @@ from counterpoise.measure import (
     group_accuracy,
     knn_predict,
     linear_probe,
+    probe_factors,
     stratified_split,
     tolerance,
     uniformity,
@@ -89,6 +90,8 @@ class Settings:
     Args:
         backbone: "small", or any model of timm or torchvision by name ("timm:resnet18", "torchvision:resnet18").
         size: height and width of the images in pixels; `None` takes them as they are, users' own up to 64.
+        augmentations: steps of the random views, as in "crop=0.5,flip,jitter,grayscale,blur" (see `Views.of`); `None`
+            takes all but the blur.
         epochs: passes over the training images.
         batch_size: images a step, of all devices together; at most all of them.
         precision: "32", "16-mixed" or "bf16-mixed".
@@ -107,6 +110,7 @@ class Settings:
 
     backbone: str = "small"
     size: int | None = None
+    augmentations: str | None = None
     epochs: int = 10
     batch_size: int = 256
     precision: Precision = "32"
@@ -189,6 +193,10 @@ def build(run: Run, train: Images) -> Method:
     Raises:
         InputError: for an unknown method or argument, or one out of range.
     """
+    return _assemble(run, train.pixels.shape[1:], len(train), len(train.classes))
+
+
+def _assemble(run: Run, shape: Sequence[int], samples: int, classes: int) -> Method:
     tasks = catalogue.find(run.method).tasks
     known = {argument.name for argument in describe(*catalogue.method_source(run.method)).arguments}
     if "pretrain" not in tasks:
@@ -196,15 +204,16 @@ def build(run: Run, train: Images) -> Method:
     for name in run.arguments:
         if name not in known:
             raise unknown(f"argument of {run.method}", name, known)
-    channels, height, _ = train.pixels.shape[1:]
+    channels, height, _ = shape
     torch.manual_seed(run.seed)
     encoder = backbone(run.settings.backbone, channels, height)
-    given = {"samples": len(train), "classes": len(train.classes)}
+    given = {"samples": samples, "classes": classes}
     kind = catalogue.load_class(run.method)
     wanted = inspect.signature(kind).parameters
+    steps = run.settings.augmentations
     return kind(
         encoder,
-        augment=Views(height),
+        augment=Views(height) if steps is None else Views.of(height, steps),
         **{name: value for name, value in given.items() if name in wanted},
         **run.arguments,
     )
@@ -304,7 +313,7 @@ def _train_and_score(
     if found := collapse(features):
         result["warnings"].append(found)
     result |= score(method, prepared, features)
-    result["diagnostics"] = method.diagnostics(prepared.train.labels)
+    result["diagnostics"] = {**_factors(method, prepared, features), **method.diagnostics(*prepared)}
     result |= {"seconds": curve[-1]["seconds"], "curve": curve}
     result["parameters"] = sum(p.numel() for p in method.encoder.parameters())
     result |= facts(prepared)
@@ -397,6 +406,15 @@ def score(method: Method, prepared: Prepared, features: Tensor) -> dict[str, Any
     }
 
 
+def _factors(method: Method, prepared: Prepared, features: Tensor) -> dict[str, float]:
+    """What the features tell of all else that is known of the images, `factor NAME`, and the mean of it, `factors`."""
+    if not prepared.test.factors:
+        return {}
+    known = embed(method.encoder, prepared.probe, to_float)
+    found = probe_factors(known, prepared.probe.factors, features, prepared.test.factors)
+    return {**{f"factor {name}": value for name, value in found.items()}, "factors": float(np.mean([*found.values()]))}
+
+
 def _few_shot(features: Tensor, labels: Tensor, shots: int = 5, queries: int = 15) -> float | None:
     """5-shot accuracy over at most 5 classes; `None` where fewer than 2 classes have enough test images."""
     enough = int((labels[labels >= 0].bincount() >= shots + queries).sum())
@@ -444,8 +462,10 @@ def load_encoder(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
     if not (folder / "result.json").exists():
         raise InputError(f"{folder}: holds no finished run (no result.json)")
     config, result = read_json(folder / "config.json"), read_json(folder / "result.json")
-    channels, height, _ = result["shape"]
-    encoder = backbone(config["settings"]["backbone"], channels, height)
+    told = {name: config[name] for name in ("method", "data", "seed", "arguments")}
+    run = Run(**told, settings=Settings(**config["settings"]))
+    # Through the method, which may have made another encoder of the backbone.
+    encoder = _assemble(run, result["shape"], result["sizes"]["train"], len(result["classes"])).encoder
     try:
         encoder.load_state_dict(load_file(folder / "encoder.safetensors"))
     except (SafetensorError, FileNotFoundError, RuntimeError) as error:

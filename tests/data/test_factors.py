@@ -1,0 +1,91 @@
+import pytest
+import torch
+
+from counterpoise.data import load
+from counterpoise.data.factors import LAYOUTS
+from counterpoise.errors import InputError
+
+
+@pytest.fixture(scope="module")
+def made():
+    return {layout: load(f"factors:{layout}") for layout in LAYOUTS}
+
+
+@pytest.mark.parametrize(
+    ("layout", "shape", "values"),
+    [
+        ("tint", (3, 28, 28), {"garment": 10, "digit": 10, "tint": 10}),
+        ("channels", (3, 28, 28), {"garment": 10, "digit": 10}),
+        ("scales", (1, 16, 16), {"garment": 10, "quarter": 4, "ground": 3, "bar": 2}),
+    ],
+)
+def test_every_value_of_every_factor_is_there_and_none_tells_of_another(made, layout, shape, values):
+    for images in made[layout]:
+        assert tuple(images.pixels.shape[1:]) == shape
+        assert {name: len(x.unique()) for name, x in images.factors.items()} == values
+        assert torch.equal(images.labels, images.factors["garment"])
+    names = list(values)
+    train = made[layout].train
+    for i, first in enumerate(names):
+        for second in names[i + 1 :]:
+            table = torch.zeros(values[first], values[second])
+            table.index_put_((train.factors[first], train.factors[second]), torch.ones(len(train)), accumulate=True)
+            expected = table.sum(1, keepdim=True) * table.sum(0) / table.sum()
+            freedom = (values[first] - 1) * (values[second] - 1)
+            assert ((table - expected) ** 2 / expected).sum() < freedom + 4 * (2 * freedom) ** 0.5
+
+
+def test_the_tint_is_the_colour_of_the_ground(made):
+    images = made["tint"].train
+    edge = images.pixels[:, :, 0, 14].float()  # above most garments, between the digits' corners
+    for tint in range(10):
+        typical = edge[images.factors["tint"] == tint].median(0).values
+        others = torch.stack([edge[images.factors["tint"] == k].median(0).values for k in range(10) if k != tint])
+        assert (others - typical).norm(dim=1).min() > 20
+
+
+def test_channels_hold_the_digit_and_the_garment_as_they_are(made):
+    garments, digits = load("fashion-mnist"), load("mnist")
+    for images, cloth, ink in zip(made["channels"], garments, digits, strict=True):
+        assert torch.equal(images.pixels[:, 1], cloth.pixels[:, 0])
+        assert torch.equal(images.pixels[:, 2], cloth.pixels[:, 0])
+        same = (ink.pixels[None, :, 0] == images.pixels[:5, None, 0]).flatten(2).all(2)
+        assert same.any(1).all()
+        assert torch.equal(ink.labels[same.int().argmax(1)], images.factors["digit"][:5])
+
+
+def test_objects_are_one_to_three_of_twenty_classes(made):
+    for images in made["objects"]:
+        assert tuple(images.pixels.shape[1:]) == (1, 40, 40)
+        there = torch.stack(list(images.factors.values()), 1)
+        assert there.shape == (len(images), 20)
+        assert set(there.sum(1).tolist()) == {1, 2, 3}
+        assert there.gather(1, images.labels[:, None]).all()
+        alone, crowd = (images.pixels[there.sum(1) == k].float().mean() for k in (1, 3))
+        assert crowd > 1.5 * alone
+
+
+def test_a_bar_of_one_pixel_and_a_ground_of_three_levels(made):
+    images = made["scales"].train
+    lines = (images.pixels[:, 0] == 255).all(2).sum(1)
+    assert torch.equal(lines, images.factors["bar"])
+    ground = images.pixels.flatten(1).median(1).values
+    assert (ground == (images.factors["ground"] * 51)).float().mean() > 0.95
+
+
+def test_the_seed_draws_them_and_train_is_not_test(made):
+    again, other = load("factors", seed=0), load("factors", seed=1)
+    assert torch.equal(made["tint"].train.pixels, again.train.pixels)
+    assert not torch.equal(again.train.factors["tint"], other.train.factors["tint"])
+    assert not torch.equal(again.train.factors["tint"][:2000], again.test.factors["tint"])
+
+
+def test_factors_follow_their_images(made):
+    images = made["tint"].train
+    some = images.subset(torch.tensor([7, 3]))
+    assert some.factors["digit"].tolist() == images.factors["digit"][[7, 3]].tolist()
+
+
+def test_an_unknown_layout_is_refused():
+    with pytest.raises(InputError, match=r"layout of factors 'tnt'.*tint"):
+        load("factors:tnt")
