@@ -1,5 +1,6 @@
 """Every example in the documentation runs, and every command in it is one that the command line takes."""
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -35,6 +36,18 @@ def test_the_examples_of_other_pages_run(page):
     assert examples
     for code in examples:
         exec(compile(code, page, "exec"), {})
+
+
+def test_the_architecture_tells_the_figures_of_the_similarity_benchmark():
+    found = json.loads((ROOT / "docs/results/similarity.json").read_text(encoding="utf-8"))
+    names = ("ours", "ours, bfloat16 tiles")
+    kinds = ("products", "exponentials", "sums", "the rest")
+    shares = [found["share_of_peak"][name] for name in names]
+    shares += [found["breakdown"][name][kind] for kind in kinds for name in names]
+    section = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8").partition("## Where the time")[2]
+    assert re.findall(r"\d+%", section) == [f"{share:.0%}" for share in shares]
+    bounds = [f"{found['bound_over_lightly'][name]:.0f}" for name in names]
+    assert re.findall(r"about (\d+) times.* (\d+) times with", " ".join(section.split())) == [tuple(bounds)]
 
 
 def test_every_method_has_its_page():

@@ -203,8 +203,9 @@ class Share(BatchSampler):
         self.method, self.team = method, team
 
     def __iter__(self) -> Iterator[list[int]]:
-        batches = self.method.batches(torch.tensor(list(self.sampler)), self.batch_size)
-        return (batch[self.team.rank :: self.team.size] for batch in batches)
+        # A generator, so that nothing is drawn before the epoch is known: a resumed loader is started before it is.
+        for batch in self.method.batches(torch.tensor(list(self.sampler)), self.batch_size):
+            yield batch[self.team.rank :: self.team.size]
 
 
 class StartEpoch(Callback):

@@ -135,7 +135,7 @@ def _draw(values: int, like: Tensor, generator: torch.Generator) -> Int64[Tensor
     return torch.randint(values, (len(like),), generator=generator)
 
 
-def _shrunk(images: Grey, side: int) -> Grey:
+def _shrunk(images: Grey, side: int) -> Float[Tensor, "images {side} {side}"]:
     return functional.interpolate(images[:, None], (side, side), mode="bilinear", antialias=True)[:, 0]
 
 
@@ -144,7 +144,7 @@ def _quarter(number: Int64[Tensor, " images"], side: int) -> tuple[Tensor, Tenso
     return number // 2 * side, number % 2 * side
 
 
-def _placed(small: Grey, top: Tensor, left: Tensor, side: int) -> Grey:
+def _placed(small: Grey, top: Tensor, left: Tensor, side: int) -> Float[Tensor, "images {side} {side}"]:
     """Each image with its upper left corner at its place on a black square."""
     height, width = small.shape[1:]
     row = top[:, None, None] + torch.arange(height)[:, None]
