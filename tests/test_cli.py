@@ -147,7 +147,7 @@ def test_train_embed_export(tmp_path, capsys):
     from safetensors import safe_open
 
     session = onnxruntime.InferenceSession(tmp_path / "encoder.onnx")
-    from counterpoise.tasks.pretrain import load_encoder
+    from counterpoise.tasks.images import load_encoder
 
     encoder, config = load_encoder(tmp_path / "run")
     images = torch.rand(5, *config["shape"]) * 2 - 1

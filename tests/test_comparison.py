@@ -15,7 +15,7 @@ from counterpoise import comparison
 from counterpoise.comparison import Arm, choose_baseline, command_line, differences, parse_arms, run_folder
 from counterpoise.contrast.dcl import DCL
 from counterpoise.errors import InputError
-from counterpoise.tasks.pretrain import Run, Settings
+from counterpoise.tasks.runs import Run, Settings
 
 QUICK = {"epochs": 1, "batch_size": 64, "device": "cpu"}
 

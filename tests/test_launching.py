@@ -18,7 +18,7 @@ from counterpoise.fitting import Share, Shuffle, Team
 from counterpoise.launching import launch
 from counterpoise.method import Method
 from counterpoise.nets import backbone
-from counterpoise.tasks.pretrain import Settings
+from counterpoise.tasks.runs import Settings
 
 TRAIN = ["train", "--method", "isogclr", "--data", "digits", "--batch-size", "128", "--device", "cpu", "--quiet"]
 

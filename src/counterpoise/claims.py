@@ -18,7 +18,7 @@ from counterpoise.errors import InputError, unknown
 from counterpoise.files import make_folder, write_json, written
 from counterpoise.ledger import Claim, Statement, declared, ledger_page, read, told
 from counterpoise.measure import interval, verdict
-from counterpoise.tasks.pretrain import Run
+from counterpoise.tasks.runs import Run
 
 
 def claim(
@@ -85,7 +85,9 @@ def runs(claim: Claim) -> dict[tuple[str, int], Run]:
             settings = make_settings({**(claim.settings or {}), **arm.get("settings", {})})
             imperfect = tuple(arm.get("imperfect", claim.imperfect))
             data = arm.get("data", claim.data)
-            found[label, seed] = Run(arm["method"], data, seed, arm.get("arguments", {}), imperfect, settings)
+            found[label, seed] = Run(
+                arm["method"], data, seed, arm.get("arguments", {}), imperfect, settings, claim.task
+            )
     return found
 
 

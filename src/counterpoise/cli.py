@@ -175,7 +175,7 @@ def data(arguments: list[str]) -> None:
 
 def compare(arguments: list[str]) -> None:
     """`counterpoise compare`."""
-    about, settings = describe("comparison", "compare"), describe("tasks.pretrain", "Settings")
+    about, settings = describe("comparison", "compare"), describe("tasks.runs", "Settings")
     parser = make_parser("compare")
     add_flags(parser, about)
     add_flags(parser.add_argument_group("what all methods share"), settings)
@@ -185,7 +185,7 @@ def compare(arguments: list[str]) -> None:
 
 def train(arguments: list[str]) -> None:
     """`counterpoise train`: the flags depend on the method, so that is looked for first."""
-    about, settings = describe("training", "train"), describe("tasks.pretrain", "Settings")
+    about, settings = describe("training", "train"), describe("tasks.runs", "Settings")
     finder = Parser(add_help=False, prog="counterpoise train", allow_abbrev=False)
     finder.add_argument("--method")
     method = finder.parse_known_args(arguments)[0].method

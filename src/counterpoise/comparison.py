@@ -29,7 +29,7 @@ from rich.table import Table
 from rich.text import Text
 
 import counterpoise
-from counterpoise import catalogue
+from counterpoise import catalogue, tasks
 from counterpoise.arguments import describe, read_value
 from counterpoise.errors import InputError, Unwritable, unknown
 from counterpoise.files import locked, make_folder, write_json, written
@@ -39,11 +39,8 @@ from counterpoise.measure import interval, paired
 from counterpoise.ops.checks import check_number
 from counterpoise.report import answer, write_report
 from counterpoise.spreading import over_ray
-from counterpoise.tasks import pretrain
-from counterpoise.tasks.pretrain import METRICS, Run, Settings
+from counterpoise.tasks.runs import Run, Settings, processor_threads
 from counterpoise.training import carry_out
-
-TASKS = {"pretrain": pretrain}
 
 
 @dataclass(frozen=True)
@@ -98,7 +95,7 @@ def compare(
         methods: slugs from `counterpoise list`, each with arguments of its own as in "dcl:temperature=0.5";
             "room:contrast" stands for all methods of that room.
         data: a known set such as "fashion-mnist", or a path to a folder of images, a CSV or a Parquet file.
-        task: what the methods are to do; "pretrain" so far.
+        task: what the methods are to do: "pretrain" (images) or "graph" (nodes of a heterogeneous graph).
         imperfect: what to do to the data, such as "long-tail=100" or "label-noise=0.4"; docs/data.md has them all.
         seeds: how many seeds each method runs with; the seed decides data, weights, order and views.
         baseline: which of the methods the others are measured against; the task's own, or else the first.
@@ -106,7 +103,7 @@ def compare(
         ray: address of a Ray cluster that the runs are spread over, or "local"; its machines must share `out` and data.
         out: folder of the results; by default "counterpoise-out/TASK-DATA".
         quiet: print neither progress nor the table.
-        **settings: any of `counterpoise.tasks.pretrain.Settings`: backbone, size, epochs, batch_size, and so on.
+        **settings: any of `counterpoise.tasks.runs.Settings`: backbone, size, epochs, batch_size, and so on.
 
     Returns:
         What `results.json` holds: for each method its runs, the mean and 95 % interval of every metric, and the
@@ -117,19 +114,18 @@ def compare(
     """
     check_number("seeds", seeds, at_least=1)
     check_number("jobs", jobs, at_least=1)
-    if task not in TASKS:
-        raise unknown("task", task, TASKS)
-    arms = parse_arms(methods)
-    against = choose_baseline(arms, baseline)
+    about_task = tasks.find(task)
+    arms = parse_arms(methods, task)
+    against = choose_baseline(arms, baseline, task)
     shared = make_settings(settings)
     console = Console(quiet=quiet)
     runs = {
-        (arm.label, seed): Run(arm.method, data, seed, dict(arm.arguments), tuple(imperfect), shared)
+        (arm.label, seed): Run(arm.method, data, seed, dict(arm.arguments), tuple(imperfect), shared, task)
         for seed in range(seeds)
         for arm in arms
     }
     for arm in arms:  # refuse what cannot work before hours are spent on what can
-        pretrain.check(runs[arm.label, 0], scored=True)
+        about_task.check(runs[arm.label, 0], scored=True)
     folder = make_folder(Path(out or f"counterpoise-out/{task}-{Path(data).name.replace(':', '-')}"))
     if ray and (jobs > 1 or shared.nodes > 1):
         raise InputError("ray: spreads the runs by itself; expected jobs 1 and nodes 1 with it")
@@ -146,15 +142,15 @@ def compare(
         "command": command_line(arms, data, task, imperfect, seeds, against, jobs, ray, folder, shared),
         "task": task,
         "settings": {**asdict(shared), "seeds": seeds, "imperfect": list(imperfect)},
-        "main": pretrain.MAIN,
-        "metrics": {name: asdict(metric) for name, metric in METRICS.items()},
+        "main": about_task.MAIN,
+        "metrics": {name: asdict(metric) for name, metric in about_task.METRICS.items()},
         "baseline": against,
         **summarise(arms, against, results),
         "data": {"name": data, **about(next(iter(runs.values())), results)},
     }
     write_json(folder / "results.json", content)
     write_csv(folder / "results.csv", content)
-    with pretrain.processor_threads(shared.threads):
+    with processor_threads(shared.threads):
         write_report(content, folder, folder / "report.html")
     console.print(table(content))
     console.print(answer(content), soft_wrap=True, markup=False, highlight=False)
@@ -162,8 +158,8 @@ def compare(
     return content
 
 
-def parse_arms(methods: Sequence[str]) -> list[Arm]:
-    """The rows of a comparison; `room:NAME` and commas are resolved.
+def parse_arms(methods: Sequence[str], task: str = "pretrain") -> list[Arm]:
+    """The rows of a comparison; commas are resolved, and `room:NAME` to the room's methods that serve the task.
 
     Raises:
         InputError: if there is none, a name is not known, or a row comes twice.
@@ -174,9 +170,7 @@ def parse_arms(methods: Sequence[str]) -> list[Arm]:
     arms: list[Arm] = []
     for text in filter(None, texts):
         if text.startswith("room:"):
-            arms += [
-                Arm(slug, slug) for slug in catalogue.methods_named(text) if "pretrain" in catalogue.find(slug).tasks
-            ]
+            arms += [Arm(slug, slug) for slug in catalogue.methods_named(text) if task in catalogue.find(slug).tasks]
         else:
             arms.append(Arm.parse(text))
     if not arms:
@@ -188,11 +182,12 @@ def parse_arms(methods: Sequence[str]) -> list[Arm]:
     return arms
 
 
-def choose_baseline(arms: Sequence[Arm], baseline: str | None) -> str:
+def choose_baseline(arms: Sequence[Arm], baseline: str | None, task: str = "pretrain") -> str:
     """The label of the row that the others are measured against."""
     labels = [arm.label for arm in arms]
     if baseline is None:
-        return pretrain.BASELINE if pretrain.BASELINE in labels else labels[0]
+        usual = tasks.find(task).BASELINE
+        return usual if usual in labels else labels[0]
     if baseline not in labels:
         raise unknown("baseline", baseline, labels)
     return baseline
@@ -236,7 +231,7 @@ def command_line(
 
 def run_folder(run: Run, folder: Path) -> Path:
     """Where a run is kept: named by its configuration, its code, and the state of the user's own files."""
-    code = fingerprint([catalogue.method_source(run.method)[0], "tasks.pretrain"])
+    code = fingerprint([catalogue.method_source(run.method)[0], f"tasks.{run.task}"])
     key = json.dumps([run.config(), code, _state(run.data)], sort_keys=True)
     return folder / "runs" / f"{run.method}-{run.seed}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
 
@@ -382,7 +377,8 @@ def summarise(arms: Sequence[Arm], baseline: str, results: dict[Key, Result]) ->
     rows = []
     for arm in arms:
         done = [r for r in by_label[arm.label] if r["status"] == "done"]
-        values = {name: [r["metrics"][name] for r in done if name in r["metrics"]] for name in METRICS}
+        metrics = dict.fromkeys(name for r in done for name in r["metrics"])
+        values = {name: [r["metrics"][name] for r in done if name in r["metrics"]] for name in metrics}
         values |= {"seconds": [r["seconds"] for r in done], "memory_mb": [r["memory_mb"] for r in done]}
         rows.append(
             {
@@ -404,7 +400,8 @@ def about(run: Run, results: dict[Key, Result]) -> dict[str, Any]:
     for result in results.values():
         if result["status"] == "done":
             return {name: result[name] for name in names}
-    return pretrain.facts(pretrain.check(run))
+    task = tasks.find(run.task)
+    return task.facts(task.check(run))
 
 
 def differences(runs: Sequence[Result], baseline: Sequence[Result]) -> dict[str, Any]:
@@ -412,7 +409,7 @@ def differences(runs: Sequence[Result], baseline: Sequence[Result]) -> dict[str,
     theirs = {r["seed"]: r["metrics"] for r in baseline if r["status"] == "done"}
     both = [(r["metrics"], theirs[r["seed"]]) for r in runs if r["status"] == "done" and r["seed"] in theirs]
     found = {}
-    for name in METRICS:
+    for name in dict.fromkeys(name for mine, _ in both for name in mine):
         pairs = [(mine[name], its[name]) for mine, its in both if name in mine and name in its]
         if pairs:
             found[name] = asdict(paired([a for a, _ in pairs], [b for _, b in pairs]))
@@ -421,7 +418,7 @@ def differences(runs: Sequence[Result], baseline: Sequence[Result]) -> dict[str,
 
 def write_csv(path: Path, content: dict[str, Any]) -> None:
     """One row a run: method, seed, status, every metric, time, memory and folder."""
-    names = ["label", "seed", "status", *METRICS, "seconds", "memory_mb", "folder", "error"]
+    names = ["label", "seed", "status", *content["metrics"], "seconds", "memory_mb", "folder", "error"]
     with written(path) as aside, aside.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         writer = csv.DictWriter(file, names, extrasaction="ignore")
         writer.writeheader()
@@ -435,13 +432,14 @@ def table(content: dict[str, Any]) -> Table:
     title = f"{content['task']} on {content['data']['name']}"
     out = Table(title=title, caption="mean ± half of the 95 % interval", box=box.SIMPLE_HEAD, pad_edge=False)
     out.add_column("method")
-    shown = {"knn": "kNN %", "linear": "linear %", "effective_rank": "rank"}
-    for heading in (*shown.values(), f"kNN less {content['baseline']}'s", "s", "MB"):
+    shown = tasks.find(content["task"]).SHOWN
+    main = shown[content["main"]].removesuffix(" %")
+    for heading in (*shown.values(), f"{main} less {content['baseline']}'s", "s", "MB"):
         out.add_column(heading, justify="right")
     for row in content["methods"]:
         failed = [run for run in row["runs"] if run["status"] == "failed"]
         summary = row["summary"]
-        cells = [_cell(summary.get(name), METRICS[name].percent) for name in shown]
+        cells = [_cell(summary.get(name), content["metrics"][name]["percent"]) for name in shown]
         against = "—" if row["difference"] is None else _difference(row["difference"].get(content["main"]))
         used = [f"{summary[name]['mean']:.0f}" if name in summary else "—" for name in ("seconds", "memory_mb")]
         note = f" ({len(failed)} of {len(row['runs'])} failed: {failed[0]['error']})" if failed else ""

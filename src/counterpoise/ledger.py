@@ -59,6 +59,7 @@ class Claim:
     statements: tuple[Statement, ...]
     imperfect: tuple[str, ...] = ()
     settings: dict[str, Any] | None = None
+    task: str = "pretrain"
 
     @property
     def words(self) -> str:
@@ -69,7 +70,7 @@ class Claim:
         """Changes with the declaration, and with the code that the result stands on."""
         modules = [catalogue.method_source(arm["method"])[0] for arm in self.arms.values()]
         declared = json.dumps(asdict(self), sort_keys=True)
-        return hashlib.sha256((declared + fingerprint([*modules, "tasks.pretrain"])).encode()).hexdigest()[:16]
+        return hashlib.sha256((declared + fingerprint([*modules, f"tasks.{self.task}"])).encode()).hexdigest()[:16]
 
 
 @cache

@@ -8,12 +8,12 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from counterpoise import catalogue
+from counterpoise import catalogue, tasks
 from counterpoise.errors import InputError
 from counterpoise.files import check_writable, holds_others, locked, make_folder, read_json
 from counterpoise.launching import node
 from counterpoise.ops.checks import check_number
-from counterpoise.tasks.pretrain import Run, Settings, check, execute
+from counterpoise.tasks.runs import Run, Settings
 
 LARGEST_SEED = 2**32 - 1
 KEPT = {"config.json": {"method", "settings"}, "result.json": {"status", "metrics", "warnings", "shape"}}
@@ -44,7 +44,7 @@ def train(
         out: folder of the run; by default "counterpoise-out/train-METHOD-DATA-SEED".
         loggers: where the curve goes besides `curve.csv`: any of "tensorboard", "wandb", "mlflow".
         quiet: show no progress bar.
-        **options: the method's own arguments, and any of `counterpoise.tasks.pretrain.Settings`: backbone, size,
+        **options: the method's own arguments, and any of `counterpoise.tasks.runs.Settings`: backbone, size,
             epochs, batch_size, and so on.
 
     Returns:
@@ -55,12 +55,13 @@ def train(
     """
     check_number("seed", seed, at_least=0, at_most=LARGEST_SEED)
     slug = catalogue.find(method).slug
+    task = tasks.of(slug)
     shared = {f.name for f in fields(Settings)}
     settings = Settings(**{name: value for name, value in options.items() if name in shared})
     own = {name: value for name, value in options.items() if name not in shared}
-    run = Run(slug, data, seed, own, tuple(imperfect), settings)
+    run = Run(slug, data, seed, own, tuple(imperfect), settings, task)
     folder = Path(out or f"counterpoise-out/train-{slug}-{Path(data).name.replace(':', '-')}-{seed}")
-    check(run)
+    tasks.find(task).check(run)
     if not (folder / "config.json").exists() and holds_others(folder):
         raise InputError(f"{folder}: holds other files and no run; choose another folder")
     make_folder(folder)
@@ -69,7 +70,7 @@ def train(
 
 
 def carry_out(run: Run, folder: Path, **options: Any) -> dict[str, Any]:
-    """`execute`, in a folder whose files were not damaged since an earlier call wrote them.
+    """The task's `execute`, in a folder whose files were not damaged since an earlier call wrote them.
 
     Raises:
         InputError: as `execute` does; for a damaged file, it says what to delete.
@@ -78,7 +79,7 @@ def carry_out(run: Run, folder: Path, **options: Any) -> dict[str, Any]:
         if (folder / name).exists():
             _check_kept(folder / name, needed)
     try:
-        result = execute(run, folder, **options)
+        result = tasks.find(run.task).execute(run, folder, **options)
     except InputError:
         raise
     except Exception:  # libraries make errors of many kinds out of a disk that is full or gone

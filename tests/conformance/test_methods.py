@@ -6,7 +6,8 @@ import torch
 from counterpoise import catalogue
 from counterpoise.data import Images
 from counterpoise.fitting import CHECKPOINT, fit, read_checkpoint
-from counterpoise.tasks.pretrain import Run, Settings, build
+from counterpoise.tasks.images import build
+from counterpoise.tasks.runs import Run, Settings
 
 METHODS = [p.slug for p in catalogue.papers().values() if p.done and "pretrain" in p.tasks]
 every = pytest.mark.parametrize("slug", METHODS)

@@ -26,7 +26,8 @@ from counterpoise.data.idx import read_idx
 from counterpoise.data.imperfect import IMPERFECTIONS, make_imperfect, parse_spec
 from counterpoise.errors import InputError
 from counterpoise.files import read_json
-from counterpoise.tasks.pretrain import Run, Settings, build
+from counterpoise.tasks.images import build
+from counterpoise.tasks.runs import Run, Settings
 
 # How many inputs of each kind `make faults` generates; `make test` takes a thirtieth of them.
 COUNTS = {
@@ -101,8 +102,8 @@ def flags_of(command):
     found = ["--debug", "--help", "-h", "--method", "--json", "--done"]
     for module, name in {
         "data": [("data.inspection", "show_data")],
-        "compare": [("comparison", "compare"), ("tasks.pretrain", "Settings")],
-        "train": [("training", "train"), ("tasks.pretrain", "Settings"), ("contrast.dcl", "DCL")],
+        "compare": [("comparison", "compare"), ("tasks.runs", "Settings")],
+        "train": [("training", "train"), ("tasks.runs", "Settings"), ("contrast.dcl", "DCL")],
         "embed": [("embedding", "embed")],
         "export": [("exporting", "export")],
         "claim": [("claims", "claim")],

@@ -6,8 +6,10 @@ import torch
 
 from counterpoise.data import Images
 from counterpoise.errors import InputError
-from counterpoise.tasks import pretrain
-from counterpoise.tasks.pretrain import Run, Settings, _held_out, build, execute, load_encoder, prepare
+from counterpoise.tasks import images, pretrain
+from counterpoise.tasks.images import _held_out, build, load_encoder, prepare
+from counterpoise.tasks.pretrain import execute
+from counterpoise.tasks.runs import Run, Settings
 
 QUICK = Settings(epochs=1, batch_size=64, device="cpu")
 
@@ -57,7 +59,7 @@ def test_a_run_keeps_everything_and_is_not_run_twice(tmp_path, monkeypatch):
     assert len(result["per_class"]) == 10
     assert result["memory_mb"] > 100
     assert json.loads((tmp_path / "result.json").read_text()) == result
-    monkeypatch.setattr(pretrain, "_train_and_score", None)
+    monkeypatch.setattr(images, "_score_trained", None)
     assert execute(quick(imperfect=("long-tail=5",)), tmp_path) == result
     with pytest.raises(InputError, match="another configuration"):
         execute(quick("dcl"), tmp_path)
@@ -84,7 +86,7 @@ def test_data_without_labels_trains_and_tells_the_geometry(tmp_path, monkeypatch
         hide = lambda x: Images(x.pixels, torch.full((len(x),), -1), (), x.name)  # noqa: E731
         return pretrain.Prepared(hide(train), hide(test).subset(torch.arange(0)), hide(test))
 
-    monkeypatch.setattr(pretrain, "prepare", unlabelled)
+    monkeypatch.setattr(images, "prepare", unlabelled)
     result = execute(quick(), tmp_path)
     assert set(result["metrics"]) == {"alignment", "uniformity", "effective_rank"}
     assert "knn" not in result["curve"][0]

@@ -1,1 +1,38 @@
-"""Tasks make methods comparable: same data, backbone, budget and scores for all, and a baseline to measure against."""
+"""Tasks: what makes methods comparable, one file a task; each says what it takes, how it scores, and its baseline."""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+from counterpoise import catalogue
+from counterpoise.errors import InputError, unknown
+
+TASKS = ("pretrain", "graph")
+
+
+def find(task: str) -> ModuleType:
+    """The module of a task: `METRICS`, `SHOWN`, `MAIN`, `BASELINE`, `check`, `execute` and `facts`.
+
+    Raises:
+        InputError: for an unknown task.
+
+    >>> find("pretrain").MAIN
+    'knn'
+    """
+    if task not in TASKS:
+        raise unknown("task", task, TASKS)
+    return importlib.import_module(f"counterpoise.tasks.{task}")
+
+
+def of(method: str) -> str:
+    """The first task that a method serves.
+
+    Raises:
+        InputError: for an unknown method, or one that serves none of the tasks there are.
+    """
+    served = catalogue.find(method).tasks
+    for task in served:
+        if task in TASKS:
+            return task
+    raise InputError(f"method '{method}' serves none of the tasks there are ({', '.join(TASKS)}): {', '.join(served)}")
