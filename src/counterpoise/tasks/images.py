@@ -7,7 +7,6 @@ features hold, not how well the reader copes with the imperfection.
 from __future__ import annotations
 
 import inspect
-import warnings
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -24,16 +23,15 @@ from counterpoise.arguments import describe
 from counterpoise.data import Images, load, make_imperfect
 from counterpoise.data.views import Views, to_float
 from counterpoise.errors import InputError, unknown
-from counterpoise.files import make_folder, read_json, write_json, written
+from counterpoise.files import read_json, written
 from counterpoise.fitting import OnlineProbe, Team, fit
 from counterpoise.launching import launch, node
 from counterpoise.measure import collapse
 from counterpoise.method import Method
 from counterpoise.nets import backbone, embed
 from counterpoise.ops.processes import exchanging
-from counterpoise.tasks.runs import Run, Settings, peak_memory, processor_threads
+from counterpoise.tasks.runs import Run, Settings, processor_threads, run_once
 
-PACKAGE = Path(__file__).parents[1]
 NEIGHBOURS = 20
 HELD_OUT = 200  # labelled images per class for the probes; fewer where a fifth of the class is less
 GALLERY = 500  # test images kept with their features, for the report's pictures
@@ -177,29 +175,16 @@ def train_and_score(
     Raises:
         InputError: if the folder holds a run of another configuration, or the configuration is at fault.
     """
-    config = run.config()
-    make_folder(folder)
-    if (folder / "config.json").exists() and read_json(folder / "config.json") != config:
-        raise InputError(f"{folder}: holds a run of another configuration; choose another folder")
-    if (folder / "result.json").exists():
-        return read_json(folder / "result.json")
-    write_json(folder / "config.json", config)
-    with (
-        warnings.catch_warnings(record=True) as caught,
-        peak_memory(run.settings.device) as memory,
-        processor_threads(run.settings.threads),
-    ):
-        warnings.simplefilter("always", UserWarning)
+
+    def work() -> dict[str, Any]:
         if run.settings.team().size > 1:
             launch(_train_together, (run, folder, tuple(loggers), progress), run.settings.devices, run.settings.nodes)
             if node() > 0:
                 return {"seed": run.seed, "status": "done", "metrics": {}, "warnings": []}
             # What they have trained is in the checkpoint: from here on it is a run that has all its epochs behind it.
-        result = _score_trained(run, folder, score, tuple(loggers), progress, tuple(callbacks))
-    told = list(dict.fromkeys(str(w.message) for w in caught if _is_ours(w)))
-    result |= {"warnings": [*result["warnings"], *told], "memory_mb": memory.peak}
-    write_json(folder / "result.json", result)
-    return result
+        return _score_trained(run, folder, score, tuple(loggers), progress, tuple(callbacks))
+
+    return run_once(run, folder, work)
 
 
 def _score_trained(
@@ -305,7 +290,3 @@ def load_encoder(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
     except (SafetensorError, FileNotFoundError, RuntimeError) as error:
         raise InputError(f"{folder / 'encoder.safetensors'}: damaged or missing ({str(error)[:100]})") from error
     return encoder.eval(), {**config, "shape": result["shape"]}
-
-
-def _is_ours(warning: warnings.WarningMessage) -> bool:
-    return PACKAGE in Path(warning.filename).parents

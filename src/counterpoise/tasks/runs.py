@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, get_args
 
 import psutil
 import torch
 from threadpoolctl import threadpool_limits
 
-from counterpoise.errors import unknown
+from counterpoise.errors import InputError, unknown
+from counterpoise.files import make_folder, read_json, write_json
 from counterpoise.fitting import Precision, Strategy, Team, check_options, check_team
+from counterpoise.launching import node
 from counterpoise.ops.checks import check_number
 from counterpoise.ops.processes import Exchange
+
+PACKAGE = Path(__file__).parents[1]
 
 
 @dataclass(frozen=True)
@@ -98,6 +104,43 @@ class Run:
         return {**asdict(self), "imperfect": list(self.imperfect)}
 
 
+def run_once(run: Run, folder: Path, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What `work` finds, kept in the run's folder; or what it found there earlier.
+
+    The folder gets `config.json` first and `result.json` last: where that is, the run is complete. Only the first of
+    several machines writes it.
+
+    Args:
+        run: what is to be run.
+        folder: of this run alone; made where it is missing.
+        work: gives the result, whose `warnings` are joined by those that our code gave on the way; its `memory_mb` is
+            measured here.
+
+    Raises:
+        InputError: if the folder holds a run of another configuration.
+    """
+    config = run.config()
+    make_folder(folder)
+    if (folder / "config.json").exists() and read_json(folder / "config.json") != config:
+        raise InputError(f"{folder}: holds a run of another configuration; choose another folder")
+    if (folder / "result.json").exists():
+        return read_json(folder / "result.json")
+    write_json(folder / "config.json", config)
+    with (
+        warnings.catch_warnings(record=True) as caught,
+        peak_memory(run.settings.device) as memory,
+        processor_threads(run.settings.threads),
+    ):
+        warnings.simplefilter("always", UserWarning)
+        result = work()
+    if node() > 0:
+        return result
+    told = list(dict.fromkeys(str(w.message) for w in caught if _is_ours(w)))
+    result |= {"warnings": [*result["warnings"], *told], "memory_mb": memory.peak}
+    write_json(folder / "result.json", result)
+    return result
+
+
 @contextmanager
 def processor_threads(count: int) -> Iterator[None]:
     """Let PyTorch, and the libraries beside it, use so many threads while the block runs."""
@@ -143,3 +186,7 @@ def peak_memory(device: str, every: float = 0.05) -> Iterator[Peak]:
     finally:
         stop.set()
         watcher.join()
+
+
+def _is_ours(warning: warnings.WarningMessage) -> bool:
+    return PACKAGE in Path(warning.filename).parents
