@@ -1,0 +1,616 @@
+"""MEOW and AdaMEOW: where nodes of a heterogeneous graph are linked, against how they are linked.
+
+Yu, Ge, Li, Zhou, "Heterogeneous Graph Contrastive Learning with Meta-path Contexts and Adaptively Weighted Negative
+Samples", SDM 2023 and IEEE TKDE 2024, arXiv 2212.13847.
+
+Graphs are `torch_geometric.data.HeteroData` (extra `graph`). A meta-path is a chain of node types from the target type
+back to it, such as paper-author-paper.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import Any, Literal
+
+import lightning
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from lightning.pytorch.callbacks import Callback
+from scipy import sparse
+from scipy.sparse import csr_matrix
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+from torch.utils.data import DataLoader
+
+from counterpoise.errors import InputError, unknown
+from counterpoise.fitting import quiet
+from counterpoise.ops.checks import check_matrix, check_number, check_same_shape
+from counterpoise.ops.clusters import kmeans
+from counterpoise.ops.processes import gather, row_numbers
+from counterpoise.ops.similarity import similarity_logsumexp, unit_rows
+
+Path = tuple[str, ...]
+Gone = tuple[float, np.random.Generator]  # the share that is masked, and what draws it
+PAIRS = 1 << 22  # pairs of nodes whose learnt weights are formed at a time
+
+
+# The graph
+
+
+def meta_paths(graph: Any, target: str, text: str = "") -> list[Path]:
+    """The meta-paths that a text names, or all of two steps.
+
+    Args:
+        graph: a `HeteroData`.
+        target: the node type that they start and end at.
+        text: node types joined by hyphens, paths by commas: "paper-author-paper,paper-venue-paper". Empty: from the
+            target to each type that it has edges with, and back.
+
+    Raises:
+        InputError: for an unknown node type, a path that does not start and end at the target, or none.
+    """
+    if target not in graph.node_types:
+        raise unknown("node type", target, graph.node_types)
+    if not text:
+        linked = {other for a, _, b in graph.edge_types for here, other in ((a, b), (b, a)) if here == target}
+        paths: list[Path] = [(target, other, target) for other in sorted(linked - {target})]
+        if not paths:
+            raise InputError(f"graph: expected edges between '{target}' and another node type, got none")
+        return paths
+    paths = [tuple(kind.strip() for kind in path.split("-")) for path in text.split(",")]
+    for path in paths:
+        for kind in path:
+            if kind not in graph.node_types:
+                raise unknown("node type", kind, graph.node_types)
+        if len(path) < 3 or path[0] != target or path[-1] != target:
+            raise InputError(f"paths: expected from '{target}' over other types to '{target}', got {'-'.join(path)}")
+    return paths
+
+
+def incidence(graph: Any, first: str, second: str) -> csr_matrix:
+    """Which nodes of one type are linked with which of another, by edges of any relation and either direction.
+
+    Raises:
+        InputError: if there are no edges between the two types.
+    """
+    ends = []
+    for edge_type in graph.edge_types:
+        edges = graph[edge_type].edge_index.cpu().numpy()
+        if edge_type[0] == first and edge_type[2] == second:
+            ends.append(edges)
+        if edge_type[0] == second and edge_type[2] == first:
+            ends.append(edges[::-1])
+    if not ends:
+        there = ", ".join(sorted({f"{a}-{b}" for a, _, b in graph.edge_types}))
+        raise InputError(
+            f"graph: no edges between '{first}' and '{second}', which a meta-path takes; there are: {there}"
+        )
+    rows, columns = np.concatenate(ends, 1)
+    shape = (graph[first].num_nodes, graph[second].num_nodes)
+    found = csr_matrix((np.ones(len(rows)), (rows, columns)), shape=shape)
+    found.data[:] = 1  # however many edges there are
+    return found
+
+
+def path_counts(graph: Any, path: Path) -> list[csr_matrix]:
+    """How many instances of each prefix of a meta-path lead from a target node to a node, from the first step on."""
+    counts = [incidence(graph, path[0], path[1])]
+    for first, second in itertools.pairwise(path[1:]):
+        counts.append(counts[-1] @ incidence(graph, first, second))
+    return counts
+
+
+def path_similarity(counts: csr_matrix) -> csr_matrix:
+    """PathSim, $2 A_{ij} / (A_{ii} + A_{jj})$, where there are paths.
+
+    >>> path_similarity(csr_matrix([[2, 1], [1, 1]])).toarray().round(3).tolist()
+    [[1.0, 0.667], [0.667, 1.0]]
+    """
+    found, own = counts.tocoo(), counts.diagonal()
+    data = 2 * found.data / (own[found.row] + own[found.col])
+    return csr_matrix((data, (found.row, found.col)), shape=counts.shape)
+
+
+def strongest(counts: csr_matrix, most: int) -> csr_matrix:
+    """The counts of the `most` entries of each row whose PathSim is largest; of equal ones, the last columns."""
+    similar = path_similarity(counts).tocoo()
+    order = np.lexsort((-similar.col, -similar.data, similar.row))
+    row, column = similar.row[order], similar.col[order]
+    rank = np.arange(len(row)) - np.searchsorted(row, row)
+    row, column = row[rank < most], column[rank < most]
+    kept = np.asarray(counts.tocsr()[row, column]).ravel()
+    return csr_matrix((kept, (row, column)), shape=counts.shape)
+
+
+def normalised(kept: csr_matrix) -> csr_matrix:
+    """With $r$ the row sums of $B$: $B_{ji} / \\sqrt{r_i r_j}$, and 0 where a row is empty."""
+    sums = np.asarray(kept.sum(1)).ravel()
+    scale = sparse.diags(np.divide(1, np.sqrt(sums), out=np.zeros_like(sums), where=sums > 0))
+    return (scale @ kept.T @ scale).tocsr()
+
+
+def masked_links(kept: csr_matrix, share: float, generator: np.random.Generator) -> csr_matrix:
+    """Links between different nodes, a share of them taken away, each of weight 1; and every node with itself."""
+    found = kept.tocoo()
+    edges = np.flatnonzero((found.row != found.col) & (found.data != 0))
+    left = generator.permutation(edges)[int(share * len(edges)) :]
+    links = csr_matrix((np.ones(len(left)), (found.row[left], found.col[left])), shape=kept.shape)
+    return (links + sparse.eye(kept.shape[0])).tocsr()
+
+
+def masked_features(features: Tensor, share: float, generator: np.random.Generator) -> Tensor:
+    """The features with a share of those that are not zero set to zero."""
+    place = features.flatten().nonzero().flatten()
+    gone = torch.from_numpy(generator.permutation(len(place))[: int(share * len(place))])
+    return features.flatten().index_fill(0, place[gone], 0).view_as(features)
+
+
+# The losses
+
+
+def prototypes(
+    points: Float[Tensor, "n dim"], cluster: Int[Tensor, " n"], tau: float, concentration: str = "distance"
+) -> tuple[Float[Tensor, "k dim"], Float[Tensor, " k"]]:
+    """Unit centroids of clusters, and the temperature of each: small for a dense one; their mean is `tau`.
+
+    Of each cluster the mean over its n members of the square root of d, over log(n + 5), d being the squared distance
+    to the centroid. A cluster of one takes the largest of all; all are clipped to their 10th and 90th percentile.
+
+    Args:
+        points: unit rows.
+        cluster: of each, from 0, none empty.
+        tau: the mean temperature.
+        concentration: "distance", or "released": d is the inner product with the centroid, as in the authors' code,
+            which makes dense clusters' temperatures large.
+    """
+    size = cluster.bincount().to(points)
+    centroids = points.new_zeros(len(size), points.shape[1]).index_add_(0, cluster, points) / size[:, None]
+    own = centroids[cluster]
+    apart = (points * own).sum(1).clamp(min=0) if concentration == "released" else (points - own).square().sum(1)
+    phi = points.new_zeros(len(size)).index_add_(0, cluster, apart.sqrt()) / size / (size + 5).log()
+    phi = torch.where(size > 1, phi, phi.where(size > 1, 0).amax())
+    low, high = phi.quantile(phi.new_tensor([0.1, 0.9]))
+    phi = phi.clamp(low, high)
+    mean = phi.mean()
+    phi = tau * phi / mean if mean > 0 else torch.full_like(phi, tau)
+    return unit_rows(centroids), phi.clamp(min=1e-3 * tau)
+
+
+class MEOWLoss(nn.Module):
+    r"""The coarse view against the fine one, negatives weighed by clusters, and prototypes: `loss(z1, z2, clusters)`.
+
+    With unit rows $c$ of the coarse and $f$ of the fine view, the mean over the nodes of
+
+    $-\log \frac{e^{c_i f_i / \tau}}{\sum_j w_{ij} e^{c_i f_j / \tau}}
+    - \frac{\lambda}{R} \sum_r \log \frac{e^{c_i m_{r(i)} / \phi_{r(i)}}}{\frac{N}{K_r} \sum_k e^{c_i m_k / \phi_k}}$
+
+    where $w_{ij}$ counts the clusterings that have $i$ and $j$ in different clusters, so that the positive is not in
+    the denominator, and $m$, $\phi$ are `prototypes` of $f$, without gradient. The denominator is the sum over the
+    clusterings of the sums over other clusters: no N×N matrix is kept.
+
+    Args:
+        tau: temperature, above 0; the authors take 0.4 to 0.9.
+        prototypes: $\lambda$; 0 leaves the prototypes out.
+        concentration: see `prototypes`.
+
+    >>> loss = MEOWLoss(tau=1.0, prototypes=0.0)
+    >>> z = torch.eye(3)
+    >>> round(loss(z, z, torch.tensor([[0], [1], [2]])).item(), 4)  # log 2 - 1: two others, each at cosine 0
+    -0.3069
+    """
+
+    surrogate = True  # the prototypes depend on the fine view, and carry no gradient
+
+    def __init__(
+        self,
+        tau: float = 0.4,
+        prototypes: float = 1.0,
+        concentration: Literal["distance", "released"] = "distance",
+    ):
+        super().__init__()
+        check_number("tau", tau, above=0)
+        check_number("prototypes", prototypes, at_least=0)
+        if concentration not in ("distance", "released"):
+            raise unknown("concentration", concentration, ("distance", "released"))
+        self.tau, self.prototypes, self.concentration = tau, prototypes, concentration
+
+    def forward(
+        self, z1: Float[Tensor, "nodes dim"], z2: Float[Tensor, "nodes dim"], clusters: Int[Tensor, "nodes clusterings"]
+    ) -> Float[Tensor, ""]:
+        """The loss.
+
+        Args:
+            z1: of the coarse view, one row per node; normalised here.
+            z2: of the fine view, the same nodes.
+            clusters: of each node its cluster in each clustering.
+
+        Raises:
+            InputError: for different shapes, NaN, or if no clustering has more than one cluster.
+        """
+        check_same_shape(z1=z1, z2=z2)
+        check_matrix("z1", z1)
+        check_matrix("z2", z2)
+        if clusters.ndim != 2 or len(clusters) != len(z1) or clusters.is_floating_point():
+            raise InputError(f"clusters: expected integers [{len(z1)}, clusterings], got {list(clusters.shape)}")
+        coarse, fine, everyone = unit_rows(z1), unit_rows(z2), gather(clusters)
+        several = [r for r in range(clusters.shape[1]) if len(everyone[:, r].unique()) > 1]
+        if not several:
+            raise InputError("clusters: every clustering is one cluster, which leaves no node a negative")
+        others = [
+            similarity_logsumexp(coarse, fine, 1 / self.tau, exclude=(clusters[:, r], clusters[:, r]), across=True)
+            for r in several
+        ]
+        rows = torch.logsumexp(torch.stack(others), 0) - (coarse * fine).sum(1) / self.tau
+        if self.prototypes:
+            parts = [
+                self._to_prototypes(coarse, fine, clusters[:, r], everyone[:, r]) for r in range(clusters.shape[1])
+            ]
+            rows = rows + self.prototypes * torch.stack(parts).mean(0)
+        return gather(rows).mean()
+
+    def _to_prototypes(
+        self, coarse: Tensor, fine: Tensor, cluster: Tensor, everyone: Tensor
+    ) -> Float[Tensor, " nodes"]:
+        present, numbers = everyone.unique(return_inverse=True)
+        points, phi = prototypes(gather(fine.detach()), numbers, self.tau, self.concentration)
+        logits = coarse @ points.T / phi
+        own = torch.searchsorted(present, cluster.contiguous())
+        return F.cross_entropy(logits, own, reduction="none") + math.log(len(everyone) / len(present))
+
+
+class AdaMEOWLoss(nn.Module):
+    r"""The fine view against the coarse one, with learnt weights of the negatives: `loss(z1, z2)`.
+
+    The mean over the nodes of $-\log \frac{e^{f_i c_i / \tau}}{\sum_j g_{ij} e^{f_i c_j / \tau}}$, where $g_{ij}$ is
+    the sigmoid of a small network of $f_i + c_j$, trained by the same loss.
+
+    As published it has no lower bound: the network may push all weights towards 0. `normalize="row"` divides the
+    weights of a row by their mean over its negatives. Rows of weights are formed in parts, so memory grows as N.
+
+    Args:
+        dim: width of the rows.
+        tau: temperature, above 0.
+        normalize: "none", as published, or "row".
+        hidden: width of the network's hidden layer.
+    """
+
+    def __init__(self, dim: int, tau: float = 1.0, normalize: Literal["none", "row"] = "none", hidden: int = 16):
+        super().__init__()
+        check_number("tau", tau, above=0)
+        if normalize not in ("none", "row"):
+            raise unknown("normalize", normalize, ("none", "row"))
+        self.tau, self.normalize = tau, normalize
+        self.first, self.second = nn.Linear(dim, hidden), nn.Linear(hidden, 1)
+
+    def forward(self, z1: Float[Tensor, "nodes dim"], z2: Float[Tensor, "nodes dim"]) -> Float[Tensor, ""]:
+        """The loss.
+
+        Args:
+            z1: of the fine view, one row per node; normalised here.
+            z2: of the coarse view, the same nodes.
+
+        Raises:
+            InputError: for different shapes, fewer than 2 nodes, or NaN.
+        """
+        check_same_shape(z1=z1, z2=z2)
+        check_matrix("z1", z1)
+        check_matrix("z2", z2)
+        row_numbers(z1, "z1", at_least=2)
+        fine, coarse = unit_rows(z1), unit_rows(z2)
+        # The first layer is linear, so that its products are formed for nodes, not for pairs.
+        mine, theirs = self.first(fine), coarse @ self.first.weight.T
+        step = max(1, PAIRS // len(fine))
+        rows = zip(fine.split(step), mine.split(step), range(0, len(fine), step), strict=True)
+        parts = [checkpoint(self._denominators, *part, coarse, theirs, use_reentrant=False) for part in rows]
+        return (torch.cat(parts) - (fine * coarse).sum(1) / self.tau).mean()
+
+    def _denominators(self, fine: Tensor, mine: Tensor, start: int, coarse: Tensor, theirs: Tensor) -> Tensor:
+        """The logarithms of some rows' denominators."""
+        weight = F.logsigmoid(self.second((mine[:, None] + theirs).tanh())[..., 0])
+        if self.normalize == "row":
+            itself = torch.arange(start, start + len(fine), device=fine.device)
+            of_negatives = weight.index_put((itself - start, itself), weight.new_tensor(-torch.inf))
+            weight = weight - torch.logsumexp(of_negatives, 1, keepdim=True) + math.log(len(coarse) - 1)
+        return torch.logsumexp(fine @ coarse.T / self.tau + weight, 1)
+
+
+# The network
+
+
+class GraphEncoder(nn.Module):
+    """Two graph convolutions, and a normalisation over all entries together: one mean and one variance for the graph.
+
+    Args:
+        dim: width of the nodes' rows.
+        dropout: share of the entries that are dropped after each product with a weight.
+    """
+
+    def __init__(self, dim: int, dropout: float):
+        super().__init__()
+        self.first, self.second = (nn.Linear(dim, dim, bias=False) for _ in range(2))
+        self.act, self.drop = nn.PReLU(), nn.Dropout(dropout)
+
+    def forward(self, x: Float[Tensor, "nodes dim"], links: Tensor) -> Float[Tensor, "nodes dim"]:
+        """Rows of the nodes, given sparse links [nodes nodes]."""
+        x = self.act(links @ self.drop(self.first(x)))
+        x = links @ self.drop(self.second(x))
+        return F.layer_norm(x, x.shape)
+
+
+class Fusion(nn.Module):
+    """The mean of several views, weighted by a softmax of $a \\cdot \\operatorname{mean}_n \\tanh(V z_n + b)$."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.hidden, self.score = nn.Linear(dim, dim), nn.Linear(dim, 1, bias=False)
+
+    def forward(self, views: Float[Tensor, "views nodes dim"]) -> Float[Tensor, "nodes dim"]:
+        """The fused rows."""
+        weight = self.score(self.hidden(views).tanh().mean(1)).softmax(0)
+        return (weight[:, :, None] * views).sum(0)
+
+
+class Nodes(nn.Module):
+    """Rows of all nodes of one type, from their features, or learnt where there are none: ELU(dropout(W x))."""
+
+    def __init__(self, graph: Any, kind: str, dim: int, dropout: float, gone: Gone | None = None):
+        super().__init__()
+        x = graph[kind].get("x")
+        if x is None:
+            self.row = nn.Embedding(graph[kind].num_nodes, dim)
+        else:
+            x = x.float()
+            self.register_buffer("x", x, persistent=False)
+            self.register_buffer("masked", x if gone is None else masked_features(x, *gone), persistent=False)
+            self.linear = nn.Linear(x.shape[1], dim)
+        self.known, self.drop = x is not None, nn.Dropout(dropout)
+
+    def forward(self, masked: bool = False) -> Float[Tensor, "nodes dim"]:
+        """The rows; `masked`: without some of the features."""
+        rows = self.linear(self.masked if masked else self.x) if self.known else self.row.weight
+        return F.elu(self.drop(rows))
+
+
+class Links(nn.Module):
+    """What is seen along one meta-path: the links, whole and masked; and the mean rows of the nodes on the way."""
+
+    def __init__(self, graph: Any, path: Path, most: int, gone: Gone, dim: int, dropout: float):
+        super().__init__()
+        *ways, whole = path_counts(graph, path)
+        kept = strongest(whole, most)
+        self.register_buffer("links", _tensor(normalised(kept)), persistent=False)
+        self.register_buffer("masked", _tensor(normalised(masked_links(kept, *gone))), persistent=False)
+        self.kinds = path[1:-1]
+        for k, way in enumerate(ways):
+            reached = way.sign()
+            degree = np.maximum(np.asarray(reached.sum(1)).ravel(), 1)
+            self.register_buffer(f"way{k}", _tensor(sparse.diags(1 / degree) @ reached), persistent=False)
+        self.steps = nn.ModuleList(nn.Linear(dim, dim, bias=False) for _ in self.kinds)
+        self.drop = nn.Dropout(dropout)
+
+    def forward(self, own: Float[Tensor, "nodes dim"], others: dict[str, Tensor]) -> Float[Tensor, "nodes dim"]:
+        """The nodes' own rows enriched by those of the nodes on the way, by type."""
+        for k, kind in enumerate(self.kinds):
+            own = own + self.drop(self.steps[k](getattr(self, f"way{k}") @ others[kind]))
+        return F.elu(own)
+
+
+class Meow(lightning.LightningModule):
+    """Representations of one type of a graph's nodes, without labels; for graphs, not for images.
+
+    Args:
+        graph: a `torch_geometric.data.HeteroData`; nodes without features `x` get a learnt row each.
+        target: the node type to represent; empty: the one that has labels `y`.
+        paths: meta-paths as in "paper-author-paper,paper-venue-paper"; empty: all of two steps.
+        negatives: "clusters" (MEOW), "learnt" (AdaMEOW), or "uniform": all other nodes alike.
+        contexts: let the second view see each meta-path apart, with the nodes on the way; else it is the first view of
+            the masked graph.
+        prototypes: weight of the prototypes' loss, with clusters.
+        clusters: how many clusters each clustering has, separated by commas.
+        normalize: of learnt weights: "none", as published, or "row", which bounds the loss.
+        tau: temperature, above 0.
+        neighbours: how many links of each node are kept along a meta-path, the most similar ones.
+        feature_mask: share of the target's features that the masked view does without.
+        edge_mask: share of the links that it does without.
+        hidden: width of all layers and of the result.
+        dropout: share of the entries that are dropped.
+        lr: learning rate of Adam.
+        weight_decay: of Adam.
+        seed: of what is masked, which is drawn once.
+
+    Raises:
+        InputError: for an unknown node type, a meta-path without edges, more clusters than nodes, or numbers out of
+            range.
+    """
+
+    def __init__(
+        self,
+        graph: Any,
+        target: str = "",
+        paths: str = "",
+        negatives: Literal["clusters", "learnt", "uniform"] = "clusters",
+        contexts: bool = True,
+        prototypes: float = 1.0,
+        clusters: str = "100,300",
+        normalize: Literal["none", "row"] = "none",
+        tau: float = 0.4,
+        neighbours: int = 50,
+        feature_mask: float = 0.3,
+        edge_mask: float = 0.3,
+        hidden: int = 64,
+        dropout: float = 0.2,
+        lr: float = 7e-4,
+        weight_decay: float = 0.0,
+        seed: int = 0,
+    ):
+        super().__init__()
+        for name, share in (("feature_mask", feature_mask), ("edge_mask", edge_mask), ("dropout", dropout)):
+            check_number(name, share, at_least=0, at_most=1)
+        check_number("neighbours", neighbours, at_least=1)
+        check_number("hidden", hidden, at_least=1)
+        check_number("lr", lr, above=0)
+        check_number("weight_decay", weight_decay, at_least=0)
+        if negatives not in ("clusters", "learnt", "uniform"):
+            raise unknown("negatives", negatives, ("clusters", "learnt", "uniform"))
+        self.target = target or labelled_type(graph)
+        chosen, draws = meta_paths(graph, self.target, paths), np.random.default_rng(seed)
+        if graph[self.target].get("x") is None:
+            raise InputError(f"graph: expected features x of '{self.target}', the nodes to represent")
+        self.nodes = Nodes(graph, self.target, hidden, dropout, (feature_mask, draws))
+        self.paths = nn.ModuleList(
+            Links(graph, path, neighbours, (edge_mask, draws), hidden, dropout) for path in chosen
+        )
+        kinds = sorted({kind for path in chosen for kind in path[1:-1]} - {self.target}) if contexts else []
+        self.kinds, self.others = kinds, nn.ModuleList(Nodes(graph, kind, hidden, dropout) for kind in kinds)
+        self.encoder, self.fusion = GraphEncoder(hidden, dropout), Fusion(hidden)
+        self.project = nn.Linear(hidden, hidden)
+        count = graph[self.target].num_nodes
+        self.clusters = _numbers(clusters, count) if negatives == "clusters" else []
+        self.register_buffer("apart", torch.arange(count)[:, None], persistent=False)  # each node a cluster of its own
+        self.objective: nn.Module = MEOWLoss(tau, prototypes if self.clusters else 0.0)
+        if negatives == "learnt":
+            self.objective = AdaMEOWLoss(hidden, tau, normalize)
+        self.contexts, self.negatives, self.lr, self.weight_decay = contexts, negatives, lr, weight_decay
+        if not contexts:  # then nothing passes through them
+            for unused in (self.paths, self.fusion):
+                unused.requires_grad_(False)
+
+    def forward(self) -> tuple[Float[Tensor, "nodes hidden"], Float[Tensor, "nodes hidden"]]:
+        """The coarse and the fine view; the fine one is what is kept."""
+        own, masked = self.nodes(), self.nodes(masked=True)
+        coarse = self.encoder(own, self._mean("links"))
+        if not self.contexts:
+            return coarse, self.encoder(masked, self._mean("masked"))
+        others = {self.target: own, **{kind: nodes() for kind, nodes in zip(self.kinds, self.others, strict=True)}}
+        views = []
+        for path in self.paths:
+            views.append(self.encoder(path(own, others), path.links))
+            views.append(self.encoder(path(masked, others), path.masked))
+        return coarse, self.fusion(torch.stack([unit_rows(view) for view in views]))
+
+    def _mean(self, name: str) -> Tensor:
+        total = getattr(self.paths[0], name)
+        for path in self.paths[1:]:
+            total = total + getattr(path, name)
+        return total / len(self.paths)
+
+    def loss(self) -> Float[Tensor, ""]:
+        """The loss of the whole graph."""
+        coarse, fine = (self.project(view).tanh() for view in self())
+        if self.negatives == "learnt":
+            return self.objective(fine, coarse)
+        points = unit_rows(fine.detach())
+        found = [kmeans(points, count, seed, restarts=5).labels for seed, count in enumerate(self.clusters)]
+        return self.objective(coarse, fine, torch.stack(found, 1) if found else self.apart)
+
+    def training_step(self, batch: Any, batch_index: int) -> Float[Tensor, ""]:
+        loss = self.loss()
+        if not torch.isfinite(loss):
+            raise FloatingPointError(f"the loss of Meow became {loss.item()} at step {self.global_step}")
+        self.log("loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=1)
+        return loss
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        learnt = [p for p in self.parameters() if p.requires_grad]
+        return torch.optim.Adam(learnt, lr=self.lr, weight_decay=self.weight_decay)
+
+    def fit(self, epochs: int, patience: int = 30, **options: Any) -> list[float]:
+        """Train on the whole graph, a step an epoch, until the loss has not fallen for a while.
+
+        Args:
+            epochs: steps, at most.
+            patience: steps without a lower loss after which it ends.
+            **options: of Lightning's trainer.
+
+        Returns:
+            The loss of each step.
+        """
+        check_number("epochs", epochs, at_least=1)
+        check_number("patience", patience, at_least=1)
+        losses = Losses(patience)
+        callbacks = [losses, *options.pop("callbacks", ())]
+        silent = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
+        with quiet():
+            trainer = lightning.Trainer(
+                max_epochs=epochs, callbacks=callbacks, **{**dict.fromkeys(silent, False), **options}
+            )
+            trainer.fit(self, DataLoader([0], collate_fn=tuple))  # type: ignore[arg-type]
+        return losses.values
+
+    @torch.no_grad()
+    def embed(self) -> Float[Tensor, "nodes hidden"]:
+        """The rows of all target nodes, in evaluation mode; without contexts those of the coarse view."""
+        before = self.training
+        coarse, fine = self.eval()()
+        self.train(before)
+        return (fine if self.contexts else coarse).cpu()
+
+
+def represent(graph: Any, epochs: int = 500, patience: int = 30, seed: int = 0, **options: Any) -> Any:
+    """Train on a graph and give it back with what was learnt: a copy whose target nodes have rows `z`.
+
+    Args:
+        graph: a `torch_geometric.data.HeteroData`.
+        epochs: steps over the whole graph, at most.
+        patience: steps without a lower loss after which it ends.
+        seed: decides weights, masks and dropout.
+        **options: arguments of `Meow`.
+
+    >>> from counterpoise.data.graphs import planted_graph
+    >>> graph = planted_graph(nodes=80)
+    >>> represent(graph, epochs=2, clusters="5")["target"].z.shape
+    torch.Size([80, 64])
+    """
+    lightning.seed_everything(seed, verbose=False)
+    method = Meow(graph, seed=seed, **options)
+    method.fit(epochs, patience)
+    found = graph.clone()
+    found[method.target].z = method.embed()
+    return found
+
+
+class Losses(Callback):
+    """Keeps the loss of each step, and stops once it has not fallen for `patience` steps."""
+
+    def __init__(self, patience: int):
+        self.patience, self.values = patience, list[float]()
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        self.values.append(float(trainer.callback_metrics["loss"]))
+        lowest = self.values.index(min(self.values))
+        trainer.should_stop = len(self.values) - 1 - lowest >= self.patience
+
+
+def labelled_type(graph: Any) -> str:
+    """The node type that has labels `y`.
+
+    Raises:
+        InputError: unless there is one.
+    """
+    found = [kind for kind in graph.node_types if graph[kind].get("y") is not None]
+    if len(found) != 1:
+        raise InputError(f"target: expected the name of a node type, since {len(found)} types have labels")
+    return found[0]
+
+
+def _numbers(clusters: str, nodes: int) -> list[int]:
+    """How many clusters each clustering has."""
+    try:
+        found = [int(part) for part in clusters.split(",")]
+    except ValueError as error:
+        raise InputError(f"clusters: expected numbers separated by commas, got '{clusters}'") from error
+    for count in found:
+        check_number("clusters", count, at_least=2)
+        if count > nodes:
+            raise InputError(f"clusters: expected at most one for each of the {nodes} nodes, got {count}")
+    return found
+
+
+def _tensor(matrix: csr_matrix) -> Tensor:
+    found = matrix.tocoo()
+    index = torch.from_numpy(np.stack([found.row, found.col]).astype(np.int64))
+    values = torch.from_numpy(found.data).float()
+    return torch.sparse_coo_tensor(index, values, found.shape, check_invariants=True).coalesce()

@@ -1,0 +1,64 @@
+"""k-means through faiss."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import faiss
+import torch
+from jaxtyping import Float, Float32, Int64
+from torch import Tensor
+
+from counterpoise.errors import InputError
+from counterpoise.ops.checks import check_matrix
+
+
+class Clusters(NamedTuple):
+    """Of each point the number of its cluster, and the clusters' centroids."""
+
+    labels: Int64[Tensor, " points"]
+    centroids: Float32[Tensor, "clusters dim"]
+
+
+def kmeans(
+    points: Float[Tensor, "points dim"], count: int, seed: int = 0, iterations: int = 20, restarts: int = 1
+) -> Clusters:
+    """Divide points into clusters so that the squared distances to the centroids are small (Lloyd's algorithm).
+
+    Every point is used, on the CPU and without gradient; the same seed gives the same clusters. A cluster that loses
+    its points is refilled from a large one, but where points coincide some may stay empty.
+
+    Args:
+        points: one row per point; normalise first where cosines are meant.
+        count: how many clusters, at most one per point.
+        seed: of the points to start from.
+        iterations: steps of the algorithm.
+        restarts: starts, of which the best is taken.
+
+    Returns:
+        On the device of `points`.
+
+    Raises:
+        InputError: for more clusters than points, NaN, or another shape.
+
+    >>> kmeans(torch.tensor([[0.0], [0.1], [5.0]]), 2).centroids.sort(0).values
+    tensor([[0.0500],
+            [5.0000]])
+    """
+    check_matrix("points", points)
+    if not 1 <= count <= len(points):
+        raise InputError(f"clusters: expected from 1 to the number of points, {len(points)}, got {count}")
+    x = points.detach().float().cpu().contiguous().numpy()
+    solver = faiss.Kmeans(
+        x.shape[1],
+        count,
+        niter=iterations,
+        nredo=restarts,
+        seed=seed,
+        min_points_per_centroid=1,
+        max_points_per_centroid=len(x),
+    )
+    solver.train(x)
+    labels = solver.index.search(x, 1)[1][:, 0]
+    centroids = torch.from_numpy(solver.centroids)
+    return Clusters(torch.from_numpy(labels).to(points.device), centroids.to(points.device))

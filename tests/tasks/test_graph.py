@@ -1,0 +1,95 @@
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from counterpoise import compare, tasks, train
+from counterpoise.errors import InputError
+from counterpoise.tasks import graph
+from counterpoise.tasks.runs import Run, Settings
+
+ARGUMENTS = {"clusters": "5", "hidden": 8}
+
+
+def run(seed=0, **changes):
+    given = {"arguments": ARGUMENTS, "settings": Settings(epochs=3, device="cpu"), **changes}
+    return Run("meow", "planted:nodes=160", seed, task="graph", **given)
+
+
+def test_a_run_keeps_its_rows_and_is_not_run_twice(tmp_path, monkeypatch):
+    result = graph.execute(run(), tmp_path)
+    assert set(result["metrics"]) == set(graph.METRICS)
+    assert load_file(tmp_path / "nodes.safetensors")["z"].shape == (160, 8)
+    assert [row["epoch"] for row in result["curve"]] == [1, 2, 3]
+    assert result["sizes"]["author"] == 53
+    monkeypatch.setattr(graph, "_work", None)
+    assert graph.execute(run(), tmp_path) == json.loads((tmp_path / "result.json").read_text()) == result
+
+
+def test_the_seed_decides(tmp_path):
+    rows = []
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        graph.execute(run(seed), tmp_path / name)
+        rows.append(load_file(tmp_path / name / "nodes.safetensors")["z"])
+    assert torch.equal(rows[0], rows[1])
+    assert not torch.equal(rows[0], rows[2])
+
+
+def test_rows_that_tell_the_class_score_one_and_others_as_chance():
+    labels = torch.arange(4).repeat(30)
+    told = graph.score(torch.eye(4)[labels] + 0.01 * torch.randn(120, 4), labels)
+    assert told == dict.fromkeys(graph.METRICS, 1.0)
+    torch.manual_seed(0)
+    chance = graph.score(torch.randn(120, 4), labels)
+    assert chance["micro_f1"] < 0.4
+    assert abs(chance["ari"]) < 0.1
+
+
+def test_a_class_with_too_few_nodes_is_refused():
+    with pytest.raises(InputError, match="more than 20 labelled nodes of each class, got 20"):
+        graph.score(torch.randn(60, 4), torch.tensor([0] * 40 + [1] * 20))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"settings": Settings(batch_size=32)}, "batch_size: is for images"),
+        ({"settings": Settings(augmentations="crop")}, "augmentations: is for images"),
+        ({"imperfect": ("long-tail=10",)}, "imperfect: is for images"),
+        ({"arguments": {"clutsers": "5"}}, "argument of meow 'clutsers'"),
+        ({"arguments": {"paths": "paper-editor-paper"}}, "node type 'editor'"),
+    ],
+)
+def test_what_does_not_fit_a_graph_is_refused(changes, message):
+    with pytest.raises(InputError, match=message):
+        graph.check(run(**changes))
+
+
+def test_a_method_of_images_is_refused_for_graphs_and_the_other_way_round(tmp_path):
+    with pytest.raises(InputError, match="method 'simclr' does not serve the task graph"):
+        compare("simclr", "planted", task="graph", out=str(tmp_path / "a"), quiet=True)
+    with pytest.raises(InputError, match="method 'meow' does not serve the task pretrain"):
+        compare("meow", "digits", out=str(tmp_path / "b"), quiet=True)
+    assert tasks.of("meow") == "graph"
+
+
+@pytest.mark.slow
+def test_methods_are_compared_and_one_is_trained(tmp_path):
+    content = compare(
+        ["meow:clusters=5:hidden=8", "meow:negatives=uniform:hidden=8"],
+        "planted:nodes=160",
+        task="graph",
+        seeds=2,
+        epochs=3,
+        out=str(tmp_path / "compared"),
+        quiet=True,
+    )
+    assert content["main"] == "macro_f1"
+    assert [len(row["runs"]) for row in content["methods"]] == [2, 2]
+    page = (tmp_path / "compared" / "report.html").read_text(encoding="utf-8")
+    assert "macro F1" in page
+    result = train(
+        "meow", "planted:nodes=160", epochs=3, out=str(tmp_path / "trained"), loggers=(), quiet=True, **ARGUMENTS
+    )
+    assert result["metrics"]["macro_f1"] > 0.2
