@@ -28,6 +28,7 @@ FLOATS = {
 INTEGERS = {
     "labels": torch.arange(N) % C,
     "targets": torch.arange(N) % C,
+    "subclasses": torch.arange(N) // 4,
     **dict.fromkeys(["index", "image_index", "text_index"], torch.arange(N)),
 }
 BATCH_OF_ALL = ("negatives",)  # not one row a sample
