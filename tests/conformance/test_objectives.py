@@ -29,6 +29,7 @@ INTEGERS = {
     "labels": torch.arange(N) % C,
     "targets": torch.arange(N) % C,
     "clusters": torch.stack([torch.arange(N) % C, torch.arange(N) % 2], 1),
+    "subclasses": torch.arange(N) // 4,
     **dict.fromkeys(["index", "image_index", "text_index"], torch.arange(N)),
 }
 BATCH_OF_ALL = ("negatives",)  # not one row a sample
