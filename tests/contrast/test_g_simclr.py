@@ -14,7 +14,6 @@ from counterpoise.contrast.g_simclr import (
     GSimCLR,
     PseudoLabelBatchSampler,
     guided_batches,
-    kmeans,
     same_class_share,
     train_autoencoder,
 )
@@ -129,22 +128,6 @@ def test_a_share_of_every_batch_keeps_labels_apart():
     for batch in sampler:
         assert not set(batch[0::2]) & set(batch[1::2])
         assert distinct([batch], torch.arange(64) % 8) == [True]
-
-
-def test_kmeans_finds_far_groups_and_takes_its_seed_from_torch():
-    rng = torch.Generator().manual_seed(0)
-    truth = torch.arange(90) % 3
-    points = torch.eye(3)[truth] * 20 + torch.randn(90, 3, generator=rng)
-    torch.manual_seed(0)
-    labels = kmeans(points, 3)
-    assert len(set(zip(truth.tolist(), labels.tolist(), strict=True))) == 3
-    noise = torch.randn(200, 5, generator=rng)
-    torch.manual_seed(0)
-    first = kmeans(noise, 6)
-    torch.manual_seed(0)
-    assert torch.equal(kmeans(noise, 6), first)
-    assert not torch.equal(kmeans(noise, 6), first)
-    assert sorted(kmeans(noise[:4], 64).tolist()) == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize("size", [32, 28, 9])
@@ -276,9 +259,9 @@ def test_bad_input_is_refused_by_name(images):
         PseudoLabelBatchSampler(torch.zeros(8).long(), 2, strict=True)
     with pytest.raises(InputError, match="batch_size: expected a number of at least 1, got 0"):
         PseudoLabelBatchSampler(UNEQUAL, 0)
-    with pytest.raises(InputError, match="points: 1 of 4 numbers are NaN or infinite"):
-        kmeans(torch.tensor([[0.0, 1.0], [math.nan, 1.0]]), 2)
-    with pytest.raises(InputError, match="clusters: expected a number of at least 1, got 0"):
+    with pytest.raises(InputError, match="clusters: expected a number of at least 1 and of at most 90, got 91"):
+        method(clusters=91)
+    with pytest.raises(InputError, match="clusters: expected a number of at least 1 and of at most 90, got 0"):
         method(clusters=0)
     with pytest.raises(InputError, match="noise: expected a number of at least 0, got -1"):
         method(noise=-1)

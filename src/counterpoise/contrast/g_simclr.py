@@ -12,7 +12,6 @@ import math
 from collections.abc import Iterator
 from typing import Any, Literal
 
-import faiss
 import torch
 import torch.distributed as dist
 from jaxtyping import Float, Int, Int64
@@ -25,7 +24,8 @@ from counterpoise.data import Images
 from counterpoise.errors import InputError, unknown
 from counterpoise.method import ImageViews, Index, Labels, Method
 from counterpoise.nets.heads import mlp
-from counterpoise.ops.checks import check_integers, check_matrix, check_number
+from counterpoise.ops.checks import check_integers, check_number
+from counterpoise.ops.clusters import kmeans
 
 WIDTHS = (32, 64, 128)
 GUIDES = ("codes", "classes", "none")
@@ -128,39 +128,6 @@ def train_autoencoder(
             break
     autoencoder.load_state_dict(best)
     return autoencoder.eval()
-
-
-def kmeans(points: Float[Tensor, "n dim"], clusters: int) -> Int64[Tensor, " n"]:
-    """The nearest of `clusters` Euclidean centroids: k-means, the best of five starts drawn from torch's generator.
-
-    Args:
-        points: one row each.
-        clusters: at least 1; as many as there are points where it is more.
-
-    Returns:
-        A label from 0 for each point; a label may have no point where points are equal.
-
-    Raises:
-        InputError: for NaN, no points, or `clusters` below 1.
-
-    >>> a, b, c = kmeans(torch.tensor([[0.0], [9.0], [0.1]]), clusters=2).tolist()
-    >>> a == c, a == b
-    (True, False)
-    """
-    check_matrix("points", points)
-    check_number("clusters", clusters, at_least=1)
-    rows = points.detach().float().cpu().contiguous().numpy()
-    found = faiss.Kmeans(
-        rows.shape[1],
-        min(clusters, len(rows)),
-        niter=25,
-        nredo=5,
-        seed=int(torch.randint(2**31, ())),
-        min_points_per_centroid=1,
-        max_points_per_centroid=len(rows),  # no sampling
-    )
-    found.train(rows)
-    return torch.from_numpy(found.index.search(rows, 1)[1][:, 0])
 
 
 def guided_batches(
@@ -273,8 +240,8 @@ class GSimCLR(Method):
     Args:
         encoder: images to features; what a run keeps.
         samples: how many training images there are.
-        clusters: of k-means, at most as many as there are images; the authors take the batch size. With fewer than
-            the batch size, pseudo-labels repeat in every batch.
+        clusters: of k-means; the authors take the batch size. With fewer than that, pseudo-labels repeat in every
+            batch. `None` takes 64, or as many as there are images.
         guide: what the pseudo-labels are: "codes", the clusters of the auto-encoder's codes; "classes", the images'
             own labels, to see what better clusters would give; "none", one for every image, which is SimCLR.
         shuffle: new batches every epoch; if not, the same in every epoch, as in the authors' notebooks.
@@ -294,7 +261,7 @@ class GSimCLR(Method):
         self,
         encoder: nn.Module,
         samples: int,
-        clusters: int = 64,
+        clusters: int | None = None,
         guide: Literal["codes", "classes", "none"] = "codes",
         shuffle: bool = True,
         strict: bool = False,
@@ -307,7 +274,9 @@ class GSimCLR(Method):
     ):
         super().__init__(encoder, **recipe)
         check_number("samples", samples, at_least=1)
-        check_number("clusters", clusters, at_least=1)
+        if clusters is None:
+            clusters = min(64, samples)
+        check_number("clusters", clusters, at_least=1, at_most=samples)
         check_number("autoencoder_epochs", autoencoder_epochs, at_least=1)
         check_number("noise", noise, at_least=0)
         if guide not in GUIDES:
@@ -333,7 +302,7 @@ class GSimCLR(Method):
         with torch.no_grad():
             parts = _parts(torch.arange(len(images)), 512)
             codes = [autoencoder.codes(_pixels(images, index, self.device)) for index in parts]
-        return kmeans(torch.cat(codes), self.clusters)
+        return kmeans(torch.cat(codes), self.clusters, restarts=5).labels
 
     def batches(self, order: Int[Tensor, " samples"], batch_size: int) -> list[list[int]]:
         """`guided_batches` by the pseudo-labels."""

@@ -503,7 +503,9 @@ class Meow(lightning.LightningModule):
         if self.negatives == "learnt":
             return self.objective(fine, coarse)
         points = unit_rows(fine.detach())
-        found = [kmeans(points, count, seed, restarts=5).labels for seed, count in enumerate(self.clusters)]
+        found = [
+            kmeans(points, count, seed, iterations=20, restarts=5).labels for seed, count in enumerate(self.clusters)
+        ]
         return self.objective(coarse, fine, torch.stack(found, 1) if found else self.apart)
 
     def training_step(self, batch: Any, batch_index: int) -> Float[Tensor, ""]:

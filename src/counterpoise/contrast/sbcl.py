@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import Any, Literal, get_args
 
-import faiss
 import torch
 from jaxtyping import Float, Int, Int64
 from torch import Tensor, nn
@@ -21,6 +20,7 @@ from counterpoise.method import ImageViews, Index, Labels, Method
 from counterpoise.nets import embed
 from counterpoise.nets.heads import mlp
 from counterpoise.ops.checks import check_integers, check_matrix, check_number, check_same_shape
+from counterpoise.ops.clusters import kmeans
 from counterpoise.ops.processes import gather, row_numbers
 from counterpoise.ops.similarity import similarity_logsumexp, unit_rows
 
@@ -246,21 +246,10 @@ def split_class(
     """
     if count == 1:
         return torch.zeros(len(z), dtype=torch.int64)
-    rows = z.float().contiguous().numpy()
-    kmeans = faiss.Kmeans(
-        z.shape[1],
-        count,
-        niter=ITERATIONS["ordinary"],
-        spherical=True,
-        seed=int(torch.randint(1 << 31, ())),
-        min_points_per_centroid=1,
-        max_points_per_centroid=len(z),
-    )
-    kmeans.train(rows)
-    found = torch.from_numpy(kmeans.index.search(rows, 1)[1][:, 0])
+    found = kmeans(z, count, iterations=ITERATIONS["ordinary"], spherical=True)
     if clustering == "balanced":
-        return _balanced(z, torch.from_numpy(kmeans.centroids))
-    return found[torch.randperm(len(z))] if clustering == "random" else found
+        return _balanced(z, found.centroids)
+    return found.labels[torch.randperm(len(z))] if clustering == "random" else found.labels
 
 
 def assign_evenly(similarity: Float[Tensor, "images clusters"]) -> Int64[Tensor, " images"]:

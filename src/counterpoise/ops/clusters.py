@@ -21,7 +21,12 @@ class Clusters(NamedTuple):
 
 
 def kmeans(
-    points: Float[Tensor, "points dim"], count: int, seed: int = 0, iterations: int = 20, restarts: int = 1
+    points: Float[Tensor, "points dim"],
+    count: int,
+    seed: int | None = None,
+    iterations: int = 25,
+    restarts: int = 1,
+    spherical: bool = False,
 ) -> Clusters:
     """Divide points into clusters so that the squared distances to the centroids are small (Lloyd's algorithm).
 
@@ -31,9 +36,10 @@ def kmeans(
     Args:
         points: one row per point; normalise first where cosines are meant.
         count: how many clusters, at most one per point.
-        seed: of the points to start from.
+        seed: of the points to start from; `None` draws one from torch's global generator.
         iterations: steps of the algorithm.
         restarts: starts, of which the best is taken.
+        spherical: keep the centroids at length 1, and take the nearest by inner product.
 
     Returns:
         On the device of `points`.
@@ -54,7 +60,8 @@ def kmeans(
         count,
         niter=iterations,
         nredo=restarts,
-        seed=seed,
+        spherical=spherical,
+        seed=int(torch.randint(1 << 31, ())) if seed is None else seed,
         min_points_per_centroid=1,
         max_points_per_centroid=len(x),
     )
