@@ -27,7 +27,7 @@ ROOMS = [
 TASKS = {
     "pretrain", "retrieve", "compose", "few-shot", "zero-shot", "classify", "regress", "survival", "discover", "adapt",
     "continual", "federate", "distill", "forget", "segment", "detect", "scene-graphs", "objects", "generate", "control",
-    "prefer", "measure",
+    "prefer", "measure", "graph",
 }
 # fmt: on
 

@@ -19,6 +19,9 @@ from counterpoise.ledger import declared, last_result, told
 
 STATES = {"done": True, "planned": False}
 
+EXAMPLES = {"pretrain": "fashion-mnist --imperfect long-tail=100", "graph": "planted"}
+"""The data of a task's example."""
+
 
 def print_list(
     console: Console,
@@ -149,8 +152,8 @@ def _examples(paper: Paper) -> Iterator[str]:
     if paper.method:
         task = paper.tasks[0]
         others = [row.slug for row in select(task=task, done=True, baseline=True) if row.slug != paper.slug]
-        yield f"counterpoise compare --task {task} --data fashion-mnist \\"
-        yield f"    --imperfect long-tail=100 --methods {','.join([*others[:1], paper.slug])} --seeds 3"
+        yield f"counterpoise compare --task {task} --data {EXAMPLES.get(task, EXAMPLES['pretrain'])} \\"
+        yield f"    --methods {','.join([*others[:1], paper.slug])} --seeds 3"
         yield ""
     name, call = (paper.objectives[0], "forward") if paper.objectives else (paper.method, "loss")
     if name:

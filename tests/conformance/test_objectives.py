@@ -18,7 +18,7 @@ OBJECTIVES = {
     if paper.done
     for kind in catalogue.load_objectives(paper.slug)
 }
-REQUIRED = {"samples": N, "images": N, "texts": N, "classes": C}
+REQUIRED = {"dim": D, "samples": N, "images": N, "texts": N, "classes": C}
 FLOATS = {
     **dict.fromkeys(["z1", "z2", "embeddings", "queries", "positives", "keys", "image", "text"], (N, D)),
     "negatives": (M, D),

@@ -61,7 +61,8 @@ def part(name, x, sizes, rank):
 def two_steps(kind, rows, sizes=None, rank=0):
     """Losses, gradients and states of two batches, of which a process takes its share."""
     required = [p.name for p in inspect.signature(kind).parameters.values() if p.default is p.empty]
-    objective, model = kind(**dict.fromkeys(required, max(ROWS.values()))).double(), Embed()
+    sizes_of = {name: D if name == "dim" else max(ROWS.values()) for name in required}
+    objective, model = kind(**sizes_of).double(), Embed()
     if sizes:
         model = DistributedDataParallel(model)
     found = []

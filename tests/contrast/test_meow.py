@@ -202,6 +202,7 @@ def test_points_of_a_cluster_that_coincide_are_no_division_by_zero():
 def test_learnt_weights_are_the_equation_in_any_number_of_parts(monkeypatch):
     f, c = (x.requires_grad_() for x in rows())
     loss = AdaMEOWLoss(4, tau=0.7).double()
+    torch.nn.init.normal_(loss.second.weight)
     u, v = F.normalize(f, dim=1), F.normalize(c, dim=1)
     g = loss.second(loss.first(u[:, None] + v).tanh()).sigmoid()[..., 0]
     expected = -((u * v).sum(1).div(0.7).exp() / (g * (u @ v.T / 0.7).exp()).sum(1)).log().mean()
@@ -216,7 +217,7 @@ def test_learnt_weights_are_the_equation_in_any_number_of_parts(monkeypatch):
 def test_equal_weights_are_plain_contrast_with_the_positive():
     f, c = rows()
     loss = AdaMEOWLoss(4, tau=0.7).double()
-    torch.nn.init.zeros_(loss.second.weight)
+    torch.nn.init.ones_(loss.second.bias)
     g = loss.second.bias.sigmoid().log().item()
     u, v = F.normalize(f, dim=1), F.normalize(c, dim=1)
     torch.testing.assert_close(loss(f, c).item(), F.cross_entropy(u @ v.T / 0.7, torch.arange(7)).item() + g)
@@ -237,6 +238,7 @@ def test_weights_that_shrink_lower_the_loss_unless_rows_are_normalized():
 def test_gradients():
     f, c = (x.requires_grad_() for x in rows())
     loss = AdaMEOWLoss(4, normalize="row").double()
+    torch.nn.init.normal_(loss.second.weight)
     assert torch.autograd.gradcheck(loss, (f, c))
     clusters = torch.tensor([[0, 0, 1, 1, 2, 2, 0], [0, 1, 1, 1, 0, 0, 0]]).T
     assert torch.autograd.gradcheck(lambda f, c: MEOWLoss(0.5, 0.0)(c, f, clusters), (f, c))

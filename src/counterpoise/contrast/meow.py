@@ -284,6 +284,8 @@ class AdaMEOWLoss(nn.Module):
             raise unknown("normalize", normalize, ("none", "row"))
         self.tau, self.normalize = tau, normalize
         self.first, self.second = nn.Linear(dim, hidden), nn.Linear(hidden, 1)
+        for start in self.second.parameters():  # with equal weights, that is with plain contrast
+            nn.init.zeros_(start)
 
     def forward(self, z1: Float[Tensor, "nodes dim"], z2: Float[Tensor, "nodes dim"]) -> Float[Tensor, ""]:
         """The loss.
@@ -298,21 +300,22 @@ class AdaMEOWLoss(nn.Module):
         check_same_shape(z1=z1, z2=z2)
         check_matrix("z1", z1)
         check_matrix("z2", z2)
-        row_numbers(z1, "z1", at_least=2)
+        number = row_numbers(z1, "z1", at_least=2)
         fine, coarse = unit_rows(z1), unit_rows(z2)
+        positive = (fine * coarse).sum(1) / self.tau
+        coarse = gather(coarse)
         # The first layer is linear, so that its products are formed for nodes, not for pairs.
         mine, theirs = self.first(fine), coarse @ self.first.weight.T
-        step = max(1, PAIRS // len(fine))
-        rows = zip(fine.split(step), mine.split(step), range(0, len(fine), step), strict=True)
+        step = max(1, PAIRS // len(coarse))
+        rows = zip(fine.split(step), mine.split(step), number.split(step), strict=True)
         parts = [checkpoint(self._denominators, *part, coarse, theirs, use_reentrant=False) for part in rows]
-        return (torch.cat(parts) - (fine * coarse).sum(1) / self.tau).mean()
+        return gather(torch.cat(parts) - positive).mean()
 
-    def _denominators(self, fine: Tensor, mine: Tensor, start: int, coarse: Tensor, theirs: Tensor) -> Tensor:
+    def _denominators(self, fine: Tensor, mine: Tensor, number: Tensor, coarse: Tensor, theirs: Tensor) -> Tensor:
         """The logarithms of some rows' denominators."""
         weight = F.logsigmoid(self.second((mine[:, None] + theirs).tanh())[..., 0])
         if self.normalize == "row":
-            itself = torch.arange(start, start + len(fine), device=fine.device)
-            of_negatives = weight.index_put((itself - start, itself), weight.new_tensor(-torch.inf))
+            of_negatives = weight.scatter(1, number[:, None], -torch.inf)
             weight = weight - torch.logsumexp(of_negatives, 1, keepdim=True) + math.log(len(coarse) - 1)
         return torch.logsumexp(fine @ coarse.T / self.tau + weight, 1)
 
