@@ -174,8 +174,11 @@ def test_show(slug):
         assert part in text
     if paper.done:
         assert f"from counterpoise.{paper.module} import" in text
-        assert f"--methods {'moco' if slug == 'simclr' else 'simclr'},{slug}" in text
-        assert "weight_decay number 0.0001 decay of the weights" in text
+        if "pretrain" in paper.tasks:
+            assert f"--methods {'moco' if slug == 'simclr' else 'simclr'},{slug}" in text
+            assert "weight_decay number 0.0001 decay of the weights" in text
+        else:
+            assert f"--task {paper.tasks[0]} --data" in text
     else:
         assert "planned" in text
         assert "try it" not in text

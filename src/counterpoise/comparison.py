@@ -94,7 +94,8 @@ def compare(
     Args:
         methods: slugs from `counterpoise list`, each with arguments of its own as in "dcl:temperature=0.5";
             "room:contrast" stands for all methods of that room.
-        data: a known set such as "fashion-mnist", or a path to a folder of images, a CSV or a Parquet file.
+        data: a known set such as "fashion-mnist", or a path to a folder of images, a CSV or a Parquet file; a graph for
+            the task graph: "planted", "pyg:DBLP".
         task: what the methods are to do: "pretrain" (images) or "graph" (nodes of a heterogeneous graph).
         imperfect: what to do to the data, such as "long-tail=100" or "label-noise=0.4"; docs/data.md has them all.
         seeds: how many seeds each method runs with; the seed decides data, weights, order and views.
