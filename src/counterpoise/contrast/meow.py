@@ -305,7 +305,8 @@ class AdaMEOWLoss(nn.Module):
         positive = (fine * coarse).sum(1) / self.tau
         coarse = gather(coarse)
         # The first layer is linear, so that its products are formed for nodes, not for pairs.
-        mine, theirs = self.first(fine), coarse @ self.first.weight.T
+        weight = self.first.weight.to(fine.dtype)
+        mine, theirs = F.linear(fine, weight, self.first.bias.to(fine.dtype)), F.linear(coarse, weight)
         step = max(1, PAIRS // len(coarse))
         rows = zip(fine.split(step), mine.split(step), number.split(step), strict=True)
         parts = [checkpoint(self._denominators, *part, coarse, theirs, use_reentrant=False) for part in rows]
@@ -313,7 +314,8 @@ class AdaMEOWLoss(nn.Module):
 
     def _denominators(self, fine: Tensor, mine: Tensor, number: Tensor, coarse: Tensor, theirs: Tensor) -> Tensor:
         """The logarithms of some rows' denominators."""
-        weight = F.logsigmoid(self.second((mine[:, None] + theirs).tanh())[..., 0])
+        out, level = self.second.weight[0].to(fine.dtype), self.second.bias.to(fine.dtype)
+        weight = F.logsigmoid((mine[:, None] + theirs).tanh() @ out + level)
         if self.normalize == "row":
             of_negatives = weight.scatter(1, number[:, None], -torch.inf)
             weight = weight - torch.logsumexp(of_negatives, 1, keepdim=True) + math.log(len(coarse) - 1)
