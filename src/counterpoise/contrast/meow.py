@@ -295,11 +295,13 @@ class AdaMEOWLoss(nn.Module):
             z2: of the coarse view, the same nodes.
 
         Raises:
-            InputError: for different shapes, fewer than 2 nodes, or NaN.
+            InputError: for different shapes, another width than `dim`, fewer than 2 nodes, or NaN.
         """
         check_same_shape(z1=z1, z2=z2)
         check_matrix("z1", z1)
         check_matrix("z2", z2)
+        if z1.shape[1] != self.first.in_features:
+            raise InputError(f"z1: expected {self.first.in_features} columns, as said by dim, got {z1.shape[1]}")
         number = row_numbers(z1, "z1", at_least=2)
         fine, coarse = unit_rows(z1), unit_rows(z2)
         positive = (fine * coarse).sum(1) / self.tau
@@ -568,7 +570,7 @@ def represent(graph: Any, epochs: int = 500, patience: int = 30, seed: int = 0, 
 
     >>> from counterpoise.data.graphs import planted_graph
     >>> graph = planted_graph(nodes=80)
-    >>> represent(graph, epochs=2, clusters="5")["target"].z.shape
+    >>> represent(graph, epochs=2, clusters="5")["paper"].z.shape
     torch.Size([80, 64])
     """
     lightning.seed_everything(seed, verbose=False)
