@@ -1,0 +1,295 @@
+"""GroCo: sort positives and negatives by their similarity to the anchor, and ask that every positive come out on top.
+
+Shvetsova, Petersen, Kukleva, Schiele, Kuehne, "Learning by Sorting: Self-supervised Learning with Group Ordering
+Constraints", ICCV 2023, arXiv 2301.02009; with the differentiable sorting networks of Petersen, Borgelt, Kuehne,
+Deussen, ICLR 2022, arXiv 2203.09630.
+
+Both groups are put in order beforehand, so that the nearest negatives stand next to the farthest positives; a soft
+odd-even sorting network then tells how much of each element ends up among the ranks of the other group.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import Any, Literal, get_args
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from counterpoise.errors import InputError, unknown
+from counterpoise.method import ImageViews, Index, Labels, Method
+from counterpoise.nets.heads import mlp
+from counterpoise.ops.checks import check_finite, check_matrix, check_number, check_same_shape
+from counterpoise.ops.processes import gather, row_numbers
+from counterpoise.ops.similarity import unit_rows
+
+Compare = Literal["sorting", "softmax"]
+ROWS = 512  # anchors whose similarities to all candidates are formed at once
+
+
+def soft_sort(
+    scores: Float[Tensor, "batch n"], columns: Float[Tensor, "n m"], steepness: float = 1.0
+) -> Float[Tensor, "batch n m"]:
+    r"""The soft permutation of an odd-even sorting network, times `columns`; the identity gives the permutation itself.
+
+    Each of the n layers compares neighbouring wires, in turn from the first and from the second on. Of two inputs
+    $a$ and $b$, with $\alpha = 1/2 + \arctan(\beta (b - a)) / \pi$, the left output is $\alpha a + (1-\alpha) b$ and
+    the right one $(1-\alpha) a + \alpha b$. The product of the layers' matrices is the permutation $P$: $P_{rc}$ tells
+    how much of input r comes out at rank c, in ascending order. Its rows and columns sum to 1.
+
+    Args:
+        scores: the inputs of each network, in the order of its wires.
+        columns: what is wanted of the ranks: $P$ itself is never formed, which costs n·m instead of n² numbers a layer.
+        steepness: $\beta > 0$; with large values the sorting is a hard one.
+
+    Returns:
+        $P$ times the columns.
+
+    >>> soft_sort(torch.zeros(1, 4), torch.eye(4))[0, :, 0]  # of ties, who comes first: the wires' places decide
+    tensor([0.3750, 0.3750, 0.1250, 0.1250])
+    >>> soft_sort(torch.tensor([[3.0, 1.0, 2.0]]), torch.eye(3), steepness=1e9)[0]
+    tensor([[0., 0., 1.],
+            [1., 0., 0.],
+            [0., 1., 0.]])
+    """
+    wires, alphas = scores, []
+    for layer in range(scores.shape[1]):
+        left, right = _pairs(wires, layer % 2)
+        alphas.append(0.5 + torch.atan(steepness * (right - left)) / math.pi)
+        wires = _mix(wires, alphas[-1], layer % 2)
+    mass = columns.expand(len(scores), *columns.shape)
+    for layer, alpha in reversed(list(enumerate(alphas))):
+        mass = _mix(mass, alpha[:, :, None], layer % 2)
+    return mass
+
+
+def _pairs(wires: Tensor, first: int) -> tuple[Tensor, Tensor]:
+    """The left and right inputs of a layer's comparators."""
+    end = first + (wires.shape[1] - first) // 2 * 2
+    return wires[:, first:end:2], wires[:, first + 1 : end : 2]
+
+
+def _mix(wires: Tensor, alpha: Tensor, first: int) -> Tensor:
+    """A layer: the wires after its comparators; those without a partner pass through."""
+    left, right = _pairs(wires, first)
+    mixed = torch.stack([alpha * left + (1 - alpha) * right, (1 - alpha) * left + alpha * right], dim=2).flatten(1, 2)
+    return torch.cat([wires[:, :first], mixed, wires[:, first + mixed.shape[1] :]], dim=1)
+
+
+def group_ordering(
+    negatives: Float[Tensor, "batch k"], positives: Float[Tensor, "batch p"], steepness: float = 1.0
+) -> Float[Tensor, " batch"]:
+    r"""How far each anchor's positives are from all being more similar than its negatives, by differentiable sorting.
+
+    With $s$ the negatives in ascending order and then the positives in ascending order, $P$ of `soft_sort`, and K
+    negatives, it is the mean over the rows of $-\log$ of the mass of row r in its own group: $\sum_{c<K} P_{rc}$ for
+    negatives, $\sum_{c \ge K} P_{rc}$ for positives. The order inside a group does not matter. With one of each it is
+    $-\log(1/2 + \arctan(\beta (p - n)) / \pi)$.
+
+    Args:
+        negatives: similarities of each anchor to its negatives.
+        positives: to its positives.
+        steepness: $\beta > 0$. With 1 and cosines, it is above 0 even in perfect order.
+
+    Returns:
+        One value per anchor in nats, above 0, at most 100.
+
+    >>> group_ordering(torch.tensor([[0.0]]), torch.tensor([[1.0]]))  # -log(3/4)
+    tensor([0.2877])
+    """
+    scores = torch.cat([negatives.sort(dim=1).values, positives.sort(dim=1).values], dim=1)
+    is_positive = torch.arange(scores.shape[1], device=scores.device) >= negatives.shape[1]
+    groups = torch.stack([~is_positive, is_positive], dim=1).to(scores.dtype)
+    own = (soft_sort(scores, groups, steepness) * groups).sum(2)
+    # It keeps the logarithm of a mass of 0, and its gradient, finite.
+    return F.binary_cross_entropy(own.clamp(0, 1), torch.ones_like(own), reduction="none").mean(1)
+
+
+def hardest(
+    anchors: Float[Tensor, "batch dim"], candidates: Float[Tensor, "all dim"], exclude: Int[Tensor, "batch out"], k: int
+) -> Float[Tensor, "batch k"]:
+    """The similarities of each anchor to its k most similar candidates; to all, where there are fewer.
+
+    Args:
+        anchors: unit rows.
+        candidates: likewise.
+        exclude: the numbers of each anchor's candidates that are no negatives of it.
+        k: how many are wanted.
+
+    >>> z = torch.eye(3)[[0, 0, 1, 2]]
+    >>> hardest(z, z, torch.arange(4)[:, None], k=1)
+    tensor([[1.], [1.], [0.], [0.]])
+    """
+    k = min(k, len(candidates) - exclude.shape[1])
+    return torch.cat(
+        [
+            (rows @ candidates.T).scatter(1, out, -math.inf).topk(k, dim=1).values
+            for rows, out in zip(anchors.split(ROWS), exclude.split(ROWS), strict=True)
+        ]
+    )
+
+
+class GroCoLoss(nn.Module):
+    r"""GroCo among two or more views of a batch: `loss(views)`.
+
+    Every view of a sample is an anchor. Its positives are the sample's other views, its negatives the most similar ones
+    of the other samples in the same view. Only anchors get a gradient, positives and negatives do not, so that the
+    loss's gradient is not the slope of its value; `stop_gradient=False` lets it be.
+
+    Args:
+        negatives: how many of an anchor's most similar negatives are sorted, at least 1; all, where there are fewer.
+        steepness: $\beta$ of the comparisons, above 0.
+        positive_views: with crops of two sizes, how many of the first views are large ones. All views are anchors, but
+            only those are positives. 0: all views.
+        stop_gradient: give the gradient to anchors alone.
+
+    >>> z = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    >>> GroCoLoss()(torch.stack([z, z]))  # each anchor: one positive at 1, one negative at 0
+    tensor(0.2877)
+    """
+
+    surrogate = True
+
+    def __init__(
+        self, negatives: int = 10, steepness: float = 1.0, positive_views: int = 0, stop_gradient: bool = True
+    ):
+        super().__init__()
+        check_number("negatives", negatives, at_least=1)
+        check_number("steepness", steepness, above=0)
+        if positive_views < 0 or positive_views == 1:
+            raise InputError(f"positive_views: expected at least 2, or 0 for all views, got {positive_views}")
+        self.negatives, self.steepness = negatives, steepness
+        self.positive_views, self.stop_gradient = positive_views, stop_gradient
+
+    def forward(self, views: Float[Tensor, "views batch dim"]) -> Float[Tensor, ""]:
+        """The loss in nats, above 0: the mean over all samples and views.
+
+        Args:
+            views: embeddings of all views of the same samples, those that serve as positives first.
+
+        Raises:
+            InputError: for fewer than two views or samples, fewer views than `positive_views`, a wrong shape, and NaN.
+        """
+        least = max(2, self.positive_views)
+        if views.ndim != 3 or len(views) < least:
+            raise InputError(f"views: expected [at least {least} views, batch, dim], got shape {list(views.shape)}")
+        check_finite("views", views)
+        row = row_numbers(views[0], "views", at_least=2)
+        large = self.positive_views or len(views)
+        with torch.autocast(views.device.type, enabled=False):
+            z = unit_rows(views)
+            keys = z.detach() if self.stop_gradient else z
+            # Large and small views sort different numbers of positives.
+            terms = [
+                self._anchors(z, keys, row, anchors, large)
+                for anchors in (range(large), range(large, len(z)))
+                if anchors
+            ]
+            return gather(torch.cat(terms).T).mean()
+
+    def _anchors(self, z: Tensor, keys: Tensor, row: Tensor, anchors: range, large: int) -> Float[Tensor, "some batch"]:
+        negatives = [hardest(z[a], gather(keys[a]), row[:, None], self.negatives) for a in anchors]
+        positives = [torch.stack([(z[a] * keys[v]).sum(1) for v in range(large) if v != a], dim=1) for a in anchors]
+        losses = group_ordering(torch.cat(negatives), torch.cat(positives), self.steepness)
+        return losses.view(len(anchors), -1)
+
+
+class HardNTXentLoss(nn.Module):
+    """NT-Xent with the anchor's most similar negatives alone: `loss(z1, z2)`. What GroCo is compared with.
+
+    Anchors, positives and candidates are those of `contrast.simclr.nt_xent`, which it is with all negatives and without
+    `stop_gradient`. With it, the loss's gradient is not the slope of its value.
+
+    Args:
+        negatives: how many of an anchor's most similar negatives are kept, at least 1; all, where there are fewer.
+        temperature: above 0; the authors take 0.5.
+        stop_gradient: give the gradient to anchors alone.
+
+    >>> z = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    >>> HardNTXentLoss(negatives=1, temperature=1.0)(z, z)  # log(1 + 1/e)
+    tensor(0.3133)
+    """
+
+    surrogate = True
+
+    def __init__(self, negatives: int = 10, temperature: float = 0.5, stop_gradient: bool = True):
+        super().__init__()
+        check_number("negatives", negatives, at_least=1)
+        check_number("temperature", temperature, above=0)
+        self.negatives, self.temperature, self.stop_gradient = negatives, temperature, stop_gradient
+
+    def forward(self, z1: Float[Tensor, "batch dim"], z2: Float[Tensor, "batch dim"]) -> Float[Tensor, ""]:
+        """The loss in nats, above 0.
+
+        Args:
+            z1: one row per sample, first view; normalised here.
+            z2: the same samples, second view.
+
+        Raises:
+            InputError: for different shapes, fewer than 2 samples, or NaN.
+        """
+        check_same_shape(z1=z1, z2=z2)
+        check_matrix("z1", z1)
+        check_matrix("z2", z2)
+        row = row_numbers(z1, "z1", at_least=2)
+        with torch.autocast(z1.device.type, enabled=False):
+            z1, z2 = unit_rows(z1), unit_rows(z2)
+            anchors, others = torch.cat([z1, z2]), torch.cat([z2, z1])
+            keys = torch.cat([gather(z1), gather(z2)])
+            if self.stop_gradient:
+                others, keys = others.detach(), keys.detach()
+            samples = torch.stack([row, row + len(keys) // 2], dim=1).repeat(2, 1)
+            negative = hardest(anchors, keys, samples, self.negatives)
+            positive = (anchors * others).sum(1, keepdim=True)
+            logits = torch.cat([positive, negative], dim=1) / self.temperature
+            return gather(-logits.log_softmax(1)[:, 0]).mean()
+
+
+class GroCo(Method):
+    """Contrastive pretraining without labels that asks for an order of similarities instead of their sizes.
+
+    Args:
+        encoder: images to features; what a run keeps.
+        views: random views of each image, at least 2; the time of a step grows with it.
+        negatives: how many of an anchor's most similar negatives are compared; all, where there are fewer.
+        steepness: of the sorting network's comparisons, above 0.
+        compare: positives and negatives by "sorting"; or by "softmax", NT-Xent with the most similar negatives over all
+            pairs of views, to compare with.
+        temperature: of that softmax, above 0.
+        stop_gradient: give the gradient to anchors alone.
+        hidden: width of the projection head's hidden layers.
+        dim: width of the projection, which is batch-normalised.
+        **recipe: arguments of `Method`.
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        views: int = 2,
+        negatives: int = 10,
+        steepness: float = 1.0,
+        compare: Compare = "sorting",
+        temperature: float = 0.5,
+        stop_gradient: bool = True,
+        hidden: int = 256,
+        dim: int = 64,
+        **recipe: Any,
+    ):
+        super().__init__(encoder, **recipe)
+        check_number("views", views, at_least=2)
+        if compare not in get_args(Compare):
+            raise unknown("compare", compare, get_args(Compare))
+        self.views, self.compare = views, compare
+        self.head = mlp(self.features, hidden, dim, layers=3, last_norm=True)
+        self.sorting = GroCoLoss(negatives, steepness, stop_gradient=stop_gradient)
+        self.softmax = HardNTXentLoss(negatives, temperature, stop_gradient)
+
+    def loss(self, images: ImageViews, labels: Labels, index: Index) -> Float[Tensor, ""]:
+        """GroCo, or the softmax, of the projections of all views."""
+        embeddings = [self.head(self.encoder(view)) for view in images]
+        if self.compare == "sorting":
+            return self.sorting(torch.stack(embeddings))
+        return torch.stack([self.softmax(*pair) for pair in itertools.combinations(embeddings, 2)]).mean()

@@ -1,0 +1,264 @@
+"""GroCo's sorting network and losses against plain loops, closed forms, and the paper's properties."""
+
+import itertools
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from counterpoise.contrast.groco import GroCo, GroCoLoss, HardNTXentLoss, group_ordering, hardest, soft_sort
+from counterpoise.contrast.simclr import nt_xent
+from counterpoise.errors import InputError
+
+N = 7
+rng = torch.Generator().manual_seed(0)
+VIEWS = torch.randn(4, N, 5, generator=rng, dtype=torch.float64)
+
+
+def permutation(scores, steepness=1.0):
+    """One list of scores through the network, comparator by comparator, on the columns of the whole matrix."""
+    x, columns = list(scores), list(torch.eye(len(scores), dtype=scores.dtype))
+    for layer in range(len(x)):
+        for i in range(layer % 2, len(x) - 1, 2):
+            alpha = 0.5 + math.atan(steepness * (x[i + 1] - x[i])) / math.pi
+            for wires in (x, columns):
+                a, b = wires[i], wires[i + 1]
+                wires[i], wires[i + 1] = alpha * a + (1 - alpha) * b, (1 - alpha) * a + alpha * b
+    return torch.stack(columns, dim=1)
+
+
+def plain(views, negatives=10, steepness=1.0, large=None):
+    """The loss from the paper's words, anchor by anchor, from the whole permutation."""
+    z, losses = F.normalize(views, dim=2), []
+    large = large or len(views)
+    for a, i in itertools.product(range(len(views)), range(N)):
+        n = sorted((z[a, i] @ z[a, j]).item() for j in range(N) if j != i)[-negatives:]
+        p = sorted((z[a, i] @ z[v, i]).item() for v in range(large) if v != a)
+        matrix = permutation(torch.tensor(n + p, dtype=views.dtype), steepness)
+        own = torch.cat([matrix[: len(n), : len(n)].sum(1), matrix[len(n) :, len(n) :].sum(1)])
+        losses.append(-own.log().mean())
+    return torch.stack(losses).mean()
+
+
+@pytest.mark.parametrize("n", range(2, 14))
+def test_the_network_comparator_by_comparator(n):
+    scores = torch.randn(3, n, generator=rng, dtype=torch.float64)
+    found = soft_sort(scores, torch.eye(n, dtype=torch.float64), steepness=2.0)
+    torch.testing.assert_close(found, torch.stack([permutation(row, 2.0) for row in scores]))
+    torch.testing.assert_close(found.sum(1), torch.ones(3, n, dtype=torch.float64))
+    torch.testing.assert_close(found.sum(2), torch.ones(3, n, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("n", [2, 5, 12])
+def test_a_steep_network_sorts(n):
+    scores = torch.randn(20, n, generator=rng, dtype=torch.float64)
+    found = soft_sort(scores, torch.eye(n, dtype=torch.float64), steepness=1e12)
+    torch.testing.assert_close(found.transpose(1, 2), F.one_hot(scores.argsort(1), n).double(), rtol=0, atol=1e-6)
+
+
+def test_ties_by_hand():
+    """Every comparator halves: rank 0 goes back to (1/2, 1/2, 0, 0), (1/2, 1/4, 1/4, 0), (3/8, 3/8, 1/8, 1/8)."""
+    found = soft_sort(torch.ones(1, 4), torch.eye(4))[0]
+    expected = torch.tensor([[3, 2, 2, 1], [3, 2, 2, 1], [1, 2, 2, 3], [1, 2, 2, 3]]) / 8
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("steepness", [0.5, 1.0, 3.0])
+def test_one_positive_and_one_negative_in_closed_form(steepness):
+    n, p = (
+        torch.tensor([[0.3], [-0.2]]).double().requires_grad_(),
+        torch.tensor([[0.1], [0.9]]).double().requires_grad_(),
+    )
+    loss = group_ordering(n, p, steepness)
+    expected = -(0.5 + torch.atan(steepness * (p - n)) / math.pi).log()
+    torch.testing.assert_close(loss, expected[:, 0])
+    loss.sum().backward()
+    assert (p.grad < 0).all()
+    assert (n.grad > 0).all()
+
+
+def test_order_inside_a_group_does_not_matter():
+    n, p = VIEWS[0].tanh(), VIEWS[1, :, :3].tanh()
+    mixed = group_ordering(n[:, torch.tensor([3, 0, 4, 1, 2])], p[:, torch.tensor([2, 0, 1])])
+    torch.testing.assert_close(mixed, group_ordering(n, p))
+
+
+def test_the_nearest_negatives_stand_next_to_the_farthest_positives():
+    n, p = torch.tensor([[0.5, -0.5]]).double(), torch.tensor([[0.9, 0.1]]).double()
+    matrix = permutation(torch.tensor([-0.5, 0.5, 0.1, 0.9]).double())
+    own = torch.cat([matrix[:2, :2].sum(1), matrix[2:, 2:].sum(1)])
+    torch.testing.assert_close(group_ordering(n, p)[0], -own.log().mean())
+
+
+def test_raising_all_positives_lowers_the_loss():
+    n, p = (torch.rand(1500, k, generator=rng, dtype=torch.float64) * 2 - 1 for k in (10, 3))
+    assert (group_ordering(n, p + 0.01) < group_ordering(n, p)).all()
+    assert (group_ordering(n + 0.01, p) > group_ordering(n, p)).all()
+
+
+def test_steep_limits():
+    low, high = torch.linspace(-1, -0.5, 10)[None], torch.linspace(0.5, 1, 3)[None].requires_grad_()
+    assert 0.1 < group_ordering(low, high).item() < 1  # steepness 1 is never done
+    assert group_ordering(low, high, 1e9).item() < 1e-6
+    wrong = group_ordering(high, low, 1e9)
+    assert 5 < wrong.item() <= 100
+    wrong.sum().backward()
+    assert torch.isfinite(high.grad).all()
+
+
+@pytest.mark.parametrize(
+    ("views", "negatives", "large"), [(2, 3, None), (2, 10, None), (4, 4, None), (4, 4, 2), (4, 2, 3)]
+)
+def test_the_loss_from_the_papers_words(views, negatives, large):
+    loss = GroCoLoss(negatives, steepness=1.5, positive_views=large or 0)
+    torch.testing.assert_close(loss(VIEWS[:views]), plain(VIEWS[:views], negatives, 1.5, large))
+
+
+def test_all_negatives_where_there_are_fewer():
+    torch.testing.assert_close(GroCoLoss(N - 1)(VIEWS), GroCoLoss(1000)(VIEWS))
+    assert hardest(VIEWS[0], VIEWS[0], torch.arange(N)[:, None], 1000).isfinite().all()
+
+
+def test_the_tiles_are_seamless(monkeypatch):
+    expected = [GroCoLoss(3)(VIEWS), HardNTXentLoss(3)(*VIEWS[:2])]
+    monkeypatch.setattr("counterpoise.contrast.groco.ROWS", 2)
+    torch.testing.assert_close([GroCoLoss(3)(VIEWS), HardNTXentLoss(3)(*VIEWS[:2])], expected)
+
+
+def test_negatives_come_from_the_anchors_own_view():
+    """All samples look alike in the first view and are apart in the second; the anchors of each see only their own."""
+    z = torch.stack([torch.ones(3, 3), torch.eye(3)]).double()
+    p = 1 / math.sqrt(3)
+    first, second = (group_ordering(torch.full((1, 2), n), torch.tensor([[p]])) for n in (1.0, 0.0))
+    torch.testing.assert_close(GroCoLoss()(z).float(), (first + second)[0] / 2)
+
+
+def test_the_gradient_goes_to_the_anchor_alone():
+    """Each row's gradient is that of its own term, with all others held fixed; the value is the same with it off."""
+    z = VIEWS[:2].clone().requires_grad_()
+    value = GroCoLoss(3)(z)
+    value.backward()
+    torch.testing.assert_close(value, GroCoLoss(3, stop_gradient=False)(VIEWS[:2]))
+    for a, i in ((0, 2), (1, 5)):
+        row = VIEWS[a, i].clone().requires_grad_()
+        unit = F.normalize(VIEWS[:2], dim=2)
+        own = F.normalize(row, dim=0)
+        n = torch.stack([own @ unit[a, j] for j in range(N) if j != i]).sort().values[-3:]
+        term = group_ordering(n[None], (own @ unit[1 - a, i]).view(1, 1)) / (2 * N)
+        torch.testing.assert_close(z.grad[a, i], torch.autograd.grad(term[0], row)[0])
+
+
+def test_negatives_that_are_not_among_the_hardest_do_not_count():
+    z = VIEWS[:2].clone()
+    unit = F.normalize(z[0], dim=1)
+    far = (unit @ unit.T).argmin(1)[0].item()
+    expected = hardest(unit[:1], unit, torch.tensor([[0]]), 3)
+    unit[far] = -unit[0]
+    torch.testing.assert_close(hardest(unit[:1], unit, torch.tensor([[0]]), 3), expected)
+    keys = unit.requires_grad_()
+    hardest(unit.detach()[:1], keys, torch.tensor([[0]]), 3).sum().backward()
+    assert (keys.grad.abs().sum(1) > 0).sum() == 3
+
+
+def test_gradient_in_double_precision():
+    z = VIEWS[:3, :4].clone().requires_grad_()
+    assert torch.autograd.gradcheck(GroCoLoss(2, 2.0, stop_gradient=False), (z,))
+    assert torch.autograd.gradcheck(GroCoLoss(2, 2.0, positive_views=2, stop_gradient=False), (z,))
+    assert torch.autograd.gradcheck(HardNTXentLoss(2, stop_gradient=False), (z[0], z[1]))
+
+
+def test_invariances():
+    """Order of the batch, a common rotation, the rows' lengths, and the order of the views."""
+    loss, order = GroCoLoss(3), torch.randperm(N, generator=rng)
+    rotation = torch.linalg.qr(torch.randn(5, 5, generator=rng, dtype=torch.float64)).Q
+    scale = torch.rand(4, N, 1, generator=rng, dtype=torch.float64) + 0.1
+    for same in (VIEWS[:, order], VIEWS @ rotation, VIEWS * scale, VIEWS.flip(0)):
+        torch.testing.assert_close(loss(same), loss(VIEWS))
+
+
+def test_equal_embeddings_have_a_finite_gradient():
+    z = torch.ones(2, N, 3, requires_grad=True)
+    GroCoLoss()(z).backward()
+    assert torch.isfinite(z.grad).all()
+
+
+def test_mixed_precision_is_left_out():
+    z = VIEWS.float()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = [GroCoLoss(3)(z), HardNTXentLoss(3)(z[0], z[1])]
+    torch.testing.assert_close(found, [GroCoLoss(3)(z), HardNTXentLoss(3)(z[0], z[1])], rtol=0, atol=0)
+
+
+def test_the_softmax_with_all_negatives_is_nt_xent():
+    ours, theirs = VIEWS[0].clone().requires_grad_(), VIEWS[0].clone().requires_grad_()
+    value, expected = (
+        HardNTXentLoss(2 * N - 2, 0.2, stop_gradient=False)(ours, VIEWS[1]),
+        nt_xent(theirs, VIEWS[1], 0.2),
+    )
+    torch.testing.assert_close(value, expected)
+    torch.testing.assert_close(torch.autograd.grad(value, ours), torch.autograd.grad(expected, theirs))
+
+
+def test_the_softmax_of_the_hardest_negatives_written_out():
+    z = F.normalize(VIEWS[:2], dim=2).reshape(2 * N, 5).requires_grad_()
+    keys, expected = z.detach(), 0.0
+    for i in range(2 * N):
+        negatives = torch.stack([z[i] @ keys[j] for j in range(2 * N) if j % N != i % N]).sort().values[-3:]
+        positive = z[i] @ keys[(i + N) % (2 * N)]
+        expected -= torch.log_softmax(torch.cat([positive[None], negatives]) / 0.5, 0)[0] / (2 * N)
+    rows = F.normalize(VIEWS[:2], dim=2).requires_grad_()
+    value = HardNTXentLoss(3)(*rows)
+    torch.testing.assert_close(value, expected)
+    (found,) = torch.autograd.grad(value, rows)
+    (gradient,) = torch.autograd.grad(expected, z)
+    unit = z.detach()
+    gradient -= (gradient * unit).sum(1, keepdim=True) * unit  # the loss normalises its rows again
+    torch.testing.assert_close(found.view(2 * N, 5), gradient)
+
+
+@pytest.mark.usefixtures("plain_shapes")
+def test_bad_input_is_refused_by_name():
+    with pytest.raises(InputError, match=r"views: expected \[at least 2 views, batch, dim\], got shape \[1, 7, 5\]"):
+        GroCoLoss()(VIEWS[:1])
+    with pytest.raises(InputError, match=r"views: expected \[at least 3 views, batch, dim\], got shape \[2, 7, 5\]"):
+        GroCoLoss(positive_views=3)(VIEWS[:2])
+    with pytest.raises(InputError, match="views: expected at least 2 rows, got 1"):
+        GroCoLoss()(VIEWS[:, :1])
+    with pytest.raises(InputError, match="views: 140 of 140 numbers are NaN"):
+        GroCoLoss()(VIEWS * math.nan)
+    with pytest.raises(InputError, match="negatives: expected a number of at least 1, got 0"):
+        GroCoLoss(negatives=0)
+    with pytest.raises(InputError, match="steepness: expected a number above 0, got 0"):
+        GroCoLoss(steepness=0)
+    with pytest.raises(InputError, match="positive_views: expected at least 2, or 0 for all views, got 1"):
+        GroCoLoss(positive_views=1)
+    with pytest.raises(InputError, match="z1: expected at least 2 rows, got 1"):
+        HardNTXentLoss()(VIEWS[0, :1], VIEWS[1, :1])
+    with pytest.raises(InputError, match="temperature: expected a number above 0, got 0"):
+        HardNTXentLoss(temperature=0)
+    with pytest.raises(InputError, match="compare 'sort' is not known; did you mean 'sorting'"):
+        GroCo(Encoder(), compare="sort")
+
+
+class Encoder(nn.Linear):
+    features = 4
+
+    def __init__(self):
+        super().__init__(16, 4)
+
+    def forward(self, images):
+        return super().forward(images.flatten(1))
+
+
+@pytest.mark.parametrize("compare", ["sorting", "softmax"])
+def test_the_method_compares_the_projections_of_all_views(compare):
+    method = GroCo(Encoder(), views=3, negatives=3, steepness=2.0, compare=compare, temperature=0.3, hidden=8, dim=3)
+    views = [torch.randn(N, 1, 4, 4, generator=rng) for _ in range(3)]
+    z = torch.stack([method.head(method.encoder(view)) for view in views])
+    torch.testing.assert_close(z.var(1, unbiased=False), torch.ones(3, 3), rtol=1e-3, atol=1e-3)
+    softmax = HardNTXentLoss(3, 0.3)
+    pairs = (softmax(z[0], z[1]) + softmax(z[0], z[2]) + softmax(z[1], z[2])) / 3
+    expected = GroCoLoss(3, 2.0)(z) if compare == "sorting" else pairs
+    torch.testing.assert_close(method.loss(views, torch.full((N,), -1), torch.arange(N)), expected)
