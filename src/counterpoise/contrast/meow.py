@@ -280,6 +280,8 @@ class AdaMEOWLoss(nn.Module):
     def __init__(self, dim: int, tau: float = 1.0, normalize: Literal["none", "row"] = "none", hidden: int = 16):
         super().__init__()
         check_number("tau", tau, above=0)
+        check_number("dim", dim, at_least=1)
+        check_number("hidden", hidden, at_least=1)
         if normalize not in ("none", "row"):
             raise unknown("normalize", normalize, ("none", "row"))
         self.tau, self.normalize = tau, normalize
