@@ -1,0 +1,297 @@
+"""Multistage contrastive learning: each stage contrasts inside the clusters of the stages before it, and all are kept.
+
+Zhang, Lan, Qu, Cheng, Feng, Hooi, "Learning the Unlearned: Mitigating Feature Suppression in Contrastive Learning",
+ECCV 2024, arXiv 2402.11816: feature-aware negative sampling and cross-stage representation integration.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import math
+import warnings
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+from jaxtyping import Float, Int, Int64
+from sklearn.metrics import normalized_mutual_info_score
+from torch import Tensor, nn
+
+from counterpoise.contrast.g_simclr import kmeans
+from counterpoise.contrast.simclr import NTXentLoss
+from counterpoise.data import Images
+from counterpoise.data.views import to_float
+from counterpoise.errors import InputError, unknown
+from counterpoise.method import ImageViews, Index, Labels, Method, warmup_cosine
+from counterpoise.nets import embed
+from counterpoise.nets.heads import mlp
+from counterpoise.ops.checks import check_integers, check_number
+from counterpoise.ops.similarity import unit_rows
+
+LEFTOVERS = ("pool", "drop")
+
+
+def next_pseudo_labels(
+    pseudo_labels: Int64[Tensor, " n"], labels: Int64[Tensor, " n"], clusters: int
+) -> Int64[Tensor, " n"]:
+    r"""Clusters of one more stage as a further digit: $P_s = K P_{s-1} + l_s$, with $P_{-1} = 0$.
+
+    Two images have the same pseudo-label if and only if they share the clusters of all stages so far;
+    $\lfloor P_s / K^{s-t} \rfloor$ is the pseudo-label after stage t.
+
+    Args:
+        pseudo_labels: $P_{s-1}$ of each image.
+        labels: $l_s$, its cluster in this stage's features, from 0 to K - 1.
+        clusters: $K$.
+
+    Raises:
+        InputError: for labels that are no integers from 0 to K - 1.
+
+    >>> next_pseudo_labels(torch.tensor([2, 0]), torch.tensor([1, 2]), clusters=3)
+    tensor([7, 2])
+    """
+    check_integers("labels", labels, len(pseudo_labels), low=0, high=clusters)
+    return clusters * pseudo_labels + labels
+
+
+def cluster_batches(
+    pseudo_labels: Int[Tensor, " n"], order: Int64[Tensor, " some"], batch_size: int
+) -> list[list[int]]:
+    """Batches of one pseudo-label each, from every cluster in turn; what does not fill a batch is left out.
+
+    There are $\\sum_c \\lfloor n_c / B \\rfloor$ of them.
+
+    Args:
+        pseudo_labels: of each image.
+        order: the indices to be divided, in random order.
+        batch_size: B.
+
+    Returns:
+        The indices of each batch; clusters take turns, smallest label first, until each has none left.
+
+    >>> cluster_batches(torch.tensor([0, 0, 0, 0, 1, 1, 1]), torch.arange(7), batch_size=2)
+    [[0, 1], [4, 5], [2, 3]]
+    """
+    check_number("batch_size", batch_size, at_least=1)
+    labels = pseudo_labels[order]
+    sizes = labels.unique(return_counts=True)[1].tolist()
+    clusters = order[labels.argsort(stable=True)].split(sizes)
+    full = [cluster[: len(cluster) // batch_size * batch_size].view(-1, batch_size).tolist() for cluster in clusters]
+    return [batch for turn in itertools.zip_longest(*full) for batch in turn if batch is not None]
+
+
+def pooled_batches(
+    pseudo_labels: Int[Tensor, " n"], order: Int64[Tensor, " n"], batch_size: int, clusters: int, stages: int
+) -> list[list[int]]:
+    """`cluster_batches`, and further batches of what these leave out, with one digit less in common, down to none.
+
+    So as many images come in batches as with random ones, and each with the nearest of its relatives.
+
+    Args:
+        pseudo_labels: of each image, one digit for each of `stages`.
+        order: all indices, in random order.
+        batch_size: images a batch.
+        clusters: K, the base of the digits.
+        stages: how many digits there are.
+
+    >>> pooled_batches(torch.tensor([0, 0, 0, 1, 2, 2]), torch.arange(6), batch_size=2, clusters=2, stages=2)
+    [[0, 1], [4, 5], [2, 3]]
+    """
+    found: list[list[int]] = []
+    for _ in range(stages + 1):
+        batches = cluster_batches(pseudo_labels, order, batch_size)
+        found += batches
+        left = torch.ones(len(pseudo_labels), dtype=torch.bool)
+        left[[index for batch in batches for index in batch]] = False
+        order = order[left[order]]
+        pseudo_labels = pseudo_labels // clusters
+    return found
+
+
+class Stages(nn.Module):
+    """The encoders of all stages as one, whose features are theirs one after the other, as they are.
+
+    One encoder, `current`, is trained at a time. The others wait in `others`, those of finished stages first; a stage
+    that has not begun gives zeros.
+
+    Args:
+        encoder: of the first stage.
+        stages: how many there are.
+        redraw: give later stages new random weights, as in `redrawn`, instead of those of the first.
+
+    >>> linear = nn.Linear(3, 2)
+    >>> linear.features = 2
+    >>> Stages(linear, stages=2)(torch.ones(1, 3)).shape
+    torch.Size([1, 4])
+    """
+
+    stage: Tensor
+
+    def __init__(self, encoder: nn.Module, stages: int, redraw: bool = True):
+        super().__init__()
+        check_number("stages", stages, at_least=1)
+        self.current = encoder
+        copies = (redrawn(encoder) if redraw else copy.deepcopy(encoder) for _ in range(stages - 1))
+        self.others = nn.ModuleList(other.requires_grad_(False) for other in copies)
+        self.features = stages * int(encoder.features)  # type: ignore[arg-type]
+        self.register_buffer("stage", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, images: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch {self.features}"]:
+        """Features of the finished stages, zeros for those that have not begun, and features of the current one."""
+        others = [other(images) * (number < self.stage) for number, other in enumerate(self.others)]
+        return torch.cat([*others, self.current(images)], 1)
+
+    def advance(self) -> None:
+        """Put the current encoder among the finished ones, and go on with the one that waits in its place."""
+        waiting = self.others[int(self.stage)]
+        finished = copy.deepcopy(self.current.state_dict())
+        self.current.load_state_dict(waiting.state_dict())
+        waiting.load_state_dict(finished)
+        self.stage += 1
+
+
+@torch.no_grad()
+def redrawn(encoder: nn.Module) -> nn.Module:
+    """A copy of an untrained network with new weights: each tensor's numbers in random order.
+
+    Random weights of one tensor are drawn alike, so this is a new draw, whatever they were drawn from; a tensor of
+    equal numbers stays.
+    """
+    twin = copy.deepcopy(encoder)
+    for weights in twin.parameters():
+        weights.copy_(weights.flatten()[torch.randperm(weights.numel()).to(weights.device)].view_as(weights))
+    return twin
+
+
+class MCL(Method):
+    """SimCLR in stages: each stage's negatives share the clusters of all earlier stages, whose features are kept.
+
+    The epochs of a run are divided evenly among the stages. Each has a new encoder, head and optimiser, and its own
+    course of the learning rate.
+
+    Args:
+        encoder: images to features, of one stage; a run keeps all stages' features, one after the other.
+        samples: how many training images there are.
+        stages: how many; a run needs at least as many epochs.
+        clusters: K of the k-means that follows each stage but the last; 1 makes the stages independent runs of SimCLR.
+        leftovers: what becomes of images that do not fill a batch of their own cluster: "pool" puts them together with
+            those that share the clusters of fewer stages; "drop", as in the authors' code, leaves them out for the
+            epoch.
+        redraw: start each stage from new random weights; if not, from those given, as for a pretrained encoder.
+        temperature: above 0.
+        hidden: width of the projection head's hidden layer.
+        dim: width of the projection.
+        **recipe: arguments of `Method`.
+    """
+
+    encoder: Stages
+    pseudo_labels: Tensor
+    first_step: Tensor
+    pure: Tensor
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        samples: int,
+        stages: int = 3,
+        clusters: int = 10,
+        leftovers: Literal["pool", "drop"] = "pool",
+        redraw: bool = True,
+        temperature: float = 0.1,
+        hidden: int = 256,
+        dim: int = 64,
+        **recipe: Any,
+    ):
+        super().__init__(encoder, **recipe)
+        check_number("samples", samples, at_least=1)
+        check_number("clusters", clusters, at_least=1)
+        if leftovers not in LEFTOVERS:
+            raise unknown("leftovers", leftovers, LEFTOVERS)
+        self.stages, self.clusters, self.leftovers = stages, clusters, leftovers
+        self.head = mlp(self.features, hidden, dim)
+        self.encoder = Stages(encoder, stages, redraw)
+        self.features = self.encoder.features
+        self.objective = NTXentLoss(temperature)
+        self.batches_an_epoch = 0
+        self.register_buffer("pseudo_labels", torch.zeros(samples, dtype=torch.int64))
+        self.register_buffer("first_step", torch.zeros((), dtype=torch.int64))  # of the current stage
+        self.register_buffer("pure", torch.zeros(stages))
+
+    def loss(self, images: ImageViews, labels: Labels, index: Index) -> Float[Tensor, ""]:
+        """NT-Xent of the projections of both views, by the current stage's encoder."""
+        z1, z2 = (self.head(self.encoder.current(view)) for view in images)
+        return self.objective(z1, z2)
+
+    def on_train_start(self) -> None:
+        """Tell of stages for which there is no epoch."""
+        if self._epochs() < self.stages:
+            warnings.warn(f"epochs: {self._epochs()} are too few for {self.stages} stages; the others give zeros")
+
+    def start_epoch(self, images: Images, epoch: int) -> None:
+        """Before the first epoch of each later stage, cluster what the last one has learnt, and begin anew."""
+        if epoch > 0 and self._stage_of(epoch) > int(self.encoder.stage):
+            self._cluster(images)
+            self.encoder.advance()
+            for layer in self.head:
+                if isinstance(layer, (nn.Linear, nn.BatchNorm1d)):
+                    layer.reset_parameters()
+            self.trainer.optimizers[0].state.clear()
+            self.first_step.fill_(self.global_step)
+
+    def _cluster(self, images: Images) -> None:
+        features = embed(self.encoder.current, images, to_float)
+        labels = kmeans(unit_rows(features), self.clusters).to(self.device)
+        if dist.is_available() and dist.is_initialized():
+            dist.broadcast(labels, 0)  # each process has seen other images since its statistics were last the same
+        if self.clusters > 1 and len(labels.unique()) == 1:
+            warnings.warn(f"stage {int(self.encoder.stage)}: all images are in one cluster, as if it had not been")
+        self.pseudo_labels.copy_(next_pseudo_labels(self.pseudo_labels, labels, self.clusters))
+
+    def batches(self, order: Int[Tensor, " samples"], batch_size: int) -> list[list[int]]:
+        """Batches inside the clusters of all earlier stages; see `leftovers`.
+
+        Raises:
+            InputError: if no cluster fills a batch, and leftovers are dropped.
+        """
+        pseudo_labels, stage = self.pseudo_labels.cpu(), int(self.encoder.stage)
+        pure = cluster_batches(pseudo_labels, order, batch_size)
+        self.pure[stage] = len(pure) * batch_size / len(order)
+        found = pure
+        if self.leftovers == "pool":
+            found = pooled_batches(pseudo_labels, order, batch_size, self.clusters, stage)
+        if not found:
+            largest = int(pseudo_labels.unique(return_counts=True)[1].max())
+            raise InputError(
+                f"batch_size: expected at most the {largest} images of stage {stage}'s largest cluster, got "
+                f"{batch_size}; fewer clusters or stages help, and so do pooled leftovers"
+            )
+        self.batches_an_epoch = len(found)
+        return found
+
+    def pace(self, step: int, steps: int) -> float:
+        """`warmup_cosine` over each stage; a stage's first step, when its length is not known, goes by the last's."""
+        each = math.ceil(self.batches_an_epoch / self.trainer.accumulate_grad_batches) or steps // self._epochs()
+        stage = int(self.encoder.stage)
+        length = each * sum(self._stage_of(epoch) == stage for epoch in range(self._epochs()))
+        return warmup_cosine((step - int(self.first_step)) % length, length, self.warmup)
+
+    def diagnostics(self, train: Images, probe: Images, test: Images) -> dict[str, float]:
+        """Of each stage: `pure N`, the share of images in batches of one pseudo-label; `nmi FACTOR N` of its clusters.
+
+        The latter is the normalised mutual information of clusters and a known factor, from 0 to 1.
+        """
+        last = int(self.encoder.stage)
+        found = {f"pure {stage}": float(self.pure[stage]) for stage in range(last + 1)}
+        pseudo_labels = self.pseudo_labels.cpu()
+        for stage in range(last):
+            clusters = pseudo_labels // self.clusters ** (last - 1 - stage) % self.clusters
+            for name, values in train.factors.items():
+                found[f"nmi {name} {stage}"] = float(normalized_mutual_info_score(values, clusters))
+        return found
+
+    def _epochs(self) -> int:
+        return int(self.trainer.max_epochs or 1)
+
+    def _stage_of(self, epoch: int) -> int:
+        return epoch * min(self.stages, self._epochs()) // self._epochs()
