@@ -26,6 +26,7 @@ from counterpoise.errors import InputError
 from counterpoise.fitting import fit
 from counterpoise.method import Method, warmup_cosine
 from counterpoise.nets import backbone
+from counterpoise.ops.clusters import Clusters
 
 rng = torch.Generator().manual_seed(0)
 UNEVEN = torch.tensor([0] * 9 + [1] * 3 + [4] * 14 + [5] * 1 + [7] * 6)[torch.randperm(33, generator=rng)]
@@ -277,9 +278,12 @@ def test_each_stage_begins_anew_and_leaves_its_encoder_behind(images, done):
 def test_clusters_are_those_of_the_normalised_features_without_augmentation(images, done, monkeypatch):
     _, watch = done
     seen = []
-    monkeypatch.setattr(
-        "counterpoise.contrast.mcl.kmeans", lambda x, k: seen.append((x, k)) or torch.zeros(len(x)).long()
-    )
+
+    def one_cluster(points, count, **options):
+        seen.append((points, count))
+        return Clusters(torch.zeros(len(points)).long(), points[:count])
+
+    monkeypatch.setattr("counterpoise.contrast.mcl.kmeans", one_cluster)
     other = method()
     other.load_state_dict(watch.weights[1])
     with pytest.warns(UserWarning, match="stage 0: all images are in one cluster"):

@@ -18,7 +18,6 @@ from jaxtyping import Float, Int, Int64
 from sklearn.metrics import normalized_mutual_info_score
 from torch import Tensor, nn
 
-from counterpoise.contrast.g_simclr import kmeans
 from counterpoise.contrast.simclr import NTXentLoss
 from counterpoise.data import Images
 from counterpoise.data.views import to_float
@@ -27,6 +26,7 @@ from counterpoise.method import ImageViews, Index, Labels, Method, warmup_cosine
 from counterpoise.nets import embed
 from counterpoise.nets.heads import mlp
 from counterpoise.ops.checks import check_integers, check_number
+from counterpoise.ops.clusters import kmeans
 from counterpoise.ops.similarity import unit_rows
 
 LEFTOVERS = ("pool", "drop")
@@ -241,7 +241,7 @@ class MCL(Method):
 
     def _cluster(self, images: Images) -> None:
         features = embed(self.encoder.current, images, to_float)
-        labels = kmeans(unit_rows(features), self.clusters).to(self.device)
+        labels = kmeans(unit_rows(features), self.clusters, restarts=5).labels.to(self.device)
         if dist.is_available() and dist.is_initialized():
             dist.broadcast(labels, 0)  # each process has seen other images since its statistics were last the same
         if self.clusters > 1 and len(labels.unique()) == 1:
