@@ -296,6 +296,8 @@ def test_bad_input_is_refused_by_name():
     for name, value in {"temperature": 0, "base_temperature": -1, "gamma": -0.1}.items():
         with pytest.raises(InputError, match=f"{name}: expected a number"):
             SBCLLoss(**{name: value})
+    with pytest.raises(InputError, match="temperature / base_temperature: expected a number of at most 1e\\+09"):
+        SBCLLoss(temperature=1.0, base_temperature=1e-12)
     for name, value in {"delta": 0, "every": 0, "warm_epochs": -1, "samples": 0, "classes": 0}.items():
         with pytest.raises(InputError, match=f"{name}: expected a number"):
             SBCL(Encoder(), **{"samples": N, "classes": 3, name: value})

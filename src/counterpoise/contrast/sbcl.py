@@ -27,6 +27,7 @@ from counterpoise.ops.similarity import similarity_logsumexp, unit_rows
 Clustering = Literal["ordinary", "balanced", "random"]
 
 ITERATIONS = {"ordinary": 35, "balanced": 50}  # at most; as in the authors' code
+MOST = 1e9  # times either level may be multiplied, or float32 has no room for it
 SPREAD = 10  # added to a class's size in the logarithm of its concentration; as in the authors' code
 PERCENTILES = (0.2, 0.8)  # to which the classes' concentrations are clipped; as in the authors' code
 
@@ -147,8 +148,9 @@ class SBCLLoss(nn.Module):
     ):
         super().__init__()
         check_number("temperature", temperature, above=0)
-        check_number("gamma", gamma, at_least=0)
+        check_number("gamma", gamma, at_least=0, at_most=MOST)
         check_number("base_temperature", base_temperature, above=0)
+        check_number("temperature / base_temperature", temperature / base_temperature, at_most=MOST)
         self.temperature, self.gamma, self.base_temperature, self.ranked = temperature, gamma, base_temperature, ranked
 
     def forward(
