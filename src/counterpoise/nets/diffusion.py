@@ -1,0 +1,272 @@
+"""Diffusion of small images: the schedule of the noise, a small U-Net that predicts it, its training, and DDIM.
+
+Ho, Jain, Abbeel, "Denoising Diffusion Probabilistic Models", NeurIPS 2020, arXiv 2006.11239; Song, Meng, Ermon,
+"Denoising Diffusion Implicit Models", ICLR 2021, arXiv 2010.02502; the U-Net's adaptive normalisation as in Dhariwal,
+Nichol, "Diffusion Models Beat GANs on Image Synthesis", NeurIPS 2021, arXiv 2105.05233.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from counterpoise.ops.checks import check_number
+
+Pixels = Float[Tensor, "batch channels height width"]
+Steps = Int[Tensor, " batch"]
+
+
+class Schedule(nn.Module):
+    r"""How much of the image and how much noise there is at each step: $x_t = \sqrt{A_t}\, x_0 + \sqrt{1 - A_t}\, e$.
+
+    $A_t = \prod_{s \le t} (1 - \beta_s)$ with $\beta$ from `first` to `last` in equal steps; t counts from 0.
+
+    Args:
+        steps: T.
+        first: the first $\beta$.
+        last: the last $\beta$.
+
+    >>> schedule = Schedule()
+    >>> schedule.signal[0] ** 2, schedule.sigma[-1]  # hardly any noise, then nothing but noise
+    (tensor(0.9999), tensor(1.0000))
+    """
+
+    signal: Tensor
+    sigma: Tensor
+
+    def __init__(self, steps: int = 1000, first: float = 1e-4, last: float = 0.02):
+        super().__init__()
+        check_number("steps", steps, at_least=1)
+        check_number("first", first, above=0, at_most=last)
+        check_number("last", last, at_most=0.999)
+        self.steps = steps
+        # In double precision: float32 knows 1 - 0.9999 to three digits.
+        self.alpha = 1 - torch.linspace(first, last, steps, dtype=torch.float64)
+        self.kept = self.alpha.cumprod(0)
+        self.register_buffer("signal", self.kept.sqrt().float(), persistent=False)
+        self.register_buffer("sigma", (1 - self.kept).sqrt().float(), persistent=False)
+
+    def noised(self, x: Pixels, t: Steps, noise: Pixels) -> Pixels:
+        """$x_t$ of images $x_0$."""
+        return self.signal[t].view(-1, 1, 1, 1) * x + self.sigma[t].view(-1, 1, 1, 1) * noise
+
+
+@torch.no_grad()
+def ddim(
+    predict: Callable[[Pixels, Steps], Pixels], schedule: Schedule, x: Pixels, steps: int, backwards: bool = False
+) -> Pixels:
+    r"""Walk from noise to an image, or backwards, without drawing any number.
+
+    Each step takes the image that the predicted noise implies, held in [-1, 1], and the noise that this image implies,
+    and mixes them as the next step wants: $x_s = \sqrt{A_s}\, \hat x_0 + \sqrt{1-A_s}\, \hat e$.
+
+    Args:
+        predict: the noise in $x_t$ at step t.
+        schedule: of the noise.
+        x: at the last step; `backwards`, the image.
+        steps: how many of the schedule's steps are visited, evenly spaced from step 0.
+        backwards: from the image to the noise that gives it.
+
+    >>> schedule, image = Schedule(), torch.full((1, 1, 1, 1), 0.5)
+    >>> knows = lambda x, t: (x - schedule.signal[t] * image) / schedule.sigma[t]
+    >>> ddim(knows, schedule, torch.randn(1, 1, 1, 1), steps=10).item()
+    0.5
+    """
+    check_number("steps", steps, at_least=1, at_most=schedule.steps)
+    visited = [i * schedule.steps // steps for i in range(steps)]
+    image, noise = (1.0, 0.0), (0.0, 1.0)
+    mixes = [image, *((float(schedule.signal[t]), float(schedule.sigma[t])) for t in visited), noise]
+    order = range(len(visited)) if backwards else reversed(range(len(visited)))
+    for i in order:
+        t = torch.full((len(x),), visited[i], device=x.device)
+        signal, sigma = mixes[i + 1]
+        clean = ((x - sigma * predict(x, t)) / signal).clamp(-1, 1)
+        noise_of_it = (x - signal * clean) / sigma
+        signal, sigma = mixes[i + 2] if backwards else mixes[i]
+        x = signal * clean + sigma * noise_of_it
+    return x
+
+
+class UNet(nn.Module):
+    """Predicts the noise in images: a way down to a quarter of the size, and a way up that sees what was on the way.
+
+    Args:
+        channels: of the images, which may have any size.
+        width: channels of the first of three levels; each has half the size of the one before, and twice its channels.
+        code: length of a vector that tells of the image, if there is one.
+
+    >>> UNet(channels=1)(torch.zeros(2, 1, 15, 15), torch.tensor([0, 999])).shape
+    torch.Size([2, 1, 15, 15])
+    """
+
+    def __init__(self, channels: int, width: int = 32, code: int | None = None):
+        super().__init__()
+        self.channels, self.width = channels, width
+        self.time = nn.Sequential(nn.Linear(width, 4 * width), nn.SiLU(), nn.Linear(4 * width, 4 * width))
+        self.down = Down(channels, width)
+        self.up = Up(channels, width, code)
+
+    def forward(self, x: Pixels, t: Steps, code: Float[Tensor, "batch code"] | None = None) -> Pixels:
+        """The noise in `x` at the steps `t`."""
+        time = self.embed(t)
+        return self.up(self.down(x, time), time, code)
+
+    def embed(self, t: Steps) -> Float[Tensor, "batch embedding"]:
+        """The steps as vectors: sines and cosines of them, and what the net makes of those."""
+        half = self.width // 2
+        rate = torch.exp(torch.arange(half, device=t.device) * (-math.log(10_000) / half))
+        angle = t[:, None] * rate
+        return self.time(torch.cat([angle.cos(), angle.sin()], 1).to(next(self.time.parameters()).dtype))
+
+
+class Down(nn.Module):
+    """The way down: from images to what each level sees."""
+
+    def __init__(self, channels: int, width: int):
+        super().__init__()
+        self.first = nn.Conv2d(channels, width, 3, padding=1)
+        self.blocks = nn.ModuleList(
+            Block(width * before, width * after, 4 * width) for before, after in ((1, 1), (1, 2), (2, 4))
+        )
+
+    def forward(self, x: Pixels, time: Float[Tensor, "batch embedding"]) -> list[Tensor]:
+        """The features of each level, the largest first."""
+        seen: list[Tensor] = []
+        h = self.first(x.contiguous(memory_format=torch.channels_last))  # the faster layout on CPU
+        for block in self.blocks:
+            h = block(F.avg_pool2d(h, 2, ceil_mode=True) if seen else h, time)
+            seen.append(h)
+        return seen
+
+
+class Up(nn.Module):
+    """The middle and the way up: from what each level sees to an image. It starts at 0.
+
+    Args:
+        channels: of the images.
+        width: channels of the first level.
+        code: length of a vector that tells of the image, if there is one.
+    """
+
+    def __init__(self, channels: int, width: int, code: int | None = None):
+        super().__init__()
+        self.code = None if code is None else nn.Linear(code, 4 * width)
+        told = code is not None
+        self.middle = Block(4 * width, 4 * width, 4 * width, told)
+        self.blocks = nn.ModuleList(
+            Block(width * (before + after), width * after, 4 * width, told)
+            for before, after in ((4, 4), (4, 2), (2, 1))
+        )
+        self.last = nn.Sequential(_norm(width), nn.SiLU(), _zero(nn.Conv2d(width, channels, 3, padding=1)))
+
+    def forward(
+        self,
+        seen: list[Tensor],
+        time: Float[Tensor, "batch embedding"],
+        code: Float[Tensor, "batch code"] | None = None,
+    ) -> Pixels:
+        """An image from the features of each level."""
+        code = None if self.code is None else self.code(code)
+        h = self.middle(seen[-1], time, code)
+        for block, level in zip(self.blocks, reversed(seen), strict=True):
+            h = F.interpolate(h, level.shape[-2:]) if h.shape[-2:] != level.shape[-2:] else h
+            h = block(torch.cat([h, level], 1), time, code)
+        return self.last(h)
+
+
+class Block(nn.Module):
+    """Two convolutions around an identity; the step, and then the code if there is one, scale and shift between them.
+
+    Args:
+        before: channels that come in.
+        width: channels that go out.
+        embedding: length of the vectors of the steps, and of those of the codes.
+        told: whether there is a code.
+    """
+
+    def __init__(self, before: int, width: int, embedding: int, told: bool = False):
+        super().__init__()
+        self.first = nn.Sequential(_norm(before), nn.SiLU(), nn.Conv2d(before, width, 3, padding=1))
+        self.norm = _norm(width)
+        self.time = nn.Sequential(nn.SiLU(), nn.Linear(embedding, 2 * width))
+        self.code = nn.Sequential(nn.SiLU(), nn.Linear(embedding, 2 * width)) if told else None
+        self.last = nn.Sequential(nn.SiLU(), _zero(nn.Conv2d(width, width, 3, padding=1)))
+        self.skip = nn.Identity() if before == width else nn.Conv2d(before, width, 1)
+
+    def forward(self, x: Tensor, time: Tensor, code: Tensor | None = None) -> Tensor:
+        h = _adapted(self.norm(self.first(x)), self.time(time))
+        if self.code is not None:
+            h = _adapted(h, self.code(code))
+        return self.skip(x) + self.last(h)
+
+
+def _adapted(h: Tensor, by: Tensor) -> Tensor:
+    scale, shift = by[:, :, None, None].chunk(2, 1)
+    return torch.addcmul(shift, h, 1 + scale)
+
+
+def _norm(channels: int) -> nn.GroupNorm:
+    return nn.GroupNorm(math.gcd(8, channels), channels)
+
+
+def _zero(layer: nn.Conv2d) -> nn.Conv2d:
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+    return layer
+
+
+def train_denoiser(
+    net: UNet,
+    schedule: Schedule,
+    pixels: UInt8[Tensor, "images channels height width"],
+    view: Callable[[Tensor], Tensor],
+    epochs: int,
+    batch_size: int = 64,
+    lr: float = 2e-3,
+    code: nn.Module | None = None,
+) -> float:
+    """Train a net to predict the noise, by its mean squared error; the learning rate rises, then falls along a cosine.
+
+    Args:
+        net: changed in place; its parameters need a gradient while this runs, and have none afterwards.
+        schedule: of the noise.
+        pixels: what to learn from, in batches that are drawn from torch's global generator.
+        view: from uint8 images, on the net's device, to float ones.
+        epochs: passes over the images; 0 leaves the net as it is.
+        batch_size: images a step, at most all of them.
+        lr: the largest learning rate, of AdamW.
+        code: from float images to what the net is told of them; trained with it.
+
+    Returns:
+        The error, mean over the last pass; 1 is that of a net that predicts nothing.
+    """
+    check_number("epochs", epochs, at_least=0)
+    batch_size = min(batch_size, len(pixels))
+    batches = len(pixels) // batch_size
+    trained = nn.ModuleList([net] if code is None else [net, code]).requires_grad_()
+    device = schedule.signal.device
+    error = 1.0
+    if epochs:
+        optimizer = torch.optim.AdamW(trained.parameters(), lr=lr, weight_decay=0.0)
+        pace = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, epochs * batches + 1, pct_start=0.1)
+    for _ in range(epochs):
+        error = 0.0
+        for rows in torch.randperm(len(pixels))[: batches * batch_size].view(batches, batch_size):
+            x = view(pixels[rows].to(device))
+            t, noise = torch.randint(schedule.steps, (len(x),), device=device), torch.randn_like(x)
+            predicted = net(schedule.noised(x, t, noise), t, None if code is None else code(x))
+            loss = F.mse_loss(predicted, noise)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            pace.step()
+            error += loss.item() / batches
+    trained.requires_grad_(False)
+    for parameter in trained.parameters():
+        parameter.grad = None
+    return error
