@@ -22,6 +22,7 @@ REQUIRED = {"dim": D, "samples": N, "images": N, "texts": N, "classes": C}
 FLOATS = {
     **dict.fromkeys(["z1", "z2", "embeddings", "queries", "positives", "keys", "image", "text"], (N, D)),
     "negatives": (M, D),
+    "prototypes": (C, D),
     "views": (V, N, D),
     "logits": (N, C),
 }
@@ -32,7 +33,7 @@ INTEGERS = {
     "subclasses": torch.arange(N) // 4,
     **dict.fromkeys(["index", "image_index", "text_index"], torch.arange(N)),
 }
-BATCH_OF_ALL = ("negatives",)  # not one row a sample
+BATCH_OF_ALL = ("negatives", "prototypes")  # not one row a sample
 
 
 def make(kind):

@@ -49,7 +49,7 @@ def batch(kind, rows):
         elif p.name.endswith("index"):
             found[p.name] = torch.randperm(rows, generator=rng)
         elif p.default is p.empty:
-            shape = {"negatives": (M,), "views": (3, rows)}.get(p.name, (rows,))
+            shape = {"negatives": (M,), "prototypes": (3,), "views": (3, rows)}.get(p.name, (rows,))
             found[p.name] = torch.randn(*shape, WIDTH, generator=rng, dtype=torch.float64)
     return found
 

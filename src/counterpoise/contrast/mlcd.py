@@ -1,0 +1,335 @@
+"""MLCD: the images are clustered once, and each is trained to be near the centres of several clusters.
+
+An, Yang, Dai, Feng, Deng, "Multi-label Cluster Discrimination for Visual Representation Learning", ECCV 2024, arXiv
+2407.17331: the multi-label loss whose two sides are told apart, against the multi-label loss before it (MLC) and the
+softmax of one label.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, get_args
+
+import torch
+from jaxtyping import Bool, Float, Int, Int64
+from torch import Generator, Tensor, nn
+from torch.nn import functional as F
+
+from counterpoise.data import Images
+from counterpoise.data.views import to_float
+from counterpoise.errors import InputError, unknown
+from counterpoise.measure import probe_factors
+from counterpoise.method import ImageViews, Index, Labels, Method
+from counterpoise.nets import embed
+from counterpoise.ops.checks import check_integers, check_matrix, check_number
+from counterpoise.ops.clusters import kmeans
+from counterpoise.ops.neighbours import nearest
+from counterpoise.ops.processes import gather
+from counterpoise.ops.similarity import unit_rows
+
+Form = Literal["mlcd", "mlc", "bce", "softmax"]
+
+
+def mlcd(
+    positive: Float[Tensor, "batch positives"], negative: Float[Tensor, "batch negatives"]
+) -> Float[Tensor, " batch"]:
+    r"""Multi-label cluster discrimination: $\log(1 + \sum_i e^{-s_i}) + \log(1 + \sum_j e^{s_j})$.
+
+    It is `mlc` with both sides inside the logarithm by themselves, too:
+    $\log(1 + \sum_j e^{s_j} \sum_i e^{-s_i} + \sum_j e^{s_j} + \sum_i e^{-s_i})$. So it is no longer the same where all
+    scores rise together.
+
+    Args:
+        positive: scores $s_i$ of the classes that each image belongs to.
+        negative: scores $s_j$ of those that it does not belong to; $-\infty$ leaves one out.
+
+    Returns:
+        The loss of each image in nats, above 0.
+
+    >>> mlcd(torch.zeros(1, 2), torch.zeros(1, 5))  # log 3 + log 6
+    tensor([2.8904])
+    """
+    return _log1p((-positive).logsumexp(1)) + _log1p(negative.logsumexp(1))
+
+
+def mlc(
+    positive: Float[Tensor, "batch positives"], negative: Float[Tensor, "batch negatives"]
+) -> Float[Tensor, " batch"]:
+    r"""Multi-label classification by pairs: $\log(1 + \sum_j \sum_i e^{s_j - s_i})$; of one positive, the softmax loss.
+
+    Args:
+        positive: scores $s_i$ of the classes that each image belongs to.
+        negative: scores $s_j$ of those that it does not belong to; $-\infty$ leaves one out.
+
+    Returns:
+        The loss of each image in nats, at least 0.
+
+    >>> mlc(torch.zeros(1, 2), torch.zeros(1, 5))  # log 11
+    tensor([2.3979])
+    """
+    return _log1p(negative.logsumexp(1) + (-positive).logsumexp(1))
+
+
+def bce(
+    positive: Float[Tensor, "batch positives"], negative: Float[Tensor, "batch negatives"]
+) -> Float[Tensor, " batch"]:
+    r"""Each class by itself: $\sum_i \log(1 + e^{-s_i}) + \sum_j \log(1 + e^{s_j})$.
+
+    Args:
+        positive: scores $s_i$ of the classes that each image belongs to.
+        negative: scores $s_j$ of those that it does not belong to; $-\infty$ leaves one out.
+
+    Returns:
+        The loss of each image in nats, above 0.
+
+    >>> bce(torch.zeros(1, 2), torch.zeros(1, 5))  # 7 log 2
+    tensor([4.8520])
+    """
+    return _log1p(-positive).sum(1) + _log1p(negative).sum(1)
+
+
+def sample_negatives(
+    targets: Int[Tensor, "batch positives"], classes: int, ratio: float, generator: Generator | None = None
+) -> tuple[Int64[Tensor, " candidates"], Bool[Tensor, "batch candidates"]]:
+    """Which of its negative classes each image is held against: a share of them, the same number for every image.
+
+    The classes are put in a random order, the same for all images, and each takes the first ones that are not its own;
+    so all share nearly the same few prototypes, and no others need be looked at.
+
+    Args:
+        targets: the classes of each image, none twice.
+        classes: how many classes there are.
+        ratio: share of the other classes that is taken, above 0; at least one class is, where there is any.
+        generator: on the CPU.
+
+    Returns:
+        The classes that any image may have taken, and which of them each image takes.
+
+    >>> candidates, taken = sample_negatives(torch.tensor([[0, 1], [2, 3]]), classes=6, ratio=0.5)
+    >>> len(candidates), taken.sum(1)
+    (4, tensor([2, 2]))
+    """
+    others = classes - targets.shape[1]
+    count = max(1, round(ratio * others)) if others else 0
+    size = count + targets.shape[1] if others else 0
+    candidates = torch.randperm(classes, generator=generator)[:size].to(targets.device)
+    place = candidates.new_full((classes,), size).index_copy(0, candidates, torch.arange(size).to(candidates))
+    free = torch.ones(len(targets), size + 1, dtype=torch.bool, device=targets.device)
+    free = free.scatter(1, place[targets], False)[:, :size]
+    return candidates, free & (free.cumsum(1) <= count)
+
+
+class MLCDLoss(nn.Module):
+    r"""Multi-label cluster discrimination over sampled classes: `loss(embeddings, prototypes, targets)`.
+
+    The score of a class is `scale` times the cosine of the image's embedding and the class's prototype. Only an image's
+    own classes and the sampled ones are scored, and only their prototypes get a gradient. Which classes are sampled is
+    decided by how many calls in training mode there were; so it is the same in all processes.
+
+    Args:
+        form: "mlcd"; "mlc" and "bce", the losses of those names; or "softmax", MLC with an image's first class alone.
+        ratio: share of an image's negative classes that is sampled at each call, above 0, at most 1.
+        scale: of the cosines, above 0. The paper's equations have none, which is 1; with many negatives cosines are too
+            small a range, and 16 to 64 are usual.
+        seed: of the sampling.
+
+    >>> loss = MLCDLoss(scale=2.0)
+    >>> value = loss(torch.eye(2), torch.eye(2), torch.tensor([[0], [1]]))  # log(1 + e^-2) + log 2
+    >>> round(value.item(), 6)
+    0.820075
+    """
+
+    draw: Tensor
+
+    def __init__(self, form: Form = "mlcd", ratio: float = 0.1, scale: float = 1.0, seed: int = 0):
+        super().__init__()
+        if form not in get_args(Form):
+            raise unknown("form", form, get_args(Form))
+        check_number("ratio", ratio, above=0, at_most=1)
+        check_number("scale", scale, above=0)
+        self.form, self.ratio, self.scale = form, ratio, scale
+        self.register_buffer("draw", torch.tensor(seed))
+
+    def forward(
+        self,
+        embeddings: Float[Tensor, "batch dim"],
+        prototypes: Float[Tensor, "classes dim"],
+        targets: Int[Tensor, "batch *positives"],
+    ) -> Float[Tensor, ""]:
+        """The loss, mean over the batch.
+
+        Args:
+            embeddings: one row per image; normalised here.
+            prototypes: one row per class; normalised here.
+            targets: the classes of each image, as many for each, none twice; or one class for each.
+
+        Returns:
+            The loss in nats, above 0.
+
+        Raises:
+            InputError: for shapes that do not go together, targets that are no class, or NaN.
+        """
+        check_matrix("embeddings", embeddings)
+        check_matrix("prototypes", prototypes)
+        if embeddings.shape[1] != prototypes.shape[1]:
+            widths = f"{embeddings.shape[1]} and {prototypes.shape[1]}"
+            raise InputError(f"embeddings and prototypes: expected as many columns, got {widths}")
+        targets = _checked(targets, len(embeddings), len(prototypes))
+        if self.form == "softmax":
+            targets = targets[:, :1]
+        generator = Generator().manual_seed(int(self.draw))
+        candidates, taken = sample_negatives(targets, len(prototypes), self.ratio, generator)
+        z = unit_rows(embeddings)
+        positive = self.scale * torch.einsum("nd,npd->np", z, unit_rows(prototypes[targets]))
+        negative = self.scale * z @ unit_rows(prototypes[candidates]).T
+        loss = {"mlcd": mlcd, "bce": bce}.get(self.form, mlc)
+        losses = loss(positive, negative.masked_fill(~taken, -torch.inf))
+        if self.training:
+            self.draw += 1
+        return gather(losses).mean()
+
+
+class PatchFeatures(nn.Module):
+    """Features that need no labels and no gradients: how much an image has of each kind of patch, wherever it has it.
+
+    Patches are freed of brightness and contrast, whitened, and clustered. Feature k is the mean over the image's
+    patches of how much nearer than the average centre the k-th one is. Coates, Lee, Ng, "An Analysis of Single-Layer
+    Networks in Unsupervised Feature Learning", AISTATS 2011, section 3, with one pool instead of four.
+
+    Args:
+        images: to take patches from; the same images give the same features.
+        kinds: how many kinds of patches.
+        side: of the patches in pixels; that of the images where it is smaller.
+        stride: pixels from one patch to the next.
+        patches: how many of them the kinds are found from.
+    """
+
+    mean: Tensor
+    whitening: Tensor
+    centres: Tensor
+
+    def __init__(self, images: Images, kinds: int = 128, side: int = 6, stride: int = 2, patches: int = 20_000):
+        super().__init__()
+        self.side, self.stride = min(side, *images.pixels.shape[2:]), stride
+        some = self.random_patches(images, patches)
+        self.register_buffer("mean", some.mean(0))
+        variances, axes = torch.linalg.eigh(some.T.cov())
+        self.register_buffer("whitening", axes / (variances.clamp(min=0) + 0.1).sqrt())
+        self.register_buffer("centres", kmeans((some - self.mean) @ self.whitening, kinds, seed=0).centroids)
+
+    def random_patches(self, images: Images, count: int) -> Float[Tensor, "patches pixels"]:
+        """Patches from random places of random images, the same ones each time."""
+        generator = Generator().manual_seed(0)
+        image = torch.randint(len(images), (count, 1, 1), generator=generator)
+        places = images.pixels.shape[2] - self.side + 1, images.pixels.shape[3] - self.side + 1
+        top, left = (torch.randint(many, (count, 1, 1), generator=generator) for many in places)
+        within = torch.arange(self.side)
+        pixels = images.pixels.movedim(1, 3)[image, top + within[:, None], left + within]
+        return _without_contrast(to_float(pixels.movedim(3, 1)).flatten(1))
+
+    def forward(self, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch kinds"]:
+        """The features of each image, at least 0."""
+        patches = _without_contrast(F.unfold(images, self.side, stride=self.stride).mT)
+        distances = torch.cdist((patches - self.mean) @ self.whitening, self.centres)
+        return F.relu(distances.mean(2, keepdim=True) - distances).mean(1)
+
+
+class MLCD(Method):
+    """Pretraining without labels: several pseudo-classes for each image, from one clustering of frozen features.
+
+    Args:
+        encoder: images to features; what a run keeps.
+        samples: how many training images there are.
+        clusters: how many classes; as many as training images where those are fewer.
+        positives: how many nearest clusters are an image's classes.
+        ratio: share of an image's negative classes that is sampled at each step, above 0, at most 1.
+        scale: of the cosines, above 0.
+        form: "mlcd", or what it is compared with: "mlc", "bce", and "softmax", which takes the nearest cluster alone.
+        frozen: off-the-shelf encoder, whose features of images in [-1, 1] are clustered; `None` takes `PatchFeatures`.
+        **recipe: arguments of `Method`.
+    """
+
+    views = 1
+    targets: Tensor
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        samples: int,
+        clusters: int = 128,
+        positives: int = 8,
+        ratio: float = 0.1,
+        scale: float = 16.0,
+        form: Form = "mlcd",
+        frozen: nn.Module | None = None,
+        **recipe: Any,
+    ):
+        super().__init__(encoder, **recipe)
+        check_number("samples", samples, at_least=1)
+        check_number("clusters", clusters, at_least=2)
+        clusters = min(clusters, samples)
+        positives = 1 if form == "softmax" else positives
+        check_number("positives", positives, at_least=1, at_most=clusters)
+        self.frozen = None if frozen is None else frozen.requires_grad_(False)
+        self.prototypes = nn.Parameter(unit_rows(torch.randn(clusters, self.features)))
+        self.objective = MLCDLoss(form, ratio, scale, seed=int(torch.randint(1 << 62, ())))
+        # Until the images are clustered, each has classes by its number.
+        targets = (torch.arange(samples)[:, None] + torch.arange(positives)) % clusters
+        self.register_buffer("targets", targets)
+
+    def start_epoch(self, images: Images, epoch: int) -> None:
+        """Before the first epoch, cluster the frozen features: an image's classes are the centres at most cosine."""
+        if epoch > 0:
+            return
+        features = unit_rows(embed(self.off_the_shelf(images), images, to_float, batch_size=64))
+        centres = kmeans(features, len(self.prototypes)).centroids
+        self.targets.copy_(nearest(features, centres, self.targets.shape[1])[1])
+
+    def off_the_shelf(self, train: Images) -> nn.Module:
+        """The encoder whose features are clustered; without one, the kinds of patches of the training images."""
+        return PatchFeatures(train) if self.frozen is None else self.frozen
+
+    def loss(self, images: ImageViews, labels: Labels, index: Index) -> Float[Tensor, ""]:
+        """The loss of the features themselves, to which the prototypes are compared."""
+        return self.objective(self.encoder(images[0]), self.prototypes, self.targets[index])
+
+    def diagnostics(self, train: Images, probe: Images, test: Images) -> dict[str, float]:
+        """What the prototypes tell, and how good the features were that were clustered.
+
+        `positive_cosine` and `negative_cosine`: of the training images and the prototypes of their classes and of the
+        others, in the mean. `off_the_shelf`, where there are factors: what `factors` is, of the frozen features.
+        """
+        z = unit_rows(embed(self.encoder, train, to_float)).to(self.prototypes.device)
+        prototypes = unit_rows(self.prototypes.detach())
+        own = (z * prototypes[self.targets].sum(1)).sum(1)
+        others = (z @ prototypes.sum(0) - own) / max(1, len(prototypes) - self.targets.shape[1])
+        found = {
+            "positive_cosine": float(own.mean()) / self.targets.shape[1],
+            "negative_cosine": float(others.mean()),
+        }
+        if test.factors and len(probe):
+            frozen = self.off_the_shelf(train)
+            known, unseen = (embed(frozen, images, to_float, batch_size=64) for images in (probe, test))
+            values = probe_factors(known, probe.factors, unseen, test.factors).values()
+            found["off_the_shelf"] = sum(values) / len(values)
+        return found
+
+
+def _log1p(x: Tensor) -> Tensor:
+    """Of x the logarithm of 1 + exp(x), without the shortcut for large x that PyTorch's softplus takes."""
+    return torch.logaddexp(x, torch.zeros_like(x))
+
+
+def _without_contrast(patches: Float[Tensor, "*patches pixels"]) -> Float[Tensor, "*patches pixels"]:
+    centred = patches - patches.mean(-1, keepdim=True)
+    return centred / (centred.square().mean(-1, keepdim=True) + 0.01).sqrt()
+
+
+def _checked(targets: Tensor, rows: int, classes: int) -> Int64[Tensor, "batch positives"]:
+    """The classes of each image as a matrix, after a look at them."""
+    if targets.ndim not in (1, 2) or len(targets) != rows or not targets.numel():
+        raise InputError(f"targets: expected the classes of each of the {rows} rows, got shape {list(targets.shape)}")
+    check_integers("targets", targets.flatten(), targets.numel(), low=0, high=classes)
+    targets = targets.reshape(rows, -1).long()
+    if (targets.sort(1).values.diff(dim=1) == 0).any():
+        raise InputError("targets: expected different classes in each row, got one twice")
+    return targets
