@@ -1,0 +1,354 @@
+"""MoCHi: MoCo whose hardest negatives are mixed, with each other and with the query, into still harder ones.
+
+Kalantidis, Sariyildiz, Pion, Weinzaepfel, Larlus, "Hard Negative Mixing for Contrastive Learning", NeurIPS 2020,
+arXiv 2010.01028, section 4: MoCHi(N, s, s').
+
+With strong views and a long queue, most negatives are too easy to teach anything, and a longer queue adds few that do.
+So new ones are made, for each query its own: s mixtures of two of its N hardest negatives, and s' mixtures of one of
+them with the query, of which the query is always the smaller part. They join the queue's in the denominator, for this
+step alone, and carry no gradient.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple, get_args
+
+import torch
+from jaxtyping import Float, Int
+from torch import Generator, Tensor, nn
+from torch.nn import functional as F
+
+from counterpoise.contrast.moco import MoCo
+from counterpoise.data import Images
+from counterpoise.errors import InputError, unknown
+from counterpoise.method import ImageViews, Index, Labels
+from counterpoise.nets import embed
+from counterpoise.ops.checks import check_finite, check_integers, check_matrix, check_number, check_same_shape
+from counterpoise.ops.processes import gather, row_numbers
+from counterpoise.ops.similarity import similarity_logsumexp, unit_rows
+
+# A number for each query and one for each negative: those of equal number are no pair.
+Exclude = tuple[Int[Tensor, " batch"], Int[Tensor, " queue"]]
+Kept = Literal["all", "other-images", "other-classes"]
+
+TABLE = 1 << 22  # similarities that are looked at at a time, 16 MB in float32
+NOBODY = -2  # owner of a queue's entry that is no query's
+
+
+class Draws(NamedTuple):
+    """What is mixed, and with which shares; negatives are told by their rank among the query's hardest, from 0.
+
+    Attributes:
+        pairs: two negatives of each mixture of negatives.
+        alpha: share of the first, from 0 to 1.
+        partners: the negative of each mixture with the query.
+        beta: share of the query, from 0 to 1/2.
+    """
+
+    pairs: Int[Tensor, "batch pairs 2"]
+    alpha: Float[Tensor, "batch pairs"]
+    partners: Int[Tensor, "batch query_pairs"]
+    beta: Float[Tensor, "batch query_pairs"]
+
+
+def draw(counts: Int[Tensor, " batch"], pairs: int, query_pairs: int, generator: Generator | None = None) -> Draws:
+    """Independent uniform draws for each query; the two negatives of a pair may be the same one.
+
+    Args:
+        counts: how many hard negatives each query has.
+        pairs: s, mixtures of two negatives.
+        query_pairs: s', mixtures of a negative with the query.
+        generator: of the random numbers, on the device of `counts`; torch's own if not given.
+
+    >>> draw(torch.tensor([4, 4]), pairs=3, query_pairs=2).pairs.shape
+    torch.Size([2, 3, 2])
+    """
+    device = counts.device
+    first, second, alpha, partners, beta = torch.rand(
+        len(counts), 3 * pairs + 2 * query_pairs, generator=generator, device=device
+    ).split([pairs] * 3 + [query_pairs] * 2, dim=1)
+    ranks = torch.stack([first, second], dim=2) * counts[:, None, None]
+    return Draws(ranks.long(), alpha, (partners * counts[:, None]).long(), beta / 2)
+
+
+def hardest(
+    queries: Float[Tensor, "batch dim"],
+    negatives: Float[Tensor, "queue dim"],
+    num_hard: int,
+    exclude: Exclude | None = None,
+) -> tuple[Int[Tensor, "batch hard"], Int[Tensor, " batch"]]:
+    """The most similar negatives of each query, nearest first.
+
+    Args:
+        queries: unit rows.
+        negatives: unit rows.
+        num_hard: N, how many; all where there are fewer.
+        exclude: numbers of the queries and of the negatives; those of equal number are no pair.
+
+    Returns:
+        Their numbers, and how many of them are a query's: any further ones are excluded.
+
+    Raises:
+        InputError: for a query without a negative.
+
+    >>> index, counts = hardest(torch.eye(2)[:1], torch.tensor([[0.6, 0.8], [0.0, 1.0], [1.0, 0.0]]), num_hard=2)
+    >>> index, counts
+    (tensor([[2, 0]]), tensor([2]))
+    """
+    found = []
+    step = max(1, TABLE // len(negatives))
+    for start in range(0, len(queries), step):
+        rows = slice(start, start + step)
+        with torch.autocast(queries.device.type, enabled=False):
+            similarity = queries[rows] @ negatives.T
+        if exclude is not None:
+            similarity = similarity.masked_fill(exclude[0][rows, None] == exclude[1], -torch.inf)
+        found.append(similarity.topk(min(num_hard, len(negatives)), dim=1))
+    values, index = (torch.cat(parts) for parts in zip(*found, strict=True))
+    counts = (values > -torch.inf).sum(1)
+    if not counts.all():
+        raise InputError(f"negatives: query {int((counts == 0).nonzero()[0])} has none left to mix")
+    return index, counts
+
+
+def mix(
+    first: Float[Tensor, "*rows dim"], second: Float[Tensor, "*rows dim"], share: Float[Tensor, "*rows"]
+) -> Float[Tensor, "*rows dim"]:
+    r"""$h = \tilde h / \lVert \tilde h \rVert$ with $\tilde h = a\, x + (1-a)\, y$; zero where x and y cancel out.
+
+    Args:
+        first: x, unit rows.
+        second: y, unit rows.
+        share: a, from 0 to 1.
+
+    >>> mix(torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0]), torch.tensor(0.5))
+    tensor([0.7071, 0.7071])
+    """
+    return unit_rows(second.lerp(first, share[..., None].to(second.dtype)))
+
+
+def mixed_nce(
+    queries: Float[Tensor, "batch dim"],
+    positives: Float[Tensor, "batch dim"],
+    negatives: Float[Tensor, "queue dim"],
+    synthetic: Float[Tensor, "batch mixtures dim"] | None = None,
+    temperature: float = 0.2,
+    exclude: Exclude | None = None,
+) -> Float[Tensor, ""]:
+    r"""InfoNCE of each query's positive against the shared negatives and its own synthetic ones.
+
+    With cosines $s$, the mean over the queries of $-\log \frac{e^{s_+/T}}{e^{s_+/T} + \sum_k e^{s_k/T} + \sum_h
+    e^{s_h/T}}$, k over the negatives and h over the query's mixtures.
+
+    Args:
+        queries: one row per sample; normalised here, as are the others.
+        positives: the key of each query.
+        negatives: keys of other samples; of several processes, each holds all.
+        synthetic: mixtures of each query; without any it is MoCo's loss.
+        temperature: $T > 0$.
+        exclude: numbers of the queries and of the negatives; those of equal number are no pair.
+
+    Returns:
+        The loss in nats, above 0; $\log(1+M+H)$ for M negatives and H mixtures where all rows are equal.
+
+    Raises:
+        InputError: for shapes that do not go together, no row, a query without a negative, or NaN.
+
+    >>> one = torch.ones(1, 2)
+    >>> round(mixed_nce(one, one, torch.ones(3, 2), torch.ones(1, 4, 2)).item(), 4)  # log 8
+    2.0794
+    """
+    _check(queries, negatives, exclude)
+    check_same_shape(queries=queries, positives=positives)
+    check_finite("positives", positives)
+    queries, positives, negatives = unit_rows(queries), unit_rows(positives), unit_rows(negatives)
+    with torch.autocast(queries.device.type, enabled=False):
+        positive = torch.einsum("nd,nkd->nk", queries, positives[:, None])[:, 0] / temperature
+    negative = similarity_logsumexp(queries, negatives, 1 / temperature, exclude=exclude)
+    if synthetic is not None:
+        if synthetic.ndim != 3 or synthetic.shape[::2] != queries.shape:
+            batch, dim = queries.shape
+            raise InputError(f"synthetic: expected [{batch}, mixtures, {dim}], got {list(synthetic.shape)}")
+        check_finite("synthetic", synthetic)
+        with torch.autocast(queries.device.type, enabled=False):
+            mixed = torch.einsum("nd,nsd->ns", queries, unit_rows(synthetic)) / temperature
+        negative = torch.logaddexp(negative, mixed.logsumexp(1))
+    return -gather(F.logsigmoid(positive - negative)).mean()
+
+
+class HardNegativeMixing(nn.Module):
+    """Makes the synthetic negatives of a batch: `mixing(queries, negatives)`.
+
+    Args:
+        num_hard: N, how many of each query's most similar negatives are mixed; all where there are fewer.
+        pairs: s, mixtures of two of them, whose shares are uniform in (0, 1).
+        query_pairs: s', mixtures of one of them with the query, whose share is uniform in (0, 1/2).
+    """
+
+    def __init__(self, num_hard: int = 1024, pairs: int = 512, query_pairs: int = 256):
+        super().__init__()
+        check_number("num_hard", num_hard, at_least=1)
+        check_number("pairs", pairs, at_least=0)
+        check_number("query_pairs", query_pairs, at_least=0)
+        self.num_hard, self.pairs, self.query_pairs = num_hard, pairs, query_pairs
+
+    @torch.no_grad()
+    def forward(
+        self,
+        queries: Float[Tensor, "batch dim"],
+        negatives: Float[Tensor, "queue dim"],
+        exclude: Exclude | None = None,
+        draws: Draws | None = None,
+        generator: Generator | None = None,
+    ) -> Float[Tensor, "batch mixtures dim"]:
+        """First the mixtures of negatives, then those with the query; unit rows, without a gradient.
+
+        Args:
+            queries: one row per sample; normalised here.
+            negatives: keys of other samples; normalised here.
+            exclude: numbers of the queries and of the negatives; those of equal number are never mixed.
+            draws: what to mix; drawn if not given, for the queries of all processes alike.
+            generator: of the random numbers, on the device of the queries; torch's own if not given.
+
+        Raises:
+            InputError: for shapes that do not go together, no row, a query without a negative, or NaN.
+        """
+        _check(queries, negatives, exclude)
+        queries, negatives = unit_rows(queries), unit_rows(negatives)
+        if draws is None and not self.pairs + self.query_pairs:
+            return queries.new_zeros(len(queries), 0, queries.shape[1])
+        index, counts = hardest(queries, negatives, self.num_hard, exclude)
+        if draws is None:
+            own = row_numbers(queries)
+            draws = Draws(*(x[own] for x in draw(gather(counts), self.pairs, self.query_pairs, generator)))
+        first, second, partners = (
+            negatives[index.gather(1, ranks)] for ranks in (*draws.pairs.unbind(2), draws.partners)
+        )
+        of_negatives = mix(first, second, draws.alpha)
+        with_query = mix(queries[:, None].expand_as(partners), partners, draws.beta)
+        return torch.cat([of_negatives, with_query], dim=1)
+
+
+class MixedNCELoss(nn.Module):
+    """`mixed_nce` as a module: `loss(queries, positives, negatives, mixing(queries, negatives))`.
+
+    Args:
+        temperature: above 0; MoCo v2 takes 0.2.
+    """
+
+    def __init__(self, temperature: float = 0.2):
+        super().__init__()
+        check_number("temperature", temperature, above=0)
+        self.temperature = temperature
+
+    def forward(
+        self,
+        queries: Float[Tensor, "batch dim"],
+        positives: Float[Tensor, "batch dim"],
+        negatives: Float[Tensor, "queue dim"],
+        synthetic: Float[Tensor, "batch mixtures dim"] | None = None,
+        exclude: Exclude | None = None,
+    ) -> Float[Tensor, ""]:
+        """The loss of each query's positive against shared and synthetic negatives; see `mixed_nce`."""
+        return mixed_nce(queries, positives, negatives, synthetic, self.temperature, exclude)
+
+
+class MoCHi(MoCo):
+    """MoCo with synthetic negatives: the hardest of the queue, mixed with each other and with the query.
+
+    Args:
+        encoder: images to features; what a run keeps.
+        temperature: above 0.
+        queue: how many keys serve as negatives; below the number of training images.
+        num_hard: how many of each query's most similar negatives are mixed.
+        pairs: mixtures of two of them; 0 makes none.
+        query_pairs: mixtures of one of them with the query; 0 makes none.
+        plain_epochs: epochs before the first mixtures are made.
+        negatives: "all" of the queue; "other-images", without older keys of the query's own image; or "other-classes",
+            without those of the query's class: it reads labels, to show what is lost by not having them.
+        momentum: from 0 to 1; how much of the key encoder stays at each step.
+        hidden: width of the projection head's hidden layer.
+        dim: width of the projection.
+        **recipe: arguments of `Method`.
+    """
+
+    owners: Tensor
+    epoch: Tensor
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        temperature: float = 0.2,
+        queue: int = 4096,
+        num_hard: int = 256,
+        pairs: int = 128,
+        query_pairs: int = 64,
+        plain_epochs: int = 0,
+        negatives: Kept = "all",
+        momentum: float = 0.99,
+        hidden: int = 256,
+        dim: int = 64,
+        **recipe: Any,
+    ):
+        super().__init__(encoder, temperature, queue, momentum, hidden, dim, **recipe)
+        check_number("plain_epochs", plain_epochs, at_least=0)
+        if negatives not in get_args(Kept):
+            raise unknown("negatives", negatives, get_args(Kept))
+        self.plain_epochs, self.negatives = plain_epochs, negatives
+        self.mixing = HardNegativeMixing(num_hard, pairs, query_pairs)
+        self.objective = MixedNCELoss(temperature)  # type: ignore[assignment]
+        self.register_buffer("owners", torch.full((queue,), NOBODY))
+        self.register_buffer("epoch", torch.zeros((), dtype=torch.int64))
+
+    def start_epoch(self, images: Images, epoch: int) -> None:
+        """Count the epochs, since the first ones may do without mixtures."""
+        self.epoch.fill_(epoch)
+
+    def loss(self, images: ImageViews, labels: Labels, index: Index) -> Float[Tensor, ""]:
+        """Of the first view against the second's keys; while training, it moves the key encoder and the queue on."""
+        queries = self.head(self.encoder(images[0]))
+        with torch.no_grad():
+            if self.training:
+                self.follow()
+            keys = self.key_head(self.key_encoder(images[1]))
+        own = labels if self.negatives == "other-classes" else index
+        exclude = None if self.negatives == "all" else (own, self.owners)
+        mixtures = self.mixing(queries, self.queue, exclude) if self.epoch >= self.plain_epochs else None
+        loss = self.objective(queries, keys, self.queue, mixtures, exclude)
+        if self.training:
+            self.note(own)
+            self.enqueue(keys)
+        return loss
+
+    def note(self, own: Int[Tensor, " batch"]) -> None:
+        """Note whose keys are about to be put into the queue: images, or classes; an unlabelled one's are nobody's."""
+        own = gather(own)[-len(self.queue) :]
+        slots = (self.pointer + torch.arange(len(own), device=own.device)) % len(self.queue)
+        self.owners = self.owners.index_copy(0, slots, own.where(own >= 0, NOBODY))
+
+    def diagnostics(self, train: Images, probe: Images, test: Images) -> dict[str, float]:
+        """`proxy_accuracy`: share of test images of which one view is nearer to the other's key than all negatives are.
+
+        The negatives are the queue's and the mixtures: how well the method does the task that it was given.
+        """
+        with torch.random.fork_rng(), torch.no_grad():
+            torch.manual_seed(0)
+            queries = unit_rows(embed(nn.Sequential(self.encoder, self.head), test, self.view))
+            keys = unit_rows(embed(nn.Sequential(self.key_encoder, self.key_head), test, self.view))
+            first = 0
+            for query, key in zip(queries.to(self.queue).split(512), keys.to(self.queue).split(512), strict=True):
+                mixtures = torch.einsum("nd,nsd->ns", query, self.mixing(query, self.queue))
+                negative = torch.cat([query @ self.queue.T, mixtures], dim=1).amax(1)
+                first += int(((query * key).sum(1) > negative).sum())
+        return {"proxy_accuracy": first / len(test)}
+
+
+def _check(queries: Tensor, negatives: Tensor, exclude: Exclude | None) -> None:
+    check_matrix("queries", queries)
+    check_matrix("negatives", negatives)
+    if negatives.shape[1] != queries.shape[1]:
+        raise InputError(
+            f"queries and negatives: expected as many columns, got {queries.shape[1]} and {negatives.shape[1]}"
+        )
+    for number, rows in zip(exclude or (), (queries, negatives), strict=False):
+        check_integers("exclude", number, len(rows))
