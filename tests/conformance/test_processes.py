@@ -91,7 +91,8 @@ def method_steps(slug, rows, sizes=None, rank=0):
     torch.manual_seed(0)
     kind = catalogue.load_class(slug)
     wanted = inspect.signature(kind).parameters
-    given = {name: n for name, n in {"samples": 8, "classes": 3, "queue": 12}.items() if name in wanted}
+    small = {"samples": 8, "classes": 3, "queue": 12, "scattering": False, "pretext": "none"}
+    given = {name: value for name, value in small.items() if name in wanted}
     method = kind(Flat(), **given).double()
     for name, module in list(method.named_modules()):
         if isinstance(module, torch.nn.BatchNorm1d):

@@ -1,0 +1,419 @@
+r"""What a projection head is good for, and a fixed one that does the same: later coordinates are weighed down.
+
+Xue, Gan, Ni, Joshi, Mirzasoleiman, "Investigating the Benefits of Projection Head for Representation Learning", ICLR
+2024, arXiv 2403.11391.
+
+Data of the theory: $x = \sum_j \phi_j u_j v_j$ with independent signs $u_j$, orthonormal features $v_j$ of strengths
+$\phi_j$, and views that keep feature j to the degree $a_j = E[u_j^+ | u_j] / u_j$. A linear net of several layers that
+minimises the spectral contrastive loss weighs its features ever more unequally from layer to layer. So features that
+the views damage, or that are weak, are better read before the head than after it.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any, Literal, get_args
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from counterpoise.contrast.simclr import NTXentLoss
+from counterpoise.data import Images
+from counterpoise.data.views import to_float
+from counterpoise.errors import InputError, unknown
+from counterpoise.measure import probe_factors
+from counterpoise.method import ImageViews, Index, Labels, Method
+from counterpoise.nets import embed
+from counterpoise.nets.heads import mlp
+from counterpoise.ops.checks import check_finite, check_lengths, check_matrix, check_number, check_same_shape
+from counterpoise.ops.processes import gather, row_numbers
+
+Head = Literal["none", "mlp", "fixed"]
+SMALLEST = 1e-6  # weights below it leave their coordinates all but untrained
+RED = 0
+
+
+def spectral_contrastive(z1: Float[Tensor, "batch dim"], z2: Float[Tensor, "batch dim"]) -> Float[Tensor, ""]:
+    r"""The spectral contrastive loss of two views, $-2 E[f(x)^\top f(x^+)] + E[(f(x)^\top f(x'))^2]$, from a batch.
+
+    HaoChen, Wei, Gaidon, Ma, NeurIPS 2021, arXiv 2106.04156; here the mean over the positives and over all pairs of
+    different samples. As $\sum_{ij} (z_i^\top z'_j)^2 = \langle Z^\top Z, Z'^\top Z' \rangle$, the cost is
+    batch · dim², and no matrix of pairs is formed.
+
+    Args:
+        z1: one row per sample, first view; taken as it is, not normalised, of a length of at most 1e8.
+        z2: the same samples, second view.
+
+    Returns:
+        The loss; negative where it is of use.
+
+    Raises:
+        InputError: for different shapes, fewer than 2 samples, NaN, or rows too long for their fourth power.
+
+    >>> spectral_contrastive(torch.eye(3), torch.eye(3))
+    tensor(-2.)
+    """
+    check_same_shape(z1=z1, z2=z2)
+    for name, z in (("z1", z1), ("z2", z2)):
+        check_matrix(name, z)
+        check_lengths(name, z)
+    row_numbers(z1, "z1", at_least=2)
+    dtype = torch.promote_types(z1.dtype, torch.float32)
+    z1, z2 = z1.to(dtype), z2.to(dtype)
+    positive = gather((z1 * z2).sum(1))
+    first, second = (gather((z.T @ z)[None]).sum(0) for z in (z1, z2))
+    count = len(positive)
+    negatives = (first * second).sum() - positive.square().sum()
+    return -2 * positive.mean() + negatives / (count * (count - 1))
+
+
+class SpectralContrastiveLoss(nn.Module):
+    """`spectral_contrastive` as a module: `loss(z1, z2)`."""
+
+    def __init__(self):
+        super().__init__()
+
+    def forward(self, z1: Float[Tensor, "batch dim"], z2: Float[Tensor, "batch dim"]) -> Float[Tensor, ""]:
+        """The loss of two views of the same samples; see `spectral_contrastive`."""
+        return spectral_contrastive(z1, z2)
+
+
+def population_loss(
+    weight: Float[Tensor, "out features"], strength: Float[Tensor, " features"], preserved: Float[Tensor, " features"]
+) -> Float[Tensor, ""]:
+    r"""The spectral contrastive loss of a linear net $f(x) = W x$ over all data of the theory.
+
+    With $A = W^\top W$, $\Sigma = \text{diag}(\phi^2)$ and $M = \text{diag}(a^2 \phi^2)$:
+    $-2\,\text{tr}(A M) + \text{tr}(A \Sigma A \Sigma)$.
+
+    Args:
+        weight: $W$ in the coordinates of the features, $W v_j$ its column j; the product of all layers.
+        strength: $\phi > 0$ of each feature.
+        preserved: $a$ of each feature, from 0 to 1: how well views keep it.
+
+    >>> strength, preserved = torch.tensor([2.0, 1.0]), torch.tensor([0.9, 0.8])
+    >>> round(population_loss(torch.diag(preserved / strength), strength, preserved).item(), 4)
+    -1.0657
+    >>> round(least_loss(preserved, dim=2).item(), 4)
+    -1.0657
+    """
+    _check_features(strength, preserved)
+    gram, variance = weight.T @ weight, strength.square()
+    kept = (gram.diagonal() * preserved.square() * variance).sum()
+    return -2 * kept + (gram.square() * variance * variance[:, None]).sum()
+
+
+def kept_features(preserved: Float[Tensor, " features"], dim: int) -> Bool[Tensor, " features"]:
+    """Which features a linear net of `dim` outputs keeps: those that the views preserve best.
+
+    Args:
+        preserved: $a$ of each feature, from 0 to 1.
+        dim: outputs of the net; as many features are kept, but none with $a = 0$.
+
+    Raises:
+        InputError: if the last one kept ties with one that is not.
+
+    >>> kept_features(torch.tensor([0.9, 0.8, 0.7, 0.2]), dim=3)
+    tensor([ True,  True,  True, False])
+    """
+    check_number("dim", dim, at_least=1)
+    ordered = preserved.sort(descending=True).values
+    if dim < len(ordered) and ordered[dim - 1] == ordered[dim] > 0:
+        raise InputError(f"preserved: expected no tie between the features of rank {dim} and {dim + 1}, got {ordered}")
+    return (preserved >= ordered[min(dim, len(ordered)) - 1]) & (preserved > 0)
+
+
+def least_loss(preserved: Float[Tensor, " features"], dim: int) -> Float[Tensor, ""]:
+    r"""The minimum of `population_loss` over all linear nets of `dim` outputs, $-\sum_{\text{kept } j} a_j^4$."""
+    return -preserved[kept_features(preserved, dim)].pow(4).sum()
+
+
+def linear_weights(
+    strength: Float[Tensor, " features"],
+    preserved: Float[Tensor, " features"],
+    dim: int,
+    layer: int,
+    layers: int = 2,
+) -> Float[Tensor, " features"]:
+    r"""How the best linear net weighs each feature after a layer: $(a_j / \phi_j)^{l/L}$ for those that it keeps.
+
+    The best nets are those with $W^\top W v_j = (a_j^2/\phi_j^2) v_j$. Gradient descent from small weights finds the
+    balanced one of them, whose layers share each singular value alike. Of two layers, the first one's output is what
+    lies before the projection head, the second one's what lies after it.
+
+    Args:
+        strength: $\phi > 0$ of each feature.
+        preserved: $a$ of each feature, from 0 to 1.
+        dim: outputs of the net.
+        layer: $l$, from 1.
+        layers: $L$.
+
+    Returns:
+        The length of each feature's column of the first $l$ layers' product.
+
+    Raises:
+        InputError: for a layer that is not there, strengths of 0, or `preserved` out of range.
+
+    >>> strength, preserved = torch.tensor([2.0, 1.0, 0.5, 1.5]), torch.tensor([0.9, 0.8, 0.7, 0.2])
+    >>> linear_weights(strength, preserved, dim=3, layer=2)  # after the head
+    tensor([0.4500, 0.8000, 1.4000, 0.0000])
+    >>> linear_weights(strength, preserved, dim=3, layer=1)  # before it
+    tensor([0.6708, 0.8944, 1.1832, 0.0000])
+    """
+    _check_features(strength, preserved)
+    check_number("layer", layer, at_least=1, at_most=layers)
+    weights = (preserved / strength).pow(layer / layers)
+    return weights.where(kept_features(preserved, dim), 0)
+
+
+def indicator(weights: Float[Tensor, " features"], strength: Float[Tensor, " features"]) -> Float[Tensor, " features"]:
+    r"""How many labelled samples the task "sign of $u_j$" needs, up to a constant, for each feature j.
+
+    The squared radius of the representation over the task's squared margin:
+    $\sum_k (w_k \phi_k)^2 / (w_j \phi_j)^2$; infinite for a feature of weight 0.
+
+    Args:
+        weights: of each feature in the representation, as from `linear_weights` or `feature_weights`.
+        strength: $\phi > 0$ of each feature.
+
+    >>> indicator(torch.tensor([0.45, 0.8, 1.4, 0.0]), torch.tensor([2.0, 1.0, 0.5, 1.5]))
+    tensor([2.3951, 3.0312, 3.9592,    inf])
+    """
+    check_same_shape(weights=weights, strength=strength)
+    size = (weights * strength).square()
+    return size.sum() / size
+
+
+def feature_weights(
+    weight: Float[Tensor, "out dim"], features: Float[Tensor, "dim count"] | None = None
+) -> Float[Tensor, " count"]:
+    r"""How a linear map weighs given features: $\lVert W v_j \rVert$.
+
+    Args:
+        weight: $W$, the product of the layers so far.
+        features: $v_j$, one a column; without them, the coordinates.
+
+    >>> feature_weights(torch.tensor([[3.0, 0.0], [4.0, 1.0]]))
+    tensor([5., 1.])
+    """
+    check_matrix("weight", weight)
+    return torch.linalg.vector_norm(weight if features is None else weight @ features, dim=0)
+
+
+def weight_inequality(weights: Float[Tensor, " features"]) -> Float[Tensor, ""]:
+    """The largest weight over the smallest: 1 where all features count alike, infinite where one is lost.
+
+    >>> weight_inequality(torch.tensor([0.45, 0.8, 1.4]))
+    tensor(3.1111)
+    """
+    check_finite("weights", weights)
+    return weights.max() / weights.min()
+
+
+def reweighting(dim: int, kappa: float) -> Float[Tensor, " dim"]:
+    r"""The weights of the fixed head, $\kappa^{-i}$ for i from 0, in float64.
+
+    >>> reweighting(4, kappa=2.0)
+    tensor([1.0000, 0.5000, 0.2500, 0.1250], dtype=torch.float64)
+    """
+    check_number("dim", dim, at_least=1)
+    check_number("kappa", kappa, above=0)
+    return torch.as_tensor(kappa, dtype=torch.float64).pow(-torch.arange(dim))
+
+
+class FixedReweightHead(nn.Module):
+    r"""A projection head without parameters: coordinate i times $\kappa^{-i}$. Train on its output, use its input.
+
+    Which coordinate comes to hold what is left to training, which fills those of large weight with what the loss wants
+    most. After it, a loss of cosines sees relative weights alone, and batch normalisation undoes it.
+
+    Args:
+        dim: width of the input, and of the output.
+        kappa: 1 changes nothing; larger values weigh later coordinates down. The authors take 1.05 for 512 and 2048
+            dimensions, up to 1.5 for supervised losses. What decides is its power: 1.05 at 512 is 1.22 at 128.
+
+    Attributes:
+        weights: $\kappa^{-i}$; a buffer.
+
+    Warns:
+        UserWarning: where weights are below 1e-6, so that their coordinates are hardly trained.
+
+    >>> FixedReweightHead(3, kappa=2.0)(torch.ones(1, 3))
+    tensor([[1.0000, 0.5000, 0.2500]])
+    """
+
+    weights: Tensor
+
+    def __init__(self, dim: int, kappa: float):
+        super().__init__()
+        self.dim, self.kappa = dim, kappa
+        weights = reweighting(dim, kappa)
+        if low := int((weights < SMALLEST).sum()):
+            told = f"kappa {kappa:g} leaves {low} of {dim} coordinates a weight below {SMALLEST:g}: they hardly train"
+            warnings.warn(told, stacklevel=2)
+        self.register_buffer("weights", weights.float())
+
+    def forward(self, x: Float[Tensor, "*rows {self.dim}"]) -> Float[Tensor, "*rows {self.dim}"]:
+        """The weighted coordinates."""
+        return x * self.weights
+
+    def extra_repr(self) -> str:
+        return f"dim={self.dim}, kappa={self.kappa:g}"
+
+
+def symmetric_relu(x: Float[Tensor, "*shape"], threshold: Float[Tensor, ""]) -> Float[Tensor, "*shape"]:
+    r"""$\text{relu}(x - b) - \text{relu}(-x - b)$: what is within b of 0 becomes 0, the rest comes nearer by b.
+
+    The non-linearity of the paper's diagonal nets: a feature whose amplitude stays below b is lost after it, but still
+    there before it. It is the soft threshold, here with a gradient by b.
+
+    Args:
+        x: any numbers.
+        threshold: $b \ge 0$.
+
+    >>> symmetric_relu(torch.tensor([-2.0, -0.5, 0.5, 2.0]), torch.tensor(1.0))
+    tensor([-1.,  0.,  0.,  1.])
+    """
+    return (x - threshold).relu() - (-x - threshold).relu()
+
+
+class SymmetricReLU(nn.Module):
+    """`symmetric_relu` with a threshold that is learnt.
+
+    Args:
+        threshold: to start from, at least 0, where it is the identity.
+    """
+
+    def __init__(self, threshold: float = 0.0):
+        super().__init__()
+        check_number("threshold", threshold, at_least=0)
+        self.threshold = nn.Parameter(torch.tensor(float(threshold)))
+
+    def forward(self, x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        """The soft threshold of each number."""
+        return symmetric_relu(x, self.threshold)
+
+
+def identity_head(dim: int) -> nn.Sequential:
+    """A head of two layers around a `SymmetricReLU` that starts as the identity, to put on a trained encoder.
+
+    >>> identity_head(3)(torch.tensor([[-1.0, 2.0, 0.0]])).tolist()
+    [[-1.0, 2.0, 0.0]]
+    """
+    layers = [nn.Linear(dim, dim), nn.Linear(dim, dim)]
+    for layer in layers:
+        nn.init.eye_(layer.weight)
+        nn.init.zeros_(layer.bias)
+    return nn.Sequential(layers[0], SymmetricReLU(), layers[1])
+
+
+def drop_red(
+    first: Float[Tensor, "batch channel height width"],
+    second: Float[Tensor, "batch channel height width"],
+    probability: float,
+) -> ImageViews:
+    """Two views of each image, one of which loses its red channel with this probability: it becomes black, -1.
+
+    Raises:
+        InputError: for images without colours, or a probability that is none.
+
+    >>> views = drop_red(torch.ones(8, 3, 2, 2), torch.ones(8, 3, 2, 2), probability=1.0)
+    >>> sum(view[:, 0].mean() for view in views)  # of each pair, one is black
+    tensor(0.)
+    """
+    check_number("probability", probability, at_least=0, at_most=1)
+    if first.shape[1] != 3:
+        raise InputError(f"drop: expected images of 3 channels to take the red one of, got {first.shape[1]}")
+    drawn = torch.rand(len(first), device=first.device)
+    # One draw decides both whether and where: the lower half of the unlucky ones lose it in the first view.
+    lost = (drawn < probability / 2, (drawn >= probability / 2) & (drawn < probability))
+    views = [first.clone(), second.clone()]
+    for view, chosen in zip(views, lost, strict=True):
+        view[chosen, RED] = -1.0
+    return views
+
+
+class ProjectionHead(Method):
+    """SimCLR with a choice of head, told apart by what can be read before and after it.
+
+    Args:
+        encoder: images to features; what a run keeps.
+        head: "fixed" weighs coordinate i by kappa to the power of -i; "mlp" is a perceptron with one hidden layer as
+            wide as the features; "none" compares the features themselves.
+        kappa: of the fixed head; 1 is no head.
+        temperature: above 0.
+        dim: width of the perceptron's output.
+        drop: probability that one view of a colour image loses its red channel, after all other steps; jitter and
+            grayscale would have mixed it with the others.
+        **recipe: arguments of `Method`.
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        head: Head = "fixed",
+        kappa: float = 1.05,
+        temperature: float = 0.5,
+        dim: int = 64,
+        drop: float = 0.0,
+        **recipe: Any,
+    ):
+        super().__init__(encoder, **recipe)
+        check_number("drop", drop, at_least=0, at_most=1)
+        self.drop = drop
+        self.head = _head(head, self.features, kappa, dim)
+        self.objective = NTXentLoss(temperature)
+
+    def project(self, images: Float[Tensor, "batch channel size size"]) -> Float[Tensor, "batch dim"]:
+        """What the loss compares: the head's output. `encoder(images)` is what lies before the head."""
+        return self.head(self.encoder(images))
+
+    def loss(self, images: ImageViews, labels: Labels, index: Index) -> Float[Tensor, ""]:
+        """NT-Xent of the head's outputs for both views."""
+        first, second = images
+        if self.drop:
+            first, second = drop_red(first, second, self.drop)
+        z1, z2 = self.project(first), self.project(second)
+        return self.objective(z1, z2)
+
+    def diagnostics(self, train: Images, probe: Images, test: Images) -> dict[str, float]:
+        """For each factor of the images, or the label: linear probes before and after the head, and how much it takes.
+
+        The probe standardises its input, so the fixed head takes nothing from it.
+        """
+        before, after = (self._read(net, probe, test) for net in (self.encoder, nn.Sequential(self.encoder, self.head)))
+        return {
+            **{f"before {name}": value for name, value in before.items()},
+            **{f"after {name}": value for name, value in after.items()},
+            **{f"gain {name}": value - after[name] for name, value in before.items()},
+        }
+
+    def _read(self, net: nn.Module, probe: Images, test: Images) -> dict[str, float]:
+        if not len(probe):
+            return {}
+        known, features = (embed(net, images, to_float) for images in (probe, test))
+        return probe_factors(known, _factors(probe), features, _factors(test))
+
+
+def _head(name: Head, features: int, kappa: float, dim: int) -> nn.Module:
+    if name == "mlp":
+        return mlp(features, features, dim, batch_norm=False)
+    if name == "fixed":
+        return FixedReweightHead(features, kappa)
+    if name == "none":
+        return nn.Identity()
+    raise unknown("head", name, get_args(Head))
+
+
+def _factors(images: Images) -> dict[str, Tensor]:
+    return dict(images.factors) or {"label": images.labels}
+
+
+def _check_features(strength: Tensor, preserved: Tensor) -> None:
+    check_same_shape(strength=strength, preserved=preserved)
+    check_finite("strength", strength)
+    check_finite("preserved", preserved)
+    check_number("strength", float(strength.min()), above=0)
+    for extreme in preserved.aminmax():
+        check_number("preserved", float(extreme), at_least=0, at_most=1)

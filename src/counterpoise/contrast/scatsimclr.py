@@ -1,0 +1,400 @@
+"""ScatSimCLR: SimCLR on a fixed scattering transform with a small adapter, and a pretext task that regularises it.
+
+Kinakh, Taran, Voloshynovskiy, "ScatSimCLR: self-supervised contrastive learning with pretext task regularization for
+small-scale datasets", ICCV 2021 workshop on visual inductive priors, arXiv 2108.13939.
+
+The scattering transform (Mallat, 2012; Bruna & Mallat, 2013; here kymatio's) is not learnt: wavelets and moduli, stable
+to small deformations. What is learnt on top of it is small, so that few images suffice.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any, Literal, get_args
+
+import torch
+from jaxtyping import Float, Int64, UInt8
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from counterpoise.contrast.simclr import NTXentLoss
+from counterpoise.data import Images
+from counterpoise.data.views import to_float
+from counterpoise.errors import InputError, MissingExtra, unknown
+from counterpoise.measure import probe_factors
+from counterpoise.method import ImageViews, Index, Labels, Method
+from counterpoise.nets import embed
+from counterpoise.nets.heads import mlp
+from counterpoise.ops.checks import check_number
+from counterpoise.ops.processes import gather
+
+Pretext = Literal["rotation", "jigsaw", "none"]
+Pixels = UInt8[Tensor, "batch channels height width"]
+
+WIDTHS = {
+    8: (32, *[64] * 4, *[128] * 4),
+    12: (256, *[128] * 4, *[64] * 4, *[128] * 4),
+    16: (256, *[128] * 6, *[64] * 4, *[128] * 6),
+    30: (256, *[128] * 30),
+    45: (256, *[128] * 15, *[64] * 15, *[128] * 15),
+}
+"""The adapters of the paper by their depth: the width of the first convolution, then of each residual block."""
+
+TURNS = 4
+TILES = 9  # of the jigsaw, in 3 rows
+
+
+def scattering_channels(channels: int, scale: int, orientations: int) -> int:
+    """How many maps a scattering transform of order 2 gives: C (1 + L J + L² J (J-1) / 2).
+
+    Args:
+        channels: C, of the images; each is transformed by itself.
+        scale: J; the maps are smaller than the images by 2 to its power.
+        orientations: L, of the wavelets.
+
+    >>> scattering_channels(3, scale=2, orientations=16)
+    867
+    """
+    return channels * (1 + orientations * scale + orientations**2 * scale * (scale - 1) // 2)
+
+
+class Scattering(nn.Module):
+    """The scattering transform of order 2, for images of any size; it has no parameters.
+
+    The filters for a size are made when the first images of that size come. Half precision is too coarse for it: it is
+    computed in float32 or float64.
+
+    Args:
+        scale: J, from 1.
+        orientations: L, from 1.
+
+    Raises:
+        MissingExtra: without kymatio.
+        InputError: for a number out of range.
+    """
+
+    def __init__(self, scale: int = 2, orientations: int = 8):
+        super().__init__()
+        check_number("scale", scale, at_least=1)
+        check_number("orientations", orientations, at_least=1)
+        _transform()
+        self.scale, self.orientations = scale, orientations
+        self.filters: dict[tuple[int, int], nn.Module] = {}  # not registered: they need not be saved
+
+    def forward(
+        self, images: Float[Tensor, "batch channels height width"]
+    ) -> Float[Tensor, "batch maps small_height small_width"]:
+        """The coefficients of each image, channel by channel: order 0, then 1, then 2.
+
+        Args:
+            images: at least 2^J pixels high and wide.
+
+        Returns:
+            `scattering_channels` maps an image, each side divided by 2^J and rounded down.
+
+        Raises:
+            InputError: for smaller images.
+        """
+        size, least = (images.shape[2], images.shape[3]), 2**self.scale
+        if min(size) < least:
+            raise InputError(
+                f"images: expected at least {least} pixels a side at scale {self.scale}, got {size[0]}x{size[1]}"
+            )
+        if size not in self.filters:
+            self.filters[size] = _transform()(J=self.scale, shape=size, L=self.orientations, max_order=2)
+        images = images.to(torch.promote_types(images.dtype, torch.float32)).contiguous()
+        transform = self.filters[size].to(images.device, images.dtype)
+        with torch.autocast(images.device.type, enabled=False):
+            return transform(images).flatten(1, 2)
+
+    def extra_repr(self) -> str:
+        return f"scale={self.scale}, orientations={self.orientations}"
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions with batch normalisation, added to their input; if widths differ, to its 1x1 convolution."""
+
+    def __init__(self, width: int, out: int):
+        super().__init__()
+        first, second = _convolution(width, out, 3), _convolution(out, out, 3)
+        self.convolutions = nn.Sequential(*first, nn.ReLU(inplace=True), *second)
+        self.shortcut = nn.Sequential(*([] if width == out else _convolution(width, out, 1)))
+
+    def forward(self, x: Float[Tensor, "batch width height width_"]) -> Float[Tensor, "batch out height width_"]:
+        """The sum, after a ReLU."""
+        return F.relu(self.convolutions(x) + self.shortcut(x))
+
+
+class ScatteringEncoder(nn.Module):
+    """Images to features: scattering transform, then the adapter, a residual net that is learnt.
+
+    Args:
+        channels: of the images.
+        scale: J of the transform.
+        orientations: L of the transform.
+        widths: of the adapter's first convolution, then of each residual block; see `WIDTHS`.
+        pool: side of the maps to which the adapter's output is averaged; its features are the last width times pool².
+        norm: normalise each scattering map over the batch first; orders differ in scale by ten and more.
+
+    >>> ScatteringEncoder(1, orientations=4, widths=(8, 16), pool=2)(torch.zeros(2, 1, 12, 20)).shape
+    torch.Size([2, 64])
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        scale: int = 2,
+        orientations: int = 8,
+        widths: Sequence[int] = WIDTHS[8],
+        pool: int = 4,
+        norm: bool = False,
+    ):
+        super().__init__()
+        check_number("pool", pool, at_least=1)
+        if not widths or min(widths) < 1:
+            raise InputError(f"widths: expected at least one, each of at least 1, got {list(widths)}")
+        maps = scattering_channels(channels, scale, orientations)
+        self.channels, self.features = channels, widths[-1] * pool**2
+        self.scattering = Scattering(scale, orientations)
+        self.adapter = nn.Sequential(
+            nn.BatchNorm2d(maps) if norm else nn.Identity(),
+            *_convolution(maps, widths[0], 3),
+            nn.ReLU(inplace=True),
+            *[ResidualBlock(*pair) for pair in itertools.pairwise(widths)],
+            nn.AdaptiveAvgPool2d(pool),
+            nn.Flatten(),
+        )
+
+    def forward(self, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch features"]:
+        """The features of each image."""
+        if images.ndim != 4 or images.shape[1] != self.channels:
+            expected = f"[batch, {self.channels}, height, width]"
+            raise InputError(f"images: expected {expected}, got shape {list(images.shape)}")
+        return self.adapter(self.scattering(images))
+
+
+def turned(images: Pixels) -> tuple[UInt8[Tensor, "turned channels height width"], Int64[Tensor, " turned"]]:
+    """Each image four times, turned clockwise by 0, 90, 180 and 270 degrees; and by how many quarters each is turned.
+
+    Raises:
+        InputError: for images that are not square.
+
+    >>> images, quarters = turned(torch.tensor([[1, 2], [3, 4]], dtype=torch.uint8).view(1, 1, 2, 2))
+    >>> images.flatten(1).tolist(), quarters.tolist()
+    ([[1, 2, 3, 4], [3, 1, 4, 2], [4, 3, 2, 1], [2, 4, 1, 3]], [0, 1, 2, 3])
+    """
+    if images.shape[2] != images.shape[3]:
+        raise InputError(f"images: expected square ones to turn, got {images.shape[2]}x{images.shape[3]}")
+    quarters = torch.arange(TURNS, device=images.device)
+    every = torch.stack([torch.rot90(images, -k, (2, 3)) for k in range(TURNS)], 1)
+    return every.flatten(0, 1), quarters.repeat(len(images))
+
+
+def tiles(images: Pixels) -> Float[Tensor, "batch 9 channels height width"]:
+    """The nine tiles of each image, row by row, each enlarged to the size of the image, in [-1, 1].
+
+    Where a third is no whole number of pixels, those that are cut are left out: of 28, the tiles have 9, 8 and 9.
+
+    >>> tiles(torch.arange(9, dtype=torch.uint8).view(1, 1, 3, 3))[0, :, 0, 0, 0].add(1).mul(127.5).round()
+    tensor([0., 1., 2., 3., 4., 5., 6., 7., 8.])
+    """
+    size = images.shape[2:]
+    rows, columns = ([slice(-(-side * k // 3), side * (k + 1) // 3) for k in range(3)] for side in size)
+    unit = to_float(images)
+    enlarged = [
+        F.interpolate(unit[:, :, row, column], size, mode="bilinear", align_corners=False)
+        for row in rows
+        for column in columns
+    ]
+    return torch.stack(enlarged, 1)
+
+
+def permutations(count: int) -> Int64[Tensor, "count 9"]:
+    """Permutations of nine tiles that are far apart: any two put at least eight tiles in different places.
+
+    They are the maps x → a x + b of the field of nine elements with a ≠ 0, of which two agree in at most one point.
+
+    Args:
+        count: from 2 to 72.
+
+    Raises:
+        InputError: for another number.
+
+    >>> permutations(3)
+    tensor([[0, 1, 2, 3, 4, 5, 6, 7, 8],
+            [1, 2, 0, 4, 5, 3, 7, 8, 6],
+            [2, 0, 1, 5, 3, 4, 8, 6, 7]])
+    """
+    check_number("count", count, at_least=2, at_most=72)
+    # The field: x = u + v i with u and v modulo 3 and i² = -1, as the number u + 3 v.
+    u, v = torch.arange(TILES) % 3, torch.arange(TILES) // 3
+    a, b = 1 + torch.arange(count)[:, None] // TILES, torch.arange(count)[:, None] % TILES
+    return (u[a] * u - v[a] * v + u[b]) % 3 + 3 * ((u[a] * v + v[a] * u + v[b]) % 3)
+
+
+def shuffle(
+    tiles: Float[Tensor, "batch 9 channels height width"], order: Int64[Tensor, "batch 9"]
+) -> Float[Tensor, "batch 9 channels height width"]:
+    """The tiles in a given order: place t of an image gets tile `order[t]`."""
+    return tiles[torch.arange(len(tiles), device=tiles.device)[:, None], order]
+
+
+class RotationHead(nn.Sequential):
+    """Logits of the four turns, from the features of a turned image.
+
+    Args:
+        features: of the encoder.
+    """
+
+    def __init__(self, features: int):
+        super().__init__(*_hidden(features, 512), *_hidden(512, 128), nn.Linear(128, TURNS))
+
+
+class JigsawHead(nn.Module):
+    """Logits of the permutations, from the features of nine tiles in their shuffled order.
+
+    Args:
+        features: of the encoder.
+        count: how many permutations there are.
+    """
+
+    def __init__(self, features: int, count: int):
+        super().__init__()
+        self.each = nn.Sequential(*_hidden(features, 512))
+        self.all = nn.Sequential(*_hidden(TILES * 512, 4096), nn.Linear(4096, count))
+
+    def forward(self, features: Float[Tensor, "batch 9 features"]) -> Float[Tensor, "batch count"]:
+        """The logits of each image."""
+        return self.all(self.each(features).flatten(1))
+
+
+class ScatSimCLR(Method):
+    """SimCLR on a scattering transform, which is fixed, and a small adapter, with rotations or jigsaws told beside it.
+
+    Args:
+        encoder: images to features; replaced by the scattering encoder, for images of as many channels, unless
+            `scattering` is off.
+        scattering: off keeps the backbone, as in SimCLR with a pretext task.
+        scale: J of the transform: its maps are 2^J times smaller than the images.
+        orientations: L of its wavelets; the cost and the number of maps grow as its square.
+        widths: of the adapter's first convolution, then of each residual block.
+        pool: side of the maps to which the adapter's output is averaged.
+        norm: normalise the scattering maps first.
+        pretext: "rotation" tells by how many quarters an image was turned, "jigsaw" how its nine tiles were shuffled.
+        weight: of the pretext loss, at least 0.
+        delay: epochs before the pretext loss counts.
+        shuffles: permutations of the jigsaw, from 2 to 72.
+        temperature: of the contrastive loss, above 0.
+        dim: width of the projection; its hidden layer is as wide as the features.
+        **recipe: arguments of `Method`.
+    """
+
+    permutations: Tensor
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        scattering: bool = True,
+        scale: int = 2,
+        orientations: int = 8,
+        widths: Sequence[int] = (32, 64, 64, 64, 64, 128, 128, 128, 128),
+        pool: int = 4,
+        norm: bool = False,
+        pretext: Pretext = "rotation",
+        weight: float = 0.3,
+        delay: int = 0,
+        shuffles: int = 35,
+        temperature: float = 0.5,
+        dim: int = 128,
+        **recipe: Any,
+    ):
+        super().__init__(encoder, **recipe)
+        check_number("weight", weight, at_least=0)
+        check_number("delay", delay, at_least=0)
+        if pretext not in get_args(Pretext):
+            raise unknown("pretext task", pretext, get_args(Pretext))
+        if scattering:
+            if not isinstance(getattr(encoder, "channels", None), int):
+                raise InputError("encoder: expected an attribute `channels`, that of the images")
+            self.encoder = ScatteringEncoder(encoder.channels, scale, orientations, widths, pool, norm)  # type: ignore[arg-type]
+            self.features = self.encoder.features
+        self.pretext: Pretext = pretext if weight else "none"
+        self.weight, self.delay = weight, delay
+        self.head = mlp(self.features, self.features, dim, batch_norm=False)
+        self.objective = NTXentLoss(temperature)
+        if self.pretext == "rotation":
+            self.pretext_head: nn.Module = RotationHead(self.features)
+        elif self.pretext == "jigsaw":
+            self.pretext_head = JigsawHead(self.features, shuffles)
+            self.register_buffer("permutations", permutations(shuffles))
+        self._epoch = 0
+        self._images: Images | None = None
+
+    def start_epoch(self, images: Images, epoch: int) -> None:
+        """The pretext task takes the images themselves, not the views."""
+        self._epoch, self._images = epoch, images
+
+    def loss(self, images: ImageViews, labels: Labels, index: Index) -> Float[Tensor, ""]:
+        """NT-Xent of the projections, plus the weighted pretext loss."""
+        z1, z2 = (self.head(self.encoder(view)) for view in images)
+        contrast = self.objective(z1, z2)
+        if self.pretext == "none":
+            return contrast
+        if self._epoch < self.delay:
+            # Several processes wait for a gradient of every parameter, if only for zeros.
+            return contrast + 0.0 * sum(p.sum() for p in self.pretext_head.parameters())
+        return contrast + self.weight * self.pretext_loss(self._pixels(index))
+
+    def pretext_loss(self, pixels: Pixels) -> Float[Tensor, ""]:
+        """Mean cross-entropy of the pretext task; its images pass the encoder as a batch of their own.
+
+        Turned images get a random view each. Tiles are taken from the image as it is, in an order that is drawn.
+        """
+        if self.pretext == "rotation":
+            images, target = turned(pixels)
+            logits = self.pretext_head(self.encoder(self.view(images)))
+        else:
+            target = torch.randint(len(self.permutations), (len(pixels),), device=pixels.device)
+            shuffled = shuffle(tiles(pixels), self.permutations[target])
+            features = self.encoder(shuffled.flatten(0, 1)).unflatten(0, (-1, TILES))
+            logits = self.pretext_head(features)
+        return gather(F.cross_entropy(logits, target, reduction="none")).mean()
+
+    def diagnostics(self, train: Images, probe: Images, test: Images) -> dict[str, float]:
+        """`scattering`: a linear probe's accuracy on the transform alone; `over scattering`: what the adapter adds."""
+        if not isinstance(self.encoder, ScatteringEncoder):
+            return {}
+        plain = _label_accuracy(nn.Sequential(self.encoder.scattering, nn.Flatten()), probe, test)
+        learnt = _label_accuracy(self.encoder, probe, test)
+        return {} if plain is None or learnt is None else {"scattering": plain, "over scattering": learnt - plain}
+
+    def _pixels(self, index: Index) -> Pixels:
+        if self._images is None:
+            raise InputError("images: expected start_epoch(images, epoch) before a loss with a pretext task")
+        return self._images.__getitems__(index.tolist())[0].to(index.device)
+
+
+def _label_accuracy(net: nn.Module, probe: Images, test: Images) -> float | None:
+    """Of a linear probe on the labels; `None` without labels."""
+    if not len(probe):
+        return None
+    known, features = (embed(net, images, to_float) for images in (probe, test))
+    return probe_factors(known, {"label": probe.labels}, features, {"label": test.labels}).get("label")
+
+
+def _convolution(width: int, out: int, kernel: int) -> list[nn.Module]:
+    return [nn.Conv2d(width, out, kernel, padding=kernel // 2, bias=False), nn.BatchNorm2d(out)]
+
+
+def _hidden(width: int, out: int) -> list[nn.Module]:
+    return [nn.Linear(width, out), nn.ReLU(inplace=True), nn.Dropout(0.5)]
+
+
+def _transform() -> type[nn.Module]:
+    try:
+        # Not `kymatio.torch`, which also imports the transform of three dimensions: SciPy 1.17 lacks what that needs.
+        from kymatio.scattering2d.frontend.torch_frontend import ScatteringTorch2D
+    except ImportError as error:
+        raise MissingExtra("kymatio", "scattering") from error
+    return ScatteringTorch2D

@@ -1,0 +1,318 @@
+"""The linear theory against nets that gradient descent trains, the spectral loss, the heads, and the method on them."""
+
+import math
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from counterpoise.contrast.projection_head import (
+    FixedReweightHead,
+    ProjectionHead,
+    SpectralContrastiveLoss,
+    SymmetricReLU,
+    drop_red,
+    feature_weights,
+    identity_head,
+    indicator,
+    kept_features,
+    least_loss,
+    linear_weights,
+    population_loss,
+    reweighting,
+    spectral_contrastive,
+    symmetric_relu,
+    weight_inequality,
+)
+from counterpoise.contrast.simclr import nt_xent
+from counterpoise.contrast.supcon import SupConLoss
+from counterpoise.data import Images
+from counterpoise.errors import InputError
+
+STRENGTH = torch.tensor([2.0, 1.0, 0.5, 1.5], dtype=torch.float64)
+PRESERVED = torch.tensor([0.9, 0.8, 0.7, 0.2], dtype=torch.float64)
+KEPT = 3
+N, D = 7, 5
+rng = torch.Generator().manual_seed(0)
+Z1 = torch.randn(N, D, generator=rng, dtype=torch.float64)
+Z2 = Z1 + torch.randn(N, D, generator=rng, dtype=torch.float64) / 2
+
+
+def close(found, expected, **tolerances):
+    torch.testing.assert_close(found, torch.as_tensor(expected, dtype=found.dtype), **tolerances)
+
+
+def descended(seed, width=8, std=0.03):
+    """Both layers of a linear net after plain gradient descent from small random ones, past its saddles."""
+    random = np.random.default_rng(seed)
+    first, second = random.normal(0, std, (width, len(STRENGTH))), random.normal(0, std, (KEPT, width))
+    variance = STRENGTH.numpy() ** 2
+    kept = np.diag(PRESERVED.numpy() ** 2 * variance)
+    for _ in range(20_000):
+        both = second @ first
+        gradient = 4 * both @ (variance[:, None] * (both.T @ both) * variance - kept)
+        first, second = first - 0.05 * second.T @ gradient, second - 0.05 * gradient @ first.T
+    return torch.from_numpy(first), torch.from_numpy(second)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_gradient_descent_from_small_weights_finds_the_predicted_ones(seed):
+    """Minimum, weights before and after the head, and that they become more unequal with depth."""
+    first, second = descended(seed)
+    assert population_loss(second @ first, STRENGTH, PRESERVED) - least_loss(PRESERVED, KEPT) < 1e-4
+    kept = kept_features(PRESERVED, KEPT)
+    before, after = feature_weights(first)[kept], feature_weights(second @ first)[kept]
+    close(after, linear_weights(STRENGTH, PRESERVED, KEPT, layer=2)[kept], rtol=0.01, atol=0)
+    close(before, linear_weights(STRENGTH, PRESERVED, KEPT, layer=1)[kept], rtol=0.02, atol=0)
+    assert weight_inequality(before) < weight_inequality(after) / 1.5
+
+
+def test_no_net_is_better_than_the_closed_form():
+    """The best weight has no slope, its loss is the closed form's, and random steps from it lead up."""
+    weight = torch.diag(linear_weights(STRENGTH, PRESERVED, KEPT, layer=2))[:KEPT].requires_grad_()
+    value = population_loss(weight, STRENGTH, PRESERVED)
+    close(value, least_loss(PRESERVED, KEPT).item())
+    (slope,) = torch.autograd.grad(value, weight)
+    close(slope, torch.zeros_like(slope))
+    for _ in range(20):
+        step = torch.randn(KEPT, 4, generator=rng, dtype=torch.float64) / 10
+        assert population_loss(weight + step, STRENGTH, PRESERVED) > value
+
+
+def test_the_worked_case():
+    assert least_loss(PRESERVED, KEPT).item() == pytest.approx(-1.3058, abs=1e-12)
+    after, before = (linear_weights(STRENGTH, PRESERVED, KEPT, layer) for layer in (2, 1))
+    close(after, [0.45, 0.8, 1.4, 0.0])
+    close(before, [0.67082, 0.89443, 1.18322, 0.0], rtol=0, atol=1e-5)
+    post, pre = indicator(after, STRENGTH), indicator(before, STRENGTH)
+    close(post[:3], [2.3951, 3.0312, 3.9592], rtol=0, atol=1e-4)
+    close(pre[:3], [1.6389, 3.6875, 8.4286], rtol=0, atol=1e-4)
+    assert post[3] == pre[3] == math.inf
+    assert (pre < post)[:3].tolist() == [True, False, False]  # before the head is better for the strong one alone
+
+
+@pytest.mark.parametrize("layers", [2, 3, 5])
+def test_inequality_is_a_power_of_the_depth(layers):
+    last = weight_inequality(linear_weights(STRENGTH, PRESERVED, KEPT, layers, layers)[:KEPT])
+    for layer in range(1, layers + 1):
+        found = weight_inequality(linear_weights(STRENGTH, PRESERVED, KEPT, layer, layers)[:KEPT])
+        close(found, (last ** (layer / layers)).item())
+
+
+def test_features_that_are_kept():
+    a = torch.tensor([0.0, 0.5, 0.0, 0.9])
+    assert kept_features(a, 3).tolist() == [False, True, False, True]  # none that views destroy
+    assert kept_features(a, 9).tolist() == [False, True, False, True]
+    assert kept_features(torch.tensor([0.5, 0.5, 0.1]), 2).tolist() == [True, True, False]
+    with pytest.raises(InputError, match="preserved: expected no tie between the features of rank 1 and 2"):
+        kept_features(torch.tensor([0.5, 0.5, 0.1]), 1)
+
+
+def test_weights_along_features_that_are_no_coordinates():
+    basis = torch.linalg.qr(torch.randn(4, 4, generator=rng, dtype=torch.float64)).Q
+    weight = torch.diag(STRENGTH) @ basis.T
+    close(feature_weights(weight, basis), STRENGTH)
+    assert weight_inequality(torch.tensor([1.0, 0.0])) == math.inf
+
+
+def test_the_batch_estimates_the_population():
+    generator = torch.Generator().manual_seed(1)
+    strength, preserved = STRENGTH[:2], PRESERVED[:2]
+    weight = torch.tensor([[0.5, -0.2], [0.1, 0.6]], dtype=torch.float64)
+    signs = torch.randint(2, (200_000, 2), generator=generator) * 2.0 - 1
+    flips = [torch.rand(200_000, 2, generator=generator, dtype=torch.float64) < (1 - preserved) / 2 for _ in range(2)]
+    z1, z2 = (torch.where(flip, -signs, signs).double() * strength @ weight.T for flip in flips)
+    expected = population_loss(weight, strength, preserved)
+    assert spectral_contrastive(z1, z2).item() == pytest.approx(expected.item(), abs=0.01)
+
+
+def test_spectral_loss_by_its_sum_over_pairs():
+    pairs = Z1 @ Z2.T
+    others = pairs.square().masked_fill(torch.eye(N).bool(), 0).sum() / (N * (N - 1))
+    close(SpectralContrastiveLoss()(Z1, Z2), (-2 * pairs.diagonal().mean() + others).item())
+
+
+def test_spectral_loss_in_closed_form():
+    eye = torch.eye(D, dtype=torch.float64)
+    assert spectral_contrastive(eye, eye).item() == pytest.approx(-2)
+    for c in (0.5, 1.0, 3.0):
+        z = F.normalize(Z1[:1], dim=1).expand(N, -1) * c
+        assert spectral_contrastive(z, z).item() == pytest.approx(-2 * c**2 + c**4)
+
+
+def test_spectral_loss_keeps_the_lengths_of_rows_and_sees_no_order_nor_rotation():
+    value = spectral_contrastive(Z1, Z2)
+    order = torch.randperm(N, generator=rng)
+    rotation = torch.linalg.qr(torch.randn(D, D, generator=rng, dtype=torch.float64)).Q
+    for same in (spectral_contrastive(Z1[order], Z2[order]), spectral_contrastive(Z1 @ rotation, Z2 @ rotation)):
+        close(same, value.item())
+    assert spectral_contrastive(2 * Z1, 2 * Z2) > value + 1
+
+
+def test_gradients_in_double_precision():
+    leaves = [x.clone().requires_grad_() for x in (Z1, Z2)]
+    assert torch.autograd.gradcheck(spectral_contrastive, leaves)
+    threshold = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(symmetric_relu, (leaves[0], threshold))
+    weight = torch.randn(3, 4, generator=rng, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda w: population_loss(w, STRENGTH, PRESERVED), weight)
+
+
+def test_fixed_head():
+    x = torch.randn(4, 6, generator=rng, requires_grad=True)
+    assert torch.equal(FixedReweightHead(6, kappa=1.0)(x), x)
+    head = FixedReweightHead(6, kappa=1.5)
+    expected = torch.tensor([1.5**-i for i in range(6)])
+    close(head(torch.ones(6)), expected)
+    head(x).sum().backward()
+    close(x.grad, expected.expand(4, 6))
+    assert not list(head.parameters())
+    assert list(head.state_dict()) == ["weights"]
+
+
+def test_weights_of_the_fixed_head_are_exact_before_they_are_rounded():
+    weights = reweighting(512, kappa=1.5)
+    assert weights[511].item() == pytest.approx(1.5**-511, rel=1e-12)
+    assert weights[511] > 0
+    with pytest.warns(UserWarning, match=r"kappa 1.5 leaves 477 of 512 coordinates a weight below 1e-06"):
+        FixedReweightHead(512, kappa=1.5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        FixedReweightHead(128, kappa=1.1)
+
+
+def test_a_loss_of_cosines_sees_relative_weights_alone():
+    labels = torch.tensor([0, 1, 0, 1, 1, 0, 2])
+    loss, head = SupConLoss(temperature=0.5), FixedReweightHead(D, kappa=1.5).double()
+    value = loss(head(Z1), labels)
+    close(loss(1e3 * head(Z1), labels), value.item())
+    assert abs(loss(Z1, labels) - value) > 0.01
+
+
+def test_symmetric_relu():
+    x = torch.linspace(-3, 3, 25, dtype=torch.float64)
+    close(SymmetricReLU()(x), x)
+    for b in (0.5, 1.0):
+        found = SymmetricReLU(b).double()(x)
+        close(found, F.softshrink(x, b))
+        close(found, -SymmetricReLU(b).double()(-x).detach())
+        assert (found[x.abs() <= b] == 0).all()
+    assert SymmetricReLU(0.5).threshold.requires_grad
+
+
+def test_identity_head_starts_as_the_identity_and_learns():
+    head = identity_head(D)
+    close(head(Z1.float()), Z1.float())
+    head(Z1.float()).square().sum().backward()
+    assert all(p.grad is not None and p.grad.abs().max() > 0 for p in head.parameters())
+
+
+def test_red_is_dropped_in_one_view_of_a_share_of_the_images():
+    torch.manual_seed(0)
+    first, second = (torch.full((4000, 3, 2, 2), x) for x in (0.25, 0.5))
+    dropped = drop_red(first, second, probability=0.9)
+    lost = torch.stack([view[:, 0, 0, 0] == -1 for view in dropped])
+    assert not lost.all(0).any()
+    for share in lost.float().mean(1):
+        assert share.item() == pytest.approx(0.45, abs=0.03)
+    for view, before, chosen in zip(dropped, (first, second), lost, strict=True):
+        assert torch.equal(view[:, 1:], before[:, 1:])
+        assert torch.equal(view[~chosen], before[~chosen])
+        assert (view[chosen][:, 0] == -1).all()
+    assert (first == 0.25).all()
+    assert all(torch.equal(*x) for x in zip(drop_red(first, second, 0.0), (first, second), strict=True))
+
+
+@pytest.mark.usefixtures("plain_shapes")
+def test_bad_input_is_refused_by_name():
+    loss = SpectralContrastiveLoss()
+    with pytest.raises(InputError, match="z1: expected at least 2 rows, got 1"):
+        loss(Z1[:1], Z2[:1])
+    with pytest.raises(InputError, match=r"z1 and z2: expected the same shape, got \[7, 5\] and \[7, 4\]"):
+        loss(Z1, Z2[:, :4])
+    with pytest.raises(InputError, match="z2: expected rows of a length of at most 1e\\+08"):
+        loss(Z1, Z2 * 1e12)
+    with pytest.raises(InputError, match="strength: expected a number above 0, got 0"):
+        linear_weights(STRENGTH * 0, PRESERVED, 3, 1)
+    with pytest.raises(InputError, match=r"preserved: expected a number of at least 0 and of at most 1, got 1\.2"):
+        population_loss(torch.eye(4), STRENGTH, PRESERVED + 0.3)
+    with pytest.raises(InputError, match="layer: expected a number of at least 1 and of at most 2, got 3"):
+        linear_weights(STRENGTH, PRESERVED, 3, 3)
+    with pytest.raises(InputError, match="kappa: expected a number above 0, got 0"):
+        FixedReweightHead(4, kappa=0)
+    with pytest.raises(InputError, match="threshold: expected a number of at least 0, got -1"):
+        SymmetricReLU(-1)
+    with pytest.raises(InputError, match="head 'mpl' is not known; did you mean 'mlp'"):
+        ProjectionHead(Encoder(), head="mpl")
+    with pytest.raises(InputError, match="drop: expected a number of at least 0 and of at most 1, got 2"):
+        ProjectionHead(Encoder(), drop=2)
+    with pytest.raises(InputError, match="drop: expected images of 3 channels to take the red one of, got 1"):
+        drop_red(torch.zeros(2, 1, 4, 4), torch.zeros(2, 1, 4, 4), 0.5)
+
+
+class Encoder(nn.Linear):
+    features = 4
+
+    def __init__(self):
+        super().__init__(48, 4)
+
+    def forward(self, images):
+        return super().forward(images.flatten(1))
+
+
+@pytest.mark.parametrize("head", ["none", "mlp", "fixed"])
+def test_the_method_compares_what_comes_out_of_the_head(head):
+    method = ProjectionHead(Encoder(), head=head, kappa=2.0, dim=3)
+    views = [torch.randn(N, 3, 4, 4, generator=rng) for _ in range(2)]
+    features = [method.encoder(view) for view in views]
+    expected = {
+        "none": lambda h: h,
+        "fixed": lambda h: h * torch.tensor([1.0, 0.5, 0.25, 0.125]),
+        "mlp": lambda h: method.head[2](method.head[0](h).relu()),
+    }[head]
+    value = method.loss(views, torch.full((N,), -1), torch.arange(N))
+    close(value, nt_xent(*map(expected, features), temperature=0.5).item())
+    close(method.project(views[0]), expected(features[0]))
+
+
+def test_the_method_drops_red_before_it_compares():
+    method = ProjectionHead(Encoder(), head="none", drop=1.0)
+    views = [torch.randn(N, 3, 4, 4, generator=rng) for _ in range(2)]
+    torch.manual_seed(0)
+    value = method.loss(views, torch.full((N,), -1), torch.arange(N))
+    torch.manual_seed(0)
+    close(value, nt_xent(*map(method.encoder, drop_red(*views, 1.0)), temperature=0.5).item())
+    assert value != nt_xent(*map(method.encoder, views), temperature=0.5)
+
+
+def coloured(count, seed):
+    """Images whose red and green are one of four levels each; the label is that of green."""
+    red, green = torch.randint(4, (2, count), generator=torch.Generator().manual_seed(seed))
+    pixels = torch.stack([red, green, green], 1)[:, :, None, None].expand(-1, -1, 4, 4) * 60
+    return Images(pixels.to(torch.uint8), green, tuple("abcd"), "colours", factors={"red": red, "green": green})
+
+
+def test_diagnostics_read_each_factor_before_and_after_the_head():
+    method = ProjectionHead(Encoder(), head="mlp", dim=2)
+    with torch.no_grad():  # features are the four levels of both colours; the head lets green alone through
+        method.encoder.weight.zero_()
+        method.encoder.weight[0, 0] = method.encoder.weight[1, 16] = 1.0
+        method.head[2].weight.zero_()
+        nn.init.eye_(method.head[0].weight)
+        nn.init.zeros_(method.head[0].bias)
+        nn.init.constant_(method.encoder.bias, 2.0)
+        method.head[2].weight[0, 1] = 1.0
+    probe, test = coloured(200, seed=1), coloured(200, seed=2)
+    found = method.diagnostics(probe, probe, test)
+    assert set(found) == {f"{when} {factor}" for when in ("before", "after", "gain") for factor in ("red", "green")}
+    assert found["before red"] > 0.9
+    assert found["after red"] < 0.5
+    assert found["gain red"] == found["before red"] - found["after red"]
+    assert found["gain green"] == pytest.approx(0, abs=0.05)
+    plain = Images(test.pixels, test.labels, test.classes, "plain")
+    assert set(method.diagnostics(plain, plain, plain)) == {"before label", "after label", "gain label"}
+    nothing = plain.subset(torch.arange(0))
+    assert method.diagnostics(plain, nothing, plain) == {}
