@@ -23,6 +23,9 @@ def test_a_run_keeps_its_rows_and_is_not_run_twice(tmp_path, monkeypatch):
     assert load_file(tmp_path / "nodes.safetensors")["z"].shape == (160, 8)
     assert [row["epoch"] for row in result["curve"]] == [1, 2, 3]
     assert result["sizes"]["author"] == 53
+    papers = graph.graph_of(run())["paper"]
+    over = result["metrics"]["macro_f1"] - graph.score(papers.x, papers.y)["macro_f1"]
+    assert result["diagnostics"]["over features"] == over
     monkeypatch.setattr(graph, "_work", None)
     assert graph.execute(run(), tmp_path) == json.loads((tmp_path / "result.json").read_text()) == result
 

@@ -70,7 +70,7 @@ def planted_graph(nodes: int = 600, classes: int = 4, seed: int = 0) -> Any:
 
     A paper has three authors, of its own class with probability 0.7 and else of any, and one venue, likewise with
     probability 0.5. There is an author for every three papers and a venue for every twenty. A paper has ten of 100
-    words, each typical of its class with probability 0.3 and else any.
+    words, each typical of its class with probability 0.15 and else any: by themselves they tell little.
 
     Args:
         nodes: how many papers, at least 20.
@@ -110,7 +110,7 @@ def planted_graph(nodes: int = 600, classes: int = 4, seed: int = 0) -> Any:
 
 def _words(label: np.ndarray, classes: int, rng: np.random.Generator, words: int = 100, each: int = 10) -> np.ndarray:
     typical = rng.integers(words // classes, size=(len(label), each)) * classes + label[:, None]
-    chosen = np.where(rng.random((len(label), each)) < 0.3, typical, rng.integers(words, size=(len(label), each)))
+    chosen = np.where(rng.random((len(label), each)) < 0.15, typical, rng.integers(words, size=(len(label), each)))
     found = np.zeros((len(label), words))
     np.put_along_axis(found, chosen, 1, 1)
     return found

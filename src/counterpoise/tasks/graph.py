@@ -124,7 +124,8 @@ def execute(
         callbacks: further Lightning callbacks.
 
     Returns:
-        The content of `result.json`.
+        The content of `result.json`; among its diagnostics, `over features` is how much more the rows tell than the
+        nodes' own features do, where they have any.
     """
     return run_once(run, folder, lambda: _work(run, folder, tuple(loggers), progress, tuple(callbacks)))
 
@@ -149,15 +150,18 @@ def _work(
     rows = method.embed()
     with written(folder / "nodes.safetensors") as aside:
         save_file({"z": rows.contiguous()}, aside)
-    pace = seconds / len(losses)
+    target, pace = graph[method.target], seconds / len(losses)
+    metrics, diagnostics = score(rows, target.y), {"epochs": float(len(losses))}
+    if target.get("x") is not None:
+        diagnostics["over features"] = metrics[MAIN] - score(target.x, target.y)[MAIN]
     return {
         "seed": run.seed,
         "status": "done",
         "warnings": [],
-        "metrics": score(rows, graph[method.target].y),
+        "metrics": metrics,
         "groups": {},
         "per_class": None,
-        "diagnostics": {"epochs": len(losses)},
+        "diagnostics": diagnostics,
         "seconds": seconds,
         "curve": [{"epoch": k + 1, "loss": loss, "seconds": pace * (k + 1)} for k, loss in enumerate(losses)],
         "parameters": sum(p.numel() for p in method.parameters()),
