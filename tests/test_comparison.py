@@ -9,13 +9,15 @@ import time
 import pytest
 import torch
 from PIL import Image
+from rich.console import Console
 
 import counterpoise
 from counterpoise import comparison
-from counterpoise.comparison import Arm, choose_baseline, command_line, differences, parse_arms, run_folder
+from counterpoise.comparison import Arm, choose_baseline, command_line, differences, parse_arms, run_folder, table
 from counterpoise.contrast.dcl import DCL
 from counterpoise.errors import InputError
 from counterpoise.fitting import read_checkpoint
+from counterpoise.tasks.pretrain import METRICS
 from counterpoise.tasks.runs import Run, Settings
 
 QUICK = {"epochs": 1, "batch_size": 64, "device": "cpu"}
@@ -144,6 +146,17 @@ def test_a_folder_of_png_files(photos, tmp_path, capsys):
     mine, base = ([float(r["knn"]) for r in rows if r["label"] == label] for label in ("dcl", "simclr"))
     assert dcl["difference"]["knn"]["mean"] == pytest.approx(sum(a - b for a, b in zip(mine, base, strict=True)) / 2)
     assert "été" in (out / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(("slug", "marked"), [("supcon", True), ("dcl", False)])
+def test_the_table_marks_what_reads_the_labels(slug, marked):
+    row = {"label": slug, "labels": marked, "runs": [], "summary": {}, "difference": None}
+    content = {"task": "pretrain", "data": {"name": "digits"}, "main": "knn", "baseline": slug, "methods": [row]}
+    console = Console(width=120)
+    with console.capture() as captured:
+        console.print(table({**content, "metrics": {name: {"percent": True} for name in METRICS}}))
+    assert (f"{slug}*" in captured.get()) == marked
+    assert ("* reads the labels" in captured.get()) == marked
 
 
 @pytest.mark.slow

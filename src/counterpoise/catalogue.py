@@ -39,6 +39,7 @@ class Paper:
         module: its module below `counterpoise`, once done.
         method: the class of its method, if it has one.
         objectives: the classes of its objectives.
+        labels: whether its method reads the labels of the training images.
     """
 
     slug: str
@@ -56,6 +57,7 @@ class Paper:
     module: str | None = None
     method: str | None = None
     objectives: tuple[str, ...] = ()
+    labels: bool = False
 
 
 @cache

@@ -386,6 +386,7 @@ def summarise(arms: Sequence[Arm], baseline: str, results: dict[Key, Result]) ->
                 "label": arm.label,
                 "slug": arm.method,
                 "title": catalogue.find(arm.method).title,
+                "labels": catalogue.find(arm.method).labels,
                 "arguments": dict(arm.arguments),
                 "runs": by_label[arm.label],
                 "summary": {name: asdict(interval(some)) for name, some in values.items() if some},
@@ -431,7 +432,10 @@ def write_csv(path: Path, content: dict[str, Any]) -> None:
 def table(content: dict[str, Any]) -> Table:
     """The comparison as a table for the terminal; the report has every metric."""
     title = f"{content['task']} on {content['data']['name']}"
-    out = Table(title=title, caption="mean ± half of the 95 % interval", box=box.SIMPLE_HEAD, pad_edge=False)
+    caption = "mean ± half of the 95 % interval"
+    if any(row["labels"] for row in content["methods"]):
+        caption += "; * reads the labels"
+    out = Table(title=title, caption=caption, box=box.SIMPLE_HEAD, pad_edge=False)
     out.add_column("method")
     shown = tasks.find(content["task"]).SHOWN
     main = shown[content["main"]].removesuffix(" %")
@@ -444,7 +448,8 @@ def table(content: dict[str, Any]) -> Table:
         against = "—" if row["difference"] is None else _difference(row["difference"].get(content["main"]))
         used = [f"{summary[name]['mean']:.0f}" if name in summary else "—" for name in ("seconds", "memory_mb")]
         note = f" ({len(failed)} of {len(row['runs'])} failed: {failed[0]['error']})" if failed else ""
-        out.add_row(Text(row["label"] + note), *cells, against, *used)
+        mark = "*" if row["labels"] else ""
+        out.add_row(Text(row["label"] + mark + note), *cells, against, *used)
     return out
 
 

@@ -91,6 +91,7 @@ def _sections(paper: Paper) -> Iterator[RenderableType]:
         "when": paper.when,
         "tasks": ", ".join(paper.tasks),
         "kind": ", ".join(paper.kind),
+        "labels": "its method reads those of the training images" if paper.labels else None,
         "paper": _source(paper),
         "state": _state(paper) if paper.done else "planned: not there yet",
         "file": paper.module and f"src/counterpoise/{paper.module.replace('.', '/')}.py",

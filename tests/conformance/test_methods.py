@@ -1,5 +1,7 @@
 """What every method of the catalogue that pretrains must do: learn in one step, and survive being saved and loaded."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -55,6 +57,18 @@ def test_one_step_lowers_the_loss_of_its_batch(slug, images):
     method.load_state_dict(state, strict=False)
     after = method.loss(views, *batch[1:])
     assert after.item() < before.item() - 1e-4
+
+
+@every
+def test_those_read_labels_whose_rows_say_so(slug, images, tmp_path):
+    """Other labels change what is learnt, or they do not."""
+    other = replace(images, labels=torch.arange(24) // 8)
+    encoders = []
+    for folder, given in (("a", images), ("b", other)):
+        method = made(slug, given)
+        fit(method, given, epochs=1, batch_size=8, seed=0, folder=tmp_path / folder, device="cpu")
+        encoders.append(torch.cat([p.flatten() for p in method.encoder.parameters()]))
+    assert torch.equal(*encoders) != catalogue.find(slug).labels
 
 
 @every

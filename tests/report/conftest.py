@@ -142,6 +142,7 @@ def fake_results(
                     "label": label,
                     "slug": (slug := label.split(":")[0]),
                     "title": TITLES.get(slug, slug),
+                    "labels": slug == "supcon",
                     "arguments": {"temperature": 0.5},
                     "runs": [run(label, seed, epochs, count) for seed in range(seeds)],
                 }

@@ -179,6 +179,11 @@ def test_one_seed(fake, written):
     assert "±" not in page.words
 
 
+def test_a_method_that_reads_the_labels_is_told(fake, written):
+    page = written(fake.results(methods=("simclr", "supcon")), images=20)
+    assert page.words.count("reads the labels") == 1
+
+
 def test_only_one_method(fake, written):
     page = written(fake.results(methods=("simclr",)), images=20)
     assert "1 method, 3 seeds each" in page.words

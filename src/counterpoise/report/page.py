@@ -165,6 +165,7 @@ def _rows(results: Json, metrics: Json) -> list[Json]:
                 "series": i,
                 "label": method["label"],
                 "title": method["title"],
+                "labels": method["labels"],
                 "baseline": method["label"] == results["baseline"],
                 "cells": [_cell(method, name, metric, *axes[name]) for name, metric in metrics.items()],
                 "seconds": words.duration(seconds["mean"]) if seconds else "–",
