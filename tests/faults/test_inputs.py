@@ -237,7 +237,8 @@ def some_arguments(module, name, skip=()):
         for a in describe(module, name).arguments
         if a.type in (int, float, bool, str) and not a.many and not a.required and a.name not in skip
     }
-    return st.dictionaries(st.sampled_from(sorted(usable)), st.none(), max_size=3).flatmap(
+    names = st.sampled_from(sorted(usable)) if usable else st.nothing()
+    return st.dictionaries(names, st.none(), max_size=3).flatmap(
         lambda chosen: st.fixed_dictionaries({name: usable[name] for name in chosen})
     )
 
