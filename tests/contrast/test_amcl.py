@@ -1,0 +1,345 @@
+"""AMCL against its equations written out pair by pair, its limits, and the temperatures' gradients."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from counterpoise.contrast.amcl import (
+    AMCL,
+    AMCLLoss,
+    MultiHeadProjector,
+    adaptive_contrast,
+    adaptive_cross_correlation,
+    adaptive_negative_cosine,
+    hardest,
+    omega,
+    pair_temperature,
+)
+from counterpoise.contrast.simclr import nt_xent
+from counterpoise.data import Images
+from counterpoise.errors import InputError
+
+N, C, D, W = 6, 3, 5, 4  # samples, heads, width of z, width of phi
+LOW, HIGH, BETA = 0.05, 2.0, 0.1
+rng = torch.Generator().manual_seed(0)
+
+
+def random(*shape):
+    return torch.randn(*shape, generator=rng, dtype=torch.float64)
+
+
+Z1, Z2, P1, P2 = random(N, C, D), random(N, C, D), random(N, C, W), random(N, C, W)
+
+
+def cosine(a, b):
+    return (a @ b / (a.norm() * b.norm())).item()
+
+
+def temperature(a, b, low=LOW, high=HIGH):
+    return low + (high - low) / (1 + math.exp(-(a @ b).item()))
+
+
+def written_out(z1, z2, phi1, phi2, beta=BETA, low=LOW, high=HIGH, top_k=1, positive_competes=False):
+    """Equation 2.1 (or 2.4) as the paper has it: anchor by anchor, head by head, in plain numbers."""
+    z, phi, n = torch.cat([z1, z2]), torch.cat([phi1, phi2]), len(z1)
+
+    def prior(tau):
+        return beta * (z.shape[-1] / 2 * math.log(tau) + 1 / tau)
+
+    total = 0.0
+    for i in range(2 * n):
+        for c in range(z.shape[1]):
+            p = (i + n) % (2 * n)
+            tau = temperature(phi[i, c], phi[p, c], low, high)
+            total += prior(tau) - cosine(z[i, c], z[p, c]) / tau
+            others = [k for k in range(2 * n) if k != i and (positive_competes or k != p)]
+            nearest = sorted(others, key=lambda k: -cosine(z[i, c], z[k, c]))[:top_k]
+            for k in nearest:
+                tau = temperature(phi[i, c], phi[k, c], low, high)
+                total += (cosine(z[i, c], z[k, c]) / tau - prior(tau)) / top_k
+    return total / (2 * n)
+
+
+@pytest.mark.parametrize("dim", [2, 4, 128])
+def test_omega_has_its_least_value_at_two_over_the_width(dim):
+    assert omega(torch.ones(1), dim).item() == 1
+    tau = torch.tensor([2 / dim, 0.3, 1.7], dtype=torch.float64, requires_grad=True)
+    (slope,) = torch.autograd.grad(omega(tau, dim).sum(), tau)
+    torch.testing.assert_close(slope, dim / (2 * tau) - 1 / tau**2)
+    assert slope[0].item() == pytest.approx(0, abs=1e-12)
+
+
+def test_omega_is_minus_the_log_likelihood_of_a_pair_of_unit_vectors_but_for_constants():
+    a, b = F.normalize(random(2, D), dim=1)
+    constant = []
+    for tau in (0.3, 1.0, 1.9):
+        gaussian = torch.distributions.MultivariateNormal(b, tau * torch.eye(D, dtype=torch.float64))
+        ours = omega(torch.tensor(tau, dtype=torch.float64), D) - a @ b / tau
+        constant.append((-gaussian.log_prob(a) - ours).item())
+    assert constant == pytest.approx([D / 2 * math.log(2 * math.pi)] * 3, abs=1e-12)
+
+
+@pytest.mark.parametrize("top_k", [1, 3, 10])
+@pytest.mark.parametrize("positive_competes", [False, True])
+def test_all_pairs_written_out(top_k, positive_competes):
+    loss = AMCLLoss(BETA, LOW, HIGH, top_k, positive_competes)
+    expected = written_out(Z1, Z2, P1, P2, top_k=top_k, positive_competes=positive_competes)
+    assert loss(Z1, Z2, P1, P2).item() == pytest.approx(expected, abs=1e-12)
+
+
+def test_two_samples_worked_by_hand():
+    """All positives are at 0.6; outer rows have their nearest negative at 0.8, inner ones at 0.96, across the views."""
+    z1 = torch.tensor([[1.0, 0.0], [0.8, 0.6]], dtype=torch.float64)
+    z2 = torch.tensor([[0.6, 0.8], [0.0, 1.0]], dtype=torch.float64)
+    root = torch.full((2, 1), math.sqrt(math.log(3)), dtype=torch.float64)
+    # phi has the product log 3 within a view and -log 3 across: sigmoids 3/4 and 1/4, temperatures 3/2 and 1/2.
+    loss = AMCLLoss(beta=0, low=1e-12, high=2)(z1, z2, root, -root)
+    assert loss.item() == pytest.approx((0.8 / 1.5 + 0.96 / 0.5) / 2 - 0.6 / 0.5)
+
+
+@pytest.mark.parametrize("tau", [0.05, 0.5, 2.0])
+def test_constant_temperature_is_a_hardest_negative_loss_without_margin(tau):
+    """Whatever phi and beta: the regularisers of both temperatures cancel."""
+    expected = 0.0
+    for c in range(C):
+        z = F.normalize(torch.cat([Z1[:, c], Z2[:, c]]), dim=1)
+        paired = torch.eye(N).bool().repeat(2, 2)
+        nearest = (z @ z.T).masked_fill(paired, -2).amax(1)
+        expected += ((nearest - (z * z.roll(N, 0)).sum(1)) / tau).mean()
+    for beta in (0.0, 0.1, 7.0):
+        torch.testing.assert_close(AMCLLoss(beta, tau, tau)(Z1, Z2, P1, P2), expected)
+
+
+def test_heads_add_up():
+    one = [AMCLLoss()(Z1[:, c], Z2[:, c], P1[:, c], P2[:, c]) for c in range(C)]
+    torch.testing.assert_close(AMCLLoss()(Z1, Z2, P1, P2), sum(one))
+    same = [x[:, :1].expand(-1, 4, -1) for x in (Z1, Z2, P1, P2)]
+    torch.testing.assert_close(AMCLLoss()(*same), 4 * one[0])
+
+
+def test_gradients_by_the_temperatures():
+    """Of the positive's s/tau² + beta Omega'(tau), of a counted negative's the opposite."""
+    s, t = torch.rand(4, generator=rng, dtype=torch.float64), torch.rand(4, generator=rng, dtype=torch.float64) + 0.2
+    s_neg, t_neg = s.flip(0)[:, None] / 2, (t.flip(0)[:, None] + 0.1).requires_grad_()
+    t.requires_grad_()
+    adaptive_contrast(s, s_neg, t, t_neg, dim=D, beta=BETA).sum().backward()
+    for tau, cos, sign in ((t, s, 1), (t_neg, s_neg, -1)):
+        torch.testing.assert_close(tau.grad, sign * (cos / tau**2 + BETA * (D / (2 * tau) - 1 / tau**2)))
+
+
+def test_only_an_anchor_and_its_nearest_negative_learn_their_temperature():
+    angles = torch.tensor([0.0, 0.3, 2.0, -0.1, 0.5, 2.2], dtype=torch.float64)
+    z1, z2 = torch.stack([angles.cos(), angles.sin()], 1).chunk(2)
+    phi1, phi2 = (x[:3, 0].clone().requires_grad_() for x in (P1, P2))
+    pairs = AMCLLoss().pairs(z1, z2, phi1, phi2)
+    assert pairs.negatives[0].item() == pytest.approx(math.cos(0.3))
+    assert pairs.tau_neg[0].item() == pytest.approx(temperature(phi1[0], phi1[1]))
+    pairs.tau_neg[0].sum().backward()
+    assert (phi1.grad != 0).any(1).tolist() == [True, True, False]
+    assert not phi2.grad.any()
+
+
+def test_the_nearest_is_sought_by_similarity_and_not_by_similarity_over_temperature():
+    z1 = torch.tensor([[1.0, 0.0, 0.0], [0.9, 0.435889894354, 0.0], [0.5, -0.866025403784, 0.0]], dtype=torch.float64)
+    phi = torch.tensor([[1.0, 0.0], [5.0, 0.0], [-5.0, 0.0]], dtype=torch.float64)  # tau: large for 1, tiny for 2
+    pairs = AMCLLoss(low=0.01).pairs(z1, z1, phi, phi)
+    assert 0.5 / temperature(phi[0], phi[2], 0.01) > 0.9 / temperature(phi[0], phi[1], 0.01)
+    assert pairs.negatives[0].item() == pytest.approx(0.9)
+    assert pairs.tau_neg[0].item() == pytest.approx(temperature(phi[0], phi[1], 0.01))
+
+
+def test_predicted_temperatures_are_symmetric_and_inside_their_range():
+    a, b = random(50, C, W), random(50, C, W)
+    tau = pair_temperature(a, b, LOW, HIGH)
+    assert tau.shape == (50, C)
+    torch.testing.assert_close(tau, pair_temperature(b, a, LOW, HIGH))
+    assert LOW < tau.min() < tau.max() < HIGH
+    near_the_ends = pair_temperature(torch.tensor([[5.0], [-5.0]]), torch.tensor([[4.0], [4.0]]), LOW, HIGH)
+    assert near_the_ends.tolist() == pytest.approx([HIGH, LOW], abs=1e-6)
+
+
+def test_gradient_in_double_precision():
+    given = [x.clone().requires_grad_() for x in (Z1, Z2, P1, P2)]
+    assert torch.autograd.gradcheck(AMCLLoss(), given)
+    assert torch.autograd.gradcheck(AMCLLoss(top_k=3, positive_competes=True), given)
+    z1, z2, h1, h2 = (random(N, D).requires_grad_() for _ in range(4))
+    t1, t2 = ((random(N).exp() + 0.1).detach().requires_grad_() for _ in range(2))
+    assert torch.autograd.gradcheck(lambda *x: adaptive_negative_cosine(x[0], x[1], h1, h2, *x[2:]), (z1, z2, t1, t2))
+    tau = (random(D, D).exp() + 0.1).requires_grad_()
+    assert torch.autograd.gradcheck(adaptive_cross_correlation, (z1, z2, tau))
+
+
+def test_invariances():
+    """Order of the batch and of the heads, lengths of rows, a rotation of each head, and the two views' places."""
+    loss, value = AMCLLoss(), AMCLLoss()(Z1, Z2, P1, P2)
+    order, heads = torch.randperm(N, generator=rng), torch.randperm(C, generator=rng)
+    turn = torch.linalg.qr(random(D, D)).Q
+    for same in (
+        loss(*(x[order] for x in (Z1, Z2, P1, P2))),
+        loss(*(x[:, heads] for x in (Z1, Z2, P1, P2))),
+        loss(100 * Z1 @ turn, Z2 @ turn / 100, P1, P2),
+        loss(Z2, Z1, P2, P1),
+    ):
+        torch.testing.assert_close(same, value)
+
+
+def test_large_batches_are_looked_through_in_parts():
+    z = F.normalize(random(1100, 2, 3), dim=-1)
+    number = torch.arange(1100)
+    similarity = torch.einsum("nhd,mhd->nhm", z, z).masked_fill(torch.eye(1100).bool()[:, None], -2)
+    assert torch.equal(hardest(z, z, (number, number))[..., 0], similarity.argmax(-1))
+
+
+def test_simsiam_with_temperature_1_is_the_symmetric_negative_cosine():
+    z1, z2, h1, h2 = random(N, D), random(N, D), random(N, D), random(N, D)
+    one = torch.ones(N, dtype=torch.float64)
+    plain = -(F.cosine_similarity(z1, h2) + F.cosine_similarity(z2, h1)).mean() / 2
+    torch.testing.assert_close(adaptive_negative_cosine(z1, z2, h1, h2, one, one, beta=0), plain)
+    heads = [x[:, None].expand(-1, C, -1) for x in (z1, z2)]
+    taus = [one[:, None].expand(-1, C)] * 2
+    torch.testing.assert_close(adaptive_negative_cosine(*heads, h1, h2, *taus, beta=0.3), C * (plain + 0.6))
+
+
+def test_simsiam_s_targets_get_no_gradient_and_its_temperatures_theirs():
+    z1, z2, h1, h2 = (random(N, D).requires_grad_() for _ in range(4))
+    tau1, tau2 = (torch.rand(N, generator=rng, dtype=torch.float64).add(0.5).requires_grad_() for _ in range(2))
+    adaptive_negative_cosine(z1, z2, h1, h2, tau1, tau2, BETA).backward()
+    assert h1.grad is None
+    assert h2.grad is None
+    for tau, z, h in ((tau1, z1, h2), (tau2, z2, h1)):
+        expected = F.cosine_similarity(z, h) / (2 * tau**2) + BETA * (D / (2 * tau) - 1 / tau**2)
+        torch.testing.assert_close(tau.grad, expected / N)
+
+
+def barlow(z1, z2, off_diagonal):
+    a, b = ((z - z.mean(0)) / z.std(0) for z in (z1, z2))
+    c = a.T @ b / len(a)
+    own = torch.eye(c.shape[0]).bool()
+    return (1 - c[own]).square().sum() + off_diagonal * c[~own].square().sum()
+
+
+def test_cross_correlation_with_temperature_1_is_barlow_twins():
+    ones = torch.ones(C, D, D, dtype=torch.float64)
+    expected = sum(barlow(Z1[:, c], Z2[:, c], 0.02) for c in range(C))
+    torch.testing.assert_close(adaptive_cross_correlation(Z1, Z2, ones, beta=0, off_diagonal=0.02), expected)
+    # Omega(1) = 1: D temperatures of a head count plus, D (D - 1) minus.
+    regularised = adaptive_cross_correlation(Z1, Z2, ones, beta=0.5, off_diagonal=0.02)
+    torch.testing.assert_close(regularised, expected + 0.5 * C * (D - D * (D - 1)))
+
+
+def test_cross_correlation_s_gradients_by_the_temperatures():
+    z1, z2 = random(N, D), random(N, D)
+    tau = torch.rand(D, D, generator=rng, dtype=torch.float64).add(0.5).requires_grad_()
+    adaptive_cross_correlation(z1, z2, tau, BETA, off_diagonal=0.02).backward()
+    a, b = ((z - z.mean(0)) / z.std(0) for z in (z1, z2))
+    c, t = a.T @ b / N, tau.detach()
+    slope = BETA * (D / (2 * t) - 1 / t**2)
+    expected = torch.where(torch.eye(D).bool(), 2 * (1 - c / t) * c / t**2 + slope, -0.02 * c**2 / t**2 - slope)
+    torch.testing.assert_close(tau.grad, expected)
+
+
+def test_columns_that_do_not_vary_do_no_harm():
+    z = torch.ones(N, D, dtype=torch.float64, requires_grad=True)
+    value = adaptive_cross_correlation(z, z, torch.ones(D, D, dtype=torch.float64), beta=0)
+    value.backward()
+    assert value.item() == D
+    assert torch.isfinite(z.grad).all()
+
+
+@pytest.mark.usefixtures("plain_shapes")
+def test_bad_input_is_refused_by_name():
+    loss = AMCLLoss()
+    with pytest.raises(InputError, match="z1: expected at least 2 rows, got 1"):
+        loss(Z1[:1], Z2[:1], P1[:1], P2[:1])
+    with pytest.raises(InputError, match=r"z1 and z2: expected the same shape, got \[6, 3, 5\] and \[6, 2, 5\]"):
+        loss(Z1, Z2[:, :2], P1, P2)
+    with pytest.raises(InputError, match=r"z1 and phi1: expected as many rows, got \[6, 3, 5\] and \[6, 4\]"):
+        loss(Z1, Z2, P1[:, 0], P2[:, 0])
+    with pytest.raises(InputError, match=r"z1: expected \[batch, dim\] or \[batch, heads, dim\], got shape \[5\]"):
+        loss(Z1[0, 0], Z2[0, 0], P1, P2)
+    with pytest.raises(InputError, match="phi2: 72 of 72 numbers are NaN or infinite"):
+        loss(Z1, Z2, P1, P2 * math.nan)
+    with pytest.raises(InputError, match="z1: expected enough rows for top_k = 11 negatives, got 10 negatives"):
+        AMCLLoss(top_k=11)(Z1, Z2, P1, P2)
+    with pytest.raises(InputError, match="low: expected a number above 0, got 0"):
+        AMCLLoss(low=0)
+    with pytest.raises(InputError, match=r"high: expected a number of at least 0\.05, got 0\.01"):
+        AMCLLoss(high=0.01)
+    z, tau = Z1[:, 0], torch.ones(N, dtype=torch.float64)
+    with pytest.raises(InputError, match=r"z1 and h1: expected as many rows and columns, got \[6, 5\] and \[6, 4\]"):
+        adaptive_negative_cosine(z, z, z[:, :4], z[:, :4], tau, tau)
+    with pytest.raises(InputError, match="tau2: expected temperatures above 0, got -1"):
+        adaptive_negative_cosine(z, z, z, z, tau, -tau)
+    with pytest.raises(InputError, match=r"tau: expected temperatures of shape \[5, 5\], got \[6\]"):
+        adaptive_cross_correlation(z, z, tau)
+    with pytest.raises(InputError, match="heads: expected a number of at least 1, got 0"):
+        MultiHeadProjector(8, 8, 8, heads=0)
+
+
+class Encoder(nn.Linear):
+    features = 4
+
+    def __init__(self):
+        super().__init__(16, 4)
+
+    def forward(self, images):
+        return super().forward(images.flatten(1))
+
+
+def made(form="adaptive", **arguments):
+    torch.manual_seed(0)
+    return AMCL(Encoder(), form=form, hidden=8, dim=D, **arguments)
+
+
+VIEWS = [torch.randn(N, 1, 4, 4, generator=rng) for _ in range(2)]
+
+
+def loss_of(method):
+    return method.loss(VIEWS, torch.full((N,), -1), torch.arange(N))
+
+
+def test_the_method_predicts_temperatures_from_normalised_projections():
+    method = made(heads=2, beta=0.3, low=0.2, high=1.5, top_k=2)
+    z = [F.normalize(method.head(method.encoder(view)), dim=-1) for view in VIEWS]
+    expected = written_out(*z, *(method.phi(x) for x in z), beta=0.3, low=0.2, high=1.5, top_k=2)
+    assert loss_of(method).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_gradients_reach_all_heads_and_the_temperatures_network():
+    method = made()
+    loss_of(method).backward()
+    assert len(method.head.heads) == 3
+    assert all(p.grad.abs().max() > 1e-6 for p in method.parameters())
+
+
+@pytest.mark.usefixtures("plain_shapes")
+def test_the_forms_with_a_constant_temperature():
+    for heads in (1, 3):
+        z1, z2 = (made(heads=heads).head(made(heads=heads).encoder(view)) for view in VIEWS)
+        single = sum(nt_xent(a, b, 0.2) for a, b in zip(z1.unbind(1), z2.unbind(1), strict=True))
+        torch.testing.assert_close(loss_of(made("nt-xent", heads=heads, temperature=0.2)), single)
+        nearest = AMCLLoss(0, 0.2, 0.2)(z1, z2, z1, z2)
+        torch.testing.assert_close(loss_of(made("constant", heads=heads, temperature=0.2)), nearest)
+    with pytest.raises(InputError, match="form 'nt-xnt' is not known; did you mean 'nt-xent'"):
+        made("nt-xnt")
+
+
+def test_diagnostics_tell_the_temperatures():
+    pixels = torch.randint(0, 256, (9, 1, 4, 4), generator=rng, dtype=torch.uint8)
+    images = Images(pixels, torch.arange(9) % 3, ("a", "b", "c"), "noise")
+    method = made(low=0.2, high=1.4, heads=1)
+    told = method.diagnostics(images, images, images)
+    phi = method.phi(F.normalize(method.head(method.encoder(method.view(pixels))), dim=-1))[:, 0]
+    positive = (0.2 + 1.2 * (phi * phi).sum(1).sigmoid()).mean().item()  # without augmentations both views are equal
+    assert told["tau_positive"] == pytest.approx(positive, rel=1e-5)
+    assert told["tau_negative"] != pytest.approx(positive, rel=1e-5)
+    assert told["tau_difference"] == pytest.approx(told["tau_negative"] - told["tau_positive"], abs=1e-6)
+    assert told["tau_at_bound"] == 0
+    with torch.no_grad():
+        method.phi[-1].bias.fill_(3)  # a product of about 128 · 9 for every pair
+    told = method.diagnostics(images, images, images)
+    assert told == pytest.approx({"tau_positive": 1.4, "tau_negative": 1.4, "tau_difference": 0, "tau_at_bound": 1})
+    assert made("constant").diagnostics(images, images, images) == {}
