@@ -22,6 +22,7 @@ REQUIRED = {"dim": D, "samples": N, "images": N, "texts": N, "classes": C}
 FLOATS = {
     **dict.fromkeys(["z1", "z2", "embeddings", "queries", "positives", "keys", "image", "text"], (N, D)),
     **dict.fromkeys(["phi1", "phi2"], (N, 2)),
+    **dict.fromkeys(["z1", "z2", "embeddings", "queries", "positives", "keys", "image", "text", "gates"], (N, D)),
     "negatives": (M, D),
     "prototypes": (C, D),
     "views": (V, N, D),
@@ -32,6 +33,7 @@ INTEGERS = {
     "targets": torch.arange(N) % C,
     "clusters": torch.stack([torch.arange(N) % C, torch.arange(N) % 2], 1),
     "subclasses": torch.arange(N) // 4,
+    "partners": (torch.arange(N) + 1) % C,
     **dict.fromkeys(["index", "image_index", "text_index"], torch.arange(N)),
 }
 BATCH_OF_ALL = ("negatives", "prototypes")  # not one row a sample

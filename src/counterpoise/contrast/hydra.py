@@ -1,0 +1,373 @@
+"""Hydra (later SimLAP): any two classes are a positive pair, but only in a subspace that a gate opens for that pair.
+
+Wu, Atito, Feng, Mo, Kittler, Awais, "Rethinking Positive Pairs in Contrastive Learning", 2024, arXiv 2410.18200: the
+feature filter, the similarity behind it, and the contrast of class pairs.
+
+Each image is given a partner class, drawn at random. It is to be similar to the images of that class, and dissimilar to
+those of all others but its own, by the cosine of those features alone that the filter lets through for the two classes.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, Literal, get_args
+
+import torch
+from jaxtyping import Float, Int, Int64
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from counterpoise.data import Images
+from counterpoise.errors import InputError, unknown
+from counterpoise.method import ImageViews, Index, Labels, Method
+from counterpoise.nets.heads import mlp
+from counterpoise.ops.checks import check_integers, check_lengths, check_matrix, check_number, check_same_shape
+from counterpoise.ops.processes import gather, row_numbers
+from counterpoise.ops.similarity import similarity_logsumexp, unit_rows
+
+Similarity = Literal["cosine", "dot"]
+Gate = Literal["joint", "product", "open"]
+Partners = Literal["arbitrary", "distinct", "identical"]
+
+ROWS = 512  # anchors whose similarities to all keys exist at once
+ABSENT = -1e30  # logit of a key that does not count
+
+
+def gated_similarity(
+    queries: Float[Tensor, "n dim"],
+    keys: Float[Tensor, "m dim"],
+    gates: Float[Tensor, "n dim"],
+    similarity: Similarity = "cosine",
+) -> Float[Tensor, "n m"]:
+    r"""How similar each query is to each key behind the query's own gate.
+
+    "cosine" is $S_{ij} = \cos(g_i \odot q_i, g_i \odot k_j)$, on which the size of a gate has no influence. "dot" is
+    $S_{ij} = \sum_d g_{id}^2 \hat q_{id} \hat k_{jd}$ of unit rows, which a closed gate makes small.
+
+    Args:
+        queries: one row per anchor, of any length.
+        keys: one row per candidate, of any length.
+        gates: $g$, one per anchor.
+        similarity: "cosine" or "dot".
+
+    Returns:
+        float32, or float64 for float64. Nothing of the size n·m·dim is formed. Where a gate lets nothing of a row
+        through, the cosine is 0.
+
+    >>> queries, keys = torch.tensor([[1.0, 1.0]]), torch.tensor([[1.0, -1.0]])
+    >>> gated_similarity(queries, keys, torch.ones(1, 2))  # orthogonal, but not in the first coordinate alone
+    tensor([[0.]])
+    >>> gated_similarity(queries, keys, torch.tensor([[0.5, 0.0]]))
+    tensor([[1.]])
+    >>> gated_similarity(queries, keys, torch.tensor([[0.5, 0.0]]), "dot")  # (1/2)² · 1/2
+    tensor([[0.1250]])
+    """
+    z, k = unit_rows(queries), unit_rows(keys)
+    gates = gates.to(z.dtype)
+    if similarity == "dot":
+        return (gates.square() * z) @ k.T
+    gates = unit_rows(gates)
+    lengths = gates.square() @ k.square().T
+    return (gates * unit_rows(gates * z)) @ k.T / lengths.where(lengths > 0, 1).sqrt()
+
+
+def hydra(
+    queries: Float[Tensor, "batch dim"],
+    keys: Float[Tensor, "batch dim"],
+    labels: Int[Tensor, " batch"],
+    partners: Int[Tensor, " batch"] | None = None,
+    gates: Float[Tensor, "batch dim"] | None = None,
+    scale: float | Float[Tensor, ""] = 10.0,
+    similarity: Similarity = "cosine",
+) -> Float[Tensor, ""]:
+    r"""The contrast of each image with its partner class, behind its gate: the mean over all positive pairs (i, j) of
+    $-\log \frac{e^{a S_{ij}}}{e^{a S_{ij}} + \sum_{n \in N(i)} e^{a S_{in}}}$.
+
+    Positives of image i are the keys of its partner class. The negatives N(i) are the keys that are neither of its
+    partner class nor of its own: the latter stand nowhere, unless an image is its own class's partner.
+
+    Args:
+        queries: one row per image, the anchors.
+        keys: the same images, another view or another encoder; a row's own key is a key like others.
+        labels: class of each image. One with -1, for none, is no anchor, but a negative of all that are.
+        partners: partner class of each image, its own if not given; with -1 the image is no anchor.
+        gates: $g$ of `gated_similarity`, one per image; open for all features if not given.
+        scale: $a > 0$, the inverse temperature.
+        similarity: "cosine" or "dot"; see `gated_similarity`.
+
+    Returns:
+        The loss in nats, at least 0; 0 where no partner class is in the batch, or nothing but positives is left.
+
+    Raises:
+        InputError: for shapes that do not go together, labels or partners below -1, or NaN.
+
+    >>> z, labels = torch.eye(3), torch.tensor([0, 1, 2])
+    >>> round(hydra(z, z, labels, scale=1.0).item(), 6)  # its own key against two at a right angle: log(1 + 2/e)
+    0.551445
+    >>> round(hydra(z, z, labels, torch.tensor([1, 2, 0])).item(), 6)  # a positive and a negative, both there: log 2
+    0.693147
+    """
+    partners = labels if partners is None else partners
+    gates = torch.ones_like(queries) if gates is None else gates
+    _check(queries, keys, labels, partners, gates, similarity)
+    keys, key_labels = gather(keys), gather(labels)
+    found = []
+    for rows in torch.arange(len(queries), device=queries.device).split(ROWS):
+        chunk = (queries[rows], gates[rows], labels[rows], partners[rows], keys, key_labels, scale, similarity)
+        if len(queries) <= ROWS:
+            found.append(_sums(*chunk))
+        else:  # the backward pass forms the chunk again, so that none is kept
+            found.append(checkpoint(_sums, *chunk, use_reentrant=False, preserve_rng_state=False))
+    losses, positives = gather(torch.cat(found)).sum(0)
+    return losses / positives.clamp(min=1)
+
+
+def _sums(
+    queries: Float[Tensor, "n dim"],
+    gates: Float[Tensor, "n dim"],
+    labels: Int[Tensor, " n"],
+    partners: Int[Tensor, " n"],
+    keys: Float[Tensor, "m dim"],
+    key_labels: Int[Tensor, " m"],
+    scale: float | Tensor,
+    similarity: Similarity,
+) -> Float[Tensor, "n 2"]:
+    """Of each anchor the sum of its positives' losses, and their number."""
+    logits = scale * gated_similarity(queries, keys, gates, similarity)
+    own, partner = labels[:, None] == key_labels, partners[:, None] == key_labels
+    negatives = logits.masked_fill(own | partner, ABSENT).logsumexp(1, keepdim=True)
+    positive = partner & ((labels >= 0) & (partners >= 0))[:, None]
+    losses = torch.where(positive, -F.logsigmoid(logits - negatives), 0)
+    return torch.stack([losses.sum(1), positive.sum(1).to(losses.dtype)], 1)
+
+
+def _check(
+    queries: Tensor, keys: Tensor, labels: Tensor, partners: Tensor, gates: Tensor, similarity: Similarity
+) -> None:
+    check_same_shape(queries=queries, keys=keys)
+    check_same_shape(queries=queries, gates=gates)
+    check_matrix("queries", queries, at_least=0)
+    check_matrix("keys", keys, at_least=0)
+    check_matrix("gates", gates, at_least=0)
+    row_numbers(queries, "queries", at_least=1)
+    for name, classes in (("labels", labels), ("partners", partners)):
+        check_integers(name, classes, rows=len(queries))
+        if len(classes) and classes.min() < -1:
+            raise InputError(f"{name}: expected classes from 0, or -1 for none, got {int(classes.min())}")
+    if similarity not in get_args(Similarity):
+        raise unknown("similarity", similarity, get_args(Similarity))
+    if similarity == "dot":
+        check_lengths("gates", gates)
+
+
+class HydraLoss(nn.Module):
+    """`hydra` as a module with a learnable scale: `loss(queries, keys, labels, partners, gates)`.
+
+    Args:
+        temperature: above 0; the scale starts as its inverse. 0.1 in SimLAP, 0.05 in Hydra.
+        learn_scale: let the scale be a parameter.
+        similarity: "cosine" of what the gate lets through, or "dot", its plain inner product.
+    """
+
+    def __init__(self, temperature: float = 0.1, learn_scale: bool = True, similarity: Similarity = "cosine"):
+        super().__init__()
+        check_number("temperature", temperature, above=0)
+        if similarity not in get_args(Similarity):
+            raise unknown("similarity", similarity, get_args(Similarity))
+        self.log_scale = nn.Parameter(-torch.tensor(temperature).log(), requires_grad=learn_scale)
+        self.similarity: Similarity = similarity
+
+    def forward(
+        self,
+        queries: Float[Tensor, "batch dim"],
+        keys: Float[Tensor, "batch dim"],
+        labels: Int[Tensor, " batch"],
+        partners: Int[Tensor, " batch"] | None = None,
+        gates: Float[Tensor, "batch dim"] | None = None,
+    ) -> Float[Tensor, ""]:
+        """The loss of a batch; see `hydra`."""
+        return hydra(queries, keys, labels, partners, gates, self.log_scale.exp(), self.similarity)
+
+
+class Filter(nn.Module):
+    r"""The gate of a pair of classes, $g(y, p) = \sigma(MLP((e_y + e_p) / 2))$ with learnt embeddings $e$ of classes.
+
+    Args:
+        classes: how many there are.
+        dim: width of the gate.
+        joint: one gate of both classes' mean embedding; otherwise the product of the two classes' own gates.
+        width: of the embedding of a class.
+        hidden: width of the MLP's hidden layer.
+
+    >>> gates = Filter(classes=10, dim=4)(torch.tensor([3, 7]), torch.tensor([7, 3]))
+    >>> gates.shape, torch.equal(gates[0], gates[1])  # the order of the two does not matter
+    (torch.Size([2, 4]), True)
+    """
+
+    def __init__(self, classes: int, dim: int, joint: bool = True, width: int = 512, hidden: int = 1024):
+        super().__init__()
+        for name, value in {"classes": classes, "dim": dim, "width": width, "hidden": hidden}.items():
+            check_number(name, value, at_least=1)
+        self.joint = joint
+        self.embedding = nn.Embedding(classes, width)
+        self.mlp = nn.Sequential(
+            nn.ReLU(),
+            nn.BatchNorm1d(width),
+            nn.Linear(width, hidden),
+            nn.ReLU(),
+            nn.BatchNorm1d(hidden),
+            nn.Linear(hidden, dim),
+        )
+
+    def forward(self, labels: Int[Tensor, " batch"], partners: Int[Tensor, " batch"]) -> Float[Tensor, "batch dim"]:
+        """The gates of pairs of classes, each number between 0 and 1."""
+        own, other = self.embedding(labels), self.embedding(partners)
+        if self.joint:
+            return self.mlp((own + other) / 2).sigmoid()
+        return self.mlp(own).sigmoid() * self.mlp(other).sigmoid()
+
+
+def info_nce(
+    queries: Float[Tensor, "batch dim"], keys: Float[Tensor, "batch dim"], temperature: float = 1.0
+) -> Float[Tensor, ""]:
+    """Of each query, cross-entropy of its own key among all keys of the batch, by their cosines.
+
+    >>> z = torch.eye(3)
+    >>> round(info_nce(z, z).item(), 6)  # log(1 + 2/e)
+    0.551445
+    """
+    queries, keys = unit_rows(queries), unit_rows(keys)
+    everyone = similarity_logsumexp(queries, keys, 1 / temperature, across=True)
+    return gather(everyone - (queries * keys).sum(1) / temperature).mean()
+
+
+class Hydra(Method):
+    """Contrastive pretraining with labels, in which images of any two classes attract behind a gate of their own.
+
+    As it stands, it is SimLAP: the contrast of class pairs alone. Hydra adds an instance contrast, keys of a momentum
+    encoder, and epochs in which the class pairs train the filter alone: `--instance 1 --momentum 0.99 --warm-epochs 1`.
+
+    Args:
+        encoder: images to features; what a run keeps.
+        samples: how many training images there are.
+        classes: how many classes the labels have.
+        partners: "arbitrary" takes the class of another image of the batch, "distinct" another class that need not be
+            in the batch, "identical" the image's own.
+        gate: "joint" of both classes, the "product" of each class's own, or "open", which is no filter.
+        similarity: "cosine" of what the gate lets through, or "dot", its plain inner product.
+        temperature: above 0; the inverse of the learnable scale at the beginning.
+        same_class: weight of the contrast with the own class, at least 0; that with the partner class has weight 1.
+        instance: weight of the contrast with the own image's other view, at least 0.
+        instance_temperature: above 0; of that contrast.
+        momentum: from 0 to 1; how much of the key encoder stays at each step. None: the keys are the encoder's own.
+        warm_epochs: epochs in which only the instance contrast trains the encoder, and the others the filter alone.
+        hidden: width of the projection head's hidden layer.
+        dim: width of the projection.
+        **recipe: arguments of `Method`.
+    """
+
+    shuffle: Tensor
+    warming: Tensor
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        samples: int,
+        classes: int,
+        partners: Partners = "arbitrary",
+        gate: Gate = "joint",
+        similarity: Similarity = "cosine",
+        temperature: float = 0.1,
+        same_class: float = 0.0,
+        instance: float = 0.0,
+        instance_temperature: float = 1.0,
+        momentum: float | None = None,
+        warm_epochs: int = 0,
+        hidden: int = 256,
+        dim: int = 64,
+        **recipe: Any,
+    ):
+        super().__init__(encoder, **recipe)
+        check_number("samples", samples, at_least=1)
+        check_number("classes", classes, at_least=1)
+        check_number("same_class", same_class, at_least=0)
+        check_number("instance", instance, at_least=0)
+        check_number("instance_temperature", instance_temperature, above=0)
+        check_number("warm_epochs", warm_epochs, at_least=0)
+        if warm_epochs and not instance:
+            raise InputError("instance: expected a weight above 0, or nothing trains the encoder in the warm_epochs")
+        if partners not in get_args(Partners):
+            raise unknown("partners", partners, get_args(Partners))
+        if gate not in get_args(Gate):
+            raise unknown("gate", gate, get_args(Gate))
+        self.classes, self.partners = classes, partners
+        self.same_class, self.instance, self.instance_temperature = same_class, instance, instance_temperature
+        self.momentum, self.warm_epochs = momentum, warm_epochs
+        # Batch normalisation at the end would undo what the gates close.
+        self.head = nn.Sequential(mlp(self.features, hidden, dim), nn.LayerNorm(dim))
+        self.filter = None if gate == "open" else Filter(classes, dim, joint=gate == "joint")
+        self.objective = HydraLoss(temperature, similarity=similarity)
+        if momentum is not None:
+            check_number("momentum", momentum, at_least=0, at_most=1)
+            self.predictor = mlp(dim, hidden, dim)
+            self.key_encoder = copy.deepcopy(self.encoder).requires_grad_(False)
+            self.key_head = copy.deepcopy(self.head).requires_grad_(False)
+        self.register_buffer("shuffle", torch.randperm(samples))
+        self.register_buffer("warming", torch.tensor(warm_epochs > 0))
+
+    def start_epoch(self, images: Images, epoch: int) -> None:
+        """Draw the order by which the images of a batch find their partners in this epoch."""
+        if not (images.labels >= 0).any():
+            raise InputError(f"labels: Hydra needs some, but none of the {len(images)} training images has one")
+        self.shuffle.copy_(torch.randperm(len(self.shuffle)))
+        self.warming.fill_(epoch < self.warm_epochs)
+
+    def partners_of(self, labels: Labels, index: Index) -> Int64[Tensor, " batch"]:
+        """The partner class of each image; among several processes, drawn from the whole batch."""
+        if self.partners == "identical":
+            return labels
+        if self.partners == "distinct":
+            return (labels + 1 + self.shuffle[index] % max(self.classes - 1, 1)) % self.classes
+        return gather(labels)[self.shuffle[gather(index)].argsort()][row_numbers(labels)]
+
+    def loss(self, images: ImageViews, labels: Labels, index: Index) -> Float[Tensor, ""]:
+        """The contrast with the partner classes, and the others that have a weight; while training, keys move on."""
+        queries = [self.head(self.encoder(view)) for view in images]
+        keys = queries
+        if self.momentum is not None:
+            queries = [self.predictor(z) for z in queries]
+            with torch.no_grad():
+                if self.training:
+                    self.follow(self.momentum)
+                keys = [self.key_head(self.key_encoder(view)) for view in images]
+        loss = self.contrast(queries, keys, labels, self.partners_of(labels, index))
+        if self.same_class:
+            loss = loss + self.same_class * self.contrast(queries, keys, labels, labels)
+        if self.instance:
+            pairs = zip(queries, reversed(keys), strict=True)
+            losses = [info_nce(query, key, self.instance_temperature) for query, key in pairs]
+            loss = loss + self.instance * torch.stack(losses).mean()
+        return loss / (1 + self.same_class + self.instance)
+
+    def contrast(
+        self,
+        queries: list[Float[Tensor, "batch dim"]],
+        keys: list[Float[Tensor, "batch dim"]],
+        labels: Labels,
+        partners: Labels,
+    ) -> Float[Tensor, ""]:
+        """Hydra of each view's queries with the other view's keys."""
+        if self.warming:
+            queries, keys = [z.detach() for z in queries], [z.detach() for z in keys]
+        # An image without a label is no anchor, so that its gate does not matter.
+        gates = self.filter(labels.clamp(min=0), partners.clamp(min=0)) if self.filter is not None else None
+        pairs = zip(queries, reversed(keys), strict=True)
+        return torch.stack([self.objective(query, key, labels, partners, gates) for query, key in pairs]).mean()
+
+    @torch.no_grad()
+    def follow(self, momentum: float) -> None:
+        """Move the key encoder and its head towards the trained ones, by the share 1 - `momentum`."""
+        for key, query in ((self.key_encoder, self.encoder), (self.key_head, self.head)):
+            for mine, theirs in zip(key.parameters(), query.parameters(), strict=True):
+                mine.lerp_(theirs, 1 - momentum)
