@@ -21,6 +21,7 @@ OBJECTIVES = {
 REQUIRED = {"dim": D, "samples": N, "images": N, "texts": N, "classes": C}
 FLOATS = {
     **dict.fromkeys(["z1", "z2", "embeddings", "queries", "positives", "keys", "image", "text"], (N, D)),
+    **dict.fromkeys(["noise", "predicted", "residual"], (N, D)),
     "negatives": (M, D),
     "prototypes": (C, D),
     "views": (V, N, D),
@@ -32,6 +33,7 @@ INTEGERS = {
     "clusters": torch.stack([torch.arange(N) % C, torch.arange(N) % 2], 1),
     "subclasses": torch.arange(N) // 4,
     **dict.fromkeys(["index", "image_index", "text_index"], torch.arange(N)),
+    "time_index": torch.arange(N) * 100,
 }
 BATCH_OF_ALL = ("negatives", "prototypes")  # not one row a sample
 FOURTH_POWER = ("projection-head:SpectralContrastiveLoss",)  # of the rows' lengths: huge rows have no finite loss
