@@ -23,6 +23,7 @@ FLOATS = {
     **dict.fromkeys(["z1", "z2", "embeddings", "queries", "positives", "keys", "image", "text"], (N, D)),
     **dict.fromkeys(["phi1", "phi2"], (N, 2)),
     **dict.fromkeys(["z1", "z2", "embeddings", "queries", "positives", "keys", "image", "text", "gates"], (N, D)),
+    **dict.fromkeys(["noise", "predicted", "residual"], (N, D)),
     "negatives": (M, D),
     "prototypes": (C, D),
     "views": (V, N, D),
@@ -35,6 +36,7 @@ INTEGERS = {
     "subclasses": torch.arange(N) // 4,
     "partners": (torch.arange(N) + 1) % C,
     **dict.fromkeys(["index", "image_index", "text_index"], torch.arange(N)),
+    "time_index": torch.arange(N) * 100,
 }
 BATCH_OF_ALL = ("negatives", "prototypes")  # not one row a sample
 FOURTH_POWER = ("projection-head:SpectralContrastiveLoss",)  # of the rows' lengths: huge rows have no finite loss

@@ -1,0 +1,460 @@
+"""DiTi: features in blocks, each repairing what a frozen diffusion model has lost up to one noise level.
+
+Yue, Wang, Sun, Ji, Chang, Zhang, "Exploring Diffusion Time-steps for Unsupervised Representation Learning", ICLR 2024,
+arXiv 2401.11430. It builds on Zhang, Zhao, Lin, "Unsupervised Representation Learning from Pre-trained Diffusion
+Probabilistic Models" (PDAE), NeurIPS 2022, arXiv 2212.12990, which is what remains with one block.
+
+Noise erases the small attributes of an image first and the large ones last. A diffusion model that knows nothing of the
+image fails to restore just those that are gone at its step. An encoder may help it with the blocks of its code up to
+that of the step; so what is lost from step t on has its place in the blocks from there on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Any, Literal, get_args
+
+import torch
+from jaxtyping import Float, Int, UInt8
+from scipy.stats import spearmanr
+from torch import Tensor, nn
+
+from counterpoise.data import Images
+from counterpoise.data.views import to_float
+from counterpoise.errors import InputError, unknown
+from counterpoise.measure import linear_probe, stratified_split
+from counterpoise.method import ImageViews, Index, Labels, Method
+from counterpoise.nets import embed
+from counterpoise.nets.diffusion import Pixels, Schedule, Steps, UNet, Up, ddim, train_denoiser
+from counterpoise.ops.checks import check_finite, check_integers, check_number, check_same_shape
+from counterpoise.ops.neighbours import nearest
+from counterpoise.ops.processes import gather, row_numbers
+
+Mode = Literal["base", "stop_grad", "dual", "pdae"]
+GAMMA = 0.1  # of the loss's weights, as in PDAE
+
+
+def residual_loss(
+    noise: Float[Tensor, "batch *shape"],
+    predicted: Float[Tensor, "batch *shape"],
+    residual: Float[Tensor, "batch *shape"],
+    shift: Float[Tensor, " batch"],
+    weight: Float[Tensor, " batch"],
+) -> Float[Tensor, " batch"]:
+    r"""What is left of the noise when the frozen model's prediction has been corrected, for each image.
+
+    $w_t \operatorname{mean} (e - \hat e - s_t g)^2$, the mean being over the image.
+
+    Args:
+        noise: $e$, what was added to each image.
+        predicted: $\hat e$, what the frozen model takes it for.
+        residual: $g$, the correction.
+        shift: $s_t$ of each image's step.
+        weight: $w_t$ of each image's step.
+
+    >>> one, weight = torch.ones(1, 2), torch.tensor([2.0])
+    >>> residual_loss(noise=one, predicted=0 * one, residual=one, shift=-weight / 4, weight=weight)
+    tensor([4.5000])
+    """
+    each = (-1, *[1] * (noise.ndim - 1))
+    left = noise - predicted - shift.view(each) * residual
+    return weight * left.square().flatten(1).mean(1)
+
+
+def shifts(schedule: Schedule) -> Float[Tensor, " steps"]:
+    r"""$s_t = -\sqrt{a_t} (1 - A_{t-1}) / \sqrt{1 - A_t}$: from 0 at the first step to about -1 at the last.
+
+    >>> shifts(Schedule())[[1, 999]]
+    tensor([-0.0067, -0.9899])
+    """
+    before = torch.cat([torch.ones(1).double(), schedule.kept[:-1]])
+    return -(schedule.alpha.sqrt() * (1 - before) / (1 - schedule.kept).sqrt()).float()
+
+
+def weights(schedule: Schedule) -> Float[Tensor, " steps"]:
+    r"""$w_t = r^{0.1} / (1 + r)$ with the signal-to-noise ratio $r = A_t / (1 - A_t)$: small at the first steps.
+
+    >>> weights(Schedule())[:1]
+    tensor([0.0003])
+    """
+    ratio = schedule.kept / (1 - schedule.kept)
+    return (ratio**GAMMA / (1 + ratio)).float()
+
+
+class DiTiLoss(nn.Module):
+    """The residual loss of a batch, mean over the images: `loss(noise, predicted, residual, time_index)`.
+
+    Args:
+        steps: how many steps the diffusion has; its betas run from 0.0001 to 0.02.
+
+    >>> loss, e = DiTiLoss(), torch.ones(2, 3)
+    >>> loss(e, predicted=e, residual=0 * e, time_index=torch.tensor([0, 999]))
+    tensor(0.)
+    """
+
+    shift: Tensor
+    weight: Tensor
+
+    def __init__(self, steps: int = 1000):
+        super().__init__()
+        schedule = Schedule(steps)
+        self.register_buffer("shift", shifts(schedule), persistent=False)
+        self.register_buffer("weight", weights(schedule), persistent=False)
+
+    def forward(
+        self,
+        noise: Float[Tensor, "batch *shape"],
+        predicted: Float[Tensor, "batch *shape"],
+        residual: Float[Tensor, "batch *shape"],
+        time_index: Int[Tensor, " batch"],
+    ) -> Float[Tensor, ""]:
+        r"""See `residual_loss`.
+
+        Args:
+            noise: what was added to each image.
+            predicted: what the frozen model takes it for.
+            residual: the correction $g$.
+            time_index: the step of each image, from 0.
+
+        Raises:
+            InputError: for different shapes, NaN, or a step that is not there.
+        """
+        check_same_shape(noise=noise, predicted=predicted, residual=residual)
+        for name, x in {"noise": noise, "predicted": predicted, "residual": residual}.items():
+            check_finite(name, x)
+        check_integers("time_index", time_index, len(noise), low=0, high=len(self.shift))
+        row_numbers(noise, "noise", at_least=1)
+        dtype = torch.promote_types(noise.dtype, torch.float32)
+        noise, predicted, residual = (x.to(dtype) for x in (noise, predicted, residual))
+        shift, weight = (x.to(dtype)[time_index] for x in (self.shift, self.weight))
+        return gather(residual_loss(noise, predicted, residual, shift, weight)).mean()
+
+
+def attribute_loss(distance: Float[Tensor, "*pairs"], kept: Float[Tensor, "*pairs"]) -> Float[Tensor, "*pairs"]:
+    r"""How often noise lets one of two images pass for the other, for the best judge there is.
+
+    $\frac12 \operatorname{erfc}\big(\sqrt{A_t}\, d / \sqrt{8 (1 - A_t)}\big)$, the error of telling two Gaussians
+    apart. It rises with the step, and falls with the distance: small attributes are lost first.
+
+    Args:
+        distance: $d$, the Euclidean distance of the two images.
+        kept: $A_t$, between 0 and 1.
+
+    >>> attribute_loss(torch.tensor([0.1, 10.0, 10.0]), torch.tensor([0.5, 0.5, 1e-6]))
+    tensor([4.8006e-01, 2.8665e-07, 4.9801e-01])
+    """
+    return 0.5 * torch.erfc((kept / (8 * (1 - kept))).sqrt() * distance)
+
+
+class TimeBlocks(nn.Module):
+    """A code in consecutive blocks, one for each part of the steps; which of them may be seen at a step.
+
+    Args:
+        dim: numbers in a code.
+        blocks: how many blocks there are; each belongs to as many steps.
+        steps: how many steps there are.
+        stages: where the steps of several stages end, the last at `steps`. A block belongs to the stage of its first
+            step. None: all blocks are of one size, but for rounding.
+        stage_dims: numbers that each stage divides among its blocks; the last of them gets what is left.
+
+    Raises:
+        InputError: if a block would have no step or no number of its own, or the numbers do not add up to `dim`.
+
+    >>> TimeBlocks(dim=6, blocks=3).seen(torch.tensor([0, 500, 999]))
+    tensor([[1., 1., 0., 0., 0., 0.],
+            [1., 1., 1., 1., 0., 0.],
+            [1., 1., 1., 1., 1., 1.]])
+    """
+
+    ends: Tensor
+
+    def __init__(
+        self,
+        dim: int,
+        blocks: int,
+        steps: int = 1000,
+        stages: Sequence[int] | None = None,
+        stage_dims: Sequence[int] | None = None,
+    ):
+        super().__init__()
+        check_number("blocks", blocks, at_least=1, at_most=min(dim, steps))
+        self.dim, self.blocks, self.steps = dim, blocks, steps
+        if stages is None:
+            ends = [dim * (block + 1) // blocks for block in range(blocks)]
+        else:
+            ends = _unequal_ends(dim, blocks, steps, stages, stage_dims or [])
+        self.register_buffer("ends", torch.tensor(ends), persistent=False)
+
+    def at(self, t: Steps) -> Steps:
+        """The block of each step."""
+        return t * self.blocks // self.steps
+
+    def seen(self, t: Steps) -> Float[Tensor, "batch {self.dim}"]:
+        """1 for the numbers of all blocks up to that of the step, 0 for the others."""
+        return self._below(self.ends[self.at(t)])
+
+    def earlier(self, t: Steps) -> Float[Tensor, "batch {self.dim}"]:
+        """1 for the numbers of the blocks before that of the step."""
+        return self._below(nn.functional.pad(self.ends, (1, 0))[self.at(t)])
+
+    def _below(self, end: Int[Tensor, " batch"]) -> Float[Tensor, "batch dim"]:
+        return (torch.arange(self.dim, device=end.device) < end[:, None]).float()
+
+    def of_numbers(self) -> Int[Tensor, " dim"]:
+        """The block of each number of a code.
+
+        >>> TimeBlocks(dim=5, blocks=2).of_numbers()
+        tensor([0, 0, 1, 1, 1])
+        """
+        return torch.searchsorted(self.ends, torch.arange(self.dim, device=self.ends.device), right=True)
+
+    def forward(self, z: Float[Tensor, "batch dim"], t: Steps, mode: Mode = "base") -> list[Tensor]:
+        """What of the codes is shown at each step.
+
+        Args:
+            z: codes.
+            t: their steps.
+            mode: "base" shows all blocks up to that of the step; "stop_grad" the same, but only the step's own block
+                learns from it; "dual" does both, and their losses are to be added; "pdae" shows the whole code.
+
+        Returns:
+            One tensor of the shape of `z`, of "dual" two.
+        """
+        if mode == "pdae":
+            return [z]
+        base = z * self.seen(t)
+        earlier = self.earlier(t)
+        own = z.detach() * earlier + z * (self.seen(t) - earlier)
+        return {"base": [base], "stop_grad": [own], "dual": [base, own]}[mode]
+
+
+def _unequal_ends(dim: int, blocks: int, steps: int, stages: Sequence[int], dims: Sequence[int]) -> list[int]:
+    if [*stages] != sorted({*stages}) or [*stages][-1:] != [steps] or stages[0] < 1:
+        raise InputError(f"stages: expected ascending ends of which the last is {steps}, got {[*stages]}")
+    if len(dims) != len(stages) or sum(dims) != dim:
+        raise InputError(f"stage_dims: expected {len(stages)} numbers with the sum {dim}, got {[*dims]}")
+    first_steps = [-(-block * steps // blocks) for block in range(blocks)]
+    ends: list[int] = []
+    for (start, end), own in zip(pairwise((0, *stages)), dims, strict=True):
+        count = sum(start <= step < end for step in first_steps)
+        if count == 0 or own < count:
+            raise InputError(f"stage_dims: expected at least 1 for each block of a stage, got {own} for {count} blocks")
+        before = ends[-1] if ends else 0
+        ends += [before + own // count * (i + 1) for i in range(count - 1)] + [before + own]
+    return ends
+
+
+class ResidualDecoder(nn.Module):
+    """A frozen U-Net, and beside its way up another one, which sees the code and starts at 0.
+
+    Both go up from what the frozen way down sees. So with the code nothing passes through the frozen part, which needs
+    no backward pass.
+
+    Args:
+        net: predicts the noise without knowing the image.
+        dim: numbers in a code.
+    """
+
+    def __init__(self, net: UNet, dim: int):
+        super().__init__()
+        self.net = net.requires_grad_(False)
+        self.up = Up(net.channels, net.width, dim)
+
+    def forward(self, x: Pixels, t: Steps, code: Float[Tensor, "batch dim"]) -> tuple[Pixels, Pixels]:
+        r"""The predicted noise $\hat e$, and the residual $g$."""
+        with torch.no_grad():
+            time = self.net.embed(t)
+            seen = self.net.down(x, time)
+            predicted = self.net.up(seen, time)
+        return predicted, self.up(seen, time, code)
+
+
+class Coder(nn.Sequential):
+    """A backbone and a linear layer: images to codes."""
+
+    def __init__(self, backbone: nn.Module, features: int, dim: int):
+        super().__init__(backbone, nn.Linear(features, dim))
+        self.features = dim
+
+
+class DiTi(Method):
+    """Pretraining by helping a frozen diffusion model, block by block; features from small to large attributes.
+
+    A small diffusion model is trained on the images before the first epoch. The paper's views are flips alone
+    (`augmentations = "flip"`): what a view shows is what the code must tell.
+
+    Args:
+        encoder: images to features; a linear layer is put on it. Its attribute `channels` tells those of the images,
+            1 if it has none.
+        dim: numbers in a code, the features that a run keeps.
+        blocks: how many blocks they are divided into.
+        mode: "base" shows all blocks up to that of the step; in "stop_grad" only the step's own block learns; "dual"
+            adds both losses; "pdae" is the baseline, which shows the whole code at every step.
+        stages: steps where stages of unequal blocks end, the last being 1000; none for equal blocks.
+        stage_dims: numbers that the blocks of each stage have.
+        diffusion_epochs: passes over the images to train the diffusion model.
+        width: channels of the diffusion model's largest level.
+        **recipe: arguments of `Method`.
+    """
+
+    views = 1
+    draws: Tensor
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        dim: int = 128,
+        blocks: int = 16,
+        mode: Mode = "base",
+        stages: tuple[int, ...] | None = None,
+        stage_dims: tuple[int, ...] | None = None,
+        diffusion_epochs: int = 10,
+        width: int = 16,
+        **recipe: Any,
+    ):
+        super().__init__(encoder, **recipe)
+        check_number("dim", dim, at_least=1)
+        check_number("diffusion_epochs", diffusion_epochs, at_least=0)
+        check_number("width", width, at_least=1)
+        if mode not in get_args(Mode):
+            raise unknown("mode", mode, get_args(Mode))
+        self.mode, self.diffusion_epochs = mode, diffusion_epochs
+        self.encoder = Coder(self.encoder, self.features, dim)
+        self.features = dim
+        self.schedule = Schedule()
+        self.blocks = TimeBlocks(dim, blocks, self.schedule.steps, stages, stage_dims)
+        self.decoder = ResidualDecoder(UNet(getattr(encoder, "channels", 1), width), dim)
+        self.objective = DiTiLoss(self.schedule.steps)
+        self.register_buffer("draws", torch.zeros((), dtype=torch.int64))
+
+    def start_epoch(self, images: Images, epoch: int) -> None:
+        """Before the first epoch, train the diffusion model; then choose the epoch's random numbers."""
+        if epoch == 0:
+            train_denoiser(self.decoder.net, self.schedule, images.pixels, self.view, self.diffusion_epochs)
+        self.draws.fill_(int(torch.randint(1 << 62, ())))
+
+    def loss(self, images: ImageViews, labels: Labels, index: Index) -> Float[Tensor, ""]:
+        """The residual loss of the one view at random steps; in mode "dual" the sum of two."""
+        (x,) = images
+        z = self.encoder(x)
+        t, noise = self.draw(x)
+        noised = self.schedule.noised(x, t, noise)
+        return torch.stack(
+            [self.objective(noise, *self.decoder(noised, t, code), t) for code in self.blocks(z, t, self.mode)]
+        ).sum()
+
+    def draw(self, x: Pixels) -> tuple[Steps, Pixels]:
+        """Steps and noise of a batch, from the state: several processes draw alike, and each takes its own rows."""
+        row = row_numbers(x)
+        rows = len(gather(row))
+        generator = torch.Generator(x.device).manual_seed(int(self.draws))
+        t = torch.randint(self.schedule.steps, (rows,), generator=generator, device=x.device)
+        noise = torch.randn(rows, *x.shape[1:], generator=generator, device=x.device, dtype=x.dtype)
+        if self.training:
+            self.draws += 1
+        return t[row], noise[row]
+
+    def predict(self, z: Float[Tensor, "batch dim"]) -> Callable[[Pixels, Steps], Pixels]:
+        r"""The corrected noise as sampling takes it, $\hat e - \sqrt{1 - A_t}\, g$, as a function of $x_t$ and t.
+
+        The training's coefficient is $s_t$; both are nearly the same but at the first steps.
+        """
+
+        def predict(x: Pixels, t: Steps) -> Pixels:
+            code = z if self.mode == "pdae" else z * self.blocks.seen(t)
+            predicted, residual = self.decoder(x, t, code)
+            return predicted - self.schedule.sigma[t].view(-1, 1, 1, 1) * residual
+
+        return predict
+
+    @torch.no_grad()
+    def interpolate(
+        self, x: Pixels, y: Pixels, share: float = 1.0, first: int = 0, last: int | None = None, steps: int = 100
+    ) -> Pixels:
+        """Images `x` with some blocks on the way to those of `y`: counterfactuals, as if only an attribute were other.
+
+        Args:
+            x: images, in [-1, 1].
+            y: images to go to.
+            share: of the way, 0 gives `x` as it is decoded, 1 exchanges the blocks.
+            first: the first block that changes.
+            last: the block after the last one; None takes all from `first` on.
+            steps: of the decoding; encoding visits all.
+
+        Returns:
+            Images in [-1, 1].
+        """
+        check_same_shape(x=x, y=y)
+        check_number("share", share, at_least=0, at_most=1)
+        last = self.blocks.blocks if last is None else last
+        check_number("first", first, at_least=0, at_most=last)
+        own, other = self.encoder(x), self.encoder(y)
+        start, goal = (
+            ddim(self.predict(z), self.schedule, images, self.schedule.steps, backwards=True)
+            for z, images in ((own, x), (other, y))
+        )
+        block = self.blocks.of_numbers()
+        z = own + share * (other - own) * ((first <= block) & (block < last))
+        return ddim(self.predict(z), self.schedule, slerp(start, goal, share), steps).clamp(-1, 1)
+
+    def diagnostics(self, train: Images, probe: Images, test: Images) -> dict[str, float]:
+        """How the blocks divide what is known of the images; nothing where that is nothing.
+
+        `block NAME`: where a linear probe of this factor has its weight, on average, from 0 (the first block) to 1.
+        `modularity`: the share of this weight in the best quarter of the blocks, mean over the factors.
+        `ordering`: Spearman's correlation of `block NAME` and the factors' sizes (see `factor_size`).
+        """
+        factors = {name: values for name, values in probe.factors.items() if len(values[values >= 0].unique()) > 1}
+        if not factors:
+            return {}
+        codes, blocks = embed(self.encoder, probe, to_float), self.blocks.blocks
+        masses = torch.stack([self.probe_mass(codes, values) for values in factors.values()])
+        places = masses @ torch.linspace(0, 1, blocks, dtype=torch.float64)
+        found = {f"block {name}": place for name, place in zip(factors, places.tolist(), strict=True)}
+        found["modularity"] = float(masses.topk(max(1, blocks // 4)).values.sum(1).mean())
+        if len(factors) > 2 and len(places.unique()) > 1:
+            sizes = [factor_size(probe.pixels, values) for values in factors.values()]
+            found["ordering"] = float(spearmanr(sizes, places.tolist()).statistic)
+        return found
+
+    def probe_mass(self, codes: Float[Tensor, "n dim"], values: Int[Tensor, " n"]) -> Float[Tensor, " blocks"]:
+        """Of a linear probe's absolute weights on standardised codes, the share of each block."""
+        fitted, valid = stratified_split(values, 0.75, torch.Generator().manual_seed(0))
+        classes = 1 + int(values.max())
+        probe = linear_probe(codes[fitted], values[fitted], codes[valid], values[valid], classes)
+        weight = probe.weight.abs().sum(0).double()
+        mass = torch.zeros(self.blocks.blocks, dtype=torch.float64)
+        return mass.index_add(0, self.blocks.of_numbers().cpu(), weight / weight.sum())
+
+
+def slerp(a: Float[Tensor, "batch *shape"], b: Float[Tensor, "batch *shape"], share: float) -> Tensor:
+    """From `a` to `b` along a great circle, for each row: noise between two noises that is as large as they are.
+
+    >>> slerp(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]]), 0.5)
+    tensor([[0.7071, 0.7071]])
+    """
+    cosine = nn.functional.cosine_similarity(a.flatten(1), b.flatten(1)).clamp(-1, 1)
+    angle = cosine.acos().clamp(min=1e-4).view(-1, *[1] * (a.ndim - 1))
+    return (((1 - share) * angle).sin() * a + (share * angle).sin() * b) / angle.sin()
+
+
+def factor_size(pixels: UInt8[Tensor, "images channels height width"], values: Int[Tensor, " images"]) -> float:
+    """How much of an image a factor changes: the mean distance to the nearest image in which it is another.
+
+    It is the distance that decides when noise hides the factor; see `attribute_loss`.
+
+    Args:
+        pixels: the images; distances are those of pixels from -1 to 1.
+        values: of the factor in each image; -1 leaves an image out.
+
+    >>> pixels = torch.tensor([0, 51, 255], dtype=torch.uint8).view(3, 1, 1, 1)
+    >>> round(factor_size(pixels, torch.tensor([0, 0, 1])), 6)  # (2 + 1.6 + 1.6) / 3
+    1.733333
+    """
+    x = pixels.flatten(1).float() / 127.5
+    of_each = [
+        nearest(x[values == v], x[(values != v) & (values >= 0)], 1, "euclidean")[0]
+        for v in values[values >= 0].unique()
+    ]
+    return float(torch.cat(of_each).mean())
