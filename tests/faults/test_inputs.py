@@ -237,8 +237,9 @@ def some_arguments(module, name, skip=()):
         for a in describe(module, name).arguments
         if a.type in (int, float, bool, str) and not a.many and not a.required and a.name not in skip
     }
-    names = st.sampled_from(sorted(usable)) if usable else st.nothing()
-    return st.dictionaries(names, st.none(), max_size=3).flatmap(
+    if not usable:
+        return st.just({})
+    return st.dictionaries(st.sampled_from(sorted(usable)), st.none(), max_size=3).flatmap(
         lambda chosen: st.fixed_dictionaries({name: usable[name] for name in chosen})
     )
 
