@@ -1,6 +1,6 @@
 """GenView: generated variations as positives, and less weight for the pairs that came out badly.
 
-Li, Yang, Li, Wu, Yu, Elgammal, Yang, "GenView: Enhancing View Quality with Pretrained Generative Model for
+Li, Yang, Li, Wu, Yu, Ghanem, Zhang, "GenView: Enhancing View Quality with Pretrained Generative Model for
 Self-Supervised Learning", ECCV 2024, arXiv 2403.12003: adaptive view generation and the quality-driven contrastive
 loss. A frozen encoder gives each image a grid of tokens, whose first principal direction tells foreground from
 background. How much of an image is foreground decides how far its variation may stray; how well the foregrounds of two
@@ -16,7 +16,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import torch
 import torch.distributed as dist
-from jaxtyping import Float, Int, Int64, UInt8
+from jaxtyping import Float, Int64, UInt8
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -41,6 +41,12 @@ Source = Literal["diffusion", "class"]
 SHARES = (0.2, 0.4, 0.6, 0.8)  # of foreground, up to which the noise level is 0, 100, 200 and 300; above, 400
 SAMPLE = 10_000  # images that the principal direction is found on
 PART = 256  # images generated at once
+DIM = 64  # of the small generator's tokens and codes
+
+
+def project(tokens: Tokens, direction: Float[Tensor, " dim"]) -> Maps:
+    r"""How far along a direction each token lies: $a = t \cdot v$."""
+    return torch.einsum("bdhw,d->bhw", tokens, direction)
 
 
 def foreground_maps(tokens: Tokens, direction: Float[Tensor, " dim"]) -> tuple[Maps, Maps]:
@@ -59,7 +65,7 @@ def foreground_maps(tokens: Tokens, direction: Float[Tensor, " dim"]) -> tuple[M
     >>> foreground_maps(torch.tensor([0.0, 1.0, 3.0]).view(1, 1, 1, 3), torch.ones(1))
     (tensor([[[0.0000, 0.2500, 0.7500]]]), tensor([[[0.6000, 0.4000, 0.0000]]]))
     """
-    projected = torch.einsum("bdhw,d->bhw", tokens, direction)
+    projected = project(tokens, direction)
     low, high = projected.amin((1, 2), keepdim=True), projected.amax((1, 2), keepdim=True)
     foreground = (projected - low) / (high - low + 1e-7)
     maps = foreground, 1 - foreground
@@ -194,26 +200,26 @@ def principal_direction(tokens: Tokens) -> Float[Tensor, " dim"]:
     flat = tokens.movedim(1, -1).flatten(0, -2).double()
     centred = flat - flat.mean(0)
     direction = torch.linalg.eigh(centred.T @ centred).eigenvectors[:, -1].to(tokens.dtype)
-    projected = torch.einsum("bdhw,d->bhw", tokens, direction)
+    projected = project(tokens, direction)
     inner = projected[:, 1:-1, 1:-1]
     border = (projected.sum() - inner.sum()) / max(1, projected.numel() - inner.numel())
     return -direction if inner.numel() and inner.mean() < border else direction
 
 
-def foreground_share(tokens: Tokens, direction: Float[Tensor, " dim"], share: float = 0.4) -> Float[Tensor, " batch"]:
+def foreground_share(projected: Maps, share: float = 0.4) -> Float[Tensor, " batch"]:
     """Of each image the share of its tokens that are foreground, if this share of all images' tokens is.
 
     Args:
-        tokens: of the images.
-        direction: v; a token is foreground if its projection is above the quantile that leaves `share` of all above.
+        projected: the images' tokens on the principal direction, see `project`; a token is foreground above the
+            quantile that leaves `share` of all above.
         share: from 0 to 1.
 
-    >>> foreground_share(torch.tensor([[0.0, 1, 8, 9], [2, 3, 4, 5]]).view(2, 1, 2, 2), torch.ones(1), share=0.5)
+    >>> foreground_share(torch.tensor([[0.0, 1, 8, 9], [2, 3, 4, 5]]).view(2, 2, 2), share=0.5)
     tensor([0.5000, 0.5000])
     """
-    projected = torch.einsum("bdhw,d->bhw", tokens, direction).flatten(1)
-    threshold = np.quantile(projected.cpu().numpy(), 1 - share)
-    return (projected > threshold.item()).sum(1) / projected.shape[1]
+    check_number("share", share, at_least=0, at_most=1)
+    threshold = np.quantile(projected.cpu().numpy(), 1 - share)  # torch's refuses more than 16 million numbers
+    return (projected > threshold.item()).sum((1, 2)) / projected[0].numel()
 
 
 def noise_levels(share: Float[Tensor, " batch"]) -> Levels:
@@ -252,27 +258,27 @@ def perturbed(
 
 
 class TokenEncoder(nn.Sequential):
-    """Three convolutions, two of which halve the image: a grid of tokens, whose mean is the image's code.
+    """Two convolutions, each of which halves the image: a grid of tokens that see little but their own place.
 
     Args:
-        dim: length of a token.
+        dim: length of a token, a multiple of 16.
 
     >>> TokenEncoder(64)(torch.zeros(2, 3, 28, 28)).shape
     torch.Size([2, 64, 7, 7])
     """
 
     def __init__(self, dim: int):
-        widths = (3, dim // 2, dim)
         layers: list[nn.Module] = []
-        for before, after in zip(widths, widths[1:], strict=False):
+        for before, after in ((3, dim // 2), (dim // 2, dim)):
             layers += [nn.Conv2d(before, after, 3, 2, padding=1), nn.GroupNorm(8, after), nn.SiLU()]
-        super().__init__(*layers, nn.Conv2d(dim, dim, 3, padding=1))
+        super().__init__(*layers)
 
 
 class SmallUnCLIP(nn.Module):
     """A generator of variations that is small and starts from nothing: a diffusion model that is told an image's code.
 
-    The encoder of the codes learns with it, and serves as the frozen encoder afterwards, as CLIP's does in unCLIP.
+    The encoder learns with it, and is frozen afterwards: its tokens tell the foreground, as those of CLIP's encoder do
+    for unCLIP; a convolution over them, averaged over the image, is the code.
 
     Args:
         width: channels of the U-Net's first level.
@@ -283,20 +289,25 @@ class SmallUnCLIP(nn.Module):
     mean: Tensor
     deviation: Tensor
 
-    def __init__(self, width: int = 16, dim: int = 64, steps: int = 20):
+    def __init__(self, width: int = 16, dim: int = DIM, steps: int = 10):
         super().__init__()
         self.steps = steps
         self.schedule = Schedule()
-        self.tokens = TokenEncoder(dim)
+        mean = nn.AdaptiveAvgPool2d(1), nn.Flatten()
+        self.code = nn.Sequential(TokenEncoder(dim), nn.Conv2d(dim, dim, 3, padding=1), *mean)
         self.unet = UNet(3, width, code=dim)
         self.register_buffer("mean", torch.zeros(dim))
         self.register_buffer("deviation", torch.ones(dim))
         self.requires_grad_(False)
 
+    @property
+    def tokens(self) -> nn.Module:
+        """The frozen encoder: RGB images in [-1, 1] to their tokens."""
+        return self.code[0]
+
     def fit(self, pixels: Pixels, epochs: int) -> None:
         """Learn from all images."""
-        code = nn.Sequential(self.tokens, nn.AdaptiveAvgPool2d(1), nn.Flatten())
-        train_denoiser(self.unet, self.schedule, pixels, _rgb, epochs, code=code)
+        train_denoiser(self.unet, self.schedule, pixels, _rgb, epochs, code=self.code)
         codes = torch.cat([self._codes(part) for part in pixels.split(PART)])
         self.mean.copy_(codes.mean(0))
         self.deviation.copy_(codes.std(0, correction=0))
@@ -317,7 +328,7 @@ class SmallUnCLIP(nn.Module):
 
     @torch.no_grad()
     def _codes(self, pixels: Pixels) -> Float[Tensor, "batch dim"]:
-        return self.tokens(_rgb(pixels.to(self.mean.device))).mean((2, 3))
+        return self.code(_rgb(pixels.to(self.mean.device)))
 
 
 class StableUnCLIP:
@@ -392,7 +403,7 @@ class GenView(Method):
         dim: width of the projection.
         generator: makes the variations of all images in place of the small one: (uint8 images, noise levels) to uint8
             images, such as `StableUnCLIP()`, or `lambda images, levels: ready` for variations that are ready.
-        tokens: the frozen encoder in place of the small one's: RGB images in [-1, 1] to tokens [batch dim rows columns].
+        tokens: the frozen encoder in place of the small one's: from RGB in [-1, 1] to tokens [batch dim rows columns].
         **recipe: arguments of `Method`.
     """
 
@@ -426,16 +437,16 @@ class GenView(Method):
         check_number("generator_epochs", generator_epochs, at_least=0)
         check_number("generator_width", generator_width, at_least=2)
         self.gamma, self.share, self.wrong, self.generator_epochs = gamma, share, wrong, generator_epochs
-        generated = variations == "diffusion"
-        if generator is not None and not generated:
+        if generator is not None and variations == "class":
             raise InputError("variations: expected 'diffusion' where a generator is given, got 'class'")
-        self.small = SmallUnCLIP(generator_width) if tokens is None or (generated and generator is None) else None
-        self.generator = (generator or self.small) if generated else None
-        self.tokens = (self.small.tokens if tokens is None else tokens).requires_grad_(False)
+        small = SmallUnCLIP(generator_width)
+        self.generated, self.generator = variations == "diffusion", generator
+        self.tokens = None if tokens is None else tokens.requires_grad_(False)
+        self.small: Any = small if tokens is None or (self.generated and generator is None) else None
         self.head = mlp(self.features, hidden, dim)
         self.objective = GenViewLoss(temperature)
         self.register_buffer("variations", torch.empty(0, dtype=torch.uint8))
-        self.register_buffer("direction", torch.zeros(64))
+        self.register_buffer("direction", torch.zeros(DIM))
         self.register_buffer("wrong_pairs", torch.zeros(samples, dtype=torch.bool))
         self.register_load_state_dict_pre_hook(_take_shapes)
 
@@ -443,25 +454,37 @@ class GenView(Method):
         """Before the first epoch, learn what makes and judges variations, and make one of each image."""
         if epoch > 0:
             return
-        pixels = images.pixels
         wrong = torch.randperm(len(images))[: round(self.wrong * len(images))]
         self.wrong_pairs.zero_()[wrong] = True
         partner = torch.arange(len(images))
         partner[wrong] = wrong.roll(1)
-        made = pixels[_others_of_class(images.labels)] if self.generator is None else None
-        if self.small is not None and (self.gamma > 0 or made is None):
-            self.small.fit(pixels, self.generator_epochs)
-        if self.gamma > 0 or made is None:
-            tokens = torch.cat([self._tokens(_rgb(part.to(self.device))) for part in pixels.split(PART)])
-            self.direction = principal_direction(tokens[:SAMPLE])
-        if made is None:
-            levels = noise_levels(foreground_share(tokens, self.direction, self.share))
-            made = self.generator(pixels, levels.cpu())
-            _check_variations(made, pixels)
+        others = _others_of_class(images.labels)  # drawn in any case: so the same pairs are wrong, whatever gamma is
+        if self.generated:
+            made = self._generate(images.pixels, self._learn(images.pixels))
+        else:
+            made = images.pixels[others]
+            if self.gamma > 0:
+                self._learn(images.pixels)
         self.variations = made[partner].to(self.device)
         if dist.is_available() and dist.is_initialized():
-            for found in self.buffers():  # the last bits of an accelerator's sums may differ
-                dist.broadcast(found, 0)
+            for found in (*self.parameters(), *self.buffers()):
+                dist.broadcast(found.data, 0)  # the last bits of an accelerator's sums may differ
+
+    def _learn(self, pixels: Pixels) -> Levels:
+        """Train the small generator, if it is used; find the foreground's direction, and each image's noise level."""
+        if self.small is not None:
+            self.small.fit(pixels, self.generator_epochs)
+        sample = pixels[torch.randperm(len(pixels))[:SAMPLE]]
+        self.direction = principal_direction(torch.cat([self._tokens(_rgb(part)) for part in sample.split(PART)]))
+        parts = [project(self._tokens(_rgb(part)), self.direction) for part in pixels.split(PART)]
+        return noise_levels(foreground_share(torch.cat(parts), self.share)).cpu()
+
+    def _generate(self, pixels: Pixels, levels: Levels) -> Pixels:
+        made = (self.small if self.generator is None else self.generator)(pixels, levels)
+        if not isinstance(made, Tensor) or made.dtype != torch.uint8 or made.shape != pixels.shape:
+            got = f"{made.dtype} of shape {list(made.shape)}" if isinstance(made, Tensor) else type(made).__name__
+            raise InputError(f"generator: expected uint8 of shape {list(pixels.shape)} from it, got {got}")
+        return made
 
     def training_step(self, batch: Batch, batch_index: int) -> Float[Tensor, ""]:
         """As of any method, but that the second view is one of the variation."""
@@ -475,32 +498,32 @@ class GenView(Method):
     def loss(self, images: ImageViews, labels: Labels, index: Index) -> Float[Tensor, ""]:
         """The weighted loss of the projections of two views, one of the image and one of its variation."""
         z1, z2 = (self.head(self.encoder(view)) for view in images)
-        return self.objective(z1, z2, self.weights(*images))
+        return self.objective(z1, z2, self.weights(*images) if self.gamma > 0 else None)
 
     def weights(
         self, view1: Float[Tensor, "batch channels size size"], view2: Float[Tensor, "batch channels size size"]
-    ) -> Float[Tensor, " batch"] | None:
-        """How much each pair of views counts; `None` where all count 1."""
-        if self.gamma == 0:
-            return None
+    ) -> Float[Tensor, " batch"]:
+        """How much each pair of views counts."""
         scores = pair_scores(self._tokens(_three(view1)), self._tokens(_three(view2)), self.direction)
         return quality_weights(scores, self.gamma)
 
     def diagnostics(self, train: Images, probe: Images, test: Images) -> dict[str, float]:
-        """Where some pairs are wrong, the mean weights of them and of the others: `wrong_weight`, `right_weight`."""
+        """Where pairs are wrong, their mean weight, `wrong_weight`, and how much more the others have, `weight_gap`."""
         if self.gamma == 0 or not 0 < self.wrong_pairs.float().mean() < 1:
             return {}
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            rows = torch.randperm(len(train))[: len(train) // PART * PART or None].split(PART)
+            rows = torch.randperm(len(train)).split(PART)
             pairs = [(train.pixels[part].to(self.device), self.variations[part.to(self.device)]) for part in rows]
             weights = torch.cat([self.weights(self.view(image), self.view(made)) for image, made in pairs])
         wrong = self.wrong_pairs[torch.cat(rows).to(self.device)]
-        return {"right_weight": float(weights[~wrong].mean()), "wrong_weight": float(weights[wrong].mean())}
+        of_right, of_wrong = float(weights[~wrong].mean()), float(weights[wrong].mean())
+        return {"wrong_weight": of_wrong, "weight_gap": of_right - of_wrong}
 
     @torch.no_grad()
     def _tokens(self, images: Float[Tensor, "batch 3 height width"]) -> Tokens:
-        return self.tokens.eval()(images)
+        encoder = self.small.tokens if self.tokens is None else self.tokens
+        return encoder.eval()(images.to(self.device))
 
 
 def _three(images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch 3 height width"]:
@@ -519,12 +542,6 @@ def _others_of_class(labels: Int64[Tensor, " samples"]) -> Int64[Tensor, " sampl
         members = members[torch.randperm(len(members))]
         chosen[members] = members.roll(1)
     return chosen
-
-
-def _check_variations(made: Any, pixels: Pixels) -> None:
-    if not isinstance(made, Tensor) or made.dtype != torch.uint8 or made.shape != pixels.shape:
-        got = f"{made.dtype} of shape {list(made.shape)}" if isinstance(made, Tensor) else type(made).__name__
-        raise InputError(f"generator: expected uint8 of shape {list(pixels.shape)} from it, got {got}")
 
 
 def _take_shapes(method: GenView, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
