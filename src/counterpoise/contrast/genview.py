@@ -419,7 +419,7 @@ class GenView(Method):
         gamma: float = 1.0,
         share: float = 0.4,
         wrong: float = 0.0,
-        generator_epochs: int = 10,
+        generator_epochs: int = 30,
         generator_width: int = 16,
         temperature: float = 0.1,
         hidden: int = 256,
