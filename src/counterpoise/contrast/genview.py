@@ -1,0 +1,551 @@
+"""GenView: generated variations as positives, and less weight for the pairs that came out badly.
+
+Li, Yang, Li, Wu, Yu, Ghanem, Zhang, "GenView: Enhancing View Quality with Pretrained Generative Model for
+Self-Supervised Learning", ECCV 2024, arXiv 2403.12003: adaptive view generation and the quality-driven contrastive
+loss. A frozen encoder gives each image a grid of tokens, whose first principal direction tells foreground from
+background. How much of an image is foreground decides how far its variation may stray; how well the foregrounds of two
+views agree, and how little their backgrounds do, decides how much their pair counts.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from jaxtyping import Float, Int64, UInt8
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from counterpoise.data import Images
+from counterpoise.data.views import to_float
+from counterpoise.errors import InputError, MissingExtra, unknown
+from counterpoise.method import Batch, ImageViews, Index, Labels, Method
+from counterpoise.nets.diffusion import Schedule, UNet, ddim, train_denoiser
+from counterpoise.nets.heads import mlp
+from counterpoise.ops.checks import check_finite, check_matrix, check_number, check_same_shape
+from counterpoise.ops.processes import gather, row_numbers
+from counterpoise.ops.similarity import similarity_logsumexp, unit_rows
+
+Pixels = UInt8[Tensor, "batch channels height width"]
+Tokens = Float[Tensor, "batch dim rows columns"]
+Maps = Float[Tensor, "batch rows columns"]
+Levels = Int64[Tensor, " batch"]
+Generator = Callable[[Pixels, Levels], Pixels]
+Source = Literal["diffusion", "class"]
+
+SHARES = (0.2, 0.4, 0.6, 0.8)  # of foreground, up to which the noise level is 0, 100, 200 and 300; above, 400
+SAMPLE = 10_000  # images that the principal direction is found on
+PART = 256  # images generated at once
+DIM = 64  # of the small generator's tokens and codes
+
+
+def project(tokens: Tokens, direction: Float[Tensor, " dim"]) -> Maps:
+    r"""How far along a direction each token lies: $a = t \cdot v$."""
+    return torch.einsum("bdhw,d->bhw", tokens, direction)
+
+
+def foreground_maps(tokens: Tokens, direction: Float[Tensor, " dim"]) -> tuple[Maps, Maps]:
+    r"""Where the foreground of each image is, and where its background.
+
+    The projections $a = t \cdot v$ of an image's tokens, moved and scaled to lie from 0 to 1, are the foreground's map
+    m; 1 - m is the background's. Each is divided by its sum. Tokens that are all alike are background.
+
+    Args:
+        tokens: of the frozen encoder.
+        direction: v, of any length above 0.
+
+    Returns:
+        Two maps, each of sum 1 an image.
+
+    >>> foreground_maps(torch.tensor([0.0, 1.0, 3.0]).view(1, 1, 1, 3), torch.ones(1))
+    (tensor([[[0.0000, 0.2500, 0.7500]]]), tensor([[[0.6000, 0.4000, 0.0000]]]))
+    """
+    projected = project(tokens, direction)
+    low, high = projected.amin((1, 2), keepdim=True), projected.amax((1, 2), keepdim=True)
+    foreground = (projected - low) / (high - low + 1e-7)
+    maps = foreground, 1 - foreground
+    return maps[0] / (maps[0].sum((1, 2), keepdim=True) + 1e-7), maps[1] / (maps[1].sum((1, 2), keepdim=True) + 1e-7)
+
+
+def pair_scores(tokens1: Tokens, tokens2: Tokens, direction: Float[Tensor, " dim"]) -> Float[Tensor, " batch"]:
+    r"""How good each pair of views is: $q_f - q_b$, the cosine of their foregrounds less that of their backgrounds.
+
+    An image's tokens, averaged by its two maps, are what its foreground and its background look like. Two equal views
+    score 0: they agree, and teach nothing.
+
+    Args:
+        tokens1: of the first views.
+        tokens2: of the second views of the same samples.
+        direction: v, see `foreground_maps`.
+
+    Returns:
+        Numbers from -2 to 2; no gradient reaches the tokens.
+
+    Raises:
+        InputError: for different shapes, or NaN.
+
+    >>> thing, grass, sand = torch.tensor([9.0, 0, 0]), torch.tensor([0, 1.0, 0]), torch.tensor([0, 0, 1.0])
+    >>> on_grass, on_sand = (torch.stack([thing, ground], 1)[None, :, None] for ground in (grass, sand))
+    >>> pair_scores(on_grass, on_sand, torch.tensor([1.0, 0, 0]))
+    tensor([1.0000])
+    """
+    check_same_shape(tokens1=tokens1, tokens2=tokens2)
+    check_finite("tokens1", tokens1)
+    check_finite("tokens2", tokens2)
+    found = []
+    for tokens in (tokens1, tokens2):
+        tokens = tokens.detach().to(torch.promote_types(tokens.dtype, torch.float32))
+        maps = foreground_maps(tokens, direction.detach().to(tokens.dtype))
+        found.append([torch.einsum("bhw,bdhw->bd", each, tokens) for each in maps])
+    (foreground1, background1), (foreground2, background2) = found
+    return F.cosine_similarity(foreground1, foreground2) - F.cosine_similarity(background1, background2)
+
+
+def quality_weights(scores: Float[Tensor, " batch"], gamma: float = 1.0) -> Float[Tensor, " batch"]:
+    r"""The weight of each pair, $w_i = B\, e^{\gamma s_i} / \sum_j e^{\gamma s_j}$ over the batch of all processes.
+
+    Args:
+        scores: see `pair_scores`.
+        gamma: $\gamma \ge 0$; 0 makes all weights 1.
+
+    Returns:
+        Weights above 0 whose mean over the batch is 1; no gradient reaches the scores.
+
+    >>> quality_weights(torch.tensor([0.0, 0.0, 1.0]), gamma=2.0)
+    tensor([0.3197, 0.3197, 2.3606])
+    """
+    scaled = gamma * scores.detach()
+    everyone = gather(scaled)
+    return len(everyone) * (scaled - everyone.logsumexp(0)).exp()
+
+
+def weighted_mean(losses: Float[Tensor, " batch"], weights: Float[Tensor, " batch"] | None) -> Float[Tensor, ""]:
+    r"""$\frac1B \sum_i w_i l_i$ over the batch of all processes: what makes any loss a quality-driven one.
+
+    Args:
+        losses: of each pair, both directions together: contrastive, or SimSiam's negative cosine.
+        weights: of each pair; 1 if not given.
+
+    >>> weighted_mean(torch.tensor([1.0, 3.0]), torch.tensor([0.5, 1.5]))
+    tensor(2.5000)
+    """
+    if weights is not None:
+        check_same_shape(losses=losses, weights=weights)
+        losses = weights.detach() * losses
+    return gather(losses).mean()
+
+
+def nt_xent_pairs(
+    z1: Float[Tensor, "batch dim"], z2: Float[Tensor, "batch dim"], temperature: float = 0.1
+) -> Float[Tensor, " batch"]:
+    """SimCLR's loss of each pair, mean of its two anchors; the mean over pairs is `nt_xent`.
+
+    Args:
+        z1: one row per sample, first view; normalised here.
+        z2: the same samples, second view.
+        temperature: above 0.
+
+    Raises:
+        InputError: for different shapes, fewer than 2 samples, or NaN.
+
+    >>> nt_xent_pairs(torch.ones(2, 3), torch.ones(2, 3))  # log 3: one of three
+    tensor([1.0986, 1.0986])
+    """
+    check_same_shape(z1=z1, z2=z2)
+    check_matrix("z1", z1)
+    check_matrix("z2", z2)
+    sample = row_numbers(z1, "z1", at_least=2)
+    z = unit_rows(torch.cat([z1, z2]))
+    itself = torch.cat([2 * sample, 2 * sample + 1])
+    others = similarity_logsumexp(z, scale=1 / temperature, exclude=itself, across=True)
+    z1, z2 = z.chunk(2)
+    return others.view(2, -1).mean(0) - (z1 * z2).sum(1) / temperature
+
+
+class GenViewLoss(nn.Module):
+    """SimCLR's loss with a weight for each pair: `loss(z1, z2, weights)`.
+
+    Args:
+        temperature: above 0.
+    """
+
+    def __init__(self, temperature: float = 0.1):
+        super().__init__()
+        check_number("temperature", temperature, above=0)
+        self.temperature = temperature
+
+    def forward(
+        self,
+        z1: Float[Tensor, "batch dim"],
+        z2: Float[Tensor, "batch dim"],
+        weights: Float[Tensor, " batch"] | None = None,
+    ) -> Float[Tensor, ""]:
+        """The loss of two views of the same samples; weights are those of `quality_weights`, 1 if not given."""
+        return weighted_mean(nt_xent_pairs(z1, z2, self.temperature), weights)
+
+
+def principal_direction(tokens: Tokens) -> Float[Tensor, " dim"]:
+    """The unit vector along which tokens vary most, from background to foreground.
+
+    A principal direction has no sign; this one is such that inner tokens lie farther along it than those at the border.
+
+    Args:
+        tokens: of a sample of images.
+    """
+    flat = tokens.movedim(1, -1).flatten(0, -2).double()
+    centred = flat - flat.mean(0)
+    direction = torch.linalg.eigh(centred.T @ centred).eigenvectors[:, -1].to(tokens.dtype)
+    projected = project(tokens, direction)
+    inner = projected[:, 1:-1, 1:-1]
+    border = (projected.sum() - inner.sum()) / max(1, projected.numel() - inner.numel())
+    return -direction if inner.numel() and inner.mean() < border else direction
+
+
+def foreground_share(projected: Maps, share: float = 0.4) -> Float[Tensor, " batch"]:
+    """Of each image the share of its tokens that are foreground, if this share of all images' tokens is.
+
+    Args:
+        projected: the images' tokens on the principal direction, see `project`; a token is foreground above the
+            quantile that leaves `share` of all above.
+        share: from 0 to 1.
+
+    >>> foreground_share(torch.tensor([[0.0, 1, 8, 9], [2, 3, 4, 5]]).view(2, 2, 2), share=0.5)
+    tensor([0.5000, 0.5000])
+    """
+    check_number("share", share, at_least=0, at_most=1)
+    threshold = np.quantile(projected.cpu().numpy(), 1 - share)  # torch's refuses more than 16 million numbers
+    return (projected > threshold.item()).sum((1, 2)) / projected[0].numel()
+
+
+def noise_levels(share: Float[Tensor, " batch"]) -> Levels:
+    """How far a variation may stray: 0, 100, 200, 300 or 400 for a share of foreground up to 0.2, 0.4, 0.6, 0.8, 1.
+
+    A small object is lost easily and gets little noise; where the object fills the image, more is safe.
+
+    Args:
+        share: of each image.
+
+    >>> noise_levels(torch.tensor([0.0, 0.2, 0.21, 0.5, 1.0]))
+    tensor([  0,   0, 100, 200, 400])
+    """
+    return 100 * torch.bucketize(share, torch.tensor(SHARES, dtype=share.dtype, device=share.device))
+
+
+def perturbed(
+    codes: Float[Tensor, "batch dim"], levels: Levels, noise: Float[Tensor, "batch dim"]
+) -> Float[Tensor, "batch dim"]:
+    r"""unCLIP's noise on what the generator is told: $\sqrt{A_n}\, c + \sqrt{1 - A_n}\, e$ at each code's level n.
+
+    $A_n$ is the cosine schedule of 1000 steps (Nichol, Dhariwal, "Improved Denoising Diffusion Probabilistic Models",
+    ICML 2021, arXiv 2102.09672, equation 17), which unCLIP's pipelines take for image embeddings.
+
+    Args:
+        codes: standardised.
+        levels: from 0, hardly any noise, to 999.
+        noise: standard normal.
+    """
+
+    def square(step: Tensor) -> Tensor:
+        return ((step / 1000 + 0.008) / 1.008 * math.pi / 2).cos() ** 2
+
+    kept = (square((levels + 1).to(codes.dtype)) / math.cos(0.008 / 1.008 * math.pi / 2) ** 2)[:, None]
+    return kept.sqrt() * codes + (1 - kept).sqrt() * noise
+
+
+class TokenEncoder(nn.Sequential):
+    """Two convolutions, each of which halves the image: a grid of tokens that see little but their own place.
+
+    Args:
+        dim: length of a token, a multiple of 16.
+
+    >>> TokenEncoder(64)(torch.zeros(2, 3, 28, 28)).shape
+    torch.Size([2, 64, 7, 7])
+    """
+
+    def __init__(self, dim: int):
+        layers: list[nn.Module] = []
+        for before, after in ((3, dim // 2), (dim // 2, dim)):
+            layers += [nn.Conv2d(before, after, 3, 2, padding=1), nn.GroupNorm(8, after), nn.SiLU()]
+        super().__init__(*layers)
+
+
+class SmallUnCLIP(nn.Module):
+    """A generator of variations that is small and starts from nothing: a diffusion model that is told an image's code.
+
+    The encoder learns with it, and is frozen afterwards: its tokens tell the foreground, as those of CLIP's encoder do
+    for unCLIP; a convolution over them, averaged over the image, is the code.
+
+    Args:
+        width: channels of the U-Net's first level.
+        dim: length of codes and tokens, a multiple of 16.
+        steps: of DDIM.
+    """
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, width: int = 16, dim: int = DIM, steps: int = 10):
+        super().__init__()
+        self.steps = steps
+        self.schedule = Schedule()
+        mean = nn.AdaptiveAvgPool2d(1), nn.Flatten()
+        self.code = nn.Sequential(TokenEncoder(dim), nn.Conv2d(dim, dim, 3, padding=1), *mean)
+        self.unet = UNet(3, width, code=dim)
+        self.register_buffer("mean", torch.zeros(dim))
+        self.register_buffer("deviation", torch.ones(dim))
+        self.requires_grad_(False)
+
+    @property
+    def tokens(self) -> nn.Module:
+        """The frozen encoder: RGB images in [-1, 1] to their tokens."""
+        return self.code[0]
+
+    def fit(self, pixels: Pixels, epochs: int) -> None:
+        """Learn from all images."""
+        train_denoiser(self.unet, self.schedule, pixels, _rgb, epochs, code=self.code)
+        codes = torch.cat([self._codes(part) for part in pixels.split(PART)])
+        self.mean.copy_(codes.mean(0))
+        self.deviation.copy_(codes.std(0, correction=0))
+
+    @torch.no_grad()
+    def forward(self, pixels: Pixels, levels: Levels) -> Pixels:
+        """One variation of each image, whose code is perturbed as its noise level says."""
+        return torch.cat([self._variations(*part) for part in zip(pixels.split(PART), levels.split(PART), strict=True)])
+
+    def _variations(self, pixels: Pixels, levels: Levels) -> Pixels:
+        codes = (self._codes(pixels) - self.mean) / self.deviation.clamp(min=1e-6)
+        codes = perturbed(codes, levels.to(codes.device), torch.randn_like(codes))
+        codes = self.mean + self.deviation * codes
+        start = torch.randn(len(pixels), 3, *pixels.shape[2:], device=codes.device)
+        made = ddim(lambda x, t: self.unet(x, t, codes), self.schedule, start, self.steps)
+        made = made if pixels.shape[1] == 3 else made.mean(1, keepdim=True)
+        return ((made + 1) * 127.5).round().to(torch.uint8).to(pixels.device)
+
+    @torch.no_grad()
+    def _codes(self, pixels: Pixels) -> Float[Tensor, "batch dim"]:
+        return self.code(_rgb(pixels.to(self.mean.device)))
+
+
+class StableUnCLIP:
+    """Variations by a pipeline of diffusers: `GenView(…, generator=StableUnCLIP())`. It wants a GPU.
+
+    Args:
+        pipeline: a `StableUnCLIPImg2ImgPipeline`, or the name or folder of one's weights.
+        device: where a pipeline that is loaded by name runs.
+        steps: of the pipeline.
+        guidance: how strongly it is guided by the image.
+        batch_size: images at a time.
+
+    Raises:
+        MissingExtra: without diffusers; what that itself needs for this pipeline (transformers) it tells.
+    """
+
+    def __init__(
+        self,
+        pipeline: Any = "stabilityai/stable-diffusion-2-1-unclip",
+        device: str = "cuda",
+        steps: int = 20,
+        guidance: float = 10.0,
+        batch_size: int = 12,
+    ):
+        if isinstance(pipeline, str):
+            try:
+                from diffusers import StableUnCLIPImg2ImgPipeline
+            except ModuleNotFoundError as error:
+                raise MissingExtra("diffusers", "diffusion") from error
+            pipeline = StableUnCLIPImg2ImgPipeline.from_pretrained(pipeline, torch_dtype=torch.float16).to(device)
+        self.pipeline, self.steps, self.guidance, self.batch_size = pipeline, steps, guidance, batch_size
+
+    def __call__(self, pixels: Pixels, levels: Levels) -> Pixels:
+        """One variation of each image, of its size and number of channels."""
+        made = torch.empty_like(pixels)
+        for level in levels.unique().tolist():  # the pipeline takes one level at a time
+            for rows in (levels == level).nonzero().flatten().split(self.batch_size):
+                made[rows] = self._variations(pixels[rows], level)
+        return made
+
+    def _variations(self, pixels: Pixels, level: int) -> Pixels:
+        _, channels, height, width = pixels.shape
+        pictures = [Image.fromarray(x.permute(1, 2, 0).numpy()) for x in pixels.cpu().expand(-1, 3, -1, -1)]
+        made = self.pipeline(
+            image=pictures,
+            prompt=[""] * len(pictures),
+            noise_level=level,
+            num_inference_steps=self.steps,
+            guidance_scale=self.guidance,
+        ).images
+        made = [x.convert("RGB" if channels == 3 else "L").resize((width, height)) for x in made]
+        return torch.from_numpy(np.stack([np.asarray(x) for x in made])).view(-1, height, width, channels).movedim(3, 1)
+
+
+class GenView(Method):
+    """SimCLR on pairs of an image and its generated variation, each weighted by how good a pair it is.
+
+    The variations are made before the first epoch, one an image, and kept in the checkpoint.
+
+    Args:
+        encoder: images to features; what a run keeps.
+        samples: how many training images there are.
+        variations: "diffusion" by a small diffusion model that is first trained on the images; "class": the image's
+            label chooses, another image of its class, to see what a perfect generator would give.
+        gamma: at least 0; how much the quality of a pair decides; 0 makes all weights 1.
+        share: of all tokens that are foreground, for the noise levels.
+        wrong: share of the pairs whose variation is that of another image, to see what the weights do then.
+        generator_epochs: passes over the images to train the small diffusion model.
+        generator_width: channels of the first level of its U-Net, a multiple of 2.
+        temperature: above 0.
+        hidden: width of the projection head's hidden layer.
+        dim: width of the projection.
+        generator: makes the variations of all images in place of the small one: (uint8 images, noise levels) to uint8
+            images, such as `StableUnCLIP()`, or `lambda images, levels: ready` for variations that are ready.
+        tokens: the frozen encoder in place of the small one's: from RGB in [-1, 1] to tokens [batch dim rows columns].
+        **recipe: arguments of `Method`.
+    """
+
+    variations: Tensor
+    direction: Tensor
+    wrong_pairs: Tensor
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        samples: int,
+        variations: Source = "diffusion",
+        gamma: float = 1.0,
+        share: float = 0.4,
+        wrong: float = 0.0,
+        generator_epochs: int = 30,
+        generator_width: int = 16,
+        temperature: float = 0.1,
+        hidden: int = 256,
+        dim: int = 64,
+        generator: Generator | None = None,
+        tokens: nn.Module | None = None,
+        **recipe: Any,
+    ):
+        super().__init__(encoder, **recipe)
+        if variations not in get_args(Source):
+            raise unknown("variations", variations, get_args(Source))
+        check_number("gamma", gamma, at_least=0)
+        check_number("share", share, at_least=0, at_most=1)
+        check_number("wrong", wrong, at_least=0, at_most=1)
+        check_number("generator_epochs", generator_epochs, at_least=0)
+        check_number("generator_width", generator_width, at_least=2)
+        self.gamma, self.share, self.wrong, self.generator_epochs = gamma, share, wrong, generator_epochs
+        if generator is not None and variations == "class":
+            raise InputError("variations: expected 'diffusion' where a generator is given, got 'class'")
+        small = SmallUnCLIP(generator_width)
+        self.generated, self.generator = variations == "diffusion", generator
+        self.tokens = None if tokens is None else tokens.requires_grad_(False)
+        self.small: Any = small if tokens is None or (self.generated and generator is None) else None
+        self.head = mlp(self.features, hidden, dim)
+        self.objective = GenViewLoss(temperature)
+        self.register_buffer("variations", torch.empty(0, dtype=torch.uint8))
+        self.register_buffer("direction", torch.zeros(DIM))
+        self.register_buffer("wrong_pairs", torch.zeros(samples, dtype=torch.bool))
+        self.register_load_state_dict_pre_hook(_take_shapes)
+
+    def start_epoch(self, images: Images, epoch: int) -> None:
+        """Before the first epoch, learn what makes and judges variations, and make one of each image."""
+        if epoch > 0:
+            return
+        wrong = torch.randperm(len(images))[: round(self.wrong * len(images))]
+        self.wrong_pairs.zero_()[wrong] = True
+        partner = torch.arange(len(images))
+        partner[wrong] = wrong.roll(1)
+        others = _others_of_class(images.labels)  # drawn in any case: so the same pairs are wrong, whatever gamma is
+        if self.generated:
+            made = self._generate(images.pixels, self._learn(images.pixels))
+        else:
+            made = images.pixels[others]
+            if self.gamma > 0:
+                self._learn(images.pixels)
+        self.variations = made[partner].to(self.device)
+        if dist.is_available() and dist.is_initialized():
+            for found in (*self.parameters(), *self.buffers()):
+                dist.broadcast(found.data, 0)  # the last bits of an accelerator's sums may differ
+
+    def _learn(self, pixels: Pixels) -> Levels:
+        """Train the small generator, if it is used; find the foreground's direction, and each image's noise level."""
+        if self.small is not None:
+            self.small.fit(pixels, self.generator_epochs)
+        sample = pixels[torch.randperm(len(pixels))[:SAMPLE]]
+        self.direction = principal_direction(torch.cat([self._tokens(_rgb(part)) for part in sample.split(PART)]))
+        parts = [project(self._tokens(_rgb(part)), self.direction) for part in pixels.split(PART)]
+        return noise_levels(foreground_share(torch.cat(parts), self.share)).cpu()
+
+    def _generate(self, pixels: Pixels, levels: Levels) -> Pixels:
+        made = (self.small if self.generator is None else self.generator)(pixels, levels)
+        if not isinstance(made, Tensor) or made.dtype != torch.uint8 or made.shape != pixels.shape:
+            got = f"{made.dtype} of shape {list(made.shape)}" if isinstance(made, Tensor) else type(made).__name__
+            raise InputError(f"generator: expected uint8 of shape {list(pixels.shape)} from it, got {got}")
+        return made
+
+    def training_step(self, batch: Batch, batch_index: int) -> Float[Tensor, ""]:
+        """As of any method, but that the second view is one of the variation."""
+        pixels, labels, index = batch
+        loss = self.loss([self.view(pixels), self.view(self.variations[index])], labels, index)
+        if not torch.isfinite(loss):
+            raise FloatingPointError(f"the loss became {loss.item()} at step {self.global_step}; a smaller lr may help")
+        self.log("loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(pixels), sync_dist=True)
+        return loss
+
+    def loss(self, images: ImageViews, labels: Labels, index: Index) -> Float[Tensor, ""]:
+        """The weighted loss of the projections of two views, one of the image and one of its variation."""
+        z1, z2 = (self.head(self.encoder(view)) for view in images)
+        return self.objective(z1, z2, self.weights(*images) if self.gamma > 0 else None)
+
+    def weights(
+        self, view1: Float[Tensor, "batch channels size size"], view2: Float[Tensor, "batch channels size size"]
+    ) -> Float[Tensor, " batch"]:
+        """How much each pair of views counts."""
+        scores = pair_scores(self._tokens(_three(view1)), self._tokens(_three(view2)), self.direction)
+        return quality_weights(scores, self.gamma)
+
+    def diagnostics(self, train: Images, probe: Images, test: Images) -> dict[str, float]:
+        """Where pairs are wrong, their mean weight, `wrong_weight`, and how much more the others have, `weight_gap`."""
+        if self.gamma == 0 or not 0 < self.wrong_pairs.float().mean() < 1:
+            return {}
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            rows = torch.randperm(len(train)).split(PART)
+            pairs = [(train.pixels[part].to(self.device), self.variations[part.to(self.device)]) for part in rows]
+            weights = torch.cat([self.weights(self.view(image), self.view(made)) for image, made in pairs])
+        wrong = self.wrong_pairs[torch.cat(rows).to(self.device)]
+        of_right, of_wrong = float(weights[~wrong].mean()), float(weights[wrong].mean())
+        return {"wrong_weight": of_wrong, "weight_gap": of_right - of_wrong}
+
+    @torch.no_grad()
+    def _tokens(self, images: Float[Tensor, "batch 3 height width"]) -> Tokens:
+        encoder = self.small.tokens if self.tokens is None else self.tokens
+        return encoder.eval()(images.to(self.device))
+
+
+def _three(images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch 3 height width"]:
+    return images.expand(-1, 3, -1, -1)
+
+
+def _rgb(pixels: Pixels) -> Float[Tensor, "batch 3 height width"]:
+    return _three(to_float(pixels))
+
+
+def _others_of_class(labels: Int64[Tensor, " samples"]) -> Int64[Tensor, " samples"]:
+    """For each image another one of its class, drawn; itself where there is none, or no label."""
+    chosen = torch.arange(len(labels))
+    for label in labels[labels >= 0].unique():
+        members = (labels == label).nonzero().flatten()
+        members = members[torch.randperm(len(members))]
+        chosen[members] = members.roll(1)
+    return chosen
+
+
+def _take_shapes(method: GenView, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
+    """Before a checkpoint is loaded: how large the variations are is not known before the images are."""
+    for name in ("variations", "direction"):
+        if prefix + name in state:
+            setattr(method, name, torch.empty_like(state[prefix + name], device=method.device))

@@ -1,0 +1,400 @@
+"""GenView's maps, scores and weights by hand, their algebra, the noise levels, the generators, the method's stages."""
+
+import math
+
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+from torch.nn import functional as F
+
+from counterpoise.contrast.genview import (
+    GenView,
+    GenViewLoss,
+    SmallUnCLIP,
+    StableUnCLIP,
+    foreground_maps,
+    foreground_share,
+    noise_levels,
+    nt_xent_pairs,
+    pair_scores,
+    perturbed,
+    principal_direction,
+    project,
+    quality_weights,
+    weighted_mean,
+)
+from counterpoise.contrast.simclr import nt_xent
+from counterpoise.data import Images
+from counterpoise.data.scenes import Scenes
+from counterpoise.errors import InputError
+
+N, K, G, T = 6, 5, 3, 0.2
+rng = torch.Generator().manual_seed(0)
+
+
+def randn(*shape):
+    return torch.randn(*shape, generator=rng, dtype=torch.float64)
+
+
+T1, T2, V = randn(N, K, G, G), randn(N, K, G, G), randn(K)
+Z1, Z2 = randn(N, 4), randn(N, 4)
+
+
+def test_maps_of_two_tokens_by_hand():
+    """Projections 1, 2 and 5 become 0, 1/4 and 1; of the whole, 0, 1/5 and 4/5; and for the rest 4/7, 3/7 and 0."""
+    tokens = torch.tensor([1.0, 2, 5], dtype=torch.float64).view(1, 1, 1, 3)
+    foreground, background = foreground_maps(tokens, torch.ones(1, dtype=torch.float64))
+    assert foreground.flatten().tolist() == pytest.approx([0, 0.2, 0.8], abs=1e-6)
+    assert background.flatten().tolist() == pytest.approx([4 / 7, 3 / 7, 0], abs=1e-6)
+
+
+def test_scores_written_out():
+    found = pair_scores(T1, T2, V)
+    for i in range(N):
+        pooled = []
+        for tokens in (T1[i], T2[i]):
+            a = [[sum(tokens[k, y, x] * V[k] for k in range(K)) for x in range(G)] for y in range(G)]
+            low, high = min(map(min, a)), max(map(max, a))
+            m = torch.tensor([[(value - low) / (high - low) for value in row] for row in a])
+            pooled.append([(tokens * part).sum((1, 2)) for part in (m / m.sum(), (1 - m) / (1 - m).sum())])
+        (f1, b1), (f2, b2) = pooled
+        expected = f1 @ f2 / f1.norm() / f2.norm() - b1 @ b2 / b1.norm() / b2.norm()
+        assert found[i].item() == pytest.approx(expected.item(), abs=1e-5)
+
+
+def test_maps_sum_to_one_and_swap_with_the_direction_s_sign():
+    foreground, background = foreground_maps(T1, V)
+    for each in (foreground, background):
+        torch.testing.assert_close(each.sum((1, 2)), torch.ones(N, dtype=torch.float64), atol=1e-6, rtol=0)
+    for ours, theirs in zip(foreground_maps(T1, 7 * V), (foreground, background), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=0)
+    for ours, theirs in zip(foreground_maps(T1, -V), (background, foreground), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=0)
+
+
+def test_equal_tokens_are_all_background():
+    token = randn(K)
+    tokens = token.view(1, K, 1, 1).expand(1, K, G, G)
+    foreground, background = foreground_maps(tokens, V)
+    assert foreground.abs().max() == 0
+    torch.testing.assert_close(torch.einsum("bhw,bdhw->bd", background, tokens)[0], token, atol=1e-6, rtol=0)
+    # Their foregrounds have no cosine, 0; their backgrounds agree.
+    assert pair_scores(tokens, 2 * tokens, V).item() == pytest.approx(-1, abs=1e-6)
+
+
+def test_equal_views_score_nothing_and_exchanged_ones_the_same():
+    torch.testing.assert_close(pair_scores(T1, T1, V), torch.zeros(N, dtype=torch.float64), atol=1e-9, rtol=0)
+    torch.testing.assert_close(pair_scores(T1, T2, V), pair_scores(T2, T1, V))
+    torch.testing.assert_close(pair_scores(T1, T2, V), -pair_scores(T1, T2, -V), atol=1e-6, rtol=0)
+
+
+def test_the_object_kept_on_another_ground_is_better_than_another_object_on_the_same():
+    first, second, grass, sand = torch.eye(4)
+    thing, other = 2 * first + second, first + 2 * second  # all objects have something in common
+    image = lambda what, ground: torch.stack([what, ground, ground], 1).view(1, 4, 1, 3)  # noqa: E731
+    first = image(thing, grass)
+    better = pair_scores(first, image(thing, sand), torch.tensor([1.0, 1, 0, 0]))
+    worse = pair_scores(first, image(other, grass), torch.tensor([1.0, 1, 0, 0]))
+    assert better.item() > 0.9
+    assert worse.item() < -0.1
+
+
+def test_weights_are_a_softmax_times_the_batch():
+    scores = randn(N)
+    weights = quality_weights(scores, 2.0)
+    torch.testing.assert_close(weights, N * torch.softmax(2 * scores, 0))
+    torch.testing.assert_close(weights, quality_weights(scores + 0.3, 2.0))  # a constant added to every q_f
+    order = torch.randperm(N, generator=rng)
+    torch.testing.assert_close(quality_weights(scores[order], 2.0), weights[order])
+    torch.testing.assert_close(quality_weights(scores, 0.0), torch.ones(N, dtype=torch.float64))
+    torch.testing.assert_close(quality_weights(torch.full((N,), 1.7)), torch.ones(N))
+    assert quality_weights(torch.tensor([-1.5])).item() == pytest.approx(1)
+
+
+@pytest.mark.parametrize("gamma", [1.0, 3.0])
+def test_the_most_that_weights_can_differ(gamma):
+    extreme = torch.tensor([-2.0, 0, 2], dtype=torch.float64)
+    weights = quality_weights(extreme, gamma)
+    assert (weights.max() / weights.min()).item() == pytest.approx(math.exp(4 * gamma))
+    assert -2 <= pair_scores(T1, T2, V).min() <= pair_scores(T1, T2, V).max() <= 2
+
+
+def test_no_gradient_reaches_tokens_direction_or_scores():
+    tokens, direction = T1.clone().requires_grad_(), V.clone().requires_grad_()
+    assert not pair_scores(tokens, T2, direction).requires_grad
+    scores = randn(N).requires_grad_()
+    assert not quality_weights(scores).requires_grad
+    weights = torch.ones(N, dtype=torch.float64, requires_grad=True)
+    loss = GenViewLoss()(Z1.clone().requires_grad_(), Z2, weights)
+    loss.backward()
+    assert weights.grad is None
+
+
+def test_with_equal_weights_it_is_nt_xent():
+    ones = torch.ones(N, dtype=torch.float64)
+    for given in ((), (ones,)):
+        torch.testing.assert_close(GenViewLoss(T)(Z1, Z2, *given), nt_xent(Z1, Z2, T))
+
+
+def test_the_loss_of_each_pair_written_out():
+    z = F.normalize(torch.cat([Z1, Z2]), dim=1)
+    logits = (z @ z.T / T).masked_fill(torch.eye(2 * N).bool(), -torch.inf)
+    rows = F.cross_entropy(logits, torch.arange(2 * N).roll(N), reduction="none")
+    torch.testing.assert_close(nt_xent_pairs(Z1, Z2, T), (rows[:N] + rows[N:]) / 2)
+    weights = torch.rand(N, generator=rng, dtype=torch.float64)
+    torch.testing.assert_close(GenViewLoss(T)(Z1, Z2, weights), (weights.repeat(2) * rows).mean())
+
+
+def test_a_weight_scales_its_pair_alone():
+    """With SimSiam's loss, where pairs do not see each other: the gradient of one grows, the others' stay."""
+    weights = torch.ones(N, dtype=torch.float64)
+    gradients = []
+    for factor in (1.0, 3.0):
+        weights[2] = factor
+        p = Z1.clone().requires_grad_()
+        weighted_mean(-F.cosine_similarity(p, Z2), weights).backward()
+        gradients.append(p.grad)
+    scale = torch.ones(N, 1, dtype=torch.float64)
+    scale[2] = 3
+    torch.testing.assert_close(gradients[1], scale * gradients[0])
+
+
+def test_gradient_in_double_precision():
+    weights = torch.rand(N, generator=rng, dtype=torch.float64)
+    loss = GenViewLoss(T)
+    z = (Z1.clone().requires_grad_(), Z2.clone().requires_grad_())
+    assert torch.autograd.gradcheck(lambda z1, z2: loss(z1, z2, weights), z)
+
+
+def test_half_precision_tokens_are_weighed_in_float32():
+    found = pair_scores(T1.bfloat16(), T2.bfloat16(), V.float())
+    torch.testing.assert_close(found, pair_scores(T1.bfloat16().float(), T2.bfloat16().float(), V.float()))
+    assert found.dtype == torch.float32
+
+
+def test_the_principal_direction_points_from_the_border_inwards():
+    axis = F.normalize(randn(K), dim=0)
+    mean = 10 * randn(K)  # not centred, the mean would be the direction
+    for sign in (1, -1):
+        inside = torch.zeros(20, 1, 5, 5, dtype=torch.float64)
+        inside[:, :, 1:4, 1:4] = sign
+        tokens = mean.view(K, 1, 1) + 3 * inside * axis.view(K, 1, 1) + 0.1 * randn(20, K, 5, 5)
+        assert (principal_direction(tokens) @ axis).item() == pytest.approx(sign, abs=0.01)
+
+
+def test_the_share_of_foreground():
+    projected = torch.arange(100.0).view(4, 5, 5)
+    assert foreground_share(projected, share=0.4).tolist() == [0, 0, pytest.approx(0.6), 1]
+    assert foreground_share(-projected, share=0.25).tolist() == [1, 0, 0, 0]
+
+
+def test_noise_levels_are_a_step_function():
+    shares = [0.0, 0.2, 0.2001, 0.4, 0.4001, 0.6, 0.6001, 0.8, 0.8001, 1.0]
+    levels = noise_levels(torch.tensor(shares)).tolist()
+    assert levels == [0, 0, 100, 100, 200, 200, 300, 300, 400, 400]
+    assert noise_levels(torch.tensor([5]) / 25).item() == 0
+
+
+@pytest.mark.parametrize("level", [0, 100, 400, 900])
+def test_the_noise_on_codes_is_that_of_the_cosine_schedule(level):
+    """As a product of 1 - beta, beta being made of ratios."""
+    bar = lambda t: math.cos((t / 1000 + 0.008) / 1.008 * math.pi / 2) ** 2  # noqa: E731
+    kept = math.prod(bar(t + 1) / bar(t) for t in range(level + 1))
+    codes, noise = randn(2, 3), randn(2, 3)
+    expected = math.sqrt(kept) * codes + math.sqrt(1 - kept) * noise
+    torch.testing.assert_close(perturbed(codes, torch.full((2,), level), noise), expected)
+
+
+def test_the_small_generator_s_noise_is_on_the_code_alone():
+    """From one start, two images with one code give one picture at level 0 and two at level 400."""
+    torch.manual_seed(0)
+    small = SmallUnCLIP(width=8, dim=16, steps=2)
+    small.fit(torch.randint(0, 256, (8, 1, 9, 9), dtype=torch.uint8), epochs=3)
+    assert not any(p.requires_grad for p in small.parameters())
+    told = []
+    small.unet.register_forward_pre_hook(lambda _, given: told.append(given[2]))
+    image = torch.randint(0, 256, (1, 1, 9, 9), dtype=torch.uint8).expand(2, -1, -1, -1)
+    made = small(image, torch.tensor([0, 400]))
+    assert made.shape == image.shape
+    assert made.dtype == torch.uint8
+    clean = small.code(image.float().expand(-1, 3, -1, -1) / 127.5 - 1)
+    near, far = ((told[0] - clean) / small.deviation).square().mean(1).sqrt()
+    assert near < 0.03
+    assert 0.2 < far < 1.5
+
+
+class Pipeline:
+    """What `StableUnCLIPImg2ImgPipeline` takes and gives; its images are negatives, larger than they were."""
+
+    def __init__(self):
+        self.calls = []
+
+    def __call__(self, *, image, prompt, noise_level, num_inference_steps, guidance_scale):
+        assert len(prompt) == len(image)
+        self.calls.append((len(image), noise_level, num_inference_steps, guidance_scale))
+        made = [Image.eval(picture, lambda value: 255 - value).resize((48, 48), 0) for picture in image]
+        return type("Output", (), {"images": made})
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_pipeline_gets_each_noise_level_in_batches(channels):
+    pixels = torch.randint(0, 256, (5, channels, 1, 1), dtype=torch.uint8).expand(-1, -1, 8, 12)
+    pipeline = Pipeline()
+    made = StableUnCLIP(pipeline, steps=7, guidance=3.0, batch_size=2)(pixels, torch.tensor([100, 0, 100, 400, 100]))
+    assert pipeline.calls == [(1, 0, 7, 3.0), (2, 100, 7, 3.0), (1, 100, 7, 3.0), (1, 400, 7, 3.0)]
+    torch.testing.assert_close(made, 255 - pixels)
+
+
+def test_a_pipeline_by_name_needs_the_extra(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "diffusers", None)
+    with pytest.raises(InputError, match=r"diffusers is not installed: pip install 'counterpoise\[diffusion\]'"):
+        StableUnCLIP()
+
+
+class Encoder(nn.Sequential):
+    features = 4
+
+    def __init__(self):
+        super().__init__(nn.Flatten(), nn.LazyLinear(4))
+
+
+def images(count=12, size=8, channels=1):
+    pixels = torch.randint(0, 256, (count, channels, size, size), dtype=torch.uint8, generator=rng)
+    return Images(pixels, torch.arange(count) % 3, ("a", "b", "c"), "noise")
+
+
+def started(given, **arguments):
+    torch.manual_seed(0)
+    method = GenView(Encoder(), len(given), generator_epochs=1, generator_width=8, **arguments)
+    method.start_epoch(given, 0)
+    return method
+
+
+def test_variations_that_are_ready_are_taken_with_their_noise_levels():
+    given, ready, seen = images(), images().pixels, []
+
+    def generator(pixels, levels):
+        seen.append((pixels, levels))
+        return ready
+
+    method = started(given, generator=generator)
+    assert torch.equal(method.variations, ready)
+    ((pixels, levels),) = seen
+    assert torch.equal(pixels, given.pixels)
+    tokens = method.small.tokens((given.pixels.float() / 127.5 - 1).expand(-1, 3, -1, -1))
+    torch.testing.assert_close(method.direction, principal_direction(tokens))
+    assert torch.equal(levels, noise_levels(foreground_share(project(tokens, method.direction))))
+    method.start_epoch(given, 1)
+    assert len(seen) == 1
+
+
+def test_a_class_s_other_images_are_the_variations_of_an_oracle():
+    given = images()
+    method = started(given, variations="class")
+    for i in range(len(given)):
+        (j,) = (given.pixels == method.variations[i]).flatten(1).all(1).nonzero().flatten().tolist()
+        assert i != j
+        assert given.labels[i] == given.labels[j]
+
+
+def test_wrong_pairs_are_other_images_variations_whatever_gamma_is():
+    given = images()
+    method = started(given, generator=lambda pixels, levels: pixels, wrong=0.5)
+    changed = (method.variations != given.pixels).flatten(1).any(1)
+    assert changed.sum() == 6
+    assert torch.equal(changed, method.wrong_pairs)
+    pair = [started(given, variations="class", wrong=0.5, gamma=gamma) for gamma in (0.0, 1.0)]
+    assert torch.equal(pair[0].variations, pair[1].variations)
+    assert torch.equal(pair[0].wrong_pairs, pair[1].wrong_pairs)
+
+
+def test_the_second_view_is_one_of_the_variation():
+    given = images()
+    ready = images().pixels
+    method = started(given, generator=lambda pixels, levels: ready)
+    method.log = lambda *_, **__: None
+    seen = []
+    method.loss = lambda views, labels, index: seen.extend(views) or torch.zeros(())
+    index = torch.tensor([3, 1, 8])
+    method.training_step((given.pixels[index], given.labels[index], index), 0)
+    torch.testing.assert_close(seen[0], given.pixels[index].float() / 127.5 - 1)
+    torch.testing.assert_close(seen[1], ready[index].float() / 127.5 - 1)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 1.0, 4.0])
+def test_the_method_weighs_pairs_by_their_frozen_tokens(gamma):
+    given = images()
+    method = started(given, variations="class", gamma=gamma)
+    views = [torch.randn(N, 1, 8, 8, generator=rng) for _ in range(2)]
+    tokens = [method.small.tokens(view.expand(-1, 3, -1, -1)) for view in views]
+    weights = quality_weights(pair_scores(*tokens, method.direction), gamma)
+    z1, z2 = (method.head(method.encoder(view)) for view in views)
+    expected = (weights * nt_xent_pairs(z1, z2)).mean()
+    torch.testing.assert_close(method.loss(views, torch.zeros(N, dtype=torch.int64), torch.arange(N)), expected)
+
+
+class MeanColour(nn.Module):
+    """Tokens that are colours of patches."""
+
+    def forward(self, pixels):
+        return F.avg_pool2d(pixels, 4)
+
+
+def test_weights_tell_wrong_pairs_where_tokens_tell_objects():
+    """Bright squares in a colour of their class, on dark grounds that share nothing."""
+    labels = torch.arange(90) % 3
+    pixels = torch.randint(0, 60, (90, 3, 1, 1), generator=rng).expand(-1, -1, 12, 12).clone()
+    pixels[:, :, 4:8, 4:8] = 130 + 125 * torch.eye(3)[labels].long()[:, :, None, None]
+    given = Images(pixels.to(torch.uint8), labels, ("a", "b", "c"), "squares")
+    torch.manual_seed(0)
+    method = GenView(Encoder(), 90, variations="class", wrong=0.4, gamma=4.0, tokens=MeanColour())
+    method.start_epoch(given, 0)
+    assert (method.direction > 0.3).all()
+    told = method.diagnostics(given, given, given)
+    assert told["weight_gap"] > 0.2
+    assert told["wrong_weight"] < 0.9
+    assert method.small is None
+
+
+def test_the_foreground_is_where_the_objects_of_scenes_are():
+    """Colours of patches, and the direction found from them: on objects the map is larger than off them."""
+    made = Scenes(40, least=1, most=2, domain="day", seed=0)
+    scenes = [made[i] for i in range(40)]
+    pixels = torch.stack([scene.image for scene in scenes]).float() / 127.5 - 1
+    share = F.avg_pool2d(torch.stack([scene.masks.any(0) for scene in scenes]).float(), 4)
+    tokens = MeanColour()(pixels)
+    foreground, _ = foreground_maps(tokens, principal_direction(tokens))
+    assert foreground[share > 0.9].mean() / foreground[share < 0.1].mean() > 1.2
+
+
+def test_a_fresh_method_takes_what_a_checkpoint_holds():
+    method = started(images(channels=3))
+    state = method.state_dict()
+    fresh = GenView(Encoder(), 12, generator_epochs=1, generator_width=8)
+    fresh.load_state_dict(state)
+    assert torch.equal(fresh.variations, method.variations)
+    assert torch.equal(fresh.direction, method.direction)
+    assert method.variations.shape == (12, 3, 8, 8)
+
+
+@pytest.mark.usefixtures("plain_shapes")
+def test_bad_input_is_refused_by_name():
+    with pytest.raises(InputError, match="tokens1 and tokens2: expected the same shape"):
+        pair_scores(T1, T2[:1], V)
+    with pytest.raises(InputError, match="tokens2: 270 of 270 numbers are NaN"):
+        pair_scores(T1, T2 * math.nan, V)
+    with pytest.raises(InputError, match="losses and weights: expected the same shape"):
+        weighted_mean(torch.ones(3), torch.ones(2))
+    with pytest.raises(InputError, match="z1: expected at least 2 rows"):
+        nt_xent_pairs(Z1[:1], Z2[:1])
+    with pytest.raises(InputError, match="variations 'clas' is not known; did you mean 'class'"):
+        GenView(Encoder(), 3, variations="clas")
+    with pytest.raises(InputError, match="gamma: expected a number of at least 0"):
+        GenView(Encoder(), 3, gamma=-1)
+    with pytest.raises(InputError, match="variations: expected 'diffusion' where a generator is given, got 'class'"):
+        GenView(Encoder(), 3, variations="class", generator=lambda pixels, levels: pixels)
+    with pytest.raises(
+        InputError, match=r"generator: expected uint8 of shape \[12, 1, 8, 8\] from it, got torch.float"
+    ):
+        started(images(), generator=lambda pixels, levels: pixels.float())
