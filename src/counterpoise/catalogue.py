@@ -37,7 +37,7 @@ class Paper:
         year: of the preprint.
         venue: where it appeared, if it did.
         module: its module below `counterpoise`, once done.
-        method: the class of its method, if it has one.
+        method: the class of its method, if it has one; of a paper about measuring, the function of its study.
         objectives: the classes of its objectives.
         labels: whether its method reads the labels of the training images.
     """

@@ -145,7 +145,8 @@ def ledger_page(claims: Sequence[Claim], records: Sequence[dict[str, Any] | None
                 f"| {s['says']} ({s['metric']}) | {s['mean']:+.4f} | {span} | {s['expect']} 0 | {s['verdict']} |"
             )
         metrics = list(dict.fromkeys(s["metric"] for s in record["statements"]))
-        shown = [*metrics, *(m for m in ("knn", "linear", "effective_rank") if m not in metrics)]
+        usual = [m for m in ("knn", "linear", "effective_rank") if any(m in arm for arm in record["arms"].values())]
+        shown = [*metrics, *(m for m in usual if m not in metrics)]
         lines += ["", "| arm | " + " | ".join(shown) + " | seconds |", "|---" * (len(shown) + 2) + "|"]
         for label, arm in record["arms"].items():
             cells = [f"{arm[m]['mean']:.4f}" if m in arm else "—" for m in shown]

@@ -8,7 +8,7 @@ from types import ModuleType
 from counterpoise import catalogue
 from counterpoise.errors import InputError, unknown
 
-TASKS = ("pretrain", "graph")
+TASKS = ("pretrain", "graph", "measure")
 
 
 def find(task: str) -> ModuleType:

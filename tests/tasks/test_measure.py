@@ -1,0 +1,48 @@
+import json
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+
+from counterpoise import catalogue, tasks, train
+from counterpoise.errors import InputError
+from counterpoise.tasks import measure
+from counterpoise.tasks.runs import Run
+
+PAPER = catalogue.Paper("gauge", "", "measure", ("measure",), ("measure",), "", "", done=True, module="gauge")
+
+
+def study(data, seed, factor=1.0):
+    """What `gauge` claims."""
+    return {"size": factor * len(data), "seed": seed}
+
+
+@pytest.fixture(autouse=True)
+def gauge(monkeypatch):
+    described = SimpleNamespace(arguments=[SimpleNamespace(name=name) for name in ("data", "seed", "factor")])
+    monkeypatch.setattr(catalogue, "papers", lambda: {"gauge": replace(PAPER, method="study")})
+    monkeypatch.setattr(catalogue, "load_class", lambda slug: study)
+    monkeypatch.setattr(measure, "describe", lambda module, name: described)
+
+
+def test_a_study_s_figures_are_its_metrics_and_kept(tmp_path, monkeypatch):
+    run = Run("gauge", "digits", 3, {"factor": 0.5}, task="measure")
+    result = measure.execute(run, tmp_path, progress=True)
+    assert result["metrics"] == {"size": 3.0, "seed": 3.0}
+    monkeypatch.setattr(measure, "_work", None)
+    assert measure.execute(run, tmp_path) == json.loads((tmp_path / "result.json").read_text()) == result
+
+
+def test_an_argument_that_the_study_does_not_have_is_refused(tmp_path):
+    with pytest.raises(InputError, match="'facto' is not known; did you mean 'factor'"):
+        measure.execute(Run("gauge", "digits", arguments={"facto": 1.0}, task="measure"), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_it_is_neither_trained_nor_compared(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert tasks.of("gauge") == "measure"
+    for call in (lambda: train("gauge", "digits"), lambda: measure.check(Run("gauge", "digits"), scored=True)):
+        with pytest.raises(InputError, match="gauge: is a measure, with nothing to train or compare"):
+            call()
+    assert not list(tmp_path.iterdir())
