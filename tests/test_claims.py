@@ -86,6 +86,33 @@ def test_a_claim_is_run_recorded_and_goes_stale(tmp_path, monkeypatch):
     assert "stale" in ledger_page([changed], [read(tmp_path / "l", changed)])
 
 
+@pytest.mark.slow
+def test_a_record_stands_for_new_code_if_its_first_seed_gives_the_same_figures(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(claims, "declared", lambda: {"dcl": CLAIM})
+    folders = {"ledger": str(tmp_path / "l"), "out": str(tmp_path / "o")}
+    assert claims.claim(["dcl"], verify=True, **folders) == []
+    assert "dcl: is not recorded yet" in capsys.readouterr().out
+    (record,) = claims.claim(["dcl"], quiet=True, **folders)
+    path = tmp_path / "l" / "dcl.json"
+    assert claims.claim(["dcl"], verify=True, **folders) == [record]
+
+    path.write_text(json.dumps({**record, "code": "of old"}))
+    (stands,) = claims.claim(["dcl"], verify=True, **folders)
+    assert {**stands, "verified": None} == {**record, "verified": None}
+    assert read(tmp_path / "l", CLAIM) == {**stands, "stale": False}
+    assert f"verified {stands['verified']}" in ledger_page([CLAIM], [stands | {"stale": False}])
+
+    other = {**record["statements"][0], "values": [0.125, *record["statements"][0]["values"][1:]]}
+    for changed, told in (
+        ({"statements": [other]}, "must be run again. "),
+        ({"seeds": 7}, "dcl: is declared in another way since"),
+    ):
+        path.write_text(json.dumps({**record, "code": "of old", **changed}))
+        assert claims.claim(["dcl"], verify=True, **folders) == []
+        assert told in " ".join(capsys.readouterr().out.split())
+        assert read(tmp_path / "l", CLAIM)["stale"]
+
+
 def test_a_claim_not_run_yet_says_so():
     assert "not run yet" in ledger_page([CLAIM], [None])
 

@@ -26,18 +26,21 @@ def claim(
     *,
     all: bool = False,
     report: bool = False,
+    verify: bool = False,
     jobs: int = 1,
     ledger: str = "results/claims",
     page: str = "docs/results/claims.md",
     out: str = "counterpoise-out/claims",
     quiet: bool = False,
 ) -> list[dict[str, Any]]:
-    """Run claims again and record what comes out, or write the ledger's page from what is recorded.
+    """Run claims again and record what comes out, verify what is recorded, or write the ledger's page from it.
 
     Args:
         slugs: whose claims.
         all: every declared claim.
         report: run nothing; write the page of recorded results.
+        verify: run only the first seed of those whose code has changed since they were recorded. A record of which this
+            gives the same figures, to the last digit, stands for the new code; of any other it is told what differs.
         jobs: runs at the same time, in processes of their own.
         ledger: folder of the recorded results, one JSON file a claim.
         page: the Markdown file that `report` writes.
@@ -45,7 +48,7 @@ def claim(
         quiet: print nothing.
 
     Returns:
-        The records, as in the ledger.
+        The records, as in the ledger; with `verify` those that stand.
 
     Raises:
         InputError: for a slug without a declared claim.
@@ -66,6 +69,8 @@ def claim(
         console.print(f"wrote {page}")
         return [record for record in recorded if record]
     make_folder(folder)
+    if verify:
+        return [record for one in chosen if (record := verified(one, folder, Path(out), jobs, console))]
     records = []
     for one in chosen:
         record = settle(one, Path(out), jobs, console)
@@ -125,6 +130,49 @@ def settle(claim: Claim, out: Path, jobs: int = 1, console: Console | None = Non
             "python": platform.python_version(),
         },
     }
+
+
+def verified(
+    claim: Claim, folder: Path, out: Path, jobs: int = 1, console: Console | None = None
+) -> dict[str, Any] | None:
+    """The record of a claim, if it stands: its first seed, run by the code as it is now, gives the same figures.
+
+    Args:
+        claim: what is declared.
+        folder: of the ledger; a record that stands is written there for the new code, with the day.
+        out: folder of the runs.
+        jobs: runs at the same time.
+        console: where it is told.
+
+    Returns:
+        The record, or `None` where there is none, or it does not stand.
+    """
+    console = console or Console(quiet=True)
+    record = read(folder, claim)
+    if record is None:
+        console.print(f"{claim.slug}: is not recorded yet", highlight=False)
+        return None
+    if not record.pop("stale"):
+        return record
+    told = [
+        {name: statement[name] for name in ("says", "metric", "of", "expect")} for statement in record["statements"]
+    ]
+    if told != [asdict(statement) for statement in claim.statements] or record["seeds"] != claim.seeds:
+        console.print(f"{claim.slug}: is declared in another way since; it must be run again", highlight=False)
+        return None
+    first = {key: run for key, run in runs(claim).items() if key[1] == 0}
+    results = run_all(first, make_folder(out), jobs, console)
+    for statement, recorded in zip(claim.statements, record["statements"], strict=True):
+        failed = [result["error"] for result in results.values() if result["status"] == "failed"]
+        now = failed[0] if failed else judge(statement, results, 1)["values"][0]
+        if now != recorded["values"][0]:
+            differs = f"{statement.says}: {now} with seed 0, recorded {recorded['values'][0]}"
+            console.print(f"{claim.slug}: must be run again. {differs}", markup=False, highlight=False)
+            return None
+    record |= {"code": claim.code(), "verified": datetime.now(timezone.utc).date().isoformat()}
+    write_json(folder / f"{claim.slug}.json", record)
+    console.print(f"{claim.slug}: stands, the first seed gives the same figures", highlight=False)
+    return record
 
 
 def judge(statement: Statement, results: dict[tuple[str, int], dict[str, Any]], seeds: int) -> dict[str, Any]:

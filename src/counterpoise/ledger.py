@@ -123,7 +123,8 @@ def ledger_page(claims: Sequence[Claim], records: Sequence[dict[str, Any] | None
         "",
         "Each paper's central claim as an experiment that was declared before it was run. A statement is confirmed",
         "where the 95 % interval of its figure over the seeds lies on the expected side of 0, refuted where it lies on",
-        "the other, and inconclusive otherwise. Written by `counterpoise claim --all --report`.",
+        "the other, and inconclusive otherwise. Written by `counterpoise claim --all --report`. Verified: the code has",
+        "changed since that date, and on the other one gave the same figures, to the last digit, for the first seed.",
         "",
         "| paper | verdict | seeds | date | command |",
         "|---|---|---|---|---|",
@@ -132,6 +133,7 @@ def ledger_page(claims: Sequence[Claim], records: Sequence[dict[str, Any] | None
         state, date = "not run yet", ""
         if record:
             state, date = record["verdict"], record["date"]
+            date += f", verified {record['verified']}" if "verified" in record else ""
             state += " (stale: the code has changed since)" if record["stale"] else ""
         name = f"[{claim.slug}](../papers/{claim.slug}.md)"
         lines.append(f"| {name} | {state} | {claim.seeds} | {date} | `counterpoise claim {claim.slug}` |")
