@@ -18,7 +18,10 @@ from counterpoise.errors import InputError
 SOURCE = Path(counterpoise.__file__).parent
 PAPERS = catalogue.papers()
 DONE = [slug for slug, paper in PAPERS.items() if paper.done]
-BASELINES = {"simclr", "moco", "supcon", "cross-entropy"}
+BASELINES = {
+    *("simclr", "moco", "supcon", "cross-entropy"),
+    *("triplet", "contrastive", "multi-similarity", "proxy-anchor", "arcface", "protonet"),
+}
 # fmt: off
 ROOMS = [
     "contrast", "metric", "classify", "discover", "adapt", "continual", "federate", "distill", "forget", "scene",

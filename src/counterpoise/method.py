@@ -121,12 +121,16 @@ class Method(lightning.LightningModule):
         """One random view of each image."""
         return self.augment(pixels) if self.augment is not None else pixels.float() / 127.5 - 1
 
-    def configure_optimizers(self) -> Any:
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """What learns, divided by what is decayed and what is not, as an optimiser of torch takes it."""
         parameters = [p for p in self.parameters() if p.requires_grad]
-        groups = [
+        return [
             {"params": [p for p in parameters if p.ndim > 1], "weight_decay": self.weight_decay},
             {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
         ]
+
+    def configure_optimizers(self) -> Any:
+        groups = self.parameter_groups()
         if self.optimizer == "sgd":
             optimizer: torch.optim.Optimizer = torch.optim.SGD(groups, lr=self.lr, momentum=0.9)
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import faiss
@@ -16,6 +17,7 @@ from counterpoise.ops.similarity import unit_rows
 METRICS = ("cosine", "euclidean")
 # Differences between a query and its neighbours are taken for about this many numbers at once: 64 MB in float32.
 TILE = 1 << 24
+PART = 1 << 20  # neighbours that are found at once: 12 MB
 
 
 def nearest(
@@ -43,12 +45,7 @@ def nearest(
     >>> values, index
     (tensor([[1.0000, 0.6000]]), tensor([[2, 1]]))
     """
-    check_matrix("queries", queries, at_least=0)
-    check_matrix("keys", keys)
-    if queries.shape[1] != keys.shape[1]:
-        raise InputError(f"queries and keys: expected as many columns, got {queries.shape[1]} and {keys.shape[1]}")
-    if not 1 <= k <= len(keys):
-        raise InputError(f"k: expected a number from 1 to the {len(keys)} keys, got {k}")
+    _check(queries, keys, k)
     if metric not in METRICS:
         raise unknown("metric", metric, METRICS)
     device = queries.device
@@ -56,6 +53,43 @@ def nearest(
     search = _by_cosine if metric == "cosine" else _by_distance
     values, index = search(queries, keys, k)
     return values.to(device), index.to(device)
+
+
+def nearest_in_parts(
+    queries: Float[Tensor, "n dim"], keys: Float[Tensor, "m dim"], k: int
+) -> Iterator[tuple[Int64[Tensor, " part"], Int64[Tensor, "part k"]]]:
+    """`nearest` by cosine where the neighbours of all queries together would be too many: part by part, on the CPU.
+
+    Args:
+        queries: one row per query.
+        keys: one row per candidate; copied once.
+        k: from 1 to the number of keys.
+
+    Yields:
+        Numbers of some queries, and for each of them those of its neighbours.
+
+    Raises:
+        InputError: as `nearest`.
+
+    >>> x = torch.eye(3)
+    >>> [(rows.tolist(), index.tolist()) for rows, index in nearest_in_parts(x, x, 1)]
+    [([0, 1, 2], [[0], [1], [2]])]
+    """
+    _check(queries, keys, k)
+    keys = unit_rows(keys.detach().cpu())
+    for rows in torch.arange(len(queries)).split(max(1, PART // k)):
+        some = unit_rows(queries.detach()[rows.to(queries.device)].cpu())
+        cosine, index = _search(some, keys, k, faiss.METRIC_INNER_PRODUCT)
+        yield rows, _in_order(cosine.clamp(-1, 1), index, descending=True)[1]
+
+
+def _check(queries: Tensor, keys: Tensor, k: int) -> None:
+    check_matrix("queries", queries, at_least=0)
+    check_matrix("keys", keys)
+    if queries.shape[1] != keys.shape[1]:
+        raise InputError(f"queries and keys: expected as many columns, got {queries.shape[1]} and {keys.shape[1]}")
+    if not 1 <= k <= len(keys):
+        raise InputError(f"k: expected a number from 1 to the {len(keys)} keys, got {k}")
 
 
 def _by_cosine(queries: Tensor, keys: Tensor, k: int) -> tuple[Tensor, Tensor]:

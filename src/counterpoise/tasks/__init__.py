@@ -8,7 +8,7 @@ from types import ModuleType
 from counterpoise import catalogue
 from counterpoise.errors import InputError, unknown
 
-TASKS = ("pretrain", "graph", "measure")
+TASKS = ("pretrain", "retrieve", "few-shot", "graph", "measure")
 
 
 def find(task: str) -> ModuleType:
@@ -22,7 +22,7 @@ def find(task: str) -> ModuleType:
     """
     if task not in TASKS:
         raise unknown("task", task, TASKS)
-    return importlib.import_module(f"counterpoise.tasks.{task}")
+    return importlib.import_module(f"counterpoise.tasks.{task.replace('-', '_')}")
 
 
 def of(method: str) -> str:

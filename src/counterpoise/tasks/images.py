@@ -46,6 +46,7 @@ class Prepared(NamedTuple):
 
 
 Score = Callable[[Method, Prepared, Tensor], dict[str, Any]]
+Source = Callable[[Run], Prepared]
 
 
 @lru_cache(maxsize=1)
@@ -107,12 +108,19 @@ def _assemble(run: Run, shape: Sequence[int], samples: int, classes: int) -> Met
     )
 
 
-def check(run: Run, scored: bool = False) -> Prepared:
+def images_of(run: Run) -> Prepared:
+    """The images of a run; those to score it by are of the same classes as those to learn from."""
+    settings = run.settings
+    return prepare(run.data, run.imperfect, run.seed, settings.size, settings.data_dir, settings.download)
+
+
+def check(run: Run, scored: bool = False, source: Source = images_of) -> Prepared:
     """Refuse a run that cannot work, before anything is written: its data is loaded and its method built.
 
     Args:
         run: what is to be run.
         scored: whether it needs labels to be scored by.
+        source: gives the run's images.
 
     Returns:
         The run's images.
@@ -120,7 +128,7 @@ def check(run: Run, scored: bool = False) -> Prepared:
     Raises:
         InputError: for whatever is at fault.
     """
-    prepared = images_of(run)
+    prepared = source(run)
     if len(prepared.test) < 2:
         raise InputError(f"{run.data}: expected at least 2 test images, got {len(prepared.test)}; more data is needed")
     if scored and not len(prepared.probe):
@@ -129,17 +137,16 @@ def check(run: Run, scored: bool = False) -> Prepared:
     return prepared
 
 
-def images_of(run: Run) -> Prepared:
-    """The images of a run."""
-    settings = run.settings
-    return prepare(run.data, run.imperfect, run.seed, settings.size, settings.data_dir, settings.download)
-
-
 def facts(prepared: Prepared) -> dict[str, Any]:
     """What a result tells of its images: classes, counts, sizes, notes and shape."""
+    classes, counts = prepared.test.classes, {name: x.counts().tolist() for name, x in prepared._asdict().items()}
+    if prepared.train.classes != classes:  # it is judged by classes that training has not seen
+        known, new = [0] * len(prepared.train.classes), [0] * len(classes)
+        counts = {name: [*new, *found] if name == "train" else [*found, *known] for name, found in counts.items()}
+        classes = (*classes, *prepared.train.classes)
     return {
-        "classes": list(prepared.test.classes),
-        "counts": {name: images.counts().tolist() for name, images in prepared._asdict().items()},
+        "classes": list(classes),
+        "counts": counts,
         "sizes": {name: len(images) for name, images in prepared._asdict().items()},
         "notes": list(dict.fromkeys([*prepared.train.notes, *prepared.test.notes])),
         "shape": list(prepared.test.pixels.shape[1:]),
@@ -151,6 +158,7 @@ def train_and_score(
     folder: Path,
     score: Score,
     *,
+    source: Source = images_of,
     loggers: Sequence[str] = (),
     progress: bool = False,
     callbacks: Sequence[Callback] = (),
@@ -165,6 +173,7 @@ def train_and_score(
         folder: of this run alone.
         score: of the trained method: from its images and its features of the test images to `metrics`, `groups`,
             `per_class` and `diagnostics`.
+        source: gives the run's images.
         loggers: where the curve goes besides; see `fitting.fit`.
         progress: show a progress bar.
         callbacks: further Lightning callbacks.
@@ -178,19 +187,29 @@ def train_and_score(
 
     def work() -> dict[str, Any]:
         if run.settings.team().size > 1:
-            launch(_train_together, (run, folder, tuple(loggers), progress), run.settings.devices, run.settings.nodes)
+            launch(
+                _train_together,
+                (run, folder, source, tuple(loggers), progress),
+                run.settings.devices,
+                run.settings.nodes,
+            )
             if node() > 0:
                 return {"seed": run.seed, "status": "done", "metrics": {}, "warnings": []}
             # What they have trained is in the checkpoint: from here on it is a run that has all its epochs behind it.
-        return _score_trained(run, folder, score, tuple(loggers), progress, tuple(callbacks))
+        return _score_trained(run, folder, score, source(run), tuple(loggers), progress, tuple(callbacks))
 
     return run_once(run, folder, work)
 
 
 def _score_trained(
-    run: Run, folder: Path, score: Score, loggers: tuple[str, ...], progress: bool, callbacks: tuple[Callback, ...]
+    run: Run,
+    folder: Path,
+    score: Score,
+    prepared: Prepared,
+    loggers: tuple[str, ...],
+    progress: bool,
+    callbacks: tuple[Callback, ...],
 ) -> dict[str, Any]:
-    prepared = images_of(run)
     method = build(run, prepared.train)
     curve = _train(run, method, prepared, folder, loggers, progress, callbacks)
     result: dict[str, Any] = {"seed": run.seed, "status": "done", "warnings": _left_out(prepared)}
@@ -238,10 +257,12 @@ def _train(
     )
 
 
-def _train_together(rank: int, run: Run, folder: Path, loggers: tuple[str, ...], progress: bool) -> None:
+def _train_together(
+    rank: int, run: Run, folder: Path, source: Source, loggers: tuple[str, ...], progress: bool
+) -> None:
     """What each of several processes does: only train; the last checkpoint has it all."""
     with processor_threads(run.settings.threads), exchanging(run.settings.exchange):
-        prepared = images_of(run)
+        prepared = source(run)
         _train(run, build(run, prepared.train), prepared, folder, loggers, progress, team=run.settings.team(rank))
 
 

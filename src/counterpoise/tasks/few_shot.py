@@ -1,0 +1,78 @@
+"""The few-shot task: which method's embeddings tell new classes apart from a handful of examples of each?
+
+Every method trains on images of some classes. It is scored by episodes of other classes: each image is told by the
+nearest mean of the examples.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from counterpoise.data.views import to_float
+from counterpoise.errors import InputError
+from counterpoise.measure import effective_rank, few_shot_accuracy
+from counterpoise.method import Method
+from counterpoise.nets import embed
+from counterpoise.tasks import images
+from counterpoise.tasks.images import Prepared, facts
+from counterpoise.tasks.runs import Metric, Run
+from counterpoise.tasks.unseen import images_of
+
+__all__ = ["BASELINE", "MAIN", "METRICS", "SHOWN", "check", "execute", "facts", "score"]
+
+METRICS = {
+    "one_shot": Metric("1-shot accuracy"),
+    "five_shot": Metric("5-shot accuracy"),
+    "effective_rank": Metric("effective rank", "higher", percent=False),
+}
+SHOWN = {"one_shot": "1-shot %", "five_shot": "5-shot %"}
+MAIN = "five_shot"
+BASELINE = "protonet"
+WAYS, EPISODES, QUERIES = 5, 600, 15
+
+
+def check(run: Run, scored: bool = False) -> Prepared:
+    """Refuse a run that cannot work; see `images.check`.
+
+    Raises:
+        InputError: where fewer than two unseen classes have the images for an episode.
+    """
+    prepared = images.check(run, scored, images_of)
+    counts = prepared.probe.counts() + prepared.test.counts()
+    if (counts > 5).sum() < 2:
+        raise InputError(
+            f"{run.data}: expected at least 2 unseen classes with 6 images or more (5 examples and one to tell), "
+            f"got {int((counts > 5).sum())}"
+        )
+    return prepared
+
+
+def execute(run: Run, folder: Path, **options: Any) -> dict[str, Any]:
+    """Train and score one run in its folder; see `images.train_and_score`."""
+    return images.train_and_score(run, folder, score, source=images_of, **options)
+
+
+def score(method: Method, prepared: Prepared, features: Tensor) -> dict[str, Any]:
+    """Accuracies over episodes of 5 unseen classes, or of all where there are fewer.
+
+    An episode asks for 15 images of each class, or for as many as all 5 classes that have most can give.
+
+    Args:
+        method: for its encoder.
+        prepared: the images.
+        features: of the test images, [test, dim].
+    """
+    _, gallery, test = prepared
+    embeddings = torch.cat([features, embed(method.encoder, gallery, to_float)])
+    labels = torch.cat([test.labels, gallery.labels])
+    counts = labels.bincount().sort(descending=True).values
+    metrics = {"effective_rank": float(effective_rank(embeddings))}
+    for name, shots in (("one_shot", 1), ("five_shot", 5)):
+        ways = min(WAYS, int((counts > shots).sum()))
+        queries = min(QUERIES, int(counts[ways - 1]) - shots)
+        metrics[name] = few_shot_accuracy(embeddings, labels, shots, ways, EPISODES, queries)[0]
+    return {"metrics": metrics, "groups": {}, "per_class": None, "diagnostics": {}}
