@@ -6,7 +6,7 @@ CORES  ?= $(shell nproc 2>/dev/null || echo 2)
 
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test faults quick lint types layers bench claims clean
+.PHONY: demo test faults quick lint types layers bench room claims clean
 
 $(VENV)/.installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -54,7 +54,11 @@ bench: $(VENV)/.test-installed
 	  OMP_NUM_THREADS=2 $(BIN)/python -m benchmarks.$$name || failed="$$failed $$name"; done; \
 	test -z "$$failed" || { echo "missed a target:$$failed"; exit 1; }
 
-# Runs every declared claim again (about half an hour on 2 cores) and writes the ledger's page.
+# The contrast room's methods on three sets: docs/results/contrast.{md,json,png}. About an hour on 2 cores.
+room: $(VENV)/.test-installed
+	$(BIN)/python -m benchmarks.contrast
+
+# Runs every declared claim again (some four hours on 2 cores) and writes the ledger's page.
 claims: $(VENV)/.installed
 	$(BIN)/counterpoise claim --all --jobs $(CORES)
 	$(BIN)/counterpoise claim --all --report

@@ -19,7 +19,7 @@ CLAIM = Claim(
 )
 
 
-SLOW = ("diti",)  # one run takes more than three minutes
+SLOW = ("diti", "genview")  # one run takes more than three minutes
 
 
 def result(**metrics):

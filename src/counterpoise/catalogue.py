@@ -155,8 +155,8 @@ def method_source(slug: str) -> tuple[str, str]:
     return paper.module, paper.method
 
 
-def load_class(slug: str) -> type:
-    """The class of a method, imported now.
+def load_class(slug: str) -> Any:
+    """The class of a method, or the function of a study, imported now.
 
     Raises:
         InputError: if the slug is unknown, only planned, or has no method.

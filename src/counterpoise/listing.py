@@ -102,7 +102,7 @@ def _sections(paper: Paper) -> Iterator[RenderableType]:
     yield facts
     if paper.module:
         if paper.method:
-            yield from _interface("method", paper.module, paper.method)
+            yield from _interface("study" if paper.tasks[0] == "measure" else "method", paper.module, paper.method)
         for objective in paper.objectives:
             yield from _interface("objective", paper.module, objective)
     yield from _claim(paper.slug)
@@ -148,8 +148,13 @@ def _claim(slug: str) -> Iterator[RenderableType]:
 
 
 def _examples(paper: Paper) -> Iterator[str]:
-    """A command that compares it with a baseline, and its use in a plain PyTorch loop."""
+    """A command that compares it with a baseline, and its use in a plain PyTorch loop; or how its study is run."""
     assert paper.module
+    if paper.tasks[0] == "measure":
+        yield f"counterpoise claim {paper.slug}"
+        yield ""
+        yield f"from counterpoise.{paper.module} import …  # docs/papers/{paper.slug}.md has an example"
+        return
     if paper.method:
         task = paper.tasks[0]
         others = [row.slug for row in select(task=task, done=True, baseline=True) if row.slug != paper.slug]
