@@ -39,7 +39,7 @@ def prototypes(
 class PrototypeLoss(nn.Module):
     r"""Cross-entropy of the classes, whose logits are minus the squared distances to their prototypes.
 
-    $-\log \frac{e^{-d^2(q, p_y)}}{\sum_c e^{-d^2(q, p_c)}}$, mean over the queries: `loss(embeddings, labels, shots)`.
+    $-\log \frac{e^{-d^2(q, p_y)}}{\sum_c e^{-d^2(q, p_c)}}$, mean over the queries: `loss(embeddings, labels)`.
 
     Args:
         shots: examples of each class in a batch, the first ones; its other rows are queries.
@@ -50,7 +50,7 @@ class PrototypeLoss(nn.Module):
     0.313262
     """
 
-    def __init__(self, shots: int = 2, temperature: float = 1.0):
+    def __init__(self, shots: int = 1, temperature: float = 1.0):
         super().__init__()
         check_number("shots", shots, at_least=1)
         check_number("temperature", temperature, above=0)
