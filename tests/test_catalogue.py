@@ -21,6 +21,7 @@ DONE = [slug for slug, paper in PAPERS.items() if paper.done]
 BASELINES = {
     *("simclr", "moco", "supcon", "cross-entropy"),
     *("triplet", "contrastive", "multi-similarity", "proxy-anchor", "arcface", "protonet"),
+    *("regression", "supcon-regression", "rnc"),
 }
 # fmt: off
 ROOMS = [

@@ -438,14 +438,14 @@ def table(content: dict[str, Any]) -> Table:
     out = Table(title=title, caption=caption, box=box.SIMPLE_HEAD, pad_edge=False)
     out.add_column("method")
     shown = tasks.find(content["task"]).SHOWN
-    main = shown[content["main"]].removesuffix(" %")
+    main, percent = shown[content["main"]].removesuffix(" %"), content["metrics"][content["main"]]["percent"]
     for heading in (*shown.values(), f"{main} less {content['baseline']}'s", "s", "MB"):
         out.add_column(heading, justify="right")
     for row in content["methods"]:
         failed = [run for run in row["runs"] if run["status"] == "failed"]
         summary = row["summary"]
         cells = [_cell(summary.get(name), content["metrics"][name]["percent"]) for name in shown]
-        against = "—" if row["difference"] is None else _difference(row["difference"].get(content["main"]))
+        against = "—" if row["difference"] is None else _difference(row["difference"].get(content["main"]), percent)
         used = [f"{summary[name]['mean']:.0f}" if name in summary else "—" for name in ("seconds", "memory_mb")]
         note = f" ({len(failed)} of {len(row['runs'])} failed: {failed[0]['error']})" if failed else ""
         mark = "*" if row["labels"] else ""
@@ -461,9 +461,9 @@ def _cell(found: dict[str, Any] | None, percent: bool) -> str:
     return f"{found['mean'] * factor:.1f}{half}"
 
 
-def _difference(found: dict[str, Any] | None) -> str:
+def _difference(found: dict[str, Any] | None, percent: bool) -> str:
     if found is None:
         return "—"
-    if found["low"] is None:
-        return f"{found['mean'] * 100:+.1f}"
-    return escape(f"{found['mean'] * 100:+.1f} [{found['low'] * 100:+.1f}, {found['high'] * 100:+.1f}]")
+    factor, digits = (100, 1) if percent else (1, 2)
+    mean, *ends = (f"{found[n] * factor:+.{digits}f}" for n in ("mean", "low", "high") if found[n] is not None)
+    return escape(f"{mean} [{', '.join(ends)}]") if ends else mean

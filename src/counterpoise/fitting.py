@@ -19,6 +19,7 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from torch.utils.data import BatchSampler, DataLoader, Sampler
 
 from counterpoise.data import Images
+from counterpoise.data.targets import Targets
 from counterpoise.data.views import to_float
 from counterpoise.errors import InputError, MissingExtra, unknown
 from counterpoise.files import written
@@ -36,7 +37,7 @@ CHECKPOINT = "last.ckpt"
 
 def fit(
     method: Method,
-    images: Images,
+    images: Images | Targets,
     *,
     epochs: int,
     batch_size: int,
@@ -215,7 +216,7 @@ class StartEpoch(Callback):
     alike, from (seed, epoch).
     """
 
-    def __init__(self, images: Images, seed: int, rank: int = 0):
+    def __init__(self, images: Images | Targets, seed: int, rank: int = 0):
         self.images, self.seed, self.rank = images, seed, rank
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:

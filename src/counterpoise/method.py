@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import lightning
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
 from counterpoise.data import Images
@@ -18,7 +18,7 @@ from counterpoise.ops.checks import check_number
 ImageViews = list[Float[Tensor, "batch channel size size"]]
 Labels = Int[Tensor, " batch"]
 Index = Int[Tensor, " batch"]
-Batch = tuple[UInt8[Tensor, "batch channel height width"], Labels, Index]
+Batch = tuple[Shaped[Tensor, "batch *shape"], Shaped[Tensor, " batch"], Index]  # of regression: rows, and targets
 
 
 class Method(lightning.LightningModule):
@@ -69,14 +69,14 @@ class Method(lightning.LightningModule):
         """
         raise NotImplementedError(f"{type(self).__name__} must define loss(images, labels, index)")
 
-    def start_epoch(self, images: Images, epoch: int) -> None:
+    def start_epoch(self, images: Any, epoch: int) -> None:
         """What is to be done before an epoch with all images at once, such as clustering them; nothing by default.
 
         Random numbers drawn here come from the run's seed and the epoch alone. What is found must be kept in buffers
         or parameters, so that a checkpoint holds it. Of several processes, each does the same with all images.
 
         Args:
-            images: the training images, in the order of their index.
+            images: the training `Images`, in the order of their index; of regression, `Targets`.
             epoch: from 0.
         """
 
@@ -117,7 +117,7 @@ class Method(lightning.LightningModule):
         self.log("loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(pixels), sync_dist=True)
         return loss
 
-    def view(self, pixels: UInt8[Tensor, "batch channel height width"]) -> Float[Tensor, "batch channel size size"]:
+    def view(self, pixels: Shaped[Tensor, "batch *shape"]) -> Float[Tensor, "batch ..."]:
         """One random view of each image."""
         return self.augment(pixels) if self.augment is not None else pixels.float() / 127.5 - 1
 

@@ -208,7 +208,7 @@ def _groups(methods: Sequence[Json]) -> list[Json]:
 def _classes(results: Json) -> Json | None:
     """Accuracy in each class beside its training images, most of them first."""
     data, methods = results["data"], results["methods"]
-    counts = data["counts"]["train"]
+    counts = data["counts"].get("train", ())
     order = sorted(range(len(counts)), key=lambda k: -counts[k])
     accuracies: list[tuple[str, list[float | None]]] = []
     for method in methods:

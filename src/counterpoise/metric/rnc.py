@@ -1,0 +1,95 @@
+"""Rank-N-Contrast: of two samples, the one whose number is nearer to the anchor's must be nearer to the anchor.
+
+Zha, Cao, Son, Yang, Katabi, "Rank-N-Contrast: Learning Continuous Representations for Regression", NeurIPS 2023,
+arXiv 2210.01189, equations 1 and 2.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from counterpoise.errors import InputError
+from counterpoise.method import Index
+from counterpoise.metric.regressor import Inputs, Numbers, Regressor
+from counterpoise.ops.checks import check_finite, check_matrix, check_number
+from counterpoise.ops.processes import gather, row_numbers
+
+
+def rank_n_contrast(
+    embeddings: Float[Tensor, "batch dim"], targets: Float[Tensor, " batch"], temperature: float = 2.0
+) -> Float[Tensor, ""]:
+    r"""The mean over all pairs (i, j) of $-\log \frac{e^{s_{ij}}}{\sum_{k \ne i,\, d_{ik} \ge d_{ij}} e^{s_{ik}}}$.
+
+    $s = -\|z_i - z_j\| / T$, and $d = |y_i - y_j|$ is the distance of the numbers: each other sample is a positive
+    once, and its negatives are those that are no nearer by their numbers. An anchor's sums for all positives are one
+    cumulative sum along its samples in the order of d.
+
+    Args:
+        embeddings: one row per view of a sample, not normalised here.
+        targets: the number of each row.
+        temperature: T, above 0.
+
+    Raises:
+        InputError: for other shapes, fewer than 2 rows, or NaN.
+
+    >>> z, y = torch.zeros(3, 1), torch.tensor([0.0, 1.0, 3.0])
+    >>> round(rank_n_contrast(z, y).item(), 6)  # of an anchor's two, the far one has 1 term, the near one 2: log(2) / 2
+    0.346574
+    """
+    check_matrix("embeddings", embeddings)
+    if targets.shape != (len(embeddings),):
+        raise InputError(f"targets: expected one for each of {len(embeddings)} rows, got {list(targets.shape)}")
+    check_finite("targets", targets)
+    check_number("temperature", temperature, above=0)
+    row = row_numbers(embeddings, "embeddings", at_least=2)
+    z = embeddings.to(torch.promote_types(embeddings.dtype, torch.float32))
+    keys, key_targets = gather(z), gather(targets)
+    similarity = -torch.cdist(z, keys) / temperature
+    distance = (targets[:, None] - key_targets).abs()
+    distance = distance.masked_fill(row[:, None] == torch.arange(len(keys), device=row.device), -1)
+    # The farthest first; the anchor itself is the last, and left out.
+    nearness, order = (-distance).sort(1)
+    nearness, similarity = nearness[:, :-1].contiguous(), similarity.gather(1, order)[:, :-1]
+    through_ties = torch.searchsorted(nearness, nearness, right=True) - 1
+    negatives = similarity.logcumsumexp(1).gather(1, through_ties)
+    return gather((negatives - similarity).mean(1)).mean()
+
+
+class RNCLoss(nn.Module):
+    """`rank_n_contrast` as a module: `loss(embeddings, targets)`.
+
+    Args:
+        temperature: above 0; the paper takes 2.
+    """
+
+    def __init__(self, temperature: float = 2.0):
+        super().__init__()
+        check_number("temperature", temperature, above=0)
+        self.temperature = temperature
+
+    def forward(self, embeddings: Float[Tensor, "batch dim"], targets: Float[Tensor, " batch"]) -> Float[Tensor, ""]:
+        """The loss of a batch; see `rank_n_contrast`."""
+        return rank_n_contrast(embeddings, targets, self.temperature)
+
+
+class RNC(Regressor):
+    """Rank-N-Contrast of the encoder's features, without a head.
+
+    Args:
+        encoder: images, or rows, to features; what a run keeps.
+        temperature: above 0.
+        **recipe: arguments of `Method`.
+    """
+
+    def __init__(self, encoder: nn.Module, temperature: float = 2.0, **recipe: Any):
+        super().__init__(encoder, **recipe)
+        self.objective = RNCLoss(temperature)
+
+    def loss(self, images: Inputs, labels: Numbers, index: Index) -> Float[Tensor, ""]:  # type: ignore[override]
+        """The loss of all views together."""
+        features = torch.cat([self.encoder(view) for view in images])
+        return self.objective(features, labels.repeat(len(images)).to(features.dtype))

@@ -1,0 +1,51 @@
+"""SupCon for regression: images with one and the same number are a class."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from counterpoise.contrast.supcon import SupConLoss
+from counterpoise.method import Index
+from counterpoise.metric.regressor import Inputs, Numbers, Regressor, ranks_of
+from counterpoise.nets.heads import mlp
+from counterpoise.ops.checks import check_number
+from counterpoise.ops.processes import gather, row_numbers
+
+
+class SupConRegression(Regressor):
+    """SupCon with the targets as classes: how near two different numbers are does not matter.
+
+    Args:
+        encoder: images, or rows, to features; what a run keeps.
+        temperature: above 0.
+        bin: width of the bins that targets are put into; 0 takes them as they are.
+        hidden: width of the projection head's hidden layer.
+        dim: width of the projection.
+        **recipe: arguments of `Method`.
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        temperature: float = 0.1,
+        bin: float = 0.0,
+        hidden: int = 256,
+        dim: int = 64,
+        **recipe: Any,
+    ):
+        super().__init__(encoder, **recipe)
+        check_number("bin", bin, at_least=0)
+        self.bin = bin
+        self.head = mlp(self.features, hidden, dim)
+        self.objective = SupConLoss(temperature)
+
+    def loss(self, images: Inputs, labels: Numbers, index: Index) -> Float[Tensor, ""]:  # type: ignore[override]
+        """SupCon of the projections of all views together."""
+        binned = (labels / self.bin).floor() if self.bin else labels
+        classes = ranks_of(gather(binned))[row_numbers(labels)]
+        embeddings = torch.cat([self.head(self.encoder(view)) for view in images])
+        return self.objective(embeddings, classes.repeat(len(images)))

@@ -1,0 +1,93 @@
+"""The regress task: scores by hand, runs of images and of rows, and what it refuses."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from counterpoise import compare
+from counterpoise.data.targets import Targets, TargetSplits
+from counterpoise.errors import InputError
+from counterpoise.tasks import regress
+from counterpoise.tasks.runs import Run, Settings
+
+QUICK = Settings(epochs=2, batch_size=64, device="cpu")
+
+
+def run(method="regression", data="diabetes", **changes):
+    return Run(method, data, **{"settings": QUICK, "task": "regress", **changes})
+
+
+def splits(train, test):
+    return TargetSplits(*(Targets(torch.zeros(len(y), 1), y, "made") for y in (train, test)))
+
+
+def test_scores_by_hand():
+    rng = torch.Generator().manual_seed(0)
+    x, z = torch.randn(200, 3, generator=rng), torch.randn(50, 3, generator=rng)
+    data = splits(2 * x[:, 0] + 1, 2 * z[:, 0] + 1)
+    found = regress.score(x, z, data)
+    assert found["mae"] == found["probe_mae"] < 0.01
+    assert found["r2"] > 0.999
+    told = data.test.targets + torch.tensor([1.0, -1.0]).repeat(25)
+    off = regress.score(x, z, data, told)
+    assert off["mae"] == pytest.approx(1)
+    assert off["probe_mae"] == found["probe_mae"]
+    assert off["r2"] == pytest.approx(1 - 50 / (50 * data.test.targets.var(correction=0).item()), abs=1e-5)
+    ordered = regress.score(x, data.test.targets[:, None].repeat(1, 3), data, told)
+    assert ordered["order"] == pytest.approx(1, abs=1e-6)
+
+
+def test_where_training_has_few():
+    known = np.concatenate([np.zeros(50), np.full(30, 10.0), np.full(2, 19.9), [20.0]])
+    assert regress.is_few(known, np.array([0.0, 0.5, 10.0, 19.95, -3.0])).tolist() == [False, False, False, True, True]
+
+
+@pytest.mark.parametrize("method", ["regression", "supcon-regression", "rnc"])
+@pytest.mark.parametrize("data", ["diabetes", "rotations"])
+def test_a_run_is_scored_and_kept(method, data, tmp_path, monkeypatch):
+    arguments = {"bin": 20.0} if (method, data) == ("supcon-regression", "diabetes") else {}
+    one = run(method, data, arguments=arguments)
+    result = regress.execute(one, tmp_path)
+    assert set(result["metrics"]) == set(regress.METRICS)
+    assert len(result["curve"]) == 2
+    assert result["metrics"]["mae"] > 0
+    assert (method == "regression") == (result["metrics"]["mae"] != result["metrics"]["probe_mae"])
+    monkeypatch.setattr(regress, "_work", None)
+    assert regress.execute(one, tmp_path) == json.loads((tmp_path / "result.json").read_text())
+
+
+@pytest.mark.slow
+def test_compare_says_which_is_nearer(tmp_path, capsys):
+    content = compare(
+        ["regression", "regression:error=l2", "rnc"],
+        "diabetes",
+        task="regress",
+        seeds=2,
+        out=str(tmp_path),
+        epochs=2,
+        batch_size=64,
+        device="cpu",
+    )
+    assert content["main"] == "mae"
+    assert content["baseline"] == "regression"
+    assert "MAE less regression's" in " ".join(capsys.readouterr().out.split())
+    assert "mean absolute error" in (tmp_path / "report.html").read_text()
+
+
+@pytest.mark.usefixtures("plain_shapes")
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (run("triplet"), "method 'triplet' does not serve the task regress"),
+        (run(arguments={"eror": "l1"}), "did you mean 'error'"),
+        (run(arguments={"error": "l3"}), "error 'l3' is not known"),
+        (run(imperfect=("fewer=0.5",)), "imperfect: is for images with labels"),
+        (run(settings=Settings(devices=2, device="cpu")), "devices: expected 1"),
+        (run(data="diabete"), "did you mean 'diabetes'"),
+    ],
+)
+def test_what_cannot_work_is_refused(given, message):
+    with pytest.raises(InputError, match=message):
+        regress.check(given)
