@@ -206,8 +206,8 @@ def _table(path: Path, seed: int) -> TargetSplits:
     rows = np.stack([*columns.values()], 1)
     whole = np.isfinite(rows).all(1) & np.isfinite(targets)
     notes = () if whole.all() else (f"{(~whole).sum()} rows with an empty place are left out",)
-    given = (torch.from_numpy(x[whole]).float() for x in (rows, targets))
-    return _divided(*given, path.name, notes, seed)
+    given, goal = (torch.from_numpy(x[whole]).float() for x in (rows, targets))
+    return _divided(given, goal, path.name, notes, seed)
 
 
 def _divided(

@@ -37,7 +37,7 @@ class Regression(Regressor):
         self.mean, self.deviation, self.error = mean, deviation or 1.0, error
         self.head = linear(self.features, 1)
 
-    def loss(self, images: Inputs, labels: Numbers, index: Index) -> Float[Tensor, ""]:  # type: ignore[override]
+    def loss(self, images: Inputs, labels: Numbers, index: Index) -> Float[Tensor, ""]:
         """The mean error of all views, in deviations of the targets."""
         goal = (labels - self.mean) / self.deviation
         gaps = torch.stack([self.head(self.encoder(view))[:, 0] - goal for view in images], 1)

@@ -26,7 +26,7 @@ class Regressor(Method):
         super().__init__(encoder, **recipe)
         self.views = 2 if hasattr(encoder, "channels") else 1
 
-    def loss(self, images: Inputs, labels: Numbers, index: Index) -> Float[Tensor, ""]:  # type: ignore[override]
+    def loss(self, images: Inputs, labels: Numbers, index: Index) -> Float[Tensor, ""]:
         """The loss of one batch.
 
         Args:

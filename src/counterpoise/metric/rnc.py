@@ -89,7 +89,7 @@ class RNC(Regressor):
         super().__init__(encoder, **recipe)
         self.objective = RNCLoss(temperature)
 
-    def loss(self, images: Inputs, labels: Numbers, index: Index) -> Float[Tensor, ""]:  # type: ignore[override]
+    def loss(self, images: Inputs, labels: Numbers, index: Index) -> Float[Tensor, ""]:
         """The loss of all views together."""
         features = torch.cat([self.encoder(view) for view in images])
         return self.objective(features, labels.repeat(len(images)).to(features.dtype))

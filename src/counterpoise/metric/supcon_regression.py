@@ -43,7 +43,7 @@ class SupConRegression(Regressor):
         self.head = mlp(self.features, hidden, dim)
         self.objective = SupConLoss(temperature)
 
-    def loss(self, images: Inputs, labels: Numbers, index: Index) -> Float[Tensor, ""]:  # type: ignore[override]
+    def loss(self, images: Inputs, labels: Numbers, index: Index) -> Float[Tensor, ""]:
         """SupCon of the projections of all views together."""
         binned = (labels / self.bin).floor() if self.bin else labels
         classes = ranks_of(gather(binned))[row_numbers(labels)]
