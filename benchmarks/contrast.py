@@ -134,7 +134,8 @@ def section(one: dict[str, Any]) -> str:
     return "\n\n".join(
         [
             f"## {one['title']}",
-            f"{images['train']:,} images to learn from, {images['test']:,} to be judged by. {'; '.join(one['notes'])}.",
+            f"{images['train']:,} images to learn from and {images['test']:,} to be judged by with seed 0: "
+            f"{'; '.join(one['notes'])}.",
             one["answer"],
             markdown_table(headings, cells),
             *failed,
