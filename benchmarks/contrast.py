@@ -22,7 +22,7 @@ from counterpoise.tasks.runs import Run, Settings
 
 APART = ("diti", "genview")  # first train a diffusion model, for minutes; they have claims of their own
 METHODS = [arm.label for arm in parse_arms(["room:contrast", "cross-entropy"]) if arm.method not in APART]
-BASELINE, SEEDS, JOBS = "simclr", 5, 2
+BASELINE, SEEDS, JOBS = "simclr", 4, 2
 OUT = Path("counterpoise-out/room-contrast")
 PIXELS = "pixels"
 
