@@ -10,7 +10,9 @@ from counterpoise import catalogue
 from counterpoise.arguments import Code, add_flags, collect, describe
 from counterpoise.errors import InputError
 
-TRAINABLE = [paper.slug for paper in catalogue.select(done=True) if paper.method]
+WITH_METHOD = {paper.slug: paper for paper in catalogue.select(done=True) if paper.method}
+STUDIES = [slug for slug, paper in WITH_METHOD.items() if paper.tasks[0] == "measure"]
+TRAINABLE = [slug for slug in WITH_METHOD if slug not in STUDIES]
 
 BASE = '''
 """A base."""
@@ -290,6 +292,13 @@ def signature_of(kind: type) -> dict[str, inspect.Parameter]:
         if not any(p.kind is p.VAR_KEYWORD for p in parameters):
             break
     return found
+
+
+@pytest.mark.parametrize("slug", STUDIES)
+def test_what_is_read_of_a_study_is_what_python_says(slug):
+    study, read = catalogue.load_class(slug), describe(catalogue.find(slug).module, "study").arguments
+    assert {argument.name for argument in read} == set(inspect.signature(study).parameters)
+    assert all(argument.help for argument in read)
 
 
 @pytest.mark.parametrize("slug", TRAINABLE)

@@ -190,12 +190,14 @@ def hardest(
     >>> hardest(z, z, (torch.arange(3), torch.arange(3))).flatten()
     tensor([2, 2, 1])
     """
-    found = []
-    for rows, identity in zip(queries.split(TILE), exclude[0].split(TILE), strict=True):
+    # One tensor for all tiles: what each tile leaves behind would keep the next from taking its memory again.
+    found = torch.empty(*queries.shape[:2], k, dtype=torch.long, device=queries.device)
+    tiles = (x.split(TILE) for x in (queries, exclude[0], found))
+    for rows, identity, near in zip(*tiles, strict=True):
         similarity = torch.einsum("nhd,mhd->nhm", rows, keys)
         no_pair = identity[:, None] == exclude[1]
-        found.append(similarity.masked_fill_(no_pair[:, None], -torch.inf).topk(k).indices)
-    return torch.cat(found)
+        near.copy_(similarity.masked_fill_(no_pair[:, None], -torch.inf).topk(k).indices)
+    return found
 
 
 class Pairs(NamedTuple):

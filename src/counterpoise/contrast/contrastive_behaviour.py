@@ -17,7 +17,6 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from counterpoise.data import Images
 from counterpoise.data.views import to_float
@@ -27,6 +26,7 @@ from counterpoise.method import ImageViews, Index, Labels, Method
 from counterpoise.nets import embed
 from counterpoise.nets.heads import linear
 from counterpoise.ops.checks import check_integers, check_matrix, check_number, check_same_shape
+from counterpoise.ops.parts import by_rows
 from counterpoise.ops.processes import gather
 from counterpoise.ops.similarity import similarity_logsumexp, similarity_softmax, unit_rows
 
@@ -362,19 +362,15 @@ def _some_rows_at_a_time(
     Of a table that is larger, each part is made again in the backward pass.
     """
 
-    def part(queries: Tensor, numbers: Tensor | None) -> Tensor:
-        with torch.autocast(queries.device.type, enabled=False):
-            similarity = queries @ negatives.T
-        if exclude is not None and numbers is not None:
-            similarity = similarity.masked_fill(numbers[:, None] == exclude[1], -torch.inf)
+    numbers, others = exclude or (None, None)
+
+    def part(queries: Tensor, numbers: Tensor | None, negatives: Tensor, others: Tensor | None) -> Tensor:
+        similarity = queries @ negatives.T
+        if numbers is not None and others is not None:
+            similarity = similarity.masked_fill(numbers[:, None] == others, -torch.inf)
         return reduce(similarity)
 
-    step = max(1, TABLE // len(negatives))
-    if len(queries) <= step:
-        return part(queries, exclude and exclude[0])
-    parts = queries.split(step)
-    numbers = exclude[0].split(step) if exclude else [None] * len(parts)
-    return torch.cat([checkpoint(part, *each, use_reentrant=False) for each in zip(parts, numbers, strict=True)])
+    return by_rows(part, [queries, numbers], [negatives, others], step=max(1, TABLE // len(negatives)))
 
 
 def _mean_of_all(

@@ -10,19 +10,20 @@ those of all others but its own, by the cosine of those features alone that the 
 from __future__ import annotations
 
 import copy
+from functools import partial
 from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Float, Int, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from counterpoise.data import Images
 from counterpoise.errors import InputError, unknown
 from counterpoise.method import ImageViews, Index, Labels, Method
 from counterpoise.nets.heads import mlp
 from counterpoise.ops.checks import check_integers, check_lengths, check_matrix, check_number, check_same_shape
+from counterpoise.ops.parts import by_rows
 from counterpoise.ops.processes import gather, row_numbers
 from counterpoise.ops.similarity import similarity_logsumexp, unit_rows
 
@@ -112,14 +113,11 @@ def hydra(
     gates = torch.ones_like(queries) if gates is None else gates
     _check(queries, keys, labels, partners, gates, similarity)
     keys, key_labels = gather(keys), gather(labels)
-    found = []
-    for rows in torch.arange(len(queries), device=queries.device).split(ROWS):
-        chunk = (queries[rows], gates[rows], labels[rows], partners[rows], keys, key_labels, scale, similarity)
-        if len(queries) <= ROWS:
-            found.append(_sums(*chunk))
-        else:  # the backward pass forms the chunk again, so that none is kept
-            found.append(checkpoint(_sums, *chunk, use_reentrant=False, preserve_rng_state=False))
-    losses, positives = gather(torch.cat(found)).sum(0)
+    scale = torch.as_tensor(scale, dtype=torch.promote_types(queries.dtype, torch.float32), device=queries.device)
+    sums = by_rows(
+        partial(_sums, similarity=similarity), [queries, gates, labels, partners], [keys, key_labels, scale], ROWS
+    )
+    losses, positives = gather(sums).sum(0)
     return losses / positives.clamp(min=1)
 
 
@@ -130,7 +128,7 @@ def _sums(
     partners: Int[Tensor, " n"],
     keys: Float[Tensor, "m dim"],
     key_labels: Int[Tensor, " m"],
-    scale: float | Tensor,
+    scale: Float[Tensor, ""],
     similarity: Similarity,
 ) -> Float[Tensor, "n 2"]:
     """Of each anchor the sum of its positives' losses, and their number."""

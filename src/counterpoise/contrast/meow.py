@@ -22,19 +22,19 @@ from scipy import sparse
 from scipy.sparse import csr_matrix
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader
 
 from counterpoise.errors import InputError, unknown
 from counterpoise.fitting import quiet
 from counterpoise.ops.checks import check_matrix, check_number, check_same_shape
 from counterpoise.ops.clusters import kmeans
+from counterpoise.ops.parts import by_rows
 from counterpoise.ops.processes import gather, row_numbers
 from counterpoise.ops.similarity import similarity_logsumexp, unit_rows
 
 Path = tuple[str, ...]
 Gone = tuple[float, np.random.Generator]  # the share that is masked, and what draws it
-PAIRS = 1 << 22  # pairs of nodes whose learnt weights are formed at a time
+PAIRS = 1 << 20  # pairs of nodes whose learnt weights are formed at a time
 
 
 # The graph
@@ -311,14 +311,15 @@ class AdaMEOWLoss(nn.Module):
         # The first layer is linear, so that its products are formed for nodes, not for pairs.
         weight = self.first.weight.to(fine.dtype)
         mine, theirs = F.linear(fine, weight, self.first.bias.to(fine.dtype)), F.linear(coarse, weight)
-        step = max(1, PAIRS // len(coarse))
-        rows = zip(fine.split(step), mine.split(step), number.split(step), strict=True)
-        parts = [checkpoint(self._denominators, *part, coarse, theirs, use_reentrant=False) for part in rows]
-        return gather(torch.cat(parts) - positive).mean()
-
-    def _denominators(self, fine: Tensor, mine: Tensor, number: Tensor, coarse: Tensor, theirs: Tensor) -> Tensor:
-        """The logarithms of some rows' denominators."""
         out, level = self.second.weight[0].to(fine.dtype), self.second.bias.to(fine.dtype)
+        rows, shared = [fine, mine, number], [coarse, theirs, out, level]
+        denominators = by_rows(self._denominators, rows, shared, step=max(1, PAIRS // len(coarse)))
+        return gather(denominators - positive).mean()
+
+    def _denominators(
+        self, fine: Tensor, mine: Tensor, number: Tensor, coarse: Tensor, theirs: Tensor, out: Tensor, level: Tensor
+    ) -> Float[Tensor, " some"]:
+        """The logarithms of some rows' denominators."""
         weight = F.logsigmoid((mine[:, None] + theirs).tanh() @ out + level)
         if self.normalize == "row":
             of_negatives = weight.scatter(1, number[:, None], -torch.inf)
