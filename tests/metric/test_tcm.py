@@ -298,7 +298,7 @@ def test_bad_input_is_refused_by_name():
             utility_curves(ROWS, LABELS, far)
     with pytest.raises(InputError, match="thresholds: expected a number of at least 1"):
         utility_curves(ROWS, LABELS, thresholds=0)
-    with pytest.raises(InputError, match="epsilon: expected a number above 0 and of at most 0.5"):
+    with pytest.raises(InputError, match=r"epsilon: expected a number above 0 and of at most 0\.5"):
         epsilon_opis(torch.eye(2), 0.6)
     for wrong in ({"margin_plus": 1.1}, {"margin_minus": -2}, {"lambda_plus": -1}, {"lambda_minus": math.nan}):
         with pytest.raises(InputError, match=next(iter(wrong))):
