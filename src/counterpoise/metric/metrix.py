@@ -524,10 +524,9 @@ class Metrix(ProxyLearner):
                 other = torch.randperm(len(chunk))
                 pairs = (labels != labels[other]) & (labels >= 0) & (labels[other] >= 0)
                 share, _ = self.draw(device)
+                mixed = mix(mixable[pairs.to(device)], mixable[other[pairs].to(device)], share)
                 found.append(embeddings.float().cpu())
-                if pairs.any():
-                    mixed = mix(mixable[pairs.to(device)], mixable[other[pairs].to(device)], share)
-                    mixtures.append(self.finish(mixed).float().cpu())
+                mixtures.append(self.finish(mixed).float().cpu())
         self.encoder.train(was_training)
         return torch.cat(found), torch.cat(mixtures)
 
