@@ -22,9 +22,9 @@ from counterpoise.data import Images
 from counterpoise.data.views import to_float
 from counterpoise.errors import InputError, unknown
 from counterpoise.method import ImageViews, Index, Labels
-from counterpoise.metric.learner import ProxyLearner, pml
+from counterpoise.metric.learner import Embedder, ProxyLearner, pml
 from counterpoise.nets import embed
-from counterpoise.ops.checks import check_finite, check_integers, check_matrix, check_number, check_same_shape
+from counterpoise.ops.checks import check_integers, check_matrix, check_number, check_same_shape
 from counterpoise.ops.neighbours import nearest
 from counterpoise.ops.processes import gather
 from counterpoise.ops.similarity import unit_rows
@@ -34,7 +34,7 @@ Mixing = Literal["input", "feature", "embedding"]
 Kind = Literal["positive-negative", "anchor-negative"]
 Drawn = Literal["positive-negative", "anchor-negative", "either"]
 Pooling = Literal["mean", "mean+max"]
-Mix = Callable[[Int[Tensor, " mixtures"], Int[Tensor, " mixtures"]], Float[Tensor, "mixtures dim"]]
+Make = Callable[[Int[Tensor, " mixtures"], Int[Tensor, " mixtures"]], Float[Tensor, "mixtures dim"]]
 
 # What each base loss takes unless told otherwise: the defaults of the methods of these names.
 CONSTANTS: dict[str, dict[str, float]] = {
@@ -211,8 +211,8 @@ def mixed_proxy_anchor(
 ) -> Float[Tensor, ""]:
     r"""Proxy-anchor loss of mixtures; the anchors are proxies of the classes.
 
-    $\log\big(1 + \sum_V y\, e^{-\alpha (s - m)}\big)$ and $\log\big(1 + \sum_V (1-y)\, e^{\alpha (s + m)}\big)$, each the
-    mean over the proxies that have a mixture of that kind, y > 0 or y < 1.
+    $\log\big(1 + \sum_V y\, e^{-\alpha (s - m)}\big)$ and $\log\big(1 + \sum_V (1-y)\, e^{\alpha (s + m)}\big)$,
+    each the mean over the proxies that have a mixture of that kind, y > 0 or y < 1.
 
     Args:
         similarity: s, of each mixture to its proxy.
@@ -317,17 +317,14 @@ class MetrixLoss(nn.Module):
         labels: Labels,
         share: float = 0.5,
         kind: Kind = "positive-negative",
-        mixed: Mix | None = None,
     ) -> Float[Tensor, ""]:
-        r"""The loss of a batch and of its mixtures; the former alone where there is nothing to mix.
+        r"""The loss of a batch and of mixtures of its embeddings; the former alone where there is nothing to mix.
 
         Args:
             embeddings: one row per image.
             labels: class of each.
             share: $\lambda$, one for the batch; each mixture's label is $y = \lambda$.
             kind: whether a negative is mixed with a positive or with the anchor; proxies are never mixed.
-            mixed: from the numbers of two rows to the embedding of the mixture, for mixtures made before the embedding;
-                without it the embeddings are mixed.
 
         Raises:
             InputError: for other shapes, NaN, a share out of range, or proxies as what is to be mixed.
@@ -339,6 +336,25 @@ class MetrixLoss(nn.Module):
             raise unknown("kind", kind, get_args(Kind))
         if self.base == "proxy-anchor" and kind == "anchor-negative":
             raise InputError("kind: expected positive-negative, for the anchors of proxy-anchor are no images")
+        return self.of_all(gather(embeddings), gather(labels), share, kind)
+
+    def of_all(
+        self,
+        embeddings: Float[Tensor, "batch dim"],
+        labels: Labels,
+        share: float = 0.5,
+        kind: Kind = "positive-negative",
+        make: Make | None = None,
+    ) -> Float[Tensor, ""]:
+        """The loss, of the rows of all processes.
+
+        Args:
+            embeddings: as `forward` takes them, as are the next three.
+            labels: class of each.
+            share: of the first in a mixture.
+            kind: what is mixed.
+            make: from the numbers of two rows to the embedding of their mixture, where it is made before the embedding.
+        """
         embeddings = embeddings.to(torch.promote_types(embeddings.dtype, torch.float32))
         found = self.pairs(embeddings, labels)
         loss = self.loss(embeddings, labels, None if self.base == "proxy-anchor" else tuple(found))
@@ -352,10 +368,10 @@ class MetrixLoss(nn.Module):
         triples = mixing_pairs(found, kind)
         if not len(triples.anchor):
             return loss
-        made = mixed or (lambda first, second: mix(rows[first], rows[second], share))
+        make = make or (lambda first, second: mix(rows[first], rows[second], share))
         # Anchors of one class share their mixtures, each of which is made once.
         codes, place = (triples.first * len(rows) + triples.second).unique(return_inverse=True)
-        mixtures = unit_rows(made(codes // len(rows), codes % len(rows)))[place]
+        mixtures = unit_rows(make(codes // len(rows), codes % len(rows)))[place]
         return loss + self.weight * self.mixed(anchors[triples.anchor], mixtures, share, triples.anchor, len(anchors))
 
     def pairs(self, embeddings: Float[Tensor, "batch dim"], labels: Labels) -> Found:
@@ -414,6 +430,7 @@ class Metrix(ProxyLearner):
     """
 
     objective: MetrixLoss
+    encoder: Embedder
 
     def __init__(
         self,
@@ -457,13 +474,15 @@ class Metrix(ProxyLearner):
         known = labels >= 0
         embeddings, mixable, labels = embeddings[known], mixable[known], labels[known]
         share, kind = self.draw(labels.device)
-        return self.objective(
-            embeddings, labels, share, kind, lambda first, second: self.finish(mix(mixable[first], mixable[second], share))
-        )
+
+        def make(first: Int[Tensor, " mixtures"], second: Int[Tensor, " mixtures"]) -> Float[Tensor, "mixtures dim"]:
+            return self.finish(mix(mixable[first], mixable[second], share))
+
+        return self.objective.of_all(embeddings, labels, share, kind, make)
 
     def compare(self, embeddings: Float[Tensor, "batch dim"], labels: Labels) -> Float[Tensor, ""]:
         """The base loss, without a mixed one."""
-        return self.objective(embeddings, labels)
+        return self.objective.of_all(embeddings, labels)
 
     def draw(self, device: torch.device) -> tuple[float, Kind]:
         """The share of a batch's mixtures and what is mixed, the same in all processes."""
