@@ -1,0 +1,591 @@
+r"""Metrix: mixup for metric learning, whose pairs get interpolated labels as its examples do.
+
+Venkataramanan, Psomas, Kijak, Amsaleg, Karantzalos, Avrithis, "It Takes Two to Tango: Mixup for Deep Metric Learning",
+ICLR 2022, arXiv 2106.04990: the generic loss over pairs, its mixed form, and utilization.
+
+An example is a positive of an anchor (y = 1) or a negative (y = 0). So a mixture $v$ of two examples is a positive to
+the share $y = \lambda y_x + (1-\lambda) y_{x'}$, and a loss that is made of a sum over positives and one over negatives
+takes mixtures into both: $\sigma^+\big(\sum_V y\, \rho^+(s(a, v))\big) + \sigma^-\big(\sum_V (1-y)\, \rho^-(s(a,
+v))\big)$.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple, get_args
+
+import torch
+from jaxtyping import Float, Int, Shaped
+from torch import Tensor, nn
+
+from counterpoise.data import Images
+from counterpoise.data.views import to_float
+from counterpoise.errors import InputError, unknown
+from counterpoise.method import ImageViews, Index, Labels
+from counterpoise.metric.learner import Embedder, ProxyLearner, pml
+from counterpoise.nets import embed
+from counterpoise.ops.checks import check_integers, check_matrix, check_number, check_same_shape
+from counterpoise.ops.neighbours import nearest
+from counterpoise.ops.processes import gather
+from counterpoise.ops.similarity import unit_rows
+
+Base = Literal["contrastive", "multi-similarity", "proxy-anchor"]
+Mixing = Literal["input", "feature", "embedding"]
+Kind = Literal["positive-negative", "anchor-negative"]
+Drawn = Literal["positive-negative", "anchor-negative", "either"]
+Pooling = Literal["mean", "mean+max"]
+Make = Callable[[Int[Tensor, " mixtures"], Int[Tensor, " mixtures"]], Float[Tensor, "mixtures dim"]]
+
+# What each base loss takes unless told otherwise: the defaults of the methods of these names.
+CONSTANTS: dict[str, dict[str, float]] = {
+    "contrastive": {"margin": 0.5},
+    "multi-similarity": {"margin": 0.5, "alpha": 2.0, "beta": 50.0},
+    "proxy-anchor": {"margin": 0.1, "alpha": 32.0},
+}
+EPSILON = 0.1  # of the miner of multi-similarity
+CHUNK = 512  # images at a time that are mixed with each other to measure utilization
+
+
+class Found(NamedTuple):
+    """The pairs of a base loss: rows of two lists, positives and negatives, each with the anchor it belongs to."""
+
+    positive_of: Int[Tensor, " positives"]
+    positives: Int[Tensor, " positives"]
+    negative_of: Int[Tensor, " negatives"]
+    negatives: Int[Tensor, " negatives"]
+
+
+class Triples(NamedTuple):
+    """What is mixed: for each mixture its anchor, and the two examples; the first is on the anchor's side."""
+
+    anchor: Int[Tensor, " mixtures"]
+    first: Int[Tensor, " mixtures"]
+    second: Int[Tensor, " mixtures"]
+
+
+def mix(first: Float[Tensor, "..."], second: Float[Tensor, "..."], share: float) -> Float[Tensor, "..."]:
+    r"""$\lambda x + (1-\lambda) x'$ of images, maps or embeddings.
+
+    Args:
+        first: x.
+        second: x', of the same shape.
+        share: $\lambda$, from 0 to 1.
+
+    >>> mix(torch.tensor([4.0]), torch.tensor([8.0]), 0.25)
+    tensor([7.])
+    """
+    return share * first + (1 - share) * second
+
+
+def mixing_pairs(found: Found, kind: Kind = "positive-negative") -> Triples:
+    r"""All mixtures of an anchor: of each of its positives, or of itself, with each of its negatives.
+
+    Args:
+        found: positives and negatives of each anchor.
+        kind: "positive-negative"; or "anchor-negative", where the anchors are examples themselves.
+
+    Returns:
+        As many as $\sum_a |P(a)| |N(a)|$ or $\sum_a |N(a)|$. With the first's share $\lambda$, $y = \lambda$ for all.
+
+    >>> mixing_pairs(Found(*(torch.tensor(x) for x in ([0, 1], [1, 0], [0, 0, 1], [2, 3, 3]))))  # doctest: +ELLIPSIS
+    Triples(anchor=tensor([0, 0, 1]), first=tensor([1, 1, 0]), second=tensor([2, 3, 3]))
+    """
+    if kind == "anchor-negative":
+        return Triples(found.negative_of, found.negative_of, found.negatives)
+    order = found.negative_of.argsort(stable=True)
+    anchors = int(torch.cat([found.positive_of, found.negative_of]).max()) + 1 if len(order) else 0
+    if not anchors:
+        return Triples(*[order] * 3)
+    many = found.negative_of.bincount(minlength=anchors)
+    repeats = many[found.positive_of]
+    # The negatives of one anchor lie side by side in `order`: each of its positives goes through them once.
+    start = (many.cumsum(0) - many)[found.positive_of] - (repeats.cumsum(0) - repeats)
+    place = start.repeat_interleave(repeats) + torch.arange(int(repeats.sum()), device=order.device)
+    anchor, first = (x.repeat_interleave(repeats) for x in found[:2])
+    return Triples(anchor, first, found.negatives[order[place]])
+
+
+def hardest_negatives(found: Found, similarity: Float[Tensor, " negatives"], count: int) -> Found:
+    """The same pairs with no more than `count` negatives of an anchor, those that are most similar to it.
+
+    Args:
+        found: positives and negatives of each anchor.
+        similarity: of each negative to its anchor.
+        count: at least 1.
+
+    >>> rows = torch.arange(3)
+    >>> hardest_negatives(Found(rows, rows, rows // 2, rows), torch.tensor([0.1, 0.3, 0.2]), 1).negatives
+    tensor([1, 2])
+    """
+    order = similarity.argsort(descending=True, stable=True)
+    order = order[found.negative_of[order].argsort(stable=True)]
+    many = found.negative_of.bincount()
+    rank = torch.arange(len(order), device=order.device) - (many.cumsum(0) - many)[found.negative_of[order]]
+    kept = order[rank < count].sort().values
+    return found._replace(negative_of=found.negative_of[kept], negatives=found.negatives[kept])
+
+
+def log_one_plus_sum(
+    logits: Float[Tensor, " mixtures"],
+    weights: Float[Tensor, " mixtures"],
+    anchor: Int[Tensor, " mixtures"],
+    anchors: int,
+) -> Float[Tensor, " anchors"]:
+    r"""Of each anchor, $\log\big(1 + \sum_{V(a)} w\, e^{x}\big)$; 0 where it has no mixture.
+
+    Args:
+        logits: x; only what is summed is ever exponentiated, with its largest taken out.
+        weights: w, from 0 to 1; a weight of 0 leaves a mixture out, gradient and all.
+        anchor: of each mixture, from 0.
+        anchors: how many there are.
+
+    >>> x = torch.tensor([0.0, 0.0, 200.0])
+    >>> log_one_plus_sum(x, torch.tensor([0.5, 0.5, 1.0]), torch.tensor([0, 0, 1]), anchors=3)
+    tensor([  0.6931, 200.0000,   0.0000])
+    """
+    logits = logits + weights.log()
+    # The 1 is a logit of 0, which every anchor has.
+    top = logits.new_zeros(anchors).scatter_reduce(0, anchor, logits.detach(), "amax")
+    return top + (-top).exp().index_add(0, anchor, (logits - top[anchor]).exp()).log()
+
+
+def mixed_contrastive(
+    distance: Float[Tensor, " mixtures"], positivity: Float[Tensor, " mixtures"], margin: float = 0.5
+) -> Float[Tensor, ""]:
+    r"""Contrastive loss of mixtures: the means, over the terms above 0, of $y\, d$ and of $(1-y) [m - d]_+$.
+
+    Args:
+        distance: d, Euclidean, of each mixture to its anchor.
+        positivity: y, from 0 to 1.
+        margin: m > 0.
+
+    Returns:
+        At least 0; 0 where there is no term above 0.
+
+    >>> mixed_contrastive(torch.tensor([0.25, 0.75]), torch.tensor([0.5, 0.5]))  # (0.125 + 0.375) / 2 + 0.125
+    tensor(0.3750)
+    """
+    return _mean_above_zero(positivity * distance) + _mean_above_zero((1 - positivity) * (margin - distance).relu())
+
+
+def mixed_multi_similarity(
+    similarity: Float[Tensor, " mixtures"],
+    positivity: Float[Tensor, " mixtures"],
+    anchor: Int[Tensor, " mixtures"],
+    anchors: int,
+    margin: float = 0.5,
+    alpha: float = 2.0,
+    beta: float = 50.0,
+) -> Float[Tensor, ""]:
+    r"""Multi-similarity loss of mixtures, the mean over all anchors.
+
+    $\frac1\alpha \log\big(1 + \sum_V y\, e^{-\alpha (s - m)}\big) + \frac1\beta \log\big(1 + \sum_V (1-y)\, e^{\beta (s
+    - m)}\big)$. With y = 1 for positives and 0 for negatives it is the loss without mixtures.
+
+    Args:
+        similarity: s, of each mixture to its anchor.
+        positivity: y, from 0 to 1.
+        anchor: of each mixture, from 0.
+        anchors: how many there are, those without a mixture among them.
+        margin: m.
+        alpha: sharpness of the positives' weights, above 0.
+        beta: sharpness of the negatives' weights, above 0.
+
+    >>> zero = torch.zeros(1)
+    >>> mixed_multi_similarity(zero, zero + 0.5, zero.long(), 1, margin=0.0, alpha=1.0, beta=1.0)  # 2 log 1.5
+    tensor(0.8109)
+    """
+    away = similarity - margin
+    positive = log_one_plus_sum(-alpha * away, positivity, anchor, anchors) / alpha
+    negative = log_one_plus_sum(beta * away, 1 - positivity, anchor, anchors) / beta
+    return (positive + negative).mean()
+
+
+def mixed_proxy_anchor(
+    similarity: Float[Tensor, " mixtures"],
+    positivity: Float[Tensor, " mixtures"],
+    anchor: Int[Tensor, " mixtures"],
+    anchors: int,
+    margin: float = 0.1,
+    alpha: float = 32.0,
+) -> Float[Tensor, ""]:
+    r"""Proxy-anchor loss of mixtures; the anchors are proxies of the classes.
+
+    $\log\big(1 + \sum_V y\, e^{-\alpha (s - m)}\big)$ and $\log\big(1 + \sum_V (1-y)\, e^{\alpha (s + m)}\big)$,
+    each the mean over the proxies that have a mixture of that kind, y > 0 or y < 1.
+
+    Args:
+        similarity: s, of each mixture to its proxy.
+        positivity: y, from 0 to 1.
+        anchor: of each mixture, its proxy from 0.
+        anchors: how many proxies there are.
+        margin: m.
+        alpha: sharpness, above 0.
+
+    >>> zero = torch.zeros(1)
+    >>> mixed_proxy_anchor(zero, zero + 0.5, zero.long(), 7, margin=0.0)  # 2 log 1.5; six proxies have nothing to say
+    tensor(0.8109)
+    """
+    positive = log_one_plus_sum(-alpha * (similarity - margin), positivity, anchor, anchors)
+    negative = log_one_plus_sum(alpha * (similarity + margin), 1 - positivity, anchor, anchors)
+    pulled, pushed = (len(anchor[kind].unique()) for kind in (positivity > 0, positivity < 1))
+    return positive.sum() / max(pulled, 1) + negative.sum() / max(pushed, 1)
+
+
+def utilization(
+    queries: Float[Tensor, "queries dim"],
+    training: Float[Tensor, "examples dim"],
+    mixed: Float[Tensor, "mixtures dim"] | None = None,
+) -> float:
+    r"""How near training has come to test items, $\frac{1}{|Q|} \sum_q \min_x \lVert f(q) - f(x) \rVert^2$.
+
+    Args:
+        queries: embeddings of the test items Q; scaled to length 1 here, as are the others.
+        training: embeddings of what was trained on.
+        mixed: embeddings of mixtures that were trained on, too.
+
+    Returns:
+        From 0 to 4; the lower, the nearer. Mixtures can only lower it.
+
+    Raises:
+        InputError: for shapes that do not go together, NaN, or no rows.
+
+    >>> test, train = torch.tensor([[1.0, 1.0]]), torch.eye(2)
+    >>> round(utilization(test, train), 4), utilization(test, train, mix(train[:1], train[1:], 0.5))
+    (0.5858, 0.0)
+    """
+    check_matrix("queries", queries)
+    check_matrix("training", training)
+    keys = unit_rows(training)
+    if mixed is not None:
+        check_matrix("mixed", mixed, at_least=0)
+        check_same_shape(training=training[:1], mixed=mixed.new_zeros(1, mixed.shape[1]))
+        keys = torch.cat([keys, unit_rows(mixed)])
+    distance, _ = nearest(unit_rows(queries), keys, 1, "euclidean")
+    return float(distance.square().mean())
+
+
+class MetrixLoss(nn.Module):
+    r"""A metric-learning loss and its mixed form, $L(X) + w\, \tilde L(X)$: `loss(embeddings, labels)`.
+
+    Positives and negatives are those of the base loss; multi-similarity mines them.
+
+    Args:
+        base: "contrastive", "multi-similarity" or "proxy-anchor".
+        weight: w, at least 0; 0 gives the base loss itself.
+        hardest: how many negatives of an anchor are mixed, its most similar ones; `None` mixes all.
+        margin: of the base loss; `None` takes what the method of that name does, as it does for those that follow.
+        alpha: sharpness of multi-similarity's positives, or of proxy-anchor.
+        beta: sharpness of multi-similarity's negatives.
+        classes: how many there are; proxy-anchor must know.
+        dim: numbers of an embedding; proxy-anchor must know.
+    """
+
+    def __init__(
+        self,
+        base: Base = "multi-similarity",
+        weight: float = 0.4,
+        hardest: int | None = None,
+        margin: float | None = None,
+        alpha: float | None = None,
+        beta: float | None = None,
+        classes: int | None = None,
+        dim: int | None = None,
+    ):
+        super().__init__()
+        if base not in CONSTANTS:
+            raise unknown("base", base, CONSTANTS)
+        check_number("weight", weight, at_least=0)
+        if hardest is not None:
+            check_number("hardest", hardest, at_least=1)
+        self.base, self.weight, self.hardest = base, weight, hardest
+        self.constants = _constants(base, margin=margin, alpha=alpha, beta=beta)
+        losses = pml("losses")
+        if base == "contrastive":
+            self.loss = losses.ContrastiveLoss(pos_margin=0, neg_margin=self.constants["margin"])
+        elif base == "multi-similarity":
+            self.loss = losses.MultiSimilarityLoss(*(self.constants[name] for name in ("alpha", "beta", "margin")))
+            self.miner = pml("miners").MultiSimilarityMiner(EPSILON)
+        else:
+            if classes is None or dim is None:
+                raise InputError("classes and dim: expected numbers, for the proxies of proxy-anchor, got none")
+            self.loss = losses.ProxyAnchorLoss(classes, dim, **self.constants)
+
+    def forward(
+        self,
+        embeddings: Float[Tensor, "batch dim"],
+        labels: Labels,
+        share: float = 0.5,
+        kind: Kind = "positive-negative",
+    ) -> Float[Tensor, ""]:
+        r"""The loss of a batch and of mixtures of its embeddings; the former alone where there is nothing to mix.
+
+        Args:
+            embeddings: one row per image.
+            labels: class of each.
+            share: $\lambda$, one for the batch; each mixture's label is $y = \lambda$.
+            kind: whether a negative is mixed with a positive or with the anchor; proxies are never mixed.
+
+        Raises:
+            InputError: for other shapes, NaN, a share out of range, or proxies as what is to be mixed.
+        """
+        check_matrix("embeddings", embeddings)
+        check_integers("labels", labels, rows=len(embeddings))
+        check_number("share", share, at_least=0, at_most=1)
+        if kind not in get_args(Kind):
+            raise unknown("kind", kind, get_args(Kind))
+        if self.base == "proxy-anchor" and kind == "anchor-negative":
+            raise InputError("kind: expected positive-negative, for the anchors of proxy-anchor are no images")
+        return self.of_all(gather(embeddings), gather(labels), share, kind)
+
+    def of_all(
+        self,
+        embeddings: Float[Tensor, "batch dim"],
+        labels: Labels,
+        share: float = 0.5,
+        kind: Kind = "positive-negative",
+        make: Make | None = None,
+    ) -> Float[Tensor, ""]:
+        """The loss, of the rows of all processes.
+
+        Args:
+            embeddings: as `forward` takes them, as are the next three.
+            labels: class of each.
+            share: of the first in a mixture.
+            kind: what is mixed.
+            make: from the numbers of two rows to the embedding of their mixture, where it is made before the embedding.
+        """
+        embeddings = embeddings.to(torch.promote_types(embeddings.dtype, torch.float32))
+        found = self.pairs(embeddings, labels)
+        loss = self.loss(embeddings, labels, None if self.base == "proxy-anchor" else tuple(found))
+        if not self.weight:
+            return loss
+        rows = unit_rows(embeddings)
+        anchors = unit_rows(self.loss.proxies) if self.base == "proxy-anchor" else rows
+        if self.hardest is not None:
+            similarity = (anchors[found.negative_of] * rows[found.negatives]).sum(1).detach()
+            found = hardest_negatives(found, similarity, self.hardest)
+        triples = mixing_pairs(found, kind)
+        if not len(triples.anchor):
+            return loss
+        make = make or (lambda first, second: mix(rows[first], rows[second], share))
+        # Anchors of one class share their mixtures, each of which is made once.
+        codes, place = (triples.first * len(rows) + triples.second).unique(return_inverse=True)
+        mixtures = unit_rows(make(codes // len(rows), codes % len(rows)))[place]
+        return loss + self.weight * self.mixed(anchors[triples.anchor], mixtures, share, triples.anchor, len(anchors))
+
+    def pairs(self, embeddings: Float[Tensor, "batch dim"], labels: Labels) -> Found:
+        """The positives and negatives of the base loss."""
+        if self.base == "multi-similarity":
+            return Found(*self.miner(embeddings, labels))
+        if self.base == "contrastive":
+            return Found(*pml("utils.loss_and_miner_utils").get_all_pairs_indices(labels))
+        classes = labels.unique()
+        own, negatives = (classes[:, None] != labels).nonzero(as_tuple=True)
+        return Found(labels, torch.arange(len(labels), device=labels.device), classes[own], negatives)
+
+    def mixed(
+        self,
+        anchors: Float[Tensor, "mixtures dim"],
+        mixtures: Float[Tensor, "mixtures dim"],
+        share: float,
+        anchor: Int[Tensor, " mixtures"],
+        count: int,
+    ) -> Float[Tensor, ""]:
+        """The mixed loss of unit rows: each mixture's anchor, the mixture, and the anchor's number of so many."""
+        positivity = torch.full_like(mixtures[:, 0], share)
+        if self.base == "contrastive":
+            distance = torch.linalg.vector_norm(anchors - mixtures, dim=1)
+            return mixed_contrastive(distance, positivity, **self.constants)
+        form = mixed_multi_similarity if self.base == "multi-similarity" else mixed_proxy_anchor
+        return form((anchors * mixtures).sum(1), positivity, anchor, count, **self.constants)
+
+
+class MeanAndMax(nn.Module):
+    """The mean over a convolution map plus the largest of it."""
+
+    def forward(self, maps: Float[Tensor, "batch features height width"]) -> Float[Tensor, "batch features 1 1"]:
+        return maps.mean((2, 3), keepdim=True) + maps.amax((2, 3), keepdim=True)
+
+
+class Metrix(ProxyLearner):
+    r"""A metric-learning loss, and the same of mixed images, features or embeddings with mixed labels.
+
+    Args:
+        encoder: images to features; a linear layer is put on it, whose output is what a run keeps.
+        samples: how many training images there are.
+        classes: how many classes the labels have.
+        base: the loss: "contrastive", "multi-similarity" or "proxy-anchor".
+        mixing: what is mixed: "input", the images; "feature", the backbone's last convolution map; or "embedding".
+        pairs: whether negatives are mixed with positives or with the anchor; "either" draws it for each batch, but
+            proxies are never mixed.
+        weight: of the mixed loss, at least 0; 0 trains by the base loss alone.
+        concentration: of the Beta distribution that the share of a batch's mixtures is drawn from, above 0.
+        hardest: how many negatives of an anchor are mixed; `None` mixes 1 with inputs, and otherwise all.
+        pooling: of the last convolution map: "mean", the backbone's own, or "mean+max", as in the paper.
+        margin: of the base loss; `None` takes what the method of that name does, as it does for those that follow.
+        alpha: sharpness of multi-similarity's positives, or of proxy-anchor.
+        beta: sharpness of multi-similarity's negatives.
+        **recipe: arguments of `ProxyLearner`.
+    """
+
+    objective: MetrixLoss
+    encoder: Embedder
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        samples: int,
+        classes: int,
+        base: Base = "multi-similarity",
+        mixing: Mixing = "feature",
+        pairs: Drawn = "either",
+        weight: float = 0.4,
+        concentration: float = 2.0,
+        hardest: int | None = None,
+        pooling: Pooling = "mean",
+        margin: float | None = None,
+        alpha: float | None = None,
+        beta: float | None = None,
+        **recipe: Any,
+    ):
+        super().__init__(encoder, samples, classes, **recipe)
+        for name, value, known in (("mixing", mixing, Mixing), ("pairs", pairs, Drawn), ("pooling", pooling, Pooling)):
+            if value not in get_args(known):
+                raise unknown(name, value, get_args(known))
+        if base == "proxy-anchor" and pairs == "anchor-negative":
+            raise InputError("pairs: expected positive-negative, for the anchors of proxy-anchor are no images")
+        check_number("concentration", concentration, above=0)
+        self.mixing, self.concentration = mixing, concentration
+        self.pairs = "positive-negative" if base == "proxy-anchor" else pairs
+        hardest = 1 if hardest is None and mixing == "input" else hardest
+        self.objective = MetrixLoss(base, weight, hardest, margin, alpha, beta, classes, self.features)
+        if mixing == "feature" or pooling == "mean+max":
+            self.pool = last_pooling(encoder)
+        if pooling == "mean+max":
+            encoder.set_submodule(self.pool, MeanAndMax())
+
+    def loss(self, images: ImageViews, labels: Labels, index: Index) -> Float[Tensor, ""]:
+        """The base loss of the batch of all processes, and the mixed one of what is mixed in it."""
+        if not self.objective.weight:
+            return super().loss(images, labels, index)
+        embeddings, mixable = self.look(images[0])
+        embeddings, mixable, labels = gather(embeddings), gather(mixable), gather(labels)
+        known = labels >= 0
+        embeddings, mixable, labels = embeddings[known], mixable[known], labels[known]
+        share, kind = self.draw(labels.device)
+
+        def make(first: Int[Tensor, " mixtures"], second: Int[Tensor, " mixtures"]) -> Float[Tensor, "mixtures dim"]:
+            return self.finish(mix(mixable[first], mixable[second], share))
+
+        return self.objective.of_all(embeddings, labels, share, kind, make)
+
+    def compare(self, embeddings: Float[Tensor, "batch dim"], labels: Labels) -> Float[Tensor, ""]:
+        """The base loss, without a mixed one."""
+        return self.objective.of_all(embeddings, labels)
+
+    def draw(self, device: torch.device) -> tuple[float, Kind]:
+        """The share of a batch's mixtures and what is mixed, the same in all processes."""
+        beta = torch.distributions.Beta(self.concentration, self.concentration).sample()
+        share, coin = gather(torch.stack([beta, torch.rand(())])[None].to(device))[0].tolist()
+        kinds = get_args(Kind) if self.pairs == "either" else (self.pairs, self.pairs)
+        return share, kinds[coin < 0.5]
+
+    def look(
+        self, images: Float[Tensor, "batch channels height width"]
+    ) -> tuple[Float[Tensor, "batch dim"], Shaped[Tensor, "batch ..."]]:
+        """Embeddings, and of each image what is mixed."""
+        if self.mixing == "input":
+            return self.encoder(images), images
+        if self.mixing == "embedding":
+            embeddings = self.encoder(images)
+            return embeddings, unit_rows(embeddings)
+        maps: list[Tensor] = []
+        pool = self.encoder[0].get_submodule(self.pool)
+        handle = pool.register_forward_pre_hook(lambda _, given: maps.append(given[0]))
+        try:
+            embeddings = self.encoder(images)
+        finally:
+            handle.remove()
+        return embeddings, maps[0]
+
+    def finish(self, mixed: Shaped[Tensor, "mixtures ..."]) -> Float[Tensor, "mixtures dim"]:
+        """The embeddings of mixtures: through that part of the encoder which comes after what is mixed."""
+        if self.mixing == "input":
+            return self.encoder(mixed)
+        if self.mixing == "embedding":
+            return mixed
+        return self.encoder[1](self.encoder[0].get_submodule(self.pool)(mixed).flatten(1))
+
+    def diagnostics(self, train: Images, probe: Images, test: Images) -> dict[str, float]:
+        """`utilization` of the training images by the test images, and `utilization_mixed`, with mixtures added.
+
+        Each training image is mixed with a random one of another class, where the draw finds one.
+        """
+        queries = embed(self.encoder, test, to_float)
+        training, mixed = self.visited(train)
+        return {
+            "utilization": utilization(queries, training),
+            "utilization_mixed": utilization(queries, training, mixed),
+        }
+
+    @torch.no_grad()
+    def visited(self, train: Images) -> tuple[Float[Tensor, "samples dim"], Float[Tensor, "mixtures dim"]]:
+        """Embeddings of the training images without random views, and of mixtures of them."""
+        device, was_training = self.class_of.device, self.encoder.training
+        found, mixtures = [], []
+        self.encoder.eval()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            for chunk in torch.randperm(len(train)).split(CHUNK):
+                pixels, labels, _ = train.__getitems__(chunk.tolist())
+                embeddings, mixable = self.look(to_float(pixels.to(device)))
+                other = torch.randperm(len(chunk))
+                pairs = (labels != labels[other]) & (labels >= 0) & (labels[other] >= 0)
+                share, _ = self.draw(device)
+                mixed = mix(mixable[pairs.to(device)], mixable[other[pairs].to(device)], share)
+                found.append(embeddings.float().cpu())
+                mixtures.append(self.finish(mixed).float().cpu())
+        self.encoder.train(was_training)
+        return torch.cat(found), torch.cat(mixtures)
+
+
+def last_pooling(backbone: nn.Module) -> str:
+    """The name of the module that takes the mean over the backbone's last convolution map.
+
+    Raises:
+        InputError: if there is none, or if something that learns follows it.
+
+    >>> from counterpoise.nets import backbone
+    >>> last_pooling(backbone("small", channels=1, size=28))
+    'model.12'
+    """
+    modules = list(backbone.named_modules())
+    places = [i for i, (_, m) in enumerate(modules) if isinstance(m, nn.AdaptiveAvgPool2d)]
+    after = [p for _, module in modules[places[-1] :] for p in module.parameters()] if places else []
+    if not places or after:
+        name = type(getattr(backbone, "model", backbone)).__name__
+        raise InputError(
+            f"mixing: '{name}' does not end with the mean over a convolution map, which feature mixing and pooling "
+            "'mean+max' need; mix 'input' or 'embedding'"
+        )
+    return modules[places[-1]][0]
+
+
+def _constants(base: str, **given: float | None) -> dict[str, float]:
+    """The numbers of a base loss; refuse those that it does not have."""
+    for name, value in given.items():
+        if value is None:
+            continue
+        if name not in CONSTANTS[base]:
+            raise InputError(f"{name}: the base loss '{base}' has none, got {value:g}")
+        if name != "margin":
+            check_number(name, value, above=0)
+    constants = CONSTANTS[base] | {name: value for name, value in given.items() if value is not None}
+    bounds = {"above": 0, "at_most": 2} if base == "contrastive" else {"at_least": -1, "at_most": 1}
+    check_number("margin", constants["margin"], **bounds)
+    return constants
+
+
+def _mean_above_zero(terms: Float[Tensor, " n"]) -> Float[Tensor, ""]:
+    return terms.sum() / (terms > 0).sum().clamp(min=1)
