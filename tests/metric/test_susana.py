@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from counterpoise.data import Images
 from counterpoise.errors import InputError
+from counterpoise.metric import susana
 from counterpoise.metric.protonet import ProtoNet, PrototypeLoss
 from counterpoise.metric.susana import (
     TERMS,
@@ -58,7 +59,7 @@ def plain_icnn(rows, labels, gallery=None, gallery_labels=None, k=4, reach=None,
     for found in near:
         other = min([d for d, same in found if not same], default=math.inf)
         ratios = [d / (other + EPS) for d, _ in found[:k]]
-        ratios = [a / max(1, *ratios) for a in ratios] if len(ratios) > 1 else [a / max(1, a) for a in ratios]
+        ratios = [a / max([1, *ratios]) for a in ratios]
         own = [a for a, (_, same) in zip(ratios, found, strict=False) if same]
         rest = [d / (farthest + EPS) for d, same in found[:k] if not same]
         intra += [sum(own) / (len(own) + EPS)] if own else []
@@ -143,6 +144,9 @@ def test_the_score_of_a_set_is_that_of_an_episode_and_of_sklearn_s_neighbours():
     distance, index = map(torch.tensor, NearestNeighbors(n_neighbors=6).fit(rows).kneighbors(rows))
     expected = icnn_of_neighbours(soften(distance[:, 1:]), labels[index[:, 1:]] == labels[:, None], 4)
     torch.testing.assert_close(torch.stack(found), torch.stack(expected), rtol=0, atol=1e-6)
+    for n in (3, 5, 6, 7):
+        found_few, expected_few = icnn_score(rows[:n], labels[:n]), icnn(rows[:n], labels[:n])
+        torch.testing.assert_close(torch.stack(found_few), torch.stack(expected_few), rtol=0, atol=1e-6)
     some = torch.cat([labels, torch.tensor([-1, -1])])
     assert torch.equal(icnn_score(torch.cat([rows, rows[:2] + 0.1]), some).score, found.score)
 
@@ -315,6 +319,18 @@ def test_examples_and_queries_of_a_training_episode_are_different_images():
         assert not examples & queries
 
 
+def test_batches_without_a_query_are_passed_over():
+    method = SuSana(Encoder(), 24, shots=3, per_class=4)
+    sizes = torch.tensor([4, 4, 3, 3, 3, 3, 2, 2])
+    labels = torch.arange(8).repeat_interleave(sizes)
+    method.class_of.copy_(labels)
+    batches = method.batches(torch.arange(24), batch_size=6)
+    assert [labels[batch].unique().tolist() for batch in batches] == [[0], [1]]
+    method.class_of.copy_(torch.arange(24) // 3)
+    with pytest.raises(InputError, match="labels: expected a batch with more than 3 images of a class, got none"):
+        method.batches(torch.arange(24), batch_size=6)
+
+
 def test_episodes_are_drawn_without_repetition_from_the_classes_that_can_give_them():
     labels = torch.arange(6).repeat_interleave(torch.tensor([4, 9, 3, 5, 4, 4]))
     labels = torch.cat([labels, torch.full((3,), -1)])
@@ -327,9 +343,11 @@ def test_episodes_are_drawn_without_repetition_from_the_classes_that_can_give_th
     assert not torch.equal(drawn[0][0], drawn[1][0])
     rows, _ = episodes(torch.arange(120) % 6, shots=2, count=1)[0]
     assert len(rows) == 5 * (2 + 15)
+    assert not episodes(LABELS, shots=5, count=1)
 
 
-def test_diagnostics_judge_unseen_images_by_the_distances_that_were_trained():
+def test_diagnostics_judge_unseen_images_by_the_distances_that_were_trained(monkeypatch):
+    monkeypatch.setattr(susana, "EPISODES", 5)
     method = made(shots=1).float()
     probe, test = images_of(40, 4, seed=1), images_of(24, 4, seed=2)
     found = method.diagnostics(images_of(24, 4), probe, test)
@@ -337,7 +355,7 @@ def test_diagnostics_judge_unseen_images_by_the_distances_that_were_trained():
     labels = torch.cat([probe.labels, test.labels])
     assert found["icnn_set"] == pytest.approx(icnn_score(z, labels).score.item(), abs=1e-6)
     judged = []
-    for rows, classes in episodes(labels, 1):
+    for rows, classes in episodes(labels, 1, 5):
         part = Episode.of(z[rows], classes, 1)
         told = [min(range(4), key=lambda c, q=q: float((q - part.prototypes[c]).norm())) for q in part.queries]
         right = sum(a == b for a, b in zip(told, part.targets.tolist(), strict=True)) / len(told)
@@ -364,10 +382,10 @@ def test_bad_input_is_refused_by_name():
         icnn(ROWS[:2], LABELS[:2])
     with pytest.raises(InputError, match="gallery_labels: expected one for each row"):
         icnn(ROWS, LABELS, GALLERY)
-    with pytest.raises(InputError, match="embeddings: expected at least 7 labelled rows for 4 neighbours, got 6"):
-        icnn_score(ROWS[:6], LABELS[:6])
-    with pytest.raises(InputError, match="embeddings: expected at least 7 labelled rows for 5 neighbours, got 6"):
-        icnn_quality(ROWS[:7], torch.tensor([0, 0, 0, 0, 0, 0, -1]))
+    with pytest.raises(InputError, match="labels: expected at least 3 rows with a label, got 2"):
+        icnn_score(ROWS[:3], torch.tensor([0, 0, -1]))
+    with pytest.raises(InputError, match="labels: expected at least 6 rows with a label, got 5"):
+        icnn_quality(ROWS[:6], torch.tensor([0, 0, 0, 0, 0, -1]))
     with pytest.raises(InputError, match="k: expected a number of at least 1, got 0"):
         icnn_score(ROWS, LABELS, k=0)
     with pytest.raises(InputError, match="labels: expected a class with more than 5 rows in the batch, got none"):
@@ -380,5 +398,3 @@ def test_bad_input_is_refused_by_name():
         SuSana(Encoder(), 24, terms=["icn"])
     with pytest.raises(InputError, match=r"terms: expected one or more, each once, got \[\]"):
         SuSana(Encoder(), 24, terms=[])
-    with pytest.raises(InputError, match="labels: expected at least 2 classes with more than 5 rows, got 0"):
-        episodes(LABELS, 5)

@@ -113,9 +113,9 @@ def icnn_of_neighbours(distance: Float[Tensor, "n reach"], same: Bool[Tensor, "n
 
 def _mean_of_means(values: Float[Tensor, "n k"], chosen: Bool[Tensor, "n k"]) -> Float[Tensor, ""]:
     """The mean over the rows that have a chosen value, of the mean of these."""
-    counts = chosen.sum(1)
+    counts = chosen.sum(1).to(values.dtype)
     means = values.masked_fill(~chosen, 0).sum(1) / (counts + EPS)
-    return means.sum() / ((counts > 0).sum() + EPS)
+    return means.sum() / (counts.count_nonzero().to(values.dtype) + EPS)
 
 
 def icnn(
@@ -157,14 +157,18 @@ def icnn(
     m = len(gallery)
     if m < 3:
         raise InputError(f"embeddings: expected at least 3 rows to seek neighbours among, got {m}")
-    k = min(k, m - 2)
-    reach = k + 1 if reach is None else reach
+    reach = min(k, m - 2) + 1 if reach is None else reach
     apart = distances(rows, gallery)
     if itself:
         apart = apart.masked_fill(torch.eye(m, dtype=torch.bool, device=apart.device), torch.inf)
     skipped = int(drop_nearest and not itself)
     near, index = apart.topk(min(reach, m - itself - skipped) + skipped, largest=False)
-    found = icnn_of_neighbours(soften(near[:, skipped:]), gallery_labels[index[:, skipped:]] == labels[:, None], k)
+    return _of_m(soften(near[:, skipped:]), gallery_labels[index[:, skipped:]] == labels[:, None], k, m)
+
+
+def _of_m(distance: Float[Tensor, "n reach"], same: Bool[Tensor, "n reach"], k: int, m: int) -> ICNN:
+    """`icnn_of_neighbours` where m rows were sought among: at most m - 2 are judged, and then `gamma` is 1."""
+    found = icnn_of_neighbours(distance, same, min(k, m - 2))
     return found if k + 2 < m else found._replace(gamma=torch.ones_like(found.gamma))
 
 
@@ -177,14 +181,15 @@ def icnn_score(embeddings: Float[Tensor, "n dim"], labels: Int[Tensor, " n"], k:
         k: how many neighbours are judged, at least 1.
 
     Raises:
-        InputError: for other shapes, NaN, or fewer than k + 3 labelled rows.
+        InputError: for other shapes, NaN, or fewer than 3 labelled rows.
 
     >>> rows = torch.cat([torch.zeros(5, 2), torch.ones(5, 2)])
     >>> round(icnn_score(rows, torch.arange(10) // 5).score.item(), 3)
     1.0
     """
-    distance, same = _neighbours(embeddings, labels, k, k + 1)
-    return icnn_of_neighbours(soften(distance), same, k)
+    embeddings, labels = _labelled(embeddings, labels, k, at_least=3)
+    n = len(labels)
+    return _of_m(*_neighbours(embeddings, labels, min(k, n - 2) + 1), k, n)
 
 
 def icnn_quality(embeddings: Float[Tensor, "n dim"], labels: Int[Tensor, " n"], k: int = 5) -> Float[Tensor, ""]:
@@ -200,34 +205,38 @@ def icnn_quality(embeddings: Float[Tensor, "n dim"], labels: Int[Tensor, " n"], 
         k: how many neighbours are judged, at least 1.
 
     Raises:
-        InputError: for other shapes, NaN, or fewer than k + 2 labelled rows.
+        InputError: for other shapes, NaN, or fewer than k + 1 labelled rows.
 
     >>> rows = torch.tensor([[0.0], [1.0], [10.0], [11.0]])
     >>> round(icnn_quality(rows, torch.tensor([0, 0, 1, 1]), k=2).item(), 3)
     0.854
     """
-    distance, same = _neighbours(embeddings, labels, k, k)
-    distance = soften(distance)
+    distance, same = _neighbours(*_labelled(embeddings, labels, k, at_least=k + 1), k)
     low, high = distance.amin(1, keepdim=True), distance.amax(1, keepdim=True)
     scaled = (distance - low) / (high - low + QUALITY_EPS)
     found = torch.where(same, 1 - scaled, scaled).sum(1)
     return ((found / (found.max() + QUALITY_EPS)).sqrt().mean() + same.double().mean(1).sqrt().mean()) / 2
 
 
-def _neighbours(embeddings: Tensor, labels: Tensor, k: int, reach: int) -> tuple[Tensor, Tensor]:
-    """Distances to the `reach` nearest others of each labelled row, and whether they are of its class."""
+def _labelled(embeddings: Tensor, labels: Tensor, k: int, at_least: int) -> tuple[Tensor, Tensor]:
+    """The rows that have a label, and their labels."""
     check_number("k", k, at_least=1)
     check_matrix("embeddings", embeddings)
     check_integers("labels", labels, rows=len(embeddings))
-    embeddings, labels = embeddings[labels >= 0], labels[labels >= 0]
+    kept = labels >= 0
+    if kept.sum() < at_least:
+        raise InputError(f"labels: expected at least {at_least} rows with a label, got {int(kept.sum())}")
+    return embeddings[kept], labels[kept]
+
+
+def _neighbours(embeddings: Tensor, labels: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Distances to the nearest others of each row, and whether they are of its class."""
     n = len(labels)
-    if n < reach + 2:
-        raise InputError(f"embeddings: expected at least {reach + 2} labelled rows for {k} neighbours, got {n}")
-    distance, index = nearest(embeddings, embeddings, reach + 1, metric="euclidean")
+    distance, index = nearest(embeddings, embeddings, count + 1, metric="euclidean")
     itself = index == torch.arange(n, device=index.device)[:, None]
     itself[~itself.any(1), -1] = True  # equal rows have pushed it out
-    distance, index = distance[~itself].view(n, reach), index[~itself].view(n, reach)
-    return distance.double(), labels[index] == labels[:, None]
+    distance, index = distance[~itself].view(n, count), index[~itself].view(n, count)
+    return soften(distance.double()), labels[index] == labels[:, None]
 
 
 class ProtoTripletLoss(nn.Module):
@@ -379,6 +388,18 @@ class SuSana(ProtoNet):
         check_number("k", k, at_least=1)
         self.terms, self.margin, self.k, self.drop_nearest = tuple(terms), margin, k, drop_nearest
 
+    def batches(self, order: Int[Tensor, " samples"], batch_size: int) -> list[list[int]]:
+        """Those of `MetricLearner` in which a class has an image beyond its examples.
+
+        Raises:
+            InputError: if there is none.
+        """
+        shots, labels = self.objective.shots, self.class_of.cpu()
+        found = [one for one in super().batches(order, batch_size) if largest_class(labels[one]) > shots]
+        if not found:
+            raise InputError(f"labels: expected a batch with more than {shots} images of a class, got none")
+        return found
+
     def compare(self, embeddings: Float[Tensor, "batch dim"], labels: Labels) -> Float[Tensor, ""]:
         """The mean of the terms of the batch as an episode."""
         return torch.stack([self.term(name, embeddings, labels) for name in self.terms]).mean()
@@ -407,11 +428,14 @@ class SuSana(ProtoNet):
         Returns:
             `icnn`: the mean `icnn` score over episodes of 5 classes. `nearest_prototype`: the accuracy of the nearest
             prototype in them. `icnn_rank`: Spearman's correlation of the two over the episodes; without it, if the
-            accuracy is the same in all. `icnn_set`: the score of all images together.
+            accuracy is the same in all. `icnn_set`: the score of all images together. Nothing where fewer than 2
+            classes have an image beyond their examples.
         """
         embeddings = torch.cat([embed(self.encoder, part, to_float) for part in (probe, test)])
         labels = torch.cat([probe.labels, test.labels])
-        drawn = episodes(labels, self.objective.shots)
+        drawn = episodes(labels, self.objective.shots, EPISODES)
+        if not drawn:
+            return {}
         found = [self.judge(embeddings[rows], classes) for rows, classes in drawn]
         scores, accuracies = torch.tensor(found, dtype=torch.float64).T
         told = {
@@ -432,20 +456,18 @@ class SuSana(ProtoNet):
 
 
 def episodes(
-    labels: Int[Tensor, " n"], shots: int, count: int = EPISODES, seed: int = 0
+    labels: Int[Tensor, " n"], shots: int, count: int, seed: int = 0
 ) -> list[tuple[Int[Tensor, " rows"], Int[Tensor, " rows"]]]:
     """Rows of random episodes of 5 classes (or all), and their classes from 0; the same numbers of rows of each class.
 
-    Each class gives its examples and 15 queries, or as many as all 5 classes that have most can give.
+    Each class gives its examples and 15 queries, or as many as all 5 classes that have most can give. There is no
+    episode where fewer than 2 classes have more rows than examples.
 
     Args:
         labels: class of each row; -1 leaves it out.
         shots: examples of each class.
         count: how many episodes.
         seed: decides what is drawn.
-
-    Raises:
-        InputError: if fewer than 2 classes have more than `shots` rows.
 
     >>> [(rows, classes)] = episodes(torch.tensor([3, 3, 4, 4, 4]), shots=1, count=1)
     >>> torch.tensor([3, 3, 4, 4, 4])[rows], classes
@@ -454,7 +476,7 @@ def episodes(
     sizes = labels[labels >= 0].bincount().sort(descending=True).values
     ways = min(WAYS, int((sizes > shots).sum()))
     if ways < 2:
-        raise InputError(f"labels: expected at least 2 classes with more than {shots} rows, got {ways}")
+        return []
     size = min(shots + QUERIES, int(sizes[ways - 1]))
     members = [rows for c in range(len(sizes)) if len(rows := (labels == c).nonzero().flatten()) >= size]
     rng = torch.Generator().manual_seed(seed)
