@@ -19,7 +19,8 @@ ROWS = {"even": 8, "uneven": 7}  # 7 rows on 4 processes: 2, 2, 2, 1
 WIDTH = 3
 # The third class has no second row, so that the process which holds it alone has no anchor of its own.
 LABELS = torch.tensor([0, 1, 0, 1, 1, 0, 2, 2])
-METHODS = [p.slug for p in catalogue.papers().values() if p.done and "pretrain" in p.tasks]
+TASKS = {"pretrain", "retrieve", "few-shot"}  # of images
+METHODS = [p.slug for p in catalogue.select(done=True) if TASKS & {*p.tasks}]
 CASES = [(name, exchange, rows) for name in OBJECTIVES for exchange in ("gather", "ring") for rows in ROWS]
 
 
@@ -32,7 +33,7 @@ class Embed(torch.nn.Module):
         self.weight = torch.nn.Parameter(torch.randn(WIDTH, D, generator=generator, dtype=torch.float64))
 
     def forward(self, given):
-        return {name: x @ self.weight if x.is_floating_point() else x for name, x in given.items()}
+        return {name: x @ self.weight if x.is_floating_point() and x.ndim > 1 else x for name, x in given.items()}
 
 
 def batch(kind, rows):
@@ -48,6 +49,8 @@ def batch(kind, rows):
             found[p.name] = torch.arange(rows) // 4
         elif p.name.endswith("index"):
             found[p.name] = torch.randperm(rows, generator=rng)
+        elif p.name == "numbers":
+            found[p.name] = torch.randn(rows, generator=rng, dtype=torch.float64)
         elif p.default is p.empty:
             shape = {"negatives": (M,), "prototypes": (3,), "views": (3, rows)}.get(p.name, (rows,))
             found[p.name] = torch.randn(*shape, WIDTH, generator=rng, dtype=torch.float64)

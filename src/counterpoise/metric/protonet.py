@@ -16,6 +16,7 @@ from counterpoise.errors import InputError
 from counterpoise.method import Labels
 from counterpoise.metric.learner import MetricLearner
 from counterpoise.ops.checks import check_integers, check_matrix, check_number
+from counterpoise.ops.processes import gather
 
 
 def prototypes(
@@ -57,7 +58,7 @@ class PrototypeLoss(nn.Module):
         self.shots, self.temperature = shots, temperature
 
     def forward(self, embeddings: Float[Tensor, "batch dim"], labels: Int[Tensor, " batch"]) -> Float[Tensor, ""]:
-        """The loss of a batch as an episode; a class without a row beyond its examples has no query.
+        """The loss of the batch of all processes as an episode; see `of_all`.
 
         Args:
             embeddings: one row per image; not normalised here.
@@ -68,6 +69,10 @@ class PrototypeLoss(nn.Module):
         """
         check_matrix("embeddings", embeddings)
         check_integers("labels", labels, rows=len(embeddings))
+        return self.of_all(gather(embeddings), gather(labels))
+
+    def of_all(self, embeddings: Float[Tensor, "batch dim"], labels: Labels) -> Float[Tensor, ""]:
+        """The loss of rows of all processes; a class without one beyond its examples has no query."""
         embeddings = embeddings.to(torch.promote_types(embeddings.dtype, torch.float32))
         classes, own = labels.unique(return_inverse=True)
         nth = (own[:, None] == own).tril(-1).sum(1)  # how many of the class came before
@@ -107,4 +112,4 @@ class ProtoNet(MetricLearner):
 
     def compare(self, embeddings: Float[Tensor, "batch dim"], labels: Labels) -> Float[Tensor, ""]:
         """The loss of the batch as an episode."""
-        return self.objective(embeddings, labels)
+        return self.objective.of_all(embeddings, labels)

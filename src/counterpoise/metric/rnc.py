@@ -20,7 +20,7 @@ from counterpoise.ops.processes import gather, row_numbers
 
 
 def rank_n_contrast(
-    embeddings: Float[Tensor, "batch dim"], targets: Float[Tensor, " batch"], temperature: float = 2.0
+    embeddings: Float[Tensor, "batch dim"], numbers: Float[Tensor, " batch"], temperature: float = 2.0
 ) -> Float[Tensor, ""]:
     r"""The mean over all pairs (i, j) of $-\log \frac{e^{s_{ij}}}{\sum_{k \ne i,\, d_{ik} \ge d_{ij}} e^{s_{ik}}}$.
 
@@ -30,7 +30,7 @@ def rank_n_contrast(
 
     Args:
         embeddings: one row per view of a sample, not normalised here.
-        targets: the number of each row.
+        numbers: of each row.
         temperature: T, above 0.
 
     Raises:
@@ -41,15 +41,15 @@ def rank_n_contrast(
     0.346574
     """
     check_matrix("embeddings", embeddings)
-    if targets.shape != (len(embeddings),):
-        raise InputError(f"targets: expected one for each of {len(embeddings)} rows, got {list(targets.shape)}")
-    check_finite("targets", targets)
+    if numbers.shape != (len(embeddings),):
+        raise InputError(f"numbers: expected one for each of {len(embeddings)} rows, got {list(numbers.shape)}")
+    check_finite("numbers", numbers)
     check_number("temperature", temperature, above=0)
     row = row_numbers(embeddings, "embeddings", at_least=2)
     z = embeddings.to(torch.promote_types(embeddings.dtype, torch.float32))
-    keys, key_targets = gather(z), gather(targets)
+    keys, key_numbers = gather(z), gather(numbers)
     similarity = -torch.cdist(z, keys) / temperature
-    distance = (targets[:, None] - key_targets).abs()
+    distance = (numbers[:, None] - key_numbers).abs()
     distance = distance.masked_fill(row[:, None] == torch.arange(len(keys), device=row.device), -1)
     # The farthest first; the anchor itself is the last, and left out.
     nearness, order = (-distance).sort(1)
@@ -60,7 +60,7 @@ def rank_n_contrast(
 
 
 class RNCLoss(nn.Module):
-    """`rank_n_contrast` as a module: `loss(embeddings, targets)`.
+    """`rank_n_contrast` as a module: `loss(embeddings, numbers)`.
 
     Args:
         temperature: above 0; the paper takes 2.
@@ -71,9 +71,9 @@ class RNCLoss(nn.Module):
         check_number("temperature", temperature, above=0)
         self.temperature = temperature
 
-    def forward(self, embeddings: Float[Tensor, "batch dim"], targets: Float[Tensor, " batch"]) -> Float[Tensor, ""]:
+    def forward(self, embeddings: Float[Tensor, "batch dim"], numbers: Float[Tensor, " batch"]) -> Float[Tensor, ""]:
         """The loss of a batch; see `rank_n_contrast`."""
-        return rank_n_contrast(embeddings, targets, self.temperature)
+        return rank_n_contrast(embeddings, numbers, self.temperature)
 
 
 class RNC(Regressor):

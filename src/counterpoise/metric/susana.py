@@ -407,7 +407,7 @@ class SuSana(ProtoNet):
     def term(self, name: str, embeddings: Float[Tensor, "batch dim"], labels: Labels) -> Float[Tensor, ""]:
         """One of `TERMS`."""
         if name == "cross-entropy":
-            return self.objective(embeddings, labels)
+            return self.objective.of_all(embeddings, labels)
         part = Episode.of(embeddings, labels, self.objective.shots)
         if name == "proto-triplet":
             return proto_triplet(part.queries, part.targets, part.prototypes, self.margin).mean()
