@@ -483,6 +483,6 @@ def episodes(
     found = []
     for _ in range(count):
         classes = torch.randperm(len(members), generator=rng)[:ways].tolist()
-        rows = [members[c][torch.randperm(len(members[c]), generator=rng)[:size]] for c in classes]
-        found.append((torch.cat(rows), torch.arange(ways).repeat_interleave(size)))
+        drawn = [members[c][torch.randperm(len(members[c]), generator=rng)[:size]] for c in classes]
+        found.append((torch.cat(drawn), torch.arange(ways).repeat_interleave(size)))
     return found

@@ -14,7 +14,9 @@ import torch
 from torch import Tensor
 
 from counterpoise.data.views import to_float
+from counterpoise.errors import InputError
 from counterpoise.measure import effective_rank, uniformity
+from counterpoise.measure.opis import epsilon_opis, opis, utility_curves
 from counterpoise.measure.retrieval import clustering_nmi, retrieval
 from counterpoise.method import Method
 from counterpoise.nets import embed
@@ -31,17 +33,28 @@ METRICS = {
     "map_r": Metric("MAP@R"),
     "r_precision": Metric("R-precision"),
     "nmi": Metric("normalised mutual information of k-means"),
+    "opis": Metric("OPIS: how unequally one threshold serves the classes", "lower", percent=False),
+    "epsilon_opis": Metric("ε-OPIS: the same of the best and the worst tenth of them", "lower", percent=False),
+    "utility": Metric("mean utility of one threshold"),
     "uniformity": Metric("uniformity", "lower", percent=False),
     "effective_rank": Metric("effective rank", "higher", percent=False),
 }
-SHOWN = {"recall_1": "R@1 %", "map_r": "MAP@R %", "nmi": "NMI %"}
+SHOWN = {"recall_1": "R@1 %", "map_r": "MAP@R %", "nmi": "NMI %", "opis": "OPIS"}
 MAIN = "recall_1"
 BASELINE = "multi-similarity"
 
 
 def check(run: Run, scored: bool = False) -> Prepared:
-    """Refuse a run that cannot work; see `images.check`."""
-    return images.check(run, scored, images_of)
+    """Refuse a run that cannot work; see `images.check`.
+
+    Raises:
+        InputError: where fewer than two unseen classes have two images.
+    """
+    prepared = images.check(run, scored, images_of)
+    several = int((prepared.probe.counts() + prepared.test.counts() > 1).sum())
+    if several < 2:
+        raise InputError(f"{run.data}: expected at least 2 unseen classes with 2 images or more, got {several}")
+    return prepared
 
 
 def execute(run: Run, folder: Path, **options: Any) -> dict[str, Any]:
@@ -64,12 +77,15 @@ def score(method: Method, prepared: Prepared, features: Tensor) -> dict[str, Any
     if single := [test.classes[i] for i in (counts == 1).nonzero().flatten().tolist()]:
         more = ", …" if len(single) > 3 else ""
         warnings.warn(f"{len(single)} classes have one image, which has nothing to find: {', '.join(single[:3])}{more}")
-    found = retrieval(embeddings, labels, ks=KS)
+    found, utility = retrieval(embeddings, labels, ks=KS), utility_curves(embeddings, labels).utility
     metrics = {
         **{f"recall_{k}": found.recall[k] for k in KS},
         "map_r": found.map_r,
         "r_precision": found.r_precision,
         "nmi": clustering_nmi(embeddings, labels),
+        "opis": opis(utility),
+        "epsilon_opis": epsilon_opis(utility),
+        "utility": float(utility.mean()),
         "uniformity": float(uniformity(embeddings)),
         "effective_rank": float(effective_rank(embeddings)),
     }
