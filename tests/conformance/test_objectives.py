@@ -27,7 +27,6 @@ FLOATS = {
     "prototypes": (C, D),
     "views": (V, N, D),
     "logits": (N, C),
-    "numbers": (N,),
 }
 INTEGERS = {
     "labels": torch.arange(N) % C,

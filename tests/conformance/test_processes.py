@@ -33,7 +33,7 @@ class Embed(torch.nn.Module):
         self.weight = torch.nn.Parameter(torch.randn(WIDTH, D, generator=generator, dtype=torch.float64))
 
     def forward(self, given):
-        return {name: x @ self.weight if x.is_floating_point() and x.ndim > 1 else x for name, x in given.items()}
+        return {name: x @ self.weight if x.is_floating_point() else x for name, x in given.items()}
 
 
 def batch(kind, rows):
@@ -49,8 +49,6 @@ def batch(kind, rows):
             found[p.name] = torch.arange(rows) // 4
         elif p.name.endswith("index"):
             found[p.name] = torch.randperm(rows, generator=rng)
-        elif p.name == "numbers":
-            found[p.name] = torch.randn(rows, generator=rng, dtype=torch.float64)
         elif p.default is p.empty:
             shape = {"negatives": (M,), "prototypes": (3,), "views": (3, rows)}.get(p.name, (rows,))
             found[p.name] = torch.randn(*shape, WIDTH, generator=rng, dtype=torch.float64)

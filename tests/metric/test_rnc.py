@@ -54,9 +54,9 @@ def test_invariances_and_gradient():
 def test_bad_input_is_refused_by_name():
     with pytest.raises(InputError, match="embeddings: expected at least 2 rows, got 1"):
         rank_n_contrast(Z[:1], Y[:1])
-    with pytest.raises(InputError, match=r"numbers: expected one for each of 9 rows, got \[8\]"):
+    with pytest.raises(InputError, match=r"targets: expected one for each of 9 rows, got \[8\]"):
         rank_n_contrast(Z, Y[1:])
-    with pytest.raises(InputError, match="numbers: 9 of 9 numbers are NaN"):
+    with pytest.raises(InputError, match="targets: 9 of 9 numbers are NaN"):
         rank_n_contrast(Z, Y * math.nan)
     with pytest.raises(InputError, match="temperature: expected a number above 0"):
         RNCLoss(0)

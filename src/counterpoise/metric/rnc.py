@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Real
 from torch import Tensor, nn
 
 from counterpoise.errors import InputError
@@ -20,7 +20,7 @@ from counterpoise.ops.processes import gather, row_numbers
 
 
 def rank_n_contrast(
-    embeddings: Float[Tensor, "batch dim"], numbers: Float[Tensor, " batch"], temperature: float = 2.0
+    embeddings: Float[Tensor, "batch dim"], targets: Real[Tensor, " batch"], temperature: float = 2.0
 ) -> Float[Tensor, ""]:
     r"""The mean over all pairs (i, j) of $-\log \frac{e^{s_{ij}}}{\sum_{k \ne i,\, d_{ik} \ge d_{ij}} e^{s_{ik}}}$.
 
@@ -30,7 +30,7 @@ def rank_n_contrast(
 
     Args:
         embeddings: one row per view of a sample, not normalised here.
-        numbers: of each row.
+        targets: the number of each row.
         temperature: T, above 0.
 
     Raises:
@@ -41,9 +41,10 @@ def rank_n_contrast(
     0.346574
     """
     check_matrix("embeddings", embeddings)
-    if numbers.shape != (len(embeddings),):
-        raise InputError(f"numbers: expected one for each of {len(embeddings)} rows, got {list(numbers.shape)}")
-    check_finite("numbers", numbers)
+    if targets.shape != (len(embeddings),):
+        raise InputError(f"targets: expected one for each of {len(embeddings)} rows, got {list(targets.shape)}")
+    numbers = targets.double()
+    check_finite("targets", numbers)
     check_number("temperature", temperature, above=0)
     row = row_numbers(embeddings, "embeddings", at_least=2)
     z = embeddings.to(torch.promote_types(embeddings.dtype, torch.float32))
@@ -60,7 +61,7 @@ def rank_n_contrast(
 
 
 class RNCLoss(nn.Module):
-    """`rank_n_contrast` as a module: `loss(embeddings, numbers)`.
+    """`rank_n_contrast` as a module: `loss(embeddings, targets)`.
 
     Args:
         temperature: above 0; the paper takes 2.
@@ -71,9 +72,9 @@ class RNCLoss(nn.Module):
         check_number("temperature", temperature, above=0)
         self.temperature = temperature
 
-    def forward(self, embeddings: Float[Tensor, "batch dim"], numbers: Float[Tensor, " batch"]) -> Float[Tensor, ""]:
+    def forward(self, embeddings: Float[Tensor, "batch dim"], targets: Real[Tensor, " batch"]) -> Float[Tensor, ""]:
         """The loss of a batch; see `rank_n_contrast`."""
-        return rank_n_contrast(embeddings, numbers, self.temperature)
+        return rank_n_contrast(embeddings, targets, self.temperature)
 
 
 class RNC(Regressor):
