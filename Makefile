@@ -50,13 +50,15 @@ layers: $(VENV)/.test-installed
 # Quote a figure only where nothing else ran beside it. About half an hour on 2 cores, and 20 GB of memory.
 bench: $(VENV)/.test-installed
 	$(BIN)/pip install --quiet --editable '.[bench]'
-	@failed=; for name in similarity objectives views train glyphs scenes; do \
+	@failed=; for name in similarity objectives views train glyphs scenes gallery; do \
 	  OMP_NUM_THREADS=2 $(BIN)/python -m benchmarks.$$name || failed="$$failed $$name"; done; \
 	test -z "$$failed" || { echo "missed a target:$$failed"; exit 1; }
 
-# The contrast room's methods on three sets: docs/results/contrast.{md,json,png}. About an hour on 2 cores.
+# A room's methods on three sets: docs/results/ROOM.{md,json,png}. contrast takes about an hour on 2 cores, retrieve and
+# regress some 40 minutes each.
+ROOM ?= contrast
 room: $(VENV)/.test-installed
-	$(BIN)/python -m benchmarks.contrast
+	$(BIN)/python -m benchmarks.$(ROOM)
 
 # Runs every declared claim again (some four hours on 2 cores) and writes the ledger's page.
 claims: $(VENV)/.installed

@@ -1,0 +1,238 @@
+"""A room's methods on several sets of data, with the same backbone, views and budget: which one helps?
+
+What a module such as `benchmarks.contrast` declares as a `Table` is compared here, and written to
+docs/results/NAME.{md,json,png}. What was run before by the same code is not run again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from benchmarks.measuring import RESULTS, machine_line, markdown_table, write_results
+from counterpoise import compare, tasks
+from counterpoise.measure import interval
+from counterpoise.report import answer
+from counterpoise.tasks.runs import Metric, Run, Settings
+
+JOBS = 2
+OUT = Path("counterpoise-out")
+
+
+class Set(NamedTuple):
+    """A set of data, and what of the settings depends on it."""
+
+    title: str
+    data: str
+    settings: dict[str, Any]
+    imperfect: tuple[str, ...] = ()
+
+
+class Table(NamedTuple):
+    """What is compared, and how it is told.
+
+    Args:
+        name: of the files, and of the module that declares it.
+        title: of the page.
+        task: of the comparison.
+        methods: as `counterpoise compare` takes them.
+        baseline: one of them.
+        seeds: how many.
+        common: settings of all sets.
+        sets: what they are compared on.
+        shown: metrics of a set's table, the first one decides, with their headings.
+        remark: what the page says besides.
+        raw: the deciding metric without any training, and what that is called.
+    """
+
+    name: str
+    title: str
+    task: str
+    methods: list[str]
+    baseline: str
+    seeds: int
+    common: dict[str, Any]
+    sets: list[Set]
+    shown: dict[str, str]
+    remark: str
+    raw: tuple[str, Callable[[Any], float]]
+
+    @property
+    def main(self) -> str:
+        """The metric that decides."""
+        return next(iter(self.shown))
+
+    def metric(self, name: str) -> Metric:
+        """How a metric is told; `seconds` is a metric here, too."""
+        known = tasks.find(self.task).METRICS
+        return known.get(name, Metric("seconds", "lower", percent=False))
+
+
+def compared(table: Table, one: Set) -> dict[str, Any]:
+    """The comparison on one set, without what only its report needs."""
+    folder = OUT / f"room-{table.name}" / one.data.replace(":", "-")
+    found = compare(
+        table.methods,
+        one.data,
+        task=table.task,
+        imperfect=one.imperfect,
+        seeds=table.seeds,
+        baseline=table.baseline,
+        jobs=JOBS,
+        out=str(folder),
+        **table.common,
+        **one.settings,
+    )
+    kept = ("label", "title", "labels", "summary", "difference")
+    return {
+        "title": one.title,
+        "command": found["command"],
+        "notes": found["data"]["notes"],
+        "inputs": found["data"]["sizes"],
+        "answer": answer(found),
+        "methods": [
+            {name: row[name] for name in kept}
+            | {"failed": [run["error"] for run in row["runs"] if run["status"] != "done"]}
+            for row in found["methods"]
+        ],
+        "raw": raw(table, one),
+    }
+
+
+def raw(table: Table, one: Set) -> dict[str, Any]:
+    """What the raw inputs give, over the same seeds."""
+    values = []
+    for seed in range(table.seeds):
+        settings = Settings(**table.common, **one.settings)
+        run = Run(table.baseline, one.data, seed, {}, one.imperfect, settings, table.task)
+        values.append(table.raw[1](tasks.find(table.task).check(run)))
+    return asdict(interval(values))
+
+
+def told(table: Table, name: str, found: dict[str, Any] | None, sign: bool = False) -> str:
+    """A figure with half of its interval, a share in percent; as a difference, with the whole of it."""
+    if found is None:
+        return "—"
+    percent = table.metric(name).percent
+    mean, low, high = ((100 if percent else 1) * found[key] for key in ("mean", "low", "high"))
+    digits = 1 if percent else max(0, 2 - len(str(int(abs(mean)))) + 1)
+    if sign:
+        return f"{mean:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"
+    return f"{mean:.{digits}f} ± {(high - low) / 2:.{digits}f}"
+
+
+def verdict(table: Table, row: dict[str, Any]) -> str:
+    """Whether a method is better or worse than the baseline by the deciding metric."""
+    found = (row["difference"] or {}).get(table.main)
+    if found is None:
+        return "baseline" if row["difference"] is None else "failed"
+    above, below = ("better", "worse") if table.metric(table.main).better == "higher" else ("worse", "better")
+    return above if found["low"] > 0 else below if found["high"] < 0 else "—"
+
+
+def overview(table: Table, sets: list[dict[str, Any]]) -> str:
+    """One row a method: better or worse than the baseline on which sets."""
+    of = [{row["label"]: row for row in one["methods"]} for one in sets]
+    rows = [[name(row), *(verdict(table, rows[row["label"]]) for rows in of)] for row in sets[0]["methods"]]
+    return markdown_table(["method", *(one["title"] for one in sets)], rows)
+
+
+def name(row: dict[str, Any]) -> str:
+    """A method's label, linked to its page where it has one, and with a star where it reads labels."""
+    slug = row["label"].partition(":")[0]
+    page = RESULTS.parent / "papers" / f"{slug}.md"
+    label = f"[{row['label']}](../papers/{slug}.md)" if page.exists() else row["label"]
+    return label + ("\\*" if row["labels"] else "")
+
+
+def section(table: Table, one: dict[str, Any]) -> str:
+    """A set's table, the best method first."""
+    best_first = -1 if table.metric(table.main).better == "higher" else 1
+    done = [row for row in one["methods"] if row["summary"]]
+    rows = sorted(done, key=lambda row: best_first * row["summary"][table.main]["mean"])
+    rows += [row for row in one["methods"] if not row["summary"]]
+    cells = [
+        [
+            name(row),
+            *(told(table, metric, row["summary"].get(metric)) for metric in table.shown),
+            told(table, table.main, (row["difference"] or {}).get(table.main), sign=True),
+            f"{row['summary']['seconds']['mean']:.0f}" if row["summary"] else "—",
+        ]
+        for row in rows
+    ]
+    cells.append([table.raw[0], told(table, table.main, one["raw"]), *["—"] * (len(table.shown) + 1)])
+    headings = ["method", *table.shown.values(), f"{table.shown[table.main]} less {table.baseline}'s", "s"]
+    failed = [f"{row['label']} failed: {row['failed'][0]}" for row in rows if row["failed"]]
+    inputs = one["inputs"]
+    return "\n\n".join(
+        [
+            f"## {one['title']}",
+            f"{inputs['train']:,} to learn from and {inputs['test']:,} to be judged by with seed 0: "
+            f"{'; '.join(one['notes'])}.",
+            one["answer"],
+            markdown_table(headings, cells),
+            *failed,
+            f"`{one['command']}`",
+        ]
+    )
+
+
+def page(table: Table, sets: list[dict[str, Any]]) -> str:
+    """The page of all sets."""
+    compared_with = len(sets[0]["methods"]) - 1
+    by_chance = 0.05 * compared_with * len(sets)
+    return "\n\n".join(
+        [
+            f"# {table.title}",
+            f"Each method with its own defaults, on the same backbone, views, batches of {table.common['batch_size']} "
+            f"and epochs; {table.seeds} seeds, which decide the data's order and division, the weights and the views. "
+            "± and brackets are 95 % intervals over the seeds, of differences paired by seed. "
+            f'"Better" and "worse" than {table.baseline} is said where that interval of the {table.shown[table.main]} '
+            f"leaves zero out; of {compared_with} × {len(sets)} comparisons, about {by_chance:.0f} would do so by "
+            f"chance alone. {table.remark}Budgets are small and backbones tiny: it is a first answer, for a few "
+            "thousand small inputs.",
+            overview(table, sets),
+            f"![Differences in {table.shown[table.main]}, with their intervals]({table.name}.png)",
+            *(section(table, one) for one in sets),
+            f"{machine_line()} `python -m benchmarks.{table.name}`",
+        ]
+    )
+
+
+def draw(table: Table, sets: list[dict[str, Any]], path: Path) -> None:
+    """The paired differences of each set in a panel of its own."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    scale = 100 if table.metric(table.main).percent else 1
+    figure, panels = pyplot.subplots(
+        1, len(sets), figsize=(11, 1.5 + 0.24 * len(sets[0]["methods"])), sharey=True, layout="constrained"
+    )
+    for panel, one in zip(panels, sets, strict=True):
+        rows = [row for row in reversed(one["methods"]) if row["label"] != table.baseline]
+        panel.axvline(0, color="0.6", linewidth=1)
+        for place, row in enumerate(rows):
+            if found := (row["difference"] or {}).get(table.main):
+                colour = {"better": "tab:green", "worse": "tab:red"}.get(verdict(table, row), "0.35")
+                panel.plot([scale * found["low"], scale * found["high"]], [place] * 2, color=colour, linewidth=2)
+                panel.plot(scale * found["mean"], place, "o", color=colour, markersize=5)
+        panel.set_yticks(range(len(rows)), [row["label"] + "*" * row["labels"] for row in rows])
+        panel.set_title(one["title"], fontsize=10)
+        panel.set_xlabel(f"{table.shown[table.main]} less {table.baseline}'s")
+        panel.grid(axis="x", color="0.9")
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
+
+
+def write(table: Table) -> None:
+    """Compare, and write the page."""
+    torch.set_num_threads(1)
+    sets = [compared(table, one) for one in table.sets]
+    draw(table, sets, RESULTS / f"{table.name}.png")
+    write_results(table.name, {"sets": sets}, page(table, sets))
