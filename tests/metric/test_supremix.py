@@ -105,7 +105,7 @@ def test_the_numbers_of_a_hard_positive_mix_to_the_anchors():
     numbers = Y.sort().values
     anchor, below, above, share = hard_positives(Y, numbers, bounds_of(Y, numbers, 4.0))
     assert len(share) > 20
-    assert (0 < share).all()
+    assert (share > 0).all()
     assert (share < 1).all()
     torch.testing.assert_close(share * numbers[below] + (1 - share) * numbers[above], Y[anchor])
     for side in (below, above):

@@ -1,12 +1,12 @@
-"""SupReMix: contrastive regression whose hardest pairs are mixed from the batch's own embeddings, along with their labels.
+"""SupReMix: contrastive regression whose hardest pairs are mixed from the batch's own embeddings.
 
 Wu, Dong, Chen, Zhou, Zhou, "Mixup Your Own Pairs", 2023, arXiv 2309.16633 (later retitled "SupReMix: Supervised
 Contrastive Learning for Medical Imaging Regression with Mixup").
 
-Two embeddings mixed by a share stand for the number that their numbers make when mixed alike. So a mixture of the anchor
-with another number is a negative that is hard, for it is near (Mix-neg); and a mixture of two numbers below and above
-the anchor's that comes out at the anchor's own is a positive that is hard, for it need not be near (Mix-pos). Negatives
-weigh the more the farther their number is off ("distance magnifying").
+Two embeddings mixed by a share stand for the number that their numbers make when mixed alike. So a mixture of the
+anchor with another number is a negative that is hard, for it is near (Mix-neg); and a mixture of two numbers below and
+above the anchor's that comes out at the anchor's own is a positive that is hard, for it need not be near (Mix-pos).
+Negatives weigh the more the farther their number is off ("distance magnifying").
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Mixtures(NamedTuple):
 def bounds_of(
     anchors: Float[Tensor, " batch"], numbers: Float[Tensor, " all"], window: float
 ) -> Int[Tensor, "batch 4"]:
-    """Where in sorted numbers each anchor's window begins, where its own number does and ends, and where the window ends.
+    """Where in sorted numbers each anchor's window begins, its own number begins and ends, and the window ends.
 
     Args:
         anchors: numbers of the anchors.
@@ -122,7 +122,7 @@ def supremix(
     P are an anchor's positives: the other rows with its number, and its hard positives (`hard_positives`). The sum of
     the logarithm goes over all other rows and all mixtures, hard negatives among them: with share $\alpha$, $m = \alpha
     z_a + (1 - \alpha) z_k$ for each row of another number, whose own number is mixed alike. $s$ are inner products with
-    the anchor; rows are normalised, mixtures are not. $w$ grows with the distance of the numbers, and is 1 for positives.
+    the anchor; rows are normalised, mixtures are not. $w$ grows with the distance of the numbers and is 1 for positives.
 
     What a mixture is made of gets no gradient through it. Its similarity is the mixture of two entries of the matrix of
     similarities, so that no mixture is formed: an anchor costs as many numbers as it has rows and hard positives.
@@ -277,7 +277,7 @@ class SupReMixLoss(nn.Module):
 
 
 class SupReMix(Regressor):
-    """Supervised contrast by numbers, with hard positives and hard negatives that are mixed from the batch's embeddings.
+    """Supervised contrast by numbers, with hard positives and negatives that are mixed from the batch's embeddings.
 
     Without `mix_neg`, `window` and `weight` it is SupCon. Of rows, which have one view, `plus_one` of the loss is set,
     as the authors have it.
