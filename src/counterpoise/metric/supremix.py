@@ -122,7 +122,7 @@ def supremix(
     P are an anchor's positives: the other rows with its number, and its hard positives (`hard_positives`). The sum of
     the logarithm goes over all other rows and all mixtures, hard negatives among them: with share $\alpha$, $m = \alpha
     z_a + (1 - \alpha) z_k$ for each row of another number, whose own number is mixed alike. $s$ are inner products with
-    the anchor; rows are normalised, mixtures are not. $w$ grows with the distance of the numbers and is 1 for positives.
+    the anchor; rows are normalised, mixtures are not. $w$ grows with the distance of the numbers, from 1 for positives.
 
     What a mixture is made of gets no gradient through it. Its similarity is the mixture of two entries of the matrix of
     similarities, so that no mixture is formed: an anchor costs as many numbers as it has rows and hard positives.
