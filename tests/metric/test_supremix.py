@@ -161,6 +161,8 @@ def test_weights_of_far_numbers_are_finite():
     assert log_weight(d, "square").tolist() == pytest.approx([2 * math.log(1e30)] * 2)
     y = torch.tensor([0.0, 1e30, 0.0, 1e30])
     assert torch.isfinite(supremix(torch.eye(2).repeat(2, 1), y, weight="square"))
+    y = torch.tensor([0.0, 1e25, 2e25])  # rows that weigh next to nothing beside a mixture
+    assert supremix(torch.eye(3), y, None, 1e26, weight="inverse-square").item() == pytest.approx(0, abs=1e-6)
 
 
 def test_the_least_temperature_loses_no_row_and_no_mixture():
