@@ -156,11 +156,13 @@ def test_more_weight_is_more_loss():
     assert len(set(values)) == 5
 
 
-def test_weights_of_far_numbers_are_finite():
+def test_numbers_may_be_far_apart_or_near():
     d = torch.tensor([1e30, -1e30])
     assert log_weight(d, "square").tolist() == pytest.approx([2 * math.log(1e30)] * 2)
     y = torch.tensor([0.0, 1e30, 0.0, 1e30])
     assert torch.isfinite(supremix(torch.eye(2).repeat(2, 1), y, weight="square"))
+    near = torch.tensor([0.0, 1e-60, 0.0, 1e-60], dtype=torch.float64)  # not equal, however near
+    torch.testing.assert_close(supremix(torch.eye(4), near), supremix(torch.eye(4), near * 1e50))
     y = torch.tensor([0.0, 1e25, 2e25])  # rows that weigh next to nothing beside a mixture
     assert supremix(torch.eye(3), y, None, 1e26, weight="inverse-square").item() == pytest.approx(0, abs=1e-6)
 

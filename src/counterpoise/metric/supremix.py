@@ -192,13 +192,13 @@ def _losses(
 ) -> Float[Tensor, " batch"]:
     """The sum of each anchor's terms over its positives; keys and numbers are sorted, an anchor stands at its place."""
     real, fixed = z @ keys.T / temperature, z @ keys.detach().T / temperature
-    gap = (numbers - anchors[:, None]).to(z.dtype)
+    gap = numbers - anchors[:, None]
     is_self = place[:, None] == torch.arange(len(keys), device=place.device)
     is_positive = (gap == 0) & ~is_self
-    logits = [(real + log_weight(gap, weight)).masked_fill(is_self, -torch.inf)]
+    logits = [(real + log_weight(gap, weight).to(z.dtype)).masked_fill(is_self, -torch.inf)]
     if shares is not None:
         negatives = shares * fixed.gather(1, place[:, None]) + (1 - shares) * fixed
-        negatives = negatives + log_weight((1 - shares) * gap, weight)
+        negatives = negatives + log_weight((1 - shares) * gap, weight).to(z.dtype)
         logits.append(negatives.masked_fill(gap == 0, -torch.inf))
     shared = torch.cat(logits, 1)
     anchor, below, above, share = hard_positives(anchors, numbers, bounds)
