@@ -1,0 +1,328 @@
+"""SupReMix: contrastive regression whose hardest pairs are mixed from the batch's own embeddings.
+
+Wu, Dong, Chen, Zhou, Zhou, "Mixup Your Own Pairs", 2023, arXiv 2309.16633 (later retitled "SupReMix: Supervised
+Contrastive Learning for Medical Imaging Regression with Mixup").
+
+Two embeddings mixed by a share stand for the number that their numbers make when mixed alike. So a mixture of the
+anchor with another number is a negative that is hard, for it is near (Mix-neg); and a mixture of two numbers below and
+above the anchor's that comes out at the anchor's own is a positive that is hard, for it need not be near (Mix-pos).
+Negatives weigh the more the farther their number is off ("distance magnifying").
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, Literal, NamedTuple, get_args
+
+import torch
+from jaxtyping import Float, Int, Real
+from torch import Tensor, nn
+
+from counterpoise.errors import InputError, unknown
+from counterpoise.method import Index
+from counterpoise.metric.regressor import Inputs, Numbers, Regressor
+from counterpoise.nets.heads import mlp
+from counterpoise.ops.checks import check_finite, check_matrix, check_number
+from counterpoise.ops.parts import by_rows
+from counterpoise.ops.processes import gather, row_numbers
+from counterpoise.ops.similarity import unit_rows
+
+Weight = Literal["linear", "square", "inverse-linear", "inverse-square", "none"]
+MixNeg = Literal["other", "even", "anchor", "none"]
+BETA = {"other": (2.0, 8.0), "even": (5.0, 5.0), "anchor": (8.0, 2.0)}  # of the anchor's share in a hard negative
+PART = 1 << 22  # numbers that are formed at a time
+
+
+class Mixtures(NamedTuple):
+    r"""Hard positives of a batch whose rows are sorted by their numbers: $\lambda z_j + (1 - \lambda) z_k$ each.
+
+    Attributes:
+        anchor: which anchor each is a positive of.
+        below: j, whose number is less than the anchor's by less than the window.
+        above: k, whose number is as much more at most.
+        share: $\lambda = (y_k - y) / (y_k - y_j)$, so that the numbers mix to the anchor's.
+    """
+
+    anchor: Int[Tensor, " mixtures"]
+    below: Int[Tensor, " mixtures"]
+    above: Int[Tensor, " mixtures"]
+    share: Float[Tensor, " mixtures"]
+
+
+def bounds_of(
+    anchors: Float[Tensor, " batch"], numbers: Float[Tensor, " all"], window: float
+) -> Int[Tensor, "batch 4"]:
+    """Where in sorted numbers each anchor's window begins, its own number begins and ends, and the window ends.
+
+    Args:
+        anchors: numbers of the anchors.
+        numbers: those of all rows, in rising order.
+        window: how far off a number may be; one that is just so far is outside.
+
+    >>> bounds_of(torch.tensor([4.0]), torch.tensor([0.0, 1, 2, 3, 4, 4, 5, 6, 7]), window=3.0)
+    tensor([[2, 4, 6, 8]])
+    """
+    start, end = torch.searchsorted(numbers, anchors), torch.searchsorted(numbers, anchors, right=True)
+    first = torch.searchsorted(numbers, anchors - window, right=True).minimum(start)
+    last = torch.searchsorted(numbers, anchors + window).maximum(end)
+    return torch.stack([first, start, end, last], 1)
+
+
+def hard_positives(
+    anchors: Float[Tensor, " batch"], numbers: Float[Tensor, " all"], bounds: Int[Tensor, "batch 4"]
+) -> Mixtures:
+    """Every row below with every row above, within the anchor's window.
+
+    Args:
+        anchors: numbers of the anchors.
+        numbers: those of all rows, in rising order.
+        bounds: of `bounds_of`.
+
+    >>> numbers = torch.tensor([0.0, 3.0, 4.0])
+    >>> hard_positives(numbers, numbers, bounds_of(numbers, numbers, window=5.0))[1:]
+    (tensor([0]), tensor([2]), tensor([0.2500]))
+    """
+    first, start, end, last = bounds.T
+    rows_above, counts = last - end, (start - first) * (last - end)
+    anchor = torch.repeat_interleave(counts)
+    nth = torch.arange(len(anchor), device=anchor.device) - (counts.cumsum(0) - counts)[anchor]
+    below = first[anchor] + nth // rows_above[anchor]
+    above = end[anchor] + nth % rows_above[anchor]
+    share = (numbers[above] - anchors[anchor]) / (numbers[above] - numbers[below])
+    return Mixtures(anchor, below, above, share)
+
+
+def log_weight(gap: Float[Tensor, "*pairs"], weight: Weight) -> Float[Tensor, "*pairs"]:
+    """Logarithm of what a pair weighs in the denominator: $|d| + 1$, $d^2 + 1$, one over them, or 1.
+
+    Args:
+        gap: d, how far apart the two numbers are.
+        weight: which of these.
+
+    >>> log_weight(torch.tensor([0.0, 3.0]), "linear").exp(), log_weight(torch.tensor([3.0]), "inverse-square").exp()
+    (tensor([1., 4.]), tensor([0.1000]))
+    """
+    if weight == "none":
+        return torch.zeros_like(gap)
+    power, sign = 2 if weight.endswith("square") else 1, -1 if weight.startswith("inverse") else 1
+    return sign * torch.logaddexp(power * gap.abs().log(), torch.zeros_like(gap))  # no square that could be infinite
+
+
+def supremix(
+    embeddings: Float[Tensor, "batch dim"],
+    targets: Real[Tensor, " batch"],
+    shares: Float[Tensor, "batch all"] | float | None = 0.2,
+    window: float = 5.0,
+    temperature: float = 0.3,
+    weight: Weight = "linear",
+    plus_one: bool = False,
+) -> Float[Tensor, ""]:
+    r"""Mean over anchors of $-\frac{1}{|P|} \sum_{p \in P} \big( s_p/T - \log \sum_{b \ne a} w_b e^{s_b/T} \big)$.
+
+    P are an anchor's positives: the other rows with its number, and its hard positives (`hard_positives`). The sum of
+    the logarithm goes over all other rows and all mixtures, hard negatives among them: with share $\alpha$, $m = \alpha
+    z_a + (1 - \alpha) z_k$ for each row of another number, whose own number is mixed alike. $s$ are inner products with
+    the anchor; rows are normalised, mixtures are not. $w$ grows with the distance of the numbers, from 1 for positives.
+
+    What a mixture is made of gets no gradient through it. Its similarity is the mixture of two entries of the matrix of
+    similarities, so that no mixture is formed: an anchor costs as many numbers as it has rows and hard positives.
+
+    Args:
+        embeddings: one row per view; normalised here.
+        targets: the number of each row; views of a sample share it, and only equal numbers are real positives.
+        shares: $\alpha$, the anchor's share in each of its hard negatives, from 0 to 1, one for all or for each pair
+            (columns: the rows of all processes); `None` mixes no hard negatives.
+        window: how far off the two numbers of a hard positive may be; 0 mixes none.
+        temperature: T, above 0.
+        weight: w of a distance, see `log_weight`.
+        plus_one: divide by $|P| + 1$, so that an anchor without a positive counts as 0; otherwise it is left out.
+
+    Raises:
+        InputError: for other shapes, fewer than 2 rows, NaN, or where no row has a positive and `plus_one` is not set.
+
+    >>> z, y = torch.eye(3), torch.tensor([0, 1, 2])  # the middle one alone has a positive, half of the others each
+    >>> round(supremix(z, y, shares=None, window=2.0, weight="none").item(), 6)  # log 3: two others and the mixture
+    1.098612
+    """
+    check_matrix("embeddings", embeddings)
+    if targets.shape != (len(embeddings),):
+        raise InputError(f"targets: expected one for each of {len(embeddings)} rows, got {list(targets.shape)}")
+    numbers = targets.double()
+    check_finite("targets", numbers)
+    _check(window, temperature, weight)
+    row = row_numbers(embeddings, "embeddings", at_least=2)
+    z = unit_rows(embeddings)
+    anchors, (numbers, order) = numbers, gather(numbers).sort(stable=True)
+    if isinstance(shares, Tensor):
+        if shares.shape != (len(z), len(order)):
+            raise InputError(f"shares: expected [{len(z)}, {len(order)}], got {list(shares.shape)}")
+        check_finite("shares", shares)
+        shares = shares.to(z.dtype)[:, order]
+    elif shares is not None:
+        shares = z.new_full((len(z), 1), shares)
+    bounds = bounds_of(anchors, numbers, window)
+    first, start, end, last = bounds.T
+    mixed = (start - first) * (last - end)
+    positives = end - start - 1 + mixed
+    losses = by_rows(
+        partial(_losses, temperature=temperature, weight=weight),
+        [z, order.argsort()[row], anchors, bounds, positives, shares],
+        [gather(z)[order], numbers],
+        step=max(1, PART // (8 * len(order) + 8 * int(mixed.max()))),
+    )
+    if plus_one:
+        return gather(losses / (positives + 1)).mean()
+    losses = gather(losses / positives.clamp(min=1))[gather(positives) > 0]
+    if not len(losses):
+        raise InputError("targets: expected two rows of one number, or numbers on both sides of one; got none")
+    return losses.mean()
+
+
+def _losses(
+    z: Float[Tensor, "batch dim"],
+    place: Int[Tensor, " batch"],
+    anchors: Float[Tensor, " batch"],
+    bounds: Int[Tensor, "batch 4"],
+    positives: Int[Tensor, " batch"],
+    shares: Float[Tensor, "batch columns"] | None,
+    keys: Float[Tensor, "all dim"],
+    numbers: Float[Tensor, " all"],
+    temperature: float,
+    weight: Weight,
+) -> Float[Tensor, " batch"]:
+    """The sum of each anchor's terms over its positives; keys and numbers are sorted, an anchor stands at its place."""
+    real, fixed = z @ keys.T / temperature, z @ keys.detach().T / temperature
+    gap = numbers - anchors[:, None]
+    is_self = place[:, None] == torch.arange(len(keys), device=place.device)
+    is_positive = (gap == 0) & ~is_self
+    logits = [(real + log_weight(gap, weight).to(z.dtype)).masked_fill(is_self, -torch.inf)]
+    if shares is not None:
+        negatives = shares * fixed.gather(1, place[:, None]) + (1 - shares) * fixed
+        negatives = negatives + log_weight((1 - shares) * gap, weight).to(z.dtype)
+        logits.append(negatives.masked_fill(gap == 0, -torch.inf))
+    shared = torch.cat(logits, 1)
+    anchor, below, above, share = hard_positives(anchors, numbers, bounds)
+    share = share.to(z.dtype)
+    hard = share * fixed[anchor, below] + (1 - share) * fixed[anchor, above]
+    # One largest logit for all, so that real rows and mixtures keep their proportion.
+    top = shared.detach().amax(1).scatter_reduce(0, anchor, hard.detach(), "amax")
+    total = (shared - top[:, None]).exp().sum(1).index_add(0, anchor, (hard - top[anchor]).exp())
+    pull = real.masked_fill(~is_positive, 0).sum(1).index_add(0, anchor, hard)
+    return positives * (top + total.log()) - pull
+
+
+class SupReMixLoss(nn.Module):
+    """`supremix` as a module: `loss(embeddings, targets, loss.draw(targets))`.
+
+    The value is not the integral of the gradient, for nothing learns through what a mixture is made of.
+
+    Args:
+        temperature: above 0; the authors take 0.1 to 0.5.
+        window: how far off, in the targets' unit, the two numbers of a hard positive may be; 0 mixes none.
+        mix_neg: what hard negatives mostly are: the "other" (the anchor's share is drawn from Beta(2, 8)), "even"
+            (Beta(5, 5)), the "anchor" (Beta(8, 2)); "none" mixes none.
+        weight: of a pair d apart in the denominator: "linear" is d + 1, "square" is d² + 1, "inverse-linear" and
+            "inverse-square" are one over them, "none" is 1.
+        plus_one: divide by the number of positives and one more, so that anchors without any count as 0.
+    """
+
+    surrogate = True
+
+    def __init__(
+        self,
+        temperature: float = 0.3,
+        window: float = 5.0,
+        mix_neg: MixNeg = "other",
+        weight: Weight = "linear",
+        plus_one: bool = False,
+    ):
+        super().__init__()
+        _check(window, temperature, weight)
+        if mix_neg not in get_args(MixNeg):
+            raise unknown("mix_neg", mix_neg, get_args(MixNeg))
+        self.temperature, self.window, self.weight, self.plus_one = temperature, window, weight, plus_one
+        self.mix_neg = mix_neg
+
+    def draw(self, targets: Real[Tensor, " batch"]) -> Float[Tensor, "batch all"] | None:
+        """The anchor's share in each of its hard negatives, drawn at random; `None` where there are none.
+
+        Args:
+            targets: the number of each row.
+        """
+        if self.mix_neg == "none":
+            return None
+        own, other = torch.tensor(BETA[self.mix_neg], device=targets.device)
+        return torch.distributions.Beta(own, other).sample((len(targets), len(gather(targets))))
+
+    def forward(
+        self,
+        embeddings: Float[Tensor, "batch dim"],
+        targets: Real[Tensor, " batch"],
+        shares: Float[Tensor, "batch all"] | None = None,
+    ) -> Float[Tensor, ""]:
+        """The loss of a batch; see `supremix`.
+
+        Args:
+            embeddings: one row per view; normalised here.
+            targets: the number of each row.
+            shares: of `draw`; without them, nothing is drawn, and all are the mean of their distribution.
+        """
+        given: Tensor | float | None = shares
+        if self.mix_neg == "none":
+            given = None
+        elif shares is None:
+            own, other = BETA[self.mix_neg]
+            given = own / (own + other)
+        return supremix(embeddings, targets, given, self.window, self.temperature, self.weight, self.plus_one)
+
+
+class SupReMix(Regressor):
+    """Supervised contrast by numbers, with hard positives and negatives that are mixed from the batch's embeddings.
+
+    Without `mix_neg`, `window` and `weight` it is SupCon. Of rows, which have one view, `plus_one` of the loss is set,
+    as the authors have it.
+
+    Args:
+        encoder: images, or rows, to features; what a run keeps.
+        temperature: above 0.
+        window: how far off, in the targets' unit, the two numbers of a hard positive may be; 0 mixes none.
+        mix_neg: what hard negatives mostly are: the "other", "even", the "anchor"; "none" mixes none.
+        weight: of a pair d apart in the denominator: "linear" is d + 1, "square" is d² + 1, "inverse-linear" and
+            "inverse-square" are one over them, "none" is 1.
+        bin: width of the bins that targets are put into; 0 takes them as they are.
+        hidden: width of the projection head's hidden layer.
+        dim: width of the projection.
+        **recipe: arguments of `Method`.
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        temperature: float = 0.3,
+        window: float = 5.0,
+        mix_neg: MixNeg = "other",
+        weight: Weight = "linear",
+        bin: float = 0.0,
+        hidden: int = 256,
+        dim: int = 64,
+        **recipe: Any,
+    ):
+        super().__init__(encoder, **recipe)
+        check_number("bin", bin, at_least=0)
+        self.bin = bin
+        self.head = mlp(self.features, hidden, dim)
+        self.objective = SupReMixLoss(temperature, window, mix_neg, weight, plus_one=self.views == 1)
+
+    def loss(self, images: Inputs, labels: Numbers, index: Index) -> Float[Tensor, ""]:
+        """The loss of the projections of all views together."""
+        binned = (labels / self.bin).floor() * self.bin if self.bin else labels
+        targets = binned.repeat(len(images))
+        embeddings = torch.cat([self.head(self.encoder(view)) for view in images])
+        return self.objective(embeddings, targets, self.objective.draw(targets))
+
+
+def _check(window: float, temperature: float, weight: str) -> None:
+    check_number("window", window, at_least=0)
+    check_number("temperature", temperature, above=0)
+    if weight not in get_args(Weight):
+        raise unknown("weight", weight, get_args(Weight))
