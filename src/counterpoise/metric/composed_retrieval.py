@@ -47,9 +47,9 @@ def jitter(
 ) -> Float[Tensor, "batch dim"]:
     r"""Coarse targets, $\hat t = \alpha\, a \odot \bar t + \beta\, b$, with Gaussian noise of the row's own statistics.
 
-    $a \sim N(1, \sigma)$ and $b \sim N(\mu, \sigma)$ are drawn for each number; of each row, $\mu$ and $\sigma$ are the mean
-    and the (unbiased) standard deviation, and $\bar t$ is the row with mean 0 and deviation 1. The gradient flows through
-    $\bar t$ alone.
+    $a \sim N(1, \sigma)$ and $b \sim N(\mu, \sigma)$ are drawn for each number. Of each row, $\mu$ and $\sigma$ are the
+    mean and the (unbiased) standard deviation; $\bar t$ is the row with mean 0 and deviation 1, through which alone the
+    gradient flows.
 
     Args:
         targets: one row per sample.

@@ -146,7 +146,7 @@ def search(
     right, very = dict.fromkeys(ks, 0), dict.fromkeys(ks, 0)
     for rows, index in nearest_in_parts(queries, gallery, most + 1):
         itself = index == references[rows, None]
-        index = index.gather(1, itself.int().argsort(1, stable=True))[:, :most]
+        index = index.gather(1, itself.int().argsort(dim=1, stable=True))[:, :most]
         for k in ks:
             right[k] += int((labels[index[:, :k]] == labels[answers[rows, None]]).any(1).sum())
             very[k] += int((index[:, :k] == answers[rows, None]).any(1).sum())
