@@ -195,6 +195,7 @@ class ComposedRetrieval(Method):
     """
 
     views = 1
+    encoder: Searcher
     answer_of: Tensor
     words_of: Tensor
 
