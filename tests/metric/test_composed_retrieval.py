@@ -129,7 +129,9 @@ def test_the_order_of_the_batch_does_not_matter_and_lengths_neither():
 def test_noise_is_drawn_anew_where_it_is_not_given():
     loss = UncertaintyLoss()
     assert loss(Q, T, 1.0) != loss(Q, T, 1.0)
+    state = torch.get_rng_state()
     assert loss(Q, T, 0.0) == loss(Q, T, 0.0)
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_coarse_gives_way_to_fine():

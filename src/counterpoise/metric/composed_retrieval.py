@@ -72,7 +72,7 @@ def uncertainty(queries: Float[Tensor, "batch dim"], coarse: Float[Tensor, "batc
     $u$ is the standard deviation of all numbers of the batch's coarse targets, one for the batch, and has a gradient.
 
     >>> round(uncertainty(torch.zeros(2, 2), torch.tensor([[1.0, -1.0], [1.0, -1.0]])).item(), 6)
-    0.686569
+    0.686574
     """
     fluctuation = gather(coarse).std()
     return (torch.exp(-fluctuation) * info_nce(queries, coarse) + fluctuation) / 2
