@@ -16,6 +16,7 @@ from counterpoise.errors import InputError
 from counterpoise.fitting import CHECKPOINT, fit, read_checkpoint
 from counterpoise.metric.composed_retrieval import (
     ComposedRetrieval,
+    Jitter,
     UncertaintyLoss,
     coarse_share,
     info_nce,
@@ -52,13 +53,15 @@ def plain(q, t, share, a, b, alpha=1.0, beta=1.0, norm=4.0):
 @pytest.mark.parametrize("share", [1.0, 0.4])
 @pytest.mark.parametrize("options", [{}, {"norm": 2.0, "alpha": 0.5, "beta": 1.5}])
 def test_the_loss_written_out(share, options):
-    found = UncertaintyLoss(**options)(Q, T, share, A, B)
+    norm, alpha, beta = ({"norm": 4.0, "alpha": 1.0, "beta": 1.0} | options).values()
+    found = UncertaintyLoss(norm)(Q, T, jitter(scaled(T, norm), A, B, alpha, beta), share)
     assert found.item() == pytest.approx(plain(Q, T, share, A, B, **options).item(), abs=1e-10)
 
 
 def test_without_coarse_matching_it_is_info_nce_gradient_and_all():
     q, t = (x.clone().requires_grad_() for x in (Q, T))
-    loss = UncertaintyLoss()(q, t, 0.0, A, B)
+    loss = UncertaintyLoss()(q, t, None, 0.0)
+    assert UncertaintyLoss()(q, t, A, 0.0) == loss
     expected = cross_entropy(scaled(q), scaled(t))
     assert loss.item() == pytest.approx(expected.item(), abs=1e-12)
     for ours, theirs in zip(torch.autograd.grad(loss, (q, t)), torch.autograd.grad(expected, (q, t)), strict=True):
@@ -85,9 +88,8 @@ def test_the_noise_of_coarse_targets_has_the_mean_and_deviation_of_their_rows():
 
 
 def test_one_query_has_only_the_fluctuation_to_lower():
-    one = UncertaintyLoss()(Q[:1], T[:1], 0.8, A[:1], B[:1])
-    u = jitter(scaled(T[:1]), A[:1], B[:1]).std()
-    assert one.item() == pytest.approx(0.4 * u.item(), abs=1e-12)
+    one = UncertaintyLoss()(Q[:1], T[:1], A[:1], 0.8)
+    assert one.item() == pytest.approx(0.4 * A[:1].std().item(), abs=1e-12)
 
 
 def test_the_fluctuation_that_costs_least_is_the_logarithm_of_the_loss():
@@ -121,17 +123,22 @@ def test_gradients_flow_through_all_but_the_statistics_of_the_noise():
 
 def test_the_order_of_the_batch_does_not_matter_and_lengths_neither():
     loss, order = UncertaintyLoss(), torch.randperm(6, generator=rng)
-    value = loss(Q, T, 0.5, A, B)
-    torch.testing.assert_close(loss(*(x[order] for x in (Q, T)), 0.5, A[order], B[order]), value)
-    torch.testing.assert_close(loss(3 * Q, T * torch.arange(1, 7)[:, None], 0.5, A, B), value)
+    value = loss(Q, T, A)
+    torch.testing.assert_close(loss(Q[order], T[order], A[order]), value)
+    torch.testing.assert_close(loss(3 * Q, T * torch.arange(1, 7)[:, None], A), value)
+    assert (loss(Q, T, 2 * A) - value).abs() > 1e-3
 
 
-def test_noise_is_drawn_anew_where_it_is_not_given():
-    loss = UncertaintyLoss()
-    assert loss(Q, T, 1.0) != loss(Q, T, 1.0)
-    state = torch.get_rng_state()
-    assert loss(Q, T, 0.0) == loss(Q, T, 0.0)
-    assert torch.equal(torch.get_rng_state(), state)
+@pytest.mark.parametrize("options", [(4.0, 1.0, 1.0), (2.0, 0.5, 1.5)])
+def test_noise_is_drawn_anew_for_rows_of_one_length(options):
+    module = Jitter(*options)
+    assert not torch.equal(module(T), module(T))
+    torch.manual_seed(3)
+    found = module(3 * T)
+    torch.manual_seed(3)
+    draws = torch.randn_like(T), torch.randn_like(T)
+    assert not torch.equal(*draws)
+    torch.testing.assert_close(found, jitter(scaled(T, options[0]), *draws, *options[1:]))
 
 
 def test_coarse_gives_way_to_fine():
@@ -143,13 +150,16 @@ def test_coarse_gives_way_to_fine():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: UncertaintyLoss()(Q, T[:5]), "queries and positives: expected the same shape"),
-        (lambda: UncertaintyLoss()(Q[:, :1], T[:, :1]), "queries: expected at least 2 columns, got 1"),
-        (lambda: UncertaintyLoss()(Q, T, 1.5), "share: expected a number of at least 0 and of at most 1, got 1.5"),
-        (lambda: UncertaintyLoss()(Q, T, 1.0, A * math.nan, B), "scale_draws: 30 of 30 numbers are NaN"),
+        (lambda: UncertaintyLoss()(Q, T[:5], A), "queries and positives and coarse: expected the same shape"),
+        (lambda: UncertaintyLoss()(Q, T, None), "coarse: expected coarse targets where their share is 0.5, got none"),
+        (lambda: UncertaintyLoss()(Q, T, A, 1.5), "share: expected a number of at least 0 and of at most 1, got 1.5"),
+        (lambda: UncertaintyLoss()(Q, T, A * math.nan), "coarse: 30 of 30 numbers are NaN"),
         (lambda: UncertaintyLoss(norm=0), "norm: expected a number above 0"),
-        (lambda: UncertaintyLoss(alpha=-1), "alpha: expected a number of at least 0"),
-        (lambda: UncertaintyLoss(beta=-1), "beta: expected a number of at least 0"),
+        (lambda: Jitter(norm=0), "norm: expected a number above 0"),
+        (lambda: Jitter(alpha=-1), "alpha: expected a number of at least 0"),
+        (lambda: Jitter(beta=-1), "beta: expected a number of at least 0"),
+        (lambda: Jitter()(T[:, :1]), "targets: expected at least 2 columns, got 1"),
+        (lambda: Jitter()(T * math.nan), "targets: 30 of 30 numbers are NaN"),
     ],
 )
 def test_bad_input_is_refused_by_name(call, message):

@@ -23,7 +23,7 @@ from counterpoise.errors import InputError
 from counterpoise.method import ImageViews, Index, Labels, Method
 from counterpoise.nets import embed
 from counterpoise.nets.heads import linear, mlp
-from counterpoise.ops.checks import check_finite, check_matrix, check_number, check_same_shape
+from counterpoise.ops.checks import check_matrix, check_number, check_same_shape
 from counterpoise.ops.processes import gather
 from counterpoise.ops.similarity import similarity_logsumexp, unit_rows
 
@@ -87,20 +87,17 @@ def coarse_share(epoch: int, epochs: int, gamma: float = 1.0) -> float:
     return math.exp(-gamma * epoch / epochs)
 
 
-class UncertaintyLoss(nn.Module):
-    r"""Coarse and fine matching: `loss(queries, positives)` is $g L_u + (1 - g) L(q, t)$.
+class Jitter(nn.Module):
+    """Coarse targets of a batch: `jitter(targets)` with noise that is drawn at each call.
 
-    Rows are scaled to one length first. Its gradient is not that of its value: the noise of the coarse targets follows
-    the mean and deviation of their rows, but is drawn without a gradient.
+    Rows are scaled to one length first. With the number of columns it sets the size of the noise, norm / √columns, which
+    is 0.18 in the paper.
 
     Args:
-        norm: length of the rows, above 0. With the number of columns it sets the size of the noise, norm / √columns,
-            which is 0.18 in the paper.
-        alpha: factor of the scaled rows in the coarse targets, at least 0.
+        norm: length of the rows, above 0.
+        alpha: factor of the scaled rows, at least 0.
         beta: factor of their shift, at least 0.
     """
-
-    surrogate = True
 
     def __init__(self, norm: float = 4.0, alpha: float = 1.0, beta: float = 1.0):
         super().__init__()
@@ -109,42 +106,63 @@ class UncertaintyLoss(nn.Module):
         check_number("beta", beta, at_least=0)
         self.norm, self.alpha, self.beta = norm, alpha, beta
 
+    def forward(self, targets: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch dim"]:
+        """Coarse targets, of one length no more; see `jitter`.
+
+        Args:
+            targets: one row per target, of at least 2 columns.
+
+        Raises:
+            InputError: for another shape, or NaN.
+        """
+        check_matrix("targets", targets)
+        if targets.shape[1] < 2:
+            raise InputError(f"targets: expected at least 2 columns, got {targets.shape[1]}")
+        rows = self.norm * unit_rows(targets)
+        return jitter(rows, torch.randn_like(rows), torch.randn_like(rows), self.alpha, self.beta)
+
+
+class UncertaintyLoss(nn.Module):
+    r"""Coarse and fine matching: `loss(queries, positives, coarse, share)` is $g L_u + (1 - g) L(q, t)$.
+
+    Args:
+        norm: length that the rows of queries and positives are scaled to, above 0.
+    """
+
+    def __init__(self, norm: float = 4.0):
+        super().__init__()
+        check_number("norm", norm, above=0)
+        self.norm = norm
+
     def forward(
         self,
         queries: Float[Tensor, "batch dim"],
         positives: Float[Tensor, "batch dim"],
+        coarse: Float[Tensor, "batch dim"] | None,
         share: float = 0.5,
-        scale_draws: Float[Tensor, "batch dim"] | None = None,
-        shift_draws: Float[Tensor, "batch dim"] | None = None,
     ) -> Float[Tensor, ""]:
         """The loss of a batch.
 
         Args:
-            queries: one row per composed query, of at least 2 columns.
+            queries: one row per composed query.
             positives: the row of each query's target.
+            coarse: each target as `Jitter` makes it of the positives; `None` only where the share is 0.
             share: g, from 0 (fine matching alone: InfoNCE) to 1; see `coarse_share`.
-            scale_draws: standard normal numbers for `jitter`; drawn if not given.
-            shift_draws: likewise.
 
         Raises:
-            InputError: for different shapes, fewer than 2 columns, NaN, or a share out of range.
+            InputError: for different shapes, NaN, or a share out of range.
         """
         check_number("share", share, at_least=0, at_most=1)
-        draws = {"scale_draws": scale_draws, "shift_draws": shift_draws}
-        given = {name: x for name, x in draws.items() if x is not None}
-        check_same_shape(queries=queries, positives=positives, **given)
-        check_matrix("queries", queries)
-        check_matrix("positives", positives)
-        if queries.shape[1] < 2:
-            raise InputError(f"queries: expected at least 2 columns, got {queries.shape[1]}")
+        if coarse is None and share > 0:
+            raise InputError(f"coarse: expected coarse targets where their share is {share:g}, got none")
+        given = {"queries": queries, "positives": positives, **({} if coarse is None else {"coarse": coarse})}
+        check_same_shape(**given)
         for name, x in given.items():
-            check_finite(name, x)
+            check_matrix(name, x)
         q, t = self.norm * unit_rows(queries), self.norm * unit_rows(positives)
-        if share == 0:
+        if coarse is None or share == 0:
             return info_nce(q, t)
-        a, b = (torch.randn_like(t) if x is None else x.to(t.dtype) for x in draws.values())
-        loss = share * uncertainty(q, jitter(t, a, b, self.alpha, self.beta))
-        return loss if share == 1 else loss + (1 - share) * info_nce(q, t)
+        return share * uncertainty(q, coarse.to(q.dtype)) + (1 - share) * info_nce(q, t)
 
 
 class Searcher(nn.Module):
@@ -217,7 +235,7 @@ class ComposedRetrieval(Method):
         check_number("dim", dim, at_least=2)
         self.encoder = Searcher(self.encoder, self.features, dim)
         self.features, self.gamma, self.uncertain = dim, gamma, uncertain
-        self.objective = UncertaintyLoss(norm, alpha, beta)
+        self.jitter, self.objective = Jitter(norm, alpha, beta), UncertaintyLoss(norm)
         self.share = float(uncertain)
         self.register_buffer("answer_of", torch.zeros(samples, dtype=torch.int64))
         self.register_buffer("words_of", torch.zeros(samples, len(WORDS), dtype=torch.uint8))
@@ -242,7 +260,8 @@ class ComposedRetrieval(Method):
         """The loss of a batch of queries and their answers, as `batches` makes it."""
         references, answers = self.encoder.backbone(images[0]).chunk(2)
         queries = self.encoder.query(references, self.words_of[index[: len(references)]])
-        return self.objective(queries, self.encoder.project(answers), self.share)
+        targets = self.encoder.project(answers)
+        return self.objective(queries, targets, self.jitter(targets) if self.share else None, self.share)
 
     @torch.no_grad()
     def ask(self, images: Images, texts: Sequence[str]) -> Float[Tensor, "queries dim"]:
