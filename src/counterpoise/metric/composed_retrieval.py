@@ -90,8 +90,8 @@ def coarse_share(epoch: int, epochs: int, gamma: float = 1.0) -> float:
 class Jitter(nn.Module):
     """Coarse targets of a batch: `jitter(targets)` with noise that is drawn at each call.
 
-    Rows are scaled to one length first. With the number of columns it sets the size of the noise, norm / √columns, which
-    is 0.18 in the paper.
+    Rows are scaled to one length first, which sets the size of the noise with the number of columns: norm / √columns is
+    0.18 in the paper.
 
     Args:
         norm: length of the rows, above 0.
@@ -107,7 +107,7 @@ class Jitter(nn.Module):
         self.norm, self.alpha, self.beta = norm, alpha, beta
 
     def forward(self, targets: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch dim"]:
-        """Coarse targets, of one length no more; see `jitter`.
+        """Coarse targets, which are not of one length; see `jitter`.
 
         Args:
             targets: one row per target, of at least 2 columns.
