@@ -8,7 +8,7 @@ from types import ModuleType
 from counterpoise import catalogue
 from counterpoise.errors import InputError, unknown
 
-TASKS = ("pretrain", "retrieve", "few-shot", "regress", "graph", "measure")
+TASKS = ("pretrain", "retrieve", "few-shot", "compose", "regress", "graph", "measure")
 
 
 def find(task: str) -> ModuleType:

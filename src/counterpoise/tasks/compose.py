@@ -1,0 +1,153 @@
+"""The compose task: which method finds the image that an image and a wish in words ask for?
+
+Every method trains on images each of which asks, with a text, for an image of another character: "the same letter,
+capital, with a grave accent". What it is scored by are queries of unseen images, each of which seeks among all others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from counterpoise.data import load, make_imperfect
+from counterpoise.data.composed import Composed, check_answers, compose
+from counterpoise.errors import InputError
+from counterpoise.measure import effective_rank, uniformity
+from counterpoise.ops.checks import check_integers, check_matrix, check_number
+from counterpoise.ops.neighbours import nearest_in_parts
+from counterpoise.tasks import images
+from counterpoise.tasks.images import Prepared, facts
+from counterpoise.tasks.runs import Metric, Run
+
+__all__ = ["BASELINE", "MAIN", "METRICS", "SHOWN", "check", "execute", "facts", "score"]
+
+KS = (1, 10, 50)
+METRICS = {
+    **{f"recall_{k}": Metric(f"Recall@{k}") for k in KS},
+    **{f"instance_{k}": Metric(f"Recall@{k} of the one image that is said to be the answer") for k in KS},
+    "uniformity": Metric("uniformity", "lower", percent=False),
+    "effective_rank": Metric("effective rank", "higher", percent=False),
+}
+SHOWN = {"recall_1": "R@1 %", "recall_10": "R@10 %", "instance_50": "R@50 of one %"}
+MAIN = "recall_1"
+BASELINE = "composed-retrieval:uncertain=false"
+MILD = "crop=0.8"  # a flip would make another character of some
+
+
+def images_of(run: Run) -> Prepared:
+    """The images of a run, each with a query: to learn from, and to judge by in words that training has."""
+    settings = run.settings
+    return prepare(run.data, run.imperfect, run.seed, settings.size, settings.data_dir, settings.download)
+
+
+@lru_cache(maxsize=1)
+def prepare(
+    data: str, imperfect: tuple[str, ...], seed: int, size: int | None, data_dir: str | None, download: bool
+) -> Prepared:
+    """Training and test images that have a query, and no others for probes.
+
+    Raises:
+        InputError: as `load`; for data whose classes are no characters, or too few of which make a query.
+    """
+    splits = load(data, size=size, data_dir=data_dir, download=download, seed=seed)
+    train, test = make_imperfect(splits, imperfect, seed)
+    asked = compose(train, seed)
+    return Prepared(asked, asked.subset(torch.arange(0)), compose(test, seed, asked.words))
+
+
+def check(run: Run, scored: bool = False) -> Prepared:
+    """Refuse a run that cannot work, in several processes among others; see `images.check`."""
+    if run.settings.team().size > 1:
+        raise InputError("devices: expected 1; the task compose trains in one process")
+    return images.check(mild(run), source=images_of)
+
+
+def mild(run: Run) -> Run:
+    """The run with views that keep a character what it is, unless it has views of its own."""
+    return run if run.settings.augmentations else replace(run, settings=replace(run.settings, augmentations=MILD))
+
+
+def execute(run: Run, folder: Path, **options: Any) -> dict[str, Any]:
+    """Train and score one run in its folder; see `images.train_and_score`."""
+    return images.train_and_score(mild(run), folder, score, source=images_of, **options)
+
+
+def score(method: Any, prepared: Prepared, features: Tensor) -> dict[str, Any]:
+    """All metrics of the queries of the test images.
+
+    Args:
+        method: for its embeddings of queries.
+        prepared: the images.
+        features: of the test images, [test, dim].
+    """
+    test = prepared.test
+    assert isinstance(test, Composed)
+    found = search(method.ask(test, test.texts), features, torch.arange(len(test)), test.answers, test.labels)
+    metrics = {
+        **{f"recall_{k}": found.recall[k] for k in KS},
+        **{f"instance_{k}": found.instance[k] for k in KS},
+        "uniformity": float(uniformity(features)),
+        "effective_rank": float(effective_rank(features)),
+    }
+    return {"metrics": metrics, "groups": {}, "per_class": None, "diagnostics": {}}
+
+
+class Found(NamedTuple):
+    """How well queries find what they seek.
+
+    Args:
+        recall: for each k, the share of queries with an image of the answer's class among the k nearest.
+        instance: the share with the answer itself among them.
+    """
+
+    recall: dict[int, float]
+    instance: dict[int, float]
+
+
+def search(
+    queries: Float[Tensor, "queries dim"],
+    gallery: Float[Tensor, "items dim"],
+    references: Int[Tensor, " queries"],
+    answers: Int[Tensor, " queries"],
+    labels: Int[Tensor, " items"],
+    ks: Sequence[int] = KS,
+) -> Found:
+    """Recall@k by cosine, among all items but a query's own image. Nothing of the size queries × items is formed.
+
+    Args:
+        queries: one row per query.
+        gallery: one row per item.
+        references: of each query, the number of its own image in the gallery.
+        answers: of each query, the number of the image that answers it.
+        labels: class of each item.
+        ks: numbers of neighbours, each at least 1.
+
+    Raises:
+        InputError: for shapes that do not go together, NaN, an empty gallery, or a query whose answer is not in it.
+
+    >>> gallery = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [0.1, 1.0]])
+    >>> search(gallery[:1], gallery, torch.tensor([0]), torch.tensor([2]), torch.tensor([0, 0, 1, 1]), ks=(1, 2, 3))
+    Found(recall={1: 0.0, 2: 1.0, 3: 1.0}, instance={1: 0.0, 2: 0.0, 3: 1.0})
+    """
+    for k in ks:
+        check_number("ks", k, at_least=1)
+    check_matrix("queries", queries)
+    check_integers("references", references, rows=len(queries))
+    check_answers(answers, references, len(gallery))
+    check_integers("labels", labels, rows=len(gallery))
+    most = min(max(ks), len(gallery) - 1)
+    right, very = dict.fromkeys(ks, 0), dict.fromkeys(ks, 0)
+    for rows, index in nearest_in_parts(queries, gallery, most + 1):
+        itself = index == references[rows, None]
+        index = index.gather(1, itself.int().argsort(dim=1, stable=True))[:, :most]
+        for k in ks:
+            right[k] += int((labels[index[:, :k]] == labels[answers[rows, None]]).any(1).sum())
+            very[k] += int((index[:, :k] == answers[rows, None]).any(1).sum())
+    return Found(*({k: count / len(queries) for k, count in hits.items()} for hits in (right, very)))
