@@ -35,7 +35,8 @@ from counterpoise.ops.similarity import similarity_logsumexp, unit_rows
 
 Rows = Float[Tensor, "batch dim"]
 Pixels = UInt8[Tensor, "images channels height width"]
-Generator = Callable[[Sequence[str], Pixels | None], Pixels]  # prompts, and a reference for each or none, to images
+Drawn = UInt8[Tensor, "_ _ _ _"]  # images likewise, of other numbers and sizes
+Generator = Callable[[Sequence[str], Pixels | None], Drawn]  # prompts, and a reference for each or none, to images
 Pairs = Literal["all", "known"]
 
 WORDS = 256  # numbers of a caption's code
@@ -161,7 +162,7 @@ def reflective_negatives(
 class Augmented(NamedTuple):
     """What was generated, and the number of the real image that each was given as a reference."""
 
-    images: Pixels
+    images: Drawn
     references: Int64[Tensor, " prompts"]
 
 
@@ -225,19 +226,19 @@ class PipelineGenerator:
         self.pipeline, self.augmented, self.argument = pipeline, augmented, argument
         self.shape, self.seed, self.options = shape, seed, options
 
-    def __call__(self, prompts: Sequence[str], references: Pixels | None = None) -> Pixels:
+    def __call__(self, prompts: Sequence[str], references: Pixels | None = None) -> Drawn:
         """One image for each prompt."""
         made = [self._draw(prompt, None if references is None else references[i]) for i, prompt in enumerate(prompts)]
         return torch.stack([self._pixels(image) for image in made])
 
-    def _draw(self, prompt: str, reference: UInt8[Tensor, "channels height width"] | None) -> Image.Image:
+    def _draw(self, prompt: str, reference: UInt8[Tensor, "_ _ _"] | None) -> Image.Image:
         options = {"generator": torch.Generator().manual_seed(self.seed), **self.options}
         if reference is None:
             return self.pipeline(prompt=prompt, **options).images[0]
         picture = Image.fromarray(reference.cpu().expand(3, -1, -1).permute(1, 2, 0).numpy())
         return self.augmented(prompt=prompt, **{self.argument: picture}, **options).images[0]
 
-    def _pixels(self, image: Image.Image) -> UInt8[Tensor, "channels height width"]:
+    def _pixels(self, image: Image.Image) -> UInt8[Tensor, "_ _ _"]:
         channels, height, width = self.shape or (3, image.height, image.width)
         image = image.convert("RGB" if channels == 3 else "L").resize((width, height))
         return torch.from_numpy(np.array(image)).view(height, width, channels).movedim(2, 0)
@@ -418,7 +419,7 @@ class RealRAG(MetricLearner):
             for found in (*self.parameters(), *self.buffers()):
                 dist.broadcast(found.data, 0)  # the last bits of an accelerator's sums may differ
 
-    def draw(self, prompts: Sequence[str], references: Pixels | None = None, *, like: Pixels) -> Pixels:
+    def draw(self, prompts: Sequence[str], references: Drawn | None = None, *, like: Pixels) -> Drawn:
         """What the generator draws, with as many channels and of the size of other images."""
         made = (self.small if self.generator is None else self.generator)(prompts, references)
         wanted = like.shape[1:]
@@ -447,7 +448,7 @@ class RealRAG(MetricLearner):
         return loss
 
     def loss(self, images: ImageViews, labels: Labels, index: Index) -> Float[Tensor, ""]:
-        """The loss of the names' embeddings, those of the images and those of the reflective negatives that there are."""
+        """The loss of the embeddings of names, of images, and of the reflective negatives that there are."""
         view, negatives = (x[labels >= 0] for x in images)
         labels = labels[labels >= 0]
         present = (self.negatives[labels] >= 0) & self.reflective
@@ -493,7 +494,9 @@ class RealRAG(MetricLearner):
             retrieved = labels[made[0].references]
             alike = labels[nearest(self.frozen_features(drawn[0]), frozen, 1)[1][:, 0]]
             right = retrieved == wanted
-            without, accuracy = (judge.share(torch.cat(x), wanted.repeat(DRAWS)) for x in (drawn, [m.images for m in made]))
+            without, accuracy = (
+                judge.share(torch.cat(x), wanted.repeat(DRAWS)) for x in (drawn, [m.images for m in made])
+            )
             found |= {
                 f"{name} precision": float(right.float().mean()),
                 f"{name} lookalike": float((~right & (retrieved == alike)).float().mean()),
