@@ -26,7 +26,7 @@ from counterpoise.errors import InputError, unknown
 from counterpoise.method import Batch, ImageViews, Index, Labels
 from counterpoise.metric.learner import MetricLearner
 from counterpoise.nets import embed
-from counterpoise.nets.diffusion import Schedule, UNet, ddim, train_denoiser
+from counterpoise.nets.diffusion import Schedule, UNet, ddim
 from counterpoise.nets.heads import mlp
 from counterpoise.ops.checks import check_integers, check_matrix, check_number, check_same_shape
 from counterpoise.ops.neighbours import nearest
@@ -40,7 +40,7 @@ Generator = Callable[[Sequence[str], Pixels | None], Drawn]  # prompts, and a re
 Pairs = Literal["all", "known"]
 
 WORDS = 256  # numbers of a caption's code
-RIDGE = 0.1  # of the regression from captions to the small generator's codes
+SKETCH, RIDGE = 16, 0.1  # side of the small generator's sketches, and of the regression from captions to them
 SIDE = 28  # of the images as the judge sees them
 DRAWS = 4  # images of each prompt that are judged
 PART = 256  # images at a time
@@ -268,59 +268,99 @@ def _word_code(word: str, dim: int) -> Float[Tensor, " dim"]:
 
 
 class SmallGenerator(nn.Module):
-    """A generator that is small and starts from nothing: a diffusion model that is told an image's code.
+    """A generator that is small and starts from nothing: a diffusion model that is shown a sketch, and a reference or none.
 
-    Its encoder of images learns with it and is frozen afterwards; a regression tells the code from the caption. With a
-    reference it is told the mean of both codes, and so takes text, or text and an image.
+    The sketch is what a linear regression makes of the caption. In training the reference is the image itself, as for
+    an IP-Adapter; for half of the images, as for a caption alone, the sketch takes its place.
 
     Args:
         channels: of the images.
         width: channels of the U-Net's first level, a multiple of 2.
-        dim: length of a code.
         steps: of DDIM.
     """
 
-    prior: Tensor
+    regression: Tensor
+    mean: Tensor
     size: Tensor
 
-    def __init__(self, channels: int, width: int = 16, dim: int = 64, steps: int = 10):
+    def __init__(self, channels: int, width: int = 8, steps: int = 10):
         super().__init__()
         self.channels, self.steps = channels, steps
         self.schedule = Schedule()
-        layers: list[nn.Module] = []
-        for before, after in ((channels, width), (width, 2 * width)):
-            layers += [nn.Conv2d(before, after, 3, 2, padding=1), nn.GroupNorm(2, after), nn.SiLU()]
-        places = nn.AdaptiveAvgPool2d(4), nn.Flatten()
-        self.code = nn.Sequential(*layers, *places, nn.Linear(32 * width, dim))
-        self.unet = UNet(channels, width, code=dim)
-        self.register_buffer("prior", torch.zeros(WORDS + 1, dim))
+        self.unet = UNet(3 * channels, width)
+        self.register_buffer("regression", torch.zeros(WORDS + 1, channels * SKETCH**2))
+        self.register_buffer("mean", torch.zeros(channels * SKETCH**2))
         self.register_buffer("size", torch.ones(2, dtype=torch.int64))
         self.requires_grad_(False)
 
-    def fit(self, pixels: Pixels, captions: Sequence[str], epochs: int) -> None:
-        """Learn from captioned images."""
+    def fit(self, pixels: Pixels, captions: Sequence[str], epochs: int, batch_size: int = 16, lr: float = 2e-3) -> None:
+        """Learn from captioned images.
+
+        Args:
+            pixels: the images.
+            captions: of each.
+            epochs: passes over them.
+            batch_size: images a step.
+            lr: the largest learning rate, of AdamW.
+        """
         self.size.copy_(torch.tensor(pixels.shape[2:]))
-        train_denoiser(self.unet, self.schedule, pixels, to_float, epochs, code=self.code)
-        x, codes = _with_one(caption_codes(captions)).double(), self.codes(pixels).double().cpu()
-        self.prior.copy_(torch.linalg.solve(x.T @ x + RIDGE * torch.eye(WORDS + 1), x.T @ codes))
+        words, small = caption_codes(captions), _pooled(pixels)
+        self.regression.copy_(_ridge(words, small))
+        self.mean.copy_(small.mean(0))
+        batch_size = min(batch_size, len(pixels))
+        batches = len(pixels) // batch_size
+        self.unet.requires_grad_()
+        optimizer = torch.optim.AdamW(self.unet.parameters(), lr=lr, weight_decay=0.0)
+        pace = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, epochs * batches + 1, pct_start=0.1)
+        for _ in range(epochs):
+            for rows in torch.randperm(len(pixels))[: batches * batch_size].view(batches, batch_size):
+                x, sketch = to_float(pixels[rows].to(self.mean.device)), self.sketch(words[rows])
+                shown = torch.where((torch.rand(len(rows), 1, 1, 1) < 0.5).to(x.device), x, sketch)
+                t, noise = torch.randint(self.schedule.steps, (len(x),), device=x.device), torch.randn_like(x)
+                clean = self.clean(self.schedule.noised(x, t, noise), t, sketch, shown)
+                optimizer.zero_grad()
+                F.mse_loss(clean, x).backward()
+                optimizer.step()
+                pace.step()
+        self.unet.requires_grad_(False)
+
+    def sketch(self, words: Float[Tensor, "prompts words"]) -> Float[Tensor, "prompts channels height width"]:
+        """What the regression makes of captions, as images."""
+        flat = _with_one(words).to(self.mean) @ self.regression
+        return F.interpolate(flat.view(-1, self.channels, SKETCH, SKETCH), self.size.tolist(), mode="bilinear")
+
+    def clean(self, x: Tensor, t: Int[Tensor, " prompts"], sketch: Tensor, shown: Tensor) -> Tensor:
+        """The image that the net sees in a noisy one: what is shown, the reference or the sketch, and what it adds."""
+        return shown + self.unet(torch.cat([x, sketch, shown], 1), t)[:, : self.channels]
+
+    def features(self, pixels: Pixels) -> Float[Tensor, "images features"]:
+        """Frozen features by which images are alike: how they differ from the mean image, coarsely."""
+        return _pooled(pixels) - self.mean.cpu()
 
     @torch.no_grad()
-    def codes(self, pixels: Pixels) -> Float[Tensor, "images dim"]:
-        """The codes of images, by the frozen encoder."""
-        return torch.cat([self.code(to_float(part.to(self.prior.device))) for part in pixels.split(PART)])
-
-    @torch.no_grad()
-    def forward(self, prompts: Sequence[str], references: Pixels | None = None) -> Pixels:
+    def forward(self, prompts: Sequence[str], references: Pixels | None = None) -> Drawn:
         """One image for each prompt."""
-        codes = _with_one(caption_codes(prompts)).to(self.prior) @ self.prior
-        if references is not None:
-            codes = (codes + self.codes(references)) / 2
-        return torch.cat([self._draw(part) for part in codes.split(PART)])
+        sketches = self.sketch(caption_codes(prompts))
+        shown = sketches if references is None else to_float(references.to(sketches.device))
+        parts = zip(sketches.split(PART), shown.split(PART), strict=True)
+        return torch.cat([self._draw(*part) for part in parts])
 
-    def _draw(self, codes: Float[Tensor, "images dim"]) -> Pixels:
-        start = torch.randn(len(codes), self.channels, *self.size.tolist(), device=codes.device)
-        made = ddim(lambda x, t: self.unet(x, t, codes), self.schedule, start, self.steps)
+    def _draw(self, sketch: Tensor, shown: Tensor) -> Drawn:
+        def noise(x: Tensor, t: Tensor) -> Tensor:
+            signal, sigma = (values[t].view(-1, 1, 1, 1) for values in (self.schedule.signal, self.schedule.sigma))
+            return (x - signal * self.clean(x, t, sketch, shown)) / sigma
+
+        made = ddim(noise, self.schedule, torch.randn_like(sketch), self.steps)
         return ((made.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu()
+
+
+def _pooled(pixels: Pixels) -> Float[Tensor, "images features"]:
+    return torch.cat([F.adaptive_avg_pool2d(to_float(part), SKETCH).flatten(1) for part in pixels.split(PART)])
+
+
+def _ridge(x: Float[Tensor, "rows dim"], y: Float[Tensor, "rows out"]) -> Float[Tensor, "dim_and_1 out"]:
+    x, y = _with_one(x).double(), y.double()
+    return torch.linalg.solve(x.T @ x + RIDGE * torch.eye(x.shape[1]), x.T @ y).float()
 
 
 def _with_one(x: Float[Tensor, "rows dim"]) -> Float[Tensor, "rows dim_and_1"]:
@@ -366,7 +406,7 @@ class RealRAG(MetricLearner):
         pairs: Pairs = "all",
         known: float = 0.5,
         generator_epochs: int = 20,
-        generator_width: int = 16,
+        generator_width: int = 8,
         temperature: float = 0.07,
         hidden: int = 256,
         generator: Generator | None = None,
@@ -433,7 +473,7 @@ class RealRAG(MetricLearner):
     def frozen_features(self, pixels: Pixels) -> Float[Tensor, "images features"]:
         """Features by which images are alike, from the frozen encoder."""
         if self.small is not None:
-            return self.small.codes(pixels).cpu()
+            return self.small.features(pixels)
         encoder = self.frozen.eval()
         return torch.cat([encoder(to_float(part.to(self.device))).cpu() for part in pixels.split(PART)])
 
@@ -466,7 +506,7 @@ class RealRAG(MetricLearner):
         """How well images are retrieved and generated for the names of unseen classes, and of those learnt by all.
 
         The database holds all training images and, of the unseen ("novel") classes, the images of `probe`. The judge is
-        a linear discriminant analysis of the pixels of `train` and `test`, of all classes.
+        a linear discriminant analysis of the pixels of all images, of all classes.
 
         `novel precision`: the share of names for which an image of their class is retrieved. `novel lookalike`: the
         share for which one of another class is, which the generator's own drawing is most like. `novel accuracy`: the
@@ -475,9 +515,11 @@ class RealRAG(MetricLearner):
         `reflective`: the share of training classes that have a reflective negative.
         """
         shift = len(train.classes)
-        pixels, labels = _joined(train, probe, shift)
+        labels = torch.cat([train.labels, *(torch.where(x.labels < 0, -1, x.labels + shift) for x in (probe, test))])
+        pixels = torch.cat([train.pixels, probe.pixels, test.pixels])
+        judge = Judge(pixels, labels)
+        pixels, labels = pixels[: len(train) + len(probe)], labels[: len(train) + len(probe)]
         objects = torch.cat([embed(self.encoder, images, to_float) for images in (train, probe)])
-        judge = Judge(*_joined(train, test, shift))
         frozen = self.frozen_features(pixels)
         found = {"reflective": float((self.negatives >= 0).float().mean())}
         names = [*train.classes, *test.classes]
@@ -510,12 +552,6 @@ class RealRAG(MetricLearner):
         return lambda prompts, references: self.draw(prompts, references, like=pixels)
 
 
-def _joined(train: Images, other: Images, shift: int) -> tuple[Pixels, Int64[Tensor, " images"]]:
-    """Both sets' images, and their labels, those of the other set counted on."""
-    labels = torch.cat([train.labels, torch.where(other.labels >= 0, other.labels + shift, -1)])
-    return torch.cat([train.pixels, other.pixels]), labels
-
-
 class Judge:
     """Tells classes of images by a linear discriminant analysis of their pixels, which no other part has to do with.
 
@@ -525,8 +561,10 @@ class Judge:
     """
 
     def __init__(self, pixels: Pixels, labels: Int[Tensor, " images"]):
-        self.analysis = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto")
-        self.analysis.fit(self._seen(pixels[labels >= 0]), labels[labels >= 0].numpy())
+        pixels, labels = pixels[labels >= 0], labels[labels >= 0]
+        classes = len(labels.unique())
+        self.analysis = LinearDiscriminantAnalysis("lsqr", shrinkage=0.5, priors=np.full(classes, 1 / classes))
+        self.analysis.fit(self._seen(pixels), labels.numpy())
 
     def share(self, pixels: Pixels, labels: Int[Tensor, " images"]) -> float:
         """The share of images that it takes for what they should be."""
