@@ -268,7 +268,7 @@ def _word_code(word: str, dim: int) -> Float[Tensor, " dim"]:
 
 
 class SmallGenerator(nn.Module):
-    """A generator that is small and starts from nothing: a diffusion model that is shown a sketch, and a reference or none.
+    """A small generator that starts from nothing: a diffusion model that is shown a sketch, and a reference or none.
 
     The sketch is what a linear regression makes of the caption. In training the reference is the image itself, as for
     an IP-Adapter; for half of the images, as for a caption alone, the sketch takes its place.
@@ -322,6 +322,7 @@ class SmallGenerator(nn.Module):
                 F.mse_loss(clean, x).backward()
                 optimizer.step()
                 pace.step()
+        optimizer.zero_grad()
         self.unet.requires_grad_(False)
 
     def sketch(self, words: Float[Tensor, "prompts words"]) -> Float[Tensor, "prompts channels height width"]:
@@ -405,7 +406,7 @@ class RealRAG(MetricLearner):
         reflective: bool = True,
         pairs: Pairs = "all",
         known: float = 0.5,
-        generator_epochs: int = 20,
+        generator_epochs: int = 10,
         generator_width: int = 8,
         temperature: float = 0.07,
         hidden: int = 256,
