@@ -387,7 +387,7 @@ class RealRAG(MetricLearner):
         temperature: above 0.
         hidden: width of the text encoder's hidden layer.
         generator: draws in place of the small one, from (prompts, references or None) to uint8 images, such as
-            `PipelineGenerator`.
+            `PipelineGenerator`. The classes that it knows are then those without a reflective negative.
         frozen: the encoder whose features tell which images are alike, from float images in [-1, 1]; wanted with
             `generator`, in place of the small one's.
         **recipe: arguments of `MetricLearner`.
@@ -447,8 +447,8 @@ class RealRAG(MetricLearner):
     def reflect(self, images: Images) -> None:
         """Let the generator draw one image of each class, and find the real ones that these are most like."""
         classes = len(images.classes)
-        self.known.zero_()[torch.randperm(classes)[: max(1, round(self.share * classes))]] = True
         if self.small is not None:
+            self.known.zero_()[torch.randperm(classes)[: max(1, round(self.share * classes))]] = True
             rows = ((images.labels >= 0) & self.known.cpu()[images.labels]).nonzero().flatten()
             learnt = images.subset(rows)
             names = [images.classes[label] for label in learnt.labels.tolist()]
@@ -456,6 +456,8 @@ class RealRAG(MetricLearner):
         drawn = self.frozen_features(self.draw(images.classes, like=images.pixels))
         real = self.frozen_features(images.pixels)
         self.negatives.copy_(reflective_negatives(drawn, real, torch.arange(classes), images.labels))
+        if self.small is None:
+            self.known.copy_(self.negatives < 0)
         if dist.is_available() and dist.is_initialized():
             for found in (*self.parameters(), *self.buffers()):
                 dist.broadcast(found.data, 0)  # the last bits of an accelerator's sums may differ
@@ -466,9 +468,9 @@ class RealRAG(MetricLearner):
         wanted = like.shape[1:]
         if made.shape[1:] == wanted:
             return made
-        size = F.interpolate(made.float(), tuple(wanted[1:]), mode="bilinear", antialias=True)
-        grey = size.mean(1, keepdim=True) if wanted[0] == 1 else size
-        return grey.round().clamp(0, 255).to(torch.uint8).expand(-1, wanted[0], -1, -1)
+        resized = F.interpolate(made.float(), tuple(wanted[1:]), mode="bilinear", antialias=True)
+        resized = resized.mean(1, keepdim=True) if wanted[0] == 1 else resized
+        return resized.round().clamp(0, 255).to(torch.uint8).expand(-1, wanted[0], -1, -1)
 
     @torch.no_grad()
     def frozen_features(self, pixels: Pixels) -> Float[Tensor, "images features"]:
@@ -504,15 +506,15 @@ class RealRAG(MetricLearner):
         return self.text(caption_codes(prompts).to(self.device)).cpu()
 
     def diagnostics(self, train: Images, probe: Images, test: Images) -> dict[str, float]:
-        """How well images are retrieved and generated for the names of unseen classes, and of those learnt by all.
+        """How well images are retrieved and generated for the names of unseen classes, and of known ones.
 
         The database holds all training images and, of the unseen ("novel") classes, the images of `probe`. The judge is
-        a linear discriminant analysis of the pixels of all images, of all classes.
+        a linear discriminant analysis of the pixels of all images, those of `test` included.
 
         `novel precision`: the share of names for which an image of their class is retrieved. `novel lookalike`: the
         share for which one of another class is, which the generator's own drawing is most like. `novel accuracy`: the
         share of generated images that the judge takes for the wanted class, and `novel without` if nothing is
-        retrieved; `novel gain` is their difference. `known …`: the same of classes that the small generator has learnt.
+        retrieved; `novel gain` is their difference. `known …`: the same of classes that the generator knows.
         `reflective`: the share of training classes that have a reflective negative.
         """
         shift = len(train.classes)
@@ -526,6 +528,8 @@ class RealRAG(MetricLearner):
         names = [*train.classes, *test.classes]
         novel = probe.labels.unique()
         for name, wanted in (("novel", novel[novel >= 0] + shift), ("known", self.known.cpu().nonzero().flatten())):
+            if not len(wanted):
+                continue
             prompts = [names[label] for label in wanted.tolist()]
             with torch.random.fork_rng():
                 torch.manual_seed(0)
