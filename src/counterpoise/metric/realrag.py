@@ -427,7 +427,8 @@ class RealRAG(MetricLearner):
         small = SmallGenerator(getattr(encoder, "channels", 1), generator_width) if generator is None else None
         self.small, self.generator = small, generator
         self.frozen = None if frozen is None else frozen.requires_grad_(False)
-        self.text = mlp(WORDS, hidden, self.features, batch_norm=False)
+        normalized = nn.LayerNorm(WORDS, elementwise_affine=False)
+        self.text = nn.Sequential(normalized, mlp(WORDS, hidden, self.features, batch_norm=False))
         self.objective = RealRAGLoss(temperature)
         self.pixels: Tensor | None = None  # of the training images, while it trains
         self.register_buffer("known", torch.zeros(classes, dtype=torch.bool))
