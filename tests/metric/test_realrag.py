@@ -296,6 +296,9 @@ def test_a_reference_takes_the_sketch_s_place_beside_it():
     small(["a", "b"], pixels[:2])
     assert torch.equal(seen[2][1], sketch)
     torch.testing.assert_close(seen[2][2], pixels[:2].float() / 127.5 - 1)
+    untrained = SmallGenerator(3, width=2, steps=2)
+    untrained.fit(pixels, ["a", "b"] * 4, epochs=0)  # the net, which starts at 0, adds nothing to what is shown
+    assert torch.equal(untrained(["a", "b"], pixels[:2]), pixels[:2])
 
 
 def test_the_regression_tells_the_mean_image_of_each_caption():
@@ -313,11 +316,12 @@ def test_the_regression_tells_the_mean_image_of_each_caption():
 
 def test_the_judge_tells_classes_and_passes_over_unlabelled_images():
     given = squares(each=10)
-    labels = given.labels.clone()
-    labels[::5] = -1
-    judge = Judge(given.pixels, labels)
+    judge = Judge(given.pixels, given.labels)
     assert judge.share(given.pixels, given.labels) == 1
     assert judge.share(given.pixels, (given.labels + 1) % 4) == 0
+    fewer = Judge(given.pixels, given.labels.masked_fill(given.labels == 3, -1))
+    assert fewer.share(given.pixels, given.labels) == 0.75
+    assert fewer.share(given.pixels, torch.full((40,), -1)) == 0
 
 
 class Encoder(nn.Sequential):
@@ -347,11 +351,12 @@ def lookalikes(given, shown):
 
 
 def test_the_method_mines_what_its_generator_draws():
-    given = squares()
-    method = started(given, lookalikes(given, [1, 5, 3, 7]))  # 0 as 1, 1 as itself, 2 and 3 as 3
+    given, calls = squares(), []
+    draw = lookalikes(given, [1, 5, 3, 7])  # 0 as 1, 1 as itself, 2 and 3 as 3
+    method = started(given, lambda prompts, references: calls.append(references) or draw(prompts, references))
     assert method.negatives.tolist() == [1, -1, 3, -1]
     method.start_epoch(given, 1)
-    assert method.negatives.tolist() == [1, -1, 3, -1]
+    assert calls == [None]
     assert method.known.tolist() == [False, True, False, True]
 
 
@@ -373,7 +378,7 @@ def test_the_method_compares_names_with_images_and_reflective_negatives(reflecti
     positives, negatives = (method.encoder(view)[:5] for view in views)
     absent = (1, 3) if reflective else range(5)
     expected = written_out(*(x.detach().double() for x in (queries, positives, negatives)), labels[:5], absent)
-    torch.testing.assert_close(method.loss(views, labels, torch.arange(N)).double(), expected.mean())
+    torch.testing.assert_close(method.loss(views, labels, torch.arange(N)), expected.mean().float())
     torch.testing.assert_close(method.queries(given.classes), method.text(caption_codes(given.classes)))
 
 
@@ -429,16 +434,18 @@ def test_reflective_negatives_part_the_lookalike(tmp_path):
 
 
 def test_diagnostics_tell_what_is_retrieved_and_generated():
-    """With an oracle as the generator: it copies its reference, and alone draws the class before."""
+    """With an oracle as the generator: it copies its reference, and alone draws the class before, or at last its own."""
     train = squares(classes=2)
     novel = squares()
     novel = Images(novel.pixels[novel.labels > 1], novel.labels[novel.labels > 1] - 2, novel.classes[2:], "squares")
     names = (*train.classes, *novel.classes)
     first = {name: (train if k < 2 else novel).pixels[k % 2] for k, name in enumerate(names)}
 
+    off = [1]
+
     def generator(prompts, references):
-        before = torch.stack([first[names[names.index(prompt) - 1]] for prompt in prompts])
-        return before if references is None else references
+        alone = torch.stack([first[names[names.index(prompt) - off[0]]] for prompt in prompts])
+        return alone if references is None else references
 
     method = started(train, generator)
     method.known[:] = True
@@ -456,6 +463,12 @@ def test_diagnostics_tell_what_is_retrieved_and_generated():
     for name in ("novel", "known"):
         assert found[f"{name} precision"] == found[f"{name} accuracy"] == found[f"{name} gain"] == 0
         assert found[f"{name} lookalike"] == 1
+    off[0] = 0
+    method.queries = lambda prompts: where[[names.index(prompt) for prompt in prompts]]
+    found = method.diagnostics(train, novel, novel)
+    for name in ("novel", "known"):
+        assert found[f"{name} precision"] == found[f"{name} without"] == 1
+        assert found[f"{name} gain"] == found[f"{name} lookalike"] == 0
 
 
 @pytest.mark.usefixtures("plain_shapes")
