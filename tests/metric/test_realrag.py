@@ -434,7 +434,7 @@ def test_reflective_negatives_part_the_lookalike(tmp_path):
 
 
 def test_diagnostics_tell_what_is_retrieved_and_generated():
-    """With an oracle as the generator: it copies its reference, and alone draws the class before, or at last its own."""
+    """With an oracle as the generator: it copies its reference, and alone draws the class before, at last its own."""
     train = squares(classes=2)
     novel = squares()
     novel = Images(novel.pixels[novel.labels > 1], novel.labels[novel.labels > 1] - 2, novel.classes[2:], "squares")
