@@ -115,8 +115,8 @@ class RealRAGLoss(nn.Module):
         Raises:
             InputError: for other shapes or NaN.
         """
-        given = {"queries": queries, "positives": positives, "reflective": reflective}
-        given = {name: x for name, x in given.items() if x is not None}
+        given = {"queries": queries, "positives": positives}
+        given |= {} if reflective is None else {"reflective": reflective}
         check_same_shape(**given)
         for name, x in given.items():
             check_matrix(name, x)
@@ -424,13 +424,14 @@ class RealRAG(MetricLearner):
         if (generator is None) != (frozen is None):
             raise InputError("generator and frozen: expected both of them or neither, got one")
         self.reflective, self.pairs, self.share, self.generator_epochs = reflective, pairs, known, generator_epochs
-        small = SmallGenerator(getattr(encoder, "channels", 1), generator_width) if generator is None else None
-        self.small, self.generator = small, generator
-        self.frozen = None if frozen is None else frozen.requires_grad_(False)
+        channels = getattr(encoder, "channels", 1)
+        self.small: Any = SmallGenerator(channels, generator_width) if generator is None else None
+        self.generator = generator
+        self.frozen: Any = None if frozen is None else frozen.requires_grad_(False)
         normalized = nn.LayerNorm(WORDS, elementwise_affine=False)
         self.text = nn.Sequential(normalized, mlp(WORDS, hidden, self.features, batch_norm=False))
         self.objective = RealRAGLoss(temperature)
-        self.pixels: Tensor | None = None  # of the training images, while it trains
+        self.pixels: Any = None  # of the training images, while it trains
         self.register_buffer("known", torch.zeros(classes, dtype=torch.bool))
         self.register_buffer("captions", torch.zeros(classes, WORDS))
         self.register_buffer("negatives", torch.full((classes,), -1))
