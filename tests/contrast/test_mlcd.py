@@ -271,7 +271,7 @@ def test_patches_come_from_all_places():
     features = PatchFeatures(images, kinds=2, side=4, stride=1, patches=50)
     every = _without_contrast(F.unfold(images.pixels.float() / 127.5 - 1, 4).mT[0])
     distances = torch.cdist(features.random_patches(images, 200), every)
-    assert distances.amin(1).max() < 1e-3
+    assert distances.amin(1).max() < 0.01  # others are 3.6 apart and more
     assert distances.argmin(1).unique().tolist() == [0, 1, 2, 3]
 
 
