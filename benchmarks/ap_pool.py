@@ -107,9 +107,9 @@ def main() -> None:
     page = [
         "# Average precision: speed",
         "",
-        f"{FOUND:,} detections in {IMAGES:,} images; ordinary AP of the best {CAP} of each category in each image, and",
-        f"AP-Pool. One thread, the median of {TURNS} turns. Our ordinary AP and that of pycocotools differ by {apart:.0e}",
-        "at most. Written by `python -m benchmarks.ap_pool`.",
+        f"{FOUND:,} detections in {IMAGES:,} images: ordinary AP of the best {CAP} of each category in each image; and",
+        f"AP-Pool. One thread, the median of {TURNS} turns. Our ordinary AP and that of pycocotools differ by",
+        f"{apart:.0e} at most. Written by `python -m benchmarks.ap_pool`.",
         "",
         machine_line(),
         "",

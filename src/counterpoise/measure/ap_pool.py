@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
@@ -71,6 +71,7 @@ class Detections:
     ties: Float[np.ndarray, " n"] | None = None
 
     def __post_init__(self) -> None:
+        _as_arrays(self)
         check_integers("images", torch.as_tensor(self.images), rows=len(self.images))
         check_integers("labels", torch.as_tensor(self.labels), rows=len(self.images))
         _set(self, scores=_numbers("scores", self.scores, (len(self.images),)))
@@ -129,6 +130,7 @@ class Truth:
     groups: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        _as_arrays(self)
         n = len(self.images)
         check_integers("images", torch.as_tensor(self.images), rows=n)
         check_integers("labels", torch.as_tensor(self.labels), rows=n)
@@ -1120,6 +1122,12 @@ def _pycocotools_mask() -> Any:
 def _set(one: object, **values: Any) -> None:
     for name, value in values.items():
         object.__setattr__(one, name, value)
+
+
+def _as_arrays(one: Detections | Truth) -> None:
+    """Take lists and tensors for arrays."""
+    several = {part.name: getattr(one, part.name) for part in fields(one) if part.name not in ("masks", "groups")}
+    _set(one, **{name: np.asarray(value) for name, value in several.items() if value is not None})
 
 
 def _numbers(name: str, x: Any, shape: tuple[int, ...]) -> np.ndarray:
