@@ -11,6 +11,7 @@ from counterpoise.contrast import meow
 from counterpoise.contrast.dcl import DCLLoss
 from counterpoise.contrast.meow import (
     AdaMEOWLoss,
+    Fusion,
     GraphEncoder,
     Meow,
     MEOWLoss,
@@ -169,6 +170,42 @@ def test_prototypes_by_hand():
     torch.testing.assert_close(phi, torch.tensor([0.5, 0.5]))  # the cluster of one takes the other's
 
 
+def temperatures_written_out(points, cluster, tau, concentration):
+    """Cluster by cluster; all have two members or more."""
+    found = []
+    for k in range(int(cluster.max()) + 1):
+        own = points[cluster == k]
+        centroid = own.mean(0)
+        if concentration == "released":
+            apart = [math.sqrt(max(0, float(x @ centroid))) for x in own]
+        else:
+            apart = [float((x - centroid).norm()) for x in own]
+        found.append(sum(apart) / len(own) / math.log(len(own) + 5))
+    found = np.clip(found, *np.percentile(found, [10, 90]))
+    return tau * found / found.mean()
+
+
+@pytest.mark.parametrize("concentration", ["distance", "released"])
+def test_the_prototypes_part_written_out(concentration):
+    rng = torch.Generator().manual_seed(5)
+    c, f = (torch.randn(17, 4, generator=rng, dtype=torch.float64) for _ in range(2))
+    clusters = torch.stack([torch.arange(17) % 5, torch.arange(17) // 4 % 4], 1)
+    u, v = F.normalize(c, dim=1), F.normalize(f, dim=1)
+    expected = 0
+    for r, count in ((0, 5), (1, 4)):
+        cluster = clusters[:, r]
+        phi = temperatures_written_out(v, cluster, 0.3, concentration)
+        _, found = prototypes(v, cluster, 0.3, concentration)
+        torch.testing.assert_close(found, torch.from_numpy(phi))
+        centres = [F.normalize(v[cluster == k].mean(0), dim=0) for k in range(count)]
+        for i in range(17):
+            logits = [float(u[i] @ m) / t for m, t in zip(centres, phi, strict=True)]
+            total = 17 / count * sum(math.exp(x) for x in logits)
+            expected -= (logits[cluster[i]] - math.log(total)) / 17 / 2
+    with_it, without = (MEOWLoss(0.3, weight, concentration)(c, f, clusters) for weight in (2.0, 0.0))
+    assert (with_it - without).item() == pytest.approx(2 * expected, abs=1e-9)
+
+
 def test_dense_clusters_have_small_temperatures_and_their_mean_is_tau():
     rng = torch.Generator().manual_seed(0)
     spread = torch.tensor([0.01, 0.1, 0.3, 1.0]).repeat_interleave(30)[:, None]
@@ -282,6 +319,17 @@ def permuted(graph, order):
         edges = graph["paper", "has", kind].edge_index
         found["paper", "has", kind].edge_index = torch.stack([place[edges[0]], edges[1]])
     return found
+
+
+def test_views_are_fused_by_a_softmax_of_their_scores():
+    torch.manual_seed(0)
+    fusion, views = Fusion(4), torch.randn(3, 6, 4)
+    v, b, a = (x.detach() for x in (fusion.hidden.weight, fusion.hidden.bias, fusion.score.weight[0]))
+    scores = [float(a @ torch.stack([(v @ z + b).tanh() for z in view]).mean(0)) for view in views]
+    weights = [math.exp(x) / sum(map(math.exp, scores)) for x in scores]
+    expected = sum(w * view for w, view in zip(weights, views, strict=True))
+    torch.testing.assert_close(fusion(views), expected)
+    assert max(weights) - min(weights) > 0.01
 
 
 def test_the_order_of_the_nodes_does_not_matter(small):
