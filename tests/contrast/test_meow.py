@@ -219,6 +219,13 @@ def test_dense_clusters_have_small_temperatures_and_their_mean_is_tau():
     assert (released.diff() < 0).all()
 
 
+def test_a_temperature_is_at_least_a_thousandth_of_tau():
+    spread = torch.randn(40, 3, generator=torch.Generator().manual_seed(0)) * (torch.arange(40) >= 20)[:, None]
+    _, phi = prototypes(torch.ones(40, 3) + spread, torch.arange(40) // 4, tau=0.2)
+    assert phi[:5].tolist() == pytest.approx([2e-4] * 5)
+    assert phi[5:].min() > 0.1
+
+
 def test_prototypes_carry_no_gradient():
     c, f = (x.requires_grad_() for x in rows())
     clusters = torch.tensor([[0, 0, 1, 1, 2, 2, 0]]).T
@@ -330,6 +337,15 @@ def test_views_are_fused_by_a_softmax_of_their_scores():
     expected = sum(w * view for w, view in zip(weights, views, strict=True))
     torch.testing.assert_close(fusion(views), expected)
     assert max(weights) - min(weights) > 0.01
+
+
+def test_the_coarse_view_goes_along_the_mean_of_the_paths(small):
+    torch.manual_seed(0)
+    model = Meow(small, clusters="5").eval()
+    assert len(model.paths) == 2
+    mean = sum(path.links.to_dense() for path in model.paths) / 2
+    coarse, _ = model()
+    torch.testing.assert_close(coarse, model.encoder(model.nodes(), mean))
 
 
 def test_the_order_of_the_nodes_does_not_matter(small):
