@@ -1,4 +1,5 @@
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +14,8 @@ from counterpoise.contrast.meow import (
     AdaMEOWLoss,
     Fusion,
     GraphEncoder,
+    Links,
+    Losses,
     Meow,
     MEOWLoss,
     incidence,
@@ -339,6 +342,16 @@ def test_views_are_fused_by_a_softmax_of_their_scores():
     assert max(weights) - min(weights) > 0.01
 
 
+def test_nodes_on_the_way_add_their_mean_rows():
+    graph, path = library(), ("paper", "author", "paper")
+    torch.manual_seed(0)
+    links = Links(graph, path, 3, (0.0, np.random.default_rng(0)), 4, dropout=0.0)
+    own, authors = torch.randn(3, 4), torch.randn(2, 4)
+    w = links.steps[0].weight
+    mean = torch.stack([authors[0], authors.mean(0), torch.zeros(4)])  # the second paper has both, the last none
+    torch.testing.assert_close(links(own, {"author": authors}), F.elu(own + mean @ w.T))
+
+
 def test_the_coarse_view_goes_along_the_mean_of_the_paths(small):
     torch.manual_seed(0)
     model = Meow(small, clusters="5").eval()
@@ -382,6 +395,14 @@ def test_training_stops_when_the_loss_no_longer_falls(small):
     torch.manual_seed(0)
     losses = Meow(small, clusters="4", lr=1e-12, dropout=0.0).fit(epochs=50, patience=3)
     assert len(losses) < 50
+    assert len(losses) - 1 - losses.index(min(losses)) == 3
+    watch, trainer = Losses(patience=2), SimpleNamespace(callback_metrics={}, should_stop=False)
+    stopped = []
+    for loss in (3.0, 2.0, 2.5, 1.0, 1.5, 1.2):
+        trainer.callback_metrics["loss"] = torch.tensor(loss)
+        watch.on_train_epoch_end(trainer, None)
+        stopped.append(trainer.should_stop)
+    assert stopped == [False] * 5 + [True]
 
 
 def test_it_repeats_by_its_seed_and_gives_the_graph_back(small):
