@@ -182,7 +182,7 @@ def test_show(slug):
             assert f"--methods {'moco' if slug == 'simclr' else 'simclr'},{slug}" in text
             assert "weight_decay number 0.0001 decay of the weights" in text
         elif paper.tasks[0] == "measure":
-            assert "compare" not in text
+            assert "counterpoise compare" not in text
             assert f"counterpoise claim {slug} from" in text
         else:
             assert f"--task {paper.tasks[0]} --data" in text

@@ -147,6 +147,16 @@ def test_autoencoder_gives_images_of_the_same_size_in_the_unit_interval(size):
     assert torch.equal(silent(images), silent(images))  # in training, batch statistics are the same
 
 
+def test_the_noise_is_gaussian_and_of_the_size_that_is_asked_for():
+    autoencoder, images, seen = DenoisingAutoencoder(1, noise=0.2), torch.rand(8, 1, 32, 32), []
+    autoencoder.encoder[0].register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    autoencoder(images)
+    noise = (seen[0] - images).flatten()
+    assert noise.mean().abs() < 0.01
+    assert noise.std() == pytest.approx(0.2, rel=0.03)
+    assert (noise.abs() < 0.2).float().mean() == pytest.approx(0.683, abs=0.02)
+
+
 @pytest.fixture(scope="module")
 def images():
     """Three classes that differ in where they are bright."""

@@ -2,6 +2,7 @@
 
 import copy
 import math
+import warnings
 from collections import Counter
 from types import SimpleNamespace
 
@@ -299,6 +300,14 @@ def test_the_learning_rate_takes_its_course_in_each_stage(done):
     assert done[1].rates == pytest.approx(one + one)
 
 
+def test_steps_of_several_batches_are_counted_as_steps():
+    made = method(stages=2, warmup=0.1)
+    made.batches_an_epoch = 9
+    made.trainer = SimpleNamespace(max_epochs=4, accumulate_grad_batches=2)
+    expected = [warmup_cosine(step, 10, 0.1) for step in range(10)]  # 2 epochs of 5 steps
+    assert [made.pace(step, 20) for step in range(10)] == pytest.approx(expected)
+
+
 def test_dropped_leftovers_shorten_a_stage_and_its_learning_rate_follows(images, tmp_path):
     images = images.subset(torch.arange(90))
     made, watch = run(tmp_path, images, samples=90, stages=3, clusters=4, leftovers="drop", epochs=6)
@@ -326,7 +335,9 @@ def test_a_resumed_run_ends_with_the_same_bits(images, tmp_path, done, kill):
 
 
 def test_one_cluster_gives_independent_runs(images, tmp_path):
-    made, watch = run(tmp_path, images, clusters=1, epochs=2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)  # neither too few epochs nor a useless stage is told
+        made, watch = run(tmp_path, images, clusters=1, epochs=2)
     assert made.pseudo_labels.unique().tolist() == [0]
     orders = [[batch for epoch, batch in watch.batches if epoch == e] for e in range(2)]
     assert [len(order) for order in orders] == [12, 12]

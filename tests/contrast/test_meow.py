@@ -1,4 +1,5 @@
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +12,10 @@ from counterpoise.contrast import meow
 from counterpoise.contrast.dcl import DCLLoss
 from counterpoise.contrast.meow import (
     AdaMEOWLoss,
+    Fusion,
     GraphEncoder,
+    Links,
+    Losses,
     Meow,
     MEOWLoss,
     incidence,
@@ -169,6 +173,42 @@ def test_prototypes_by_hand():
     torch.testing.assert_close(phi, torch.tensor([0.5, 0.5]))  # the cluster of one takes the other's
 
 
+def temperatures_written_out(points, cluster, tau, concentration):
+    """Cluster by cluster; all have two members or more."""
+    found = []
+    for k in range(int(cluster.max()) + 1):
+        own = points[cluster == k]
+        centroid = own.mean(0)
+        if concentration == "released":
+            apart = [math.sqrt(max(0, float(x @ centroid))) for x in own]
+        else:
+            apart = [float((x - centroid).norm()) for x in own]
+        found.append(sum(apart) / len(own) / math.log(len(own) + 5))
+    found = np.clip(found, *np.percentile(found, [10, 90]))
+    return tau * found / found.mean()
+
+
+@pytest.mark.parametrize("concentration", ["distance", "released"])
+def test_the_prototypes_part_written_out(concentration):
+    rng = torch.Generator().manual_seed(5)
+    c, f = (torch.randn(17, 4, generator=rng, dtype=torch.float64) for _ in range(2))
+    clusters = torch.stack([torch.arange(17) % 5, torch.arange(17) // 4 % 4], 1)
+    u, v = F.normalize(c, dim=1), F.normalize(f, dim=1)
+    expected = 0
+    for r, count in ((0, 5), (1, 4)):
+        cluster = clusters[:, r]
+        phi = temperatures_written_out(v, cluster, 0.3, concentration)
+        _, found = prototypes(v, cluster, 0.3, concentration)
+        torch.testing.assert_close(found, torch.from_numpy(phi))
+        centres = [F.normalize(v[cluster == k].mean(0), dim=0) for k in range(count)]
+        for i in range(17):
+            logits = [float(u[i] @ m) / t for m, t in zip(centres, phi, strict=True)]
+            total = 17 / count * sum(math.exp(x) for x in logits)
+            expected -= (logits[cluster[i]] - math.log(total)) / 17 / 2
+    with_it, without = (MEOWLoss(0.3, weight, concentration)(c, f, clusters) for weight in (2.0, 0.0))
+    assert (with_it - without).item() == pytest.approx(2 * expected, abs=1e-9)
+
+
 def test_dense_clusters_have_small_temperatures_and_their_mean_is_tau():
     rng = torch.Generator().manual_seed(0)
     spread = torch.tensor([0.01, 0.1, 0.3, 1.0]).repeat_interleave(30)[:, None]
@@ -180,6 +220,13 @@ def test_dense_clusters_have_small_temperatures_and_their_mean_is_tau():
     assert (phi.diff() > 0).all()
     _, released = prototypes(points, cluster, tau=0.4, concentration="released")
     assert (released.diff() < 0).all()
+
+
+def test_a_temperature_is_at_least_a_thousandth_of_tau():
+    spread = torch.randn(40, 3, generator=torch.Generator().manual_seed(0)) * (torch.arange(40) >= 20)[:, None]
+    _, phi = prototypes(torch.ones(40, 3) + spread, torch.arange(40) // 4, tau=0.2)
+    assert phi[:5].tolist() == pytest.approx([2e-4] * 5)
+    assert phi[5:].min() > 0.1
 
 
 def test_prototypes_carry_no_gradient():
@@ -284,6 +331,36 @@ def permuted(graph, order):
     return found
 
 
+def test_views_are_fused_by_a_softmax_of_their_scores():
+    torch.manual_seed(0)
+    fusion, views = Fusion(4), torch.randn(3, 6, 4)
+    v, b, a = (x.detach() for x in (fusion.hidden.weight, fusion.hidden.bias, fusion.score.weight[0]))
+    scores = [float(a @ torch.stack([(v @ z + b).tanh() for z in view]).mean(0)) for view in views]
+    weights = [math.exp(x) / sum(map(math.exp, scores)) for x in scores]
+    expected = sum(w * view for w, view in zip(weights, views, strict=True))
+    torch.testing.assert_close(fusion(views), expected)
+    assert max(weights) - min(weights) > 0.01
+
+
+def test_nodes_on_the_way_add_their_mean_rows():
+    graph, path = library(), ("paper", "author", "paper")
+    torch.manual_seed(0)
+    links = Links(graph, path, 3, (0.0, np.random.default_rng(0)), 4, dropout=0.0)
+    own, authors = torch.randn(3, 4), torch.randn(2, 4)
+    w = links.steps[0].weight
+    mean = torch.stack([authors[0], authors.mean(0), torch.zeros(4)])  # the second paper has both, the last none
+    torch.testing.assert_close(links(own, {"author": authors}), F.elu(own + mean @ w.T))
+
+
+def test_the_coarse_view_goes_along_the_mean_of_the_paths(small):
+    torch.manual_seed(0)
+    model = Meow(small, clusters="5").eval()
+    assert len(model.paths) == 2
+    mean = sum(path.links.to_dense() for path in model.paths) / 2
+    coarse, _ = model()
+    torch.testing.assert_close(coarse, model.encoder(model.nodes(), mean))
+
+
 def test_the_order_of_the_nodes_does_not_matter(small):
     order = torch.randperm(80, generator=torch.Generator().manual_seed(0))
     options = {"clusters": "5", "feature_mask": 0.0, "edge_mask": 0.0, "neighbours": 80}
@@ -318,6 +395,14 @@ def test_training_stops_when_the_loss_no_longer_falls(small):
     torch.manual_seed(0)
     losses = Meow(small, clusters="4", lr=1e-12, dropout=0.0).fit(epochs=50, patience=3)
     assert len(losses) < 50
+    assert len(losses) - 1 - losses.index(min(losses)) == 3
+    watch, trainer = Losses(patience=2), SimpleNamespace(callback_metrics={}, should_stop=False)
+    stopped = []
+    for loss in (3.0, 2.0, 2.5, 1.0, 1.5, 1.2):
+        trainer.callback_metrics["loss"] = torch.tensor(loss)
+        watch.on_train_epoch_end(trainer, None)
+        stopped.append(trainer.should_stop)
+    assert stopped == [False] * 5 + [True]
 
 
 def test_it_repeats_by_its_seed_and_gives_the_graph_back(small):

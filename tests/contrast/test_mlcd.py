@@ -7,7 +7,16 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from counterpoise.contrast.mlcd import MLCD, MLCDLoss, PatchFeatures, bce, mlc, mlcd, sample_negatives
+from counterpoise.contrast.mlcd import (
+    MLCD,
+    MLCDLoss,
+    PatchFeatures,
+    _without_contrast,
+    bce,
+    mlc,
+    mlcd,
+    sample_negatives,
+)
 from counterpoise.data import Images
 from counterpoise.errors import InputError
 from counterpoise.ops.clusters import kmeans
@@ -245,6 +254,25 @@ def test_features_of_patches_tell_looks_apart_wherever_they_are(images):
     brighter = (images.pixels.float() / 127.5 - 1) * 0.6 + 0.3  # all the same, but for what keeps flat patches finite
     again = PatchFeatures(images, kinds=16, side=4, stride=1, patches=500)(brighter)
     assert (again - features).abs().max() < 0.05 * features.max()
+
+
+def test_a_flat_patch_stays_flat_and_a_faint_one_is_made_less_than_a_strong_one():
+    checks = torch.tensor([1.0, -1.0]).repeat(8)
+    flat, faint, strong = _without_contrast(0.5 + torch.stack([0 * checks, 0.1 * checks, 3 * checks]))
+    assert flat.abs().max() == 0
+    torch.testing.assert_close(faint, checks / 2**0.5)  # 0.1 / sqrt(0.1² + 0.01)
+    torch.testing.assert_close(strong, checks * 3 / 9.01**0.5)
+
+
+def test_patches_come_from_all_places():
+    """Brightness tells the place: on 5 x 5 pixels there are four patches of 4 x 4, and no other."""
+    pixels = (torch.arange(5)[:, None] * 5 + torch.arange(5)).square().to(torch.uint8)
+    images = Images(pixels[None, None], torch.zeros(1).long(), ("a",), "one")
+    features = PatchFeatures(images, kinds=2, side=4, stride=1, patches=50)
+    every = _without_contrast(F.unfold(images.pixels.float() / 127.5 - 1, 4).mT[0])
+    distances = torch.cdist(features.random_patches(images, 200), every)
+    assert distances.amin(1).max() < 0.01  # others are 3.6 apart and more
+    assert distances.argmin(1).unique().tolist() == [0, 1, 2, 3]
 
 
 def test_patches_are_whitened(images):

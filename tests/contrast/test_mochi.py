@@ -177,6 +177,11 @@ def test_a_mixture_with_the_query_is_harder_than_its_source_and_one_of_near_nega
     torch.testing.assert_close(MIXING(Q, K).norm(dim=2), torch.ones(B, 70, dtype=torch.float64))
 
 
+def test_as_many_mixtures_of_each_kind_as_are_asked_for():
+    for pairs, query_pairs in ((3, 3), (0, 2), (2, 0), (0, 0)):
+        assert HardNegativeMixing(4, pairs, query_pairs)(Q, K).shape == (len(Q), pairs + query_pairs, Q.shape[1])
+
+
 def test_draws_are_uniform_and_independent():
     """Over ranks below each query's count, alpha in (0, 1) and beta in (0, 1/2): means and spreads of 60,000 draws."""
     counts = torch.tensor([1, 4, 1000])
