@@ -1,0 +1,584 @@
+r"""RealRAG: a retriever that fetches the reference image which a text-to-image model lacks, not one that it could draw.
+
+Lyu, Zheng, Jiang, Yan, Zou, Zhou, Zhang, Hu, "RealRAG: Retrieval-augmented Realistic Image Generation via
+Self-reflective Contrastive Learning", ICML 2025, arXiv 2502.00848: the reflective negatives, the loss of the retriever,
+and generation from a prompt and the image that is retrieved for it.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple, get_args
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from jaxtyping import Bool, Float, Int, Int64, UInt8
+from PIL import Image
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from counterpoise.data import Images
+from counterpoise.data.views import to_float
+from counterpoise.errors import InputError, unknown
+from counterpoise.method import Batch, ImageViews, Index, Labels
+from counterpoise.metric.learner import MetricLearner
+from counterpoise.nets import embed
+from counterpoise.nets.diffusion import Schedule, UNet, ddim
+from counterpoise.nets.heads import mlp
+from counterpoise.ops.checks import check_integers, check_matrix, check_number, check_same_shape
+from counterpoise.ops.neighbours import nearest
+from counterpoise.ops.processes import gather, row_numbers
+from counterpoise.ops.similarity import similarity_logsumexp, unit_rows
+
+Rows = Float[Tensor, "batch dim"]
+Pixels = UInt8[Tensor, "images channels height width"]
+Drawn = UInt8[Tensor, "_ _ _ _"]  # images likewise, of other numbers and sizes
+Generator = Callable[[Sequence[str], Pixels | None], Drawn]  # prompts, and a reference for each or none, to images
+Pairs = Literal["all", "known"]
+
+WORDS = 256  # numbers of a caption's code
+SKETCH, RIDGE = 16, 0.1  # side of the small generator's sketches, and of the regression from captions to them
+SIDE = 28  # of the images as the judge sees them
+DRAWS = 4  # images of each prompt that are judged
+PART = 256  # images at a time
+
+
+def real_rag(
+    queries: Rows,
+    positives: Rows,
+    reflective: Rows | None,
+    temperature: float = 0.07,
+    labels: Int[Tensor, " batch"] | None = None,
+    absent: Bool[Tensor, " batch"] | None = None,
+) -> Float[Tensor, " all"]:
+    r"""Of each query, InfoNCE from text to image with one negative more, its own reflective one.
+
+    $-\log \frac{e^{q \cdot p / T}}{e^{q \cdot p / T} + D_{nor} + D_{ref}}$, where $D_{nor}$ sums
+    $e^{q \cdot p_j / T}$ over the batch's images of other objects, and $D_{ref} = e^{q \cdot r / T}$.
+
+    Args:
+        queries: embeddings of prompts; rows are normalised here, as all others.
+        positives: of a real image of each.
+        reflective: of the real image that is most like what the generator draws for each prompt; None for none at all.
+        temperature: T.
+        labels: which object each row is of; positives of the same one are no negatives. None: all are different.
+        absent: rows without a reflective negative, whose row in `reflective` is passed over.
+
+    Returns:
+        One number for each query of all processes.
+
+    >>> x = torch.eye(2)
+    >>> real_rag(x, x, x)  # the generator draws the positive itself: at least log 2
+    tensor([0.6931, 0.6931])
+    """
+    q, p = unit_rows(queries), unit_rows(positives)
+    own = row_numbers(q) if labels is None else labels
+    terms = [(q * p).sum(1) / temperature]
+    everyone = gather(own)
+    if (everyone != everyone[0]).any():  # else nothing is a normal negative
+        terms.append(similarity_logsumexp(q, p, 1 / temperature, exclude=(own, own), across=True))
+    if reflective is not None:
+        logit = (q * unit_rows(reflective)).sum(1) / temperature
+        terms.append(logit if absent is None else logit.masked_fill(absent, -torch.inf))
+    return gather(torch.stack(terms).logsumexp(0) - terms[0])
+
+
+class RealRAGLoss(nn.Module):
+    """`real_rag`, mean over the queries: `loss(queries, positives, reflective, labels)`.
+
+    Args:
+        temperature: above 0.
+
+    >>> x = torch.eye(2)
+    >>> round(RealRAGLoss(temperature=1.0)(x, x, -x).item(), 6)  # log(1 + 1/e + 1/e²)
+    0.407606
+    """
+
+    def __init__(self, temperature: float = 0.07):
+        super().__init__()
+        check_number("temperature", temperature, above=0)
+        self.temperature = temperature
+
+    def forward(
+        self,
+        queries: Rows,
+        positives: Rows,
+        reflective: Rows | None,
+        labels: Int[Tensor, " batch"] | None = None,
+        absent: Bool[Tensor, " batch"] | None = None,
+    ) -> Float[Tensor, ""]:
+        """The loss of the batch; arguments are those of `real_rag`.
+
+        Raises:
+            InputError: for other shapes or NaN.
+        """
+        given = {"queries": queries, "positives": positives}
+        given |= {} if reflective is None else {"reflective": reflective}
+        check_same_shape(**given)
+        for name, x in given.items():
+            check_matrix(name, x)
+        if labels is not None:
+            check_integers("labels", labels, rows=len(queries))
+        if absent is not None and absent.shape != queries.shape[:1]:
+            raise InputError(f"absent: expected one for each of the {len(queries)} rows, got {list(absent.shape)}")
+        return real_rag(queries, positives, reflective, self.temperature, labels, absent).mean()
+
+
+def reflective_negatives(
+    generated: Float[Tensor, "prompts dim"],
+    database: Float[Tensor, "images dim"],
+    labels: Int[Tensor, " prompts"],
+    image_labels: Int[Tensor, " images"],
+) -> Int64[Tensor, " prompts"]:
+    """The real image that is most like what the generator drew for each prompt: what the generator knows already.
+
+    Where that is an image of the prompt's own object, the generator draws it well enough: there is no such negative.
+
+    Args:
+        generated: frozen features of one generated image for each prompt.
+        database: frozen features of the real images; compared by cosine, and of equal ones the first is taken.
+        labels: the object that each prompt asks for.
+        image_labels: the object that each real image shows; -1 where that is not known.
+
+    Returns:
+        Numbers of real images, -1 for none.
+
+    Raises:
+        InputError: for shapes that do not go together, NaN, or no real image.
+
+    >>> real = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    >>> reflective_negatives(torch.tensor([[3.0, 1.0], [1.0, 2.0]]), real, torch.tensor([0, 0]), torch.tensor([0, 1]))
+    tensor([-1,  1])
+    """
+    check_integers("labels", labels, rows=len(generated))
+    check_integers("image_labels", image_labels, rows=len(database))
+    index = nearest(generated, database, 1)[1][:, 0]
+    return index.masked_fill(image_labels.to(index.device)[index] == labels.to(index.device), -1)
+
+
+class Augmented(NamedTuple):
+    """What was generated, and the number of the real image that each was given as a reference."""
+
+    images: Drawn
+    references: Int64[Tensor, " prompts"]
+
+
+@torch.no_grad()
+def generate_augmented(
+    generator: Generator,
+    prompts: Sequence[str],
+    queries: Float[Tensor, "prompts dim"],
+    objects: Float[Tensor, "images dim"],
+    pixels: Pixels,
+) -> Augmented:
+    """Retrieve the best real image for each prompt, and generate from both.
+
+    Args:
+        generator: such as `PipelineGenerator`; it gets no gradient.
+        prompts: texts.
+        queries: the retriever's embeddings of them.
+        objects: the retriever's embeddings of the real images; the one of largest cosine is retrieved.
+        pixels: the real images.
+
+    Raises:
+        InputError: for numbers of rows that do not go together, NaN, or no real image.
+    """
+    if len(queries) != len(prompts):
+        raise InputError(f"queries: expected one for each of the {len(prompts)} prompts, got {len(queries)}")
+    if len(objects) != len(pixels):
+        raise InputError(f"objects: expected one for each of the {len(pixels)} images, got {len(objects)}")
+    references = nearest(queries, objects, 1)[1][:, 0]
+    return Augmented(generator(prompts, pixels[references.to(pixels.device)]), references)
+
+
+class PipelineGenerator:
+    """A pipeline of diffusers as a generator, one prompt at a time, each from the same seed.
+
+    Args:
+        pipeline: from text to an image: `pipeline(prompt=…).images`.
+        augmented: from text and an image: `AutoPipelineForImage2Image.from_pipe(pipeline)`, or one with an IP-Adapter;
+            None: the same pipeline takes both.
+        argument: by which name it takes the reference: "image", "ip_adapter_image", "input_images" …
+        shape: channels, height and width of what is given back; None: RGB of the size that the pipeline draws.
+        seed: of the noise that each image starts from.
+        **options: further arguments of every call, such as `num_inference_steps`.
+
+    Raises:
+        InputError: for pipelines that are none.
+    """
+
+    def __init__(
+        self,
+        pipeline: Any,
+        augmented: Any = None,
+        argument: str = "image",
+        shape: tuple[int, int, int] | None = None,
+        seed: int = 0,
+        **options: Any,
+    ):
+        augmented = pipeline if augmented is None else augmented
+        for name, given in (("pipeline", pipeline), ("augmented", augmented)):
+            if not callable(given):
+                raise InputError(f"{name}: expected a pipeline of diffusers, got {type(given).__name__}")
+        self.pipeline, self.augmented, self.argument = pipeline, augmented, argument
+        self.shape, self.seed, self.options = shape, seed, options
+
+    def __call__(self, prompts: Sequence[str], references: Pixels | None = None) -> Drawn:
+        """One image for each prompt."""
+        made = [self._draw(prompt, None if references is None else references[i]) for i, prompt in enumerate(prompts)]
+        return torch.stack([self._pixels(image) for image in made])
+
+    def _draw(self, prompt: str, reference: UInt8[Tensor, "_ _ _"] | None) -> Image.Image:
+        options = {"generator": torch.Generator().manual_seed(self.seed), **self.options}
+        if reference is None:
+            return self.pipeline(prompt=prompt, **options).images[0]
+        picture = Image.fromarray(reference.cpu().expand(3, -1, -1).permute(1, 2, 0).numpy())
+        return self.augmented(prompt=prompt, **{self.argument: picture}, **options).images[0]
+
+    def _pixels(self, image: Image.Image) -> UInt8[Tensor, "_ _ _"]:
+        channels, height, width = self.shape or (3, image.height, image.width)
+        image = image.convert("RGB" if channels == 3 else "L").resize((width, height))
+        return torch.from_numpy(np.array(image)).view(height, width, channels).movedim(2, 0)
+
+
+def caption_codes(captions: Sequence[str], dim: int = WORDS) -> Float[Tensor, "captions dim"]:
+    """A frozen encoder of texts: the sum of their words' random vectors, which are the same everywhere.
+
+    Captions that share words are near each other; the order of words and their case do not matter.
+
+    Args:
+        captions: texts.
+        dim: length of the vectors, each about 1 long.
+
+    >>> a, b, c = caption_codes(["red car", "Car red", "red bus"])
+    >>> round((a - b).norm().item(), 4), bool((a - c).norm() < a.norm() + c.norm())
+    (0.0, True)
+    """
+    words = [caption.lower().split() for caption in captions]
+    codes = {word: _word_code(word, dim) for word in {word for each in words for word in each}}
+    return torch.stack([sum((codes[word] for word in each), torch.zeros(dim)) for each in words])
+
+
+def _word_code(word: str, dim: int) -> Float[Tensor, " dim"]:
+    generator = torch.Generator().manual_seed(zlib.crc32(word.encode()))
+    return torch.randn(dim, generator=generator) / dim**0.5
+
+
+class SmallGenerator(nn.Module):
+    """A small generator that starts from nothing: a diffusion model that is shown a sketch, and a reference or none.
+
+    The sketch is what a linear regression makes of the caption. In training the reference is the image itself, as for
+    an IP-Adapter; for half of the images, as for a caption alone, the sketch takes its place.
+
+    Args:
+        channels: of the images.
+        width: channels of the U-Net's first level, a multiple of 2.
+        steps: of DDIM.
+    """
+
+    regression: Tensor
+    mean: Tensor
+    size: Tensor
+
+    def __init__(self, channels: int, width: int = 8, steps: int = 10):
+        super().__init__()
+        self.channels, self.steps = channels, steps
+        self.schedule = Schedule()
+        self.unet = UNet(3 * channels, width)
+        self.register_buffer("regression", torch.zeros(WORDS + 1, channels * SKETCH**2))
+        self.register_buffer("mean", torch.zeros(channels * SKETCH**2))
+        self.register_buffer("size", torch.ones(2, dtype=torch.int64))
+        self.requires_grad_(False)
+
+    def fit(self, pixels: Pixels, captions: Sequence[str], epochs: int, batch_size: int = 16, lr: float = 2e-3) -> None:
+        """Learn from captioned images.
+
+        Args:
+            pixels: the images.
+            captions: of each.
+            epochs: passes over them.
+            batch_size: images a step.
+            lr: the largest learning rate, of AdamW.
+        """
+        self.size.copy_(torch.tensor(pixels.shape[2:]))
+        words, small = caption_codes(captions), _pooled(pixels)
+        self.regression.copy_(_ridge(words, small))
+        self.mean.copy_(small.mean(0))
+        batch_size = min(batch_size, len(pixels))
+        batches = len(pixels) // batch_size
+        self.unet.requires_grad_()
+        optimizer = torch.optim.AdamW(self.unet.parameters(), lr=lr, weight_decay=0.0)
+        pace = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, epochs * batches + 1, pct_start=0.1)
+        for _ in range(epochs):
+            for rows in torch.randperm(len(pixels))[: batches * batch_size].view(batches, batch_size):
+                x, sketch = to_float(pixels[rows].to(self.mean.device)), self.sketch(words[rows])
+                shown = torch.where((torch.rand(len(rows), 1, 1, 1) < 0.5).to(x.device), x, sketch)
+                t, noise = torch.randint(self.schedule.steps, (len(x),), device=x.device), torch.randn_like(x)
+                clean = self.clean(self.schedule.noised(x, t, noise), t, sketch, shown)
+                optimizer.zero_grad()
+                F.mse_loss(clean, x).backward()
+                optimizer.step()
+                pace.step()
+        optimizer.zero_grad()
+        self.unet.requires_grad_(False)
+
+    def sketch(self, words: Float[Tensor, "prompts words"]) -> Float[Tensor, "prompts channels height width"]:
+        """What the regression makes of captions, as images."""
+        flat = _with_one(words).to(self.mean) @ self.regression
+        return F.interpolate(flat.view(-1, self.channels, SKETCH, SKETCH), self.size.tolist(), mode="bilinear")
+
+    def clean(self, x: Tensor, t: Int[Tensor, " prompts"], sketch: Tensor, shown: Tensor) -> Tensor:
+        """The image that the net sees in a noisy one: what is shown, the reference or the sketch, and what it adds."""
+        return shown + self.unet(torch.cat([x, sketch, shown], 1), t)[:, : self.channels]
+
+    def features(self, pixels: Pixels) -> Float[Tensor, "images features"]:
+        """Frozen features by which images are alike: how they differ from the mean image, coarsely."""
+        return _pooled(pixels) - self.mean.cpu()
+
+    @torch.no_grad()
+    def forward(self, prompts: Sequence[str], references: Pixels | None = None) -> Drawn:
+        """One image for each prompt."""
+        sketches = self.sketch(caption_codes(prompts))
+        shown = sketches if references is None else to_float(references.to(sketches.device))
+        parts = zip(sketches.split(PART), shown.split(PART), strict=True)
+        return torch.cat([self._draw(*part) for part in parts])
+
+    def _draw(self, sketch: Tensor, shown: Tensor) -> Drawn:
+        def noise(x: Tensor, t: Tensor) -> Tensor:
+            signal, sigma = (values[t].view(-1, 1, 1, 1) for values in (self.schedule.signal, self.schedule.sigma))
+            return (x - signal * self.clean(x, t, sketch, shown)) / sigma
+
+        made = ddim(noise, self.schedule, torch.randn_like(sketch), self.steps)
+        return ((made.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu()
+
+
+def _pooled(pixels: Pixels) -> Float[Tensor, "images features"]:
+    return torch.cat([F.adaptive_avg_pool2d(to_float(part), SKETCH).flatten(1) for part in pixels.split(PART)])
+
+
+def _ridge(x: Float[Tensor, "rows dim"], y: Float[Tensor, "rows out"]) -> Float[Tensor, "dim_and_1 out"]:
+    x, y = _with_one(x).double(), y.double()
+    return torch.linalg.solve(x.T @ x + RIDGE * torch.eye(x.shape[1]), x.T @ y).float()
+
+
+def _with_one(x: Float[Tensor, "rows dim"]) -> Float[Tensor, "rows dim_and_1"]:
+    return F.pad(x, (0, 1), value=1.0)
+
+
+class RealRAG(MetricLearner):
+    """A retriever from text to images, trained with what a generator draws by itself as negatives.
+
+    The prompts are the names of the classes. A small generator first learns from the images of some of them; what it
+    then draws for each prompt tells the reflective negatives. What a run keeps is the retriever's encoder of images.
+
+    Args:
+        encoder: images to features; a linear layer is put on it. Its attribute `channels` tells those of the images,
+            1 if it has none.
+        samples: how many training images there are.
+        classes: how many classes the labels have.
+        reflective: whether there are reflective negatives; without them it is InfoNCE from text to image.
+        pairs: "all" trains the retriever on all classes; "known" on those that the generator has learnt from.
+        known: share of the classes that the small generator learns from, drawn by the seed; above 0.
+        generator_epochs: passes over their images.
+        generator_width: channels of the first level of its U-Net, a multiple of 2.
+        temperature: above 0.
+        hidden: width of the text encoder's hidden layer.
+        generator: draws in place of the small one, from (prompts, references or None) to uint8 images, such as
+            `PipelineGenerator`. The classes that it knows are then those without a reflective negative.
+        frozen: the encoder whose features tell which images are alike, from float images in [-1, 1]; wanted with
+            `generator`, in place of the small one's.
+        **recipe: arguments of `MetricLearner`.
+    """
+
+    views = 2
+    known: Tensor
+    captions: Tensor
+    negatives: Tensor
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        samples: int,
+        classes: int,
+        reflective: bool = True,
+        pairs: Pairs = "all",
+        known: float = 0.5,
+        generator_epochs: int = 10,
+        generator_width: int = 8,
+        temperature: float = 0.07,
+        hidden: int = 256,
+        generator: Generator | None = None,
+        frozen: nn.Module | None = None,
+        **recipe: Any,
+    ):
+        super().__init__(encoder, samples, **recipe)
+        check_number("classes", classes, at_least=2)
+        check_number("known", known, above=0, at_most=1)
+        check_number("generator_epochs", generator_epochs, at_least=0)
+        check_number("generator_width", generator_width, at_least=2)
+        if pairs not in get_args(Pairs):
+            raise unknown("pairs", pairs, get_args(Pairs))
+        if (generator is None) != (frozen is None):
+            raise InputError("generator and frozen: expected both of them or neither, got one")
+        self.reflective, self.pairs, self.share, self.generator_epochs = reflective, pairs, known, generator_epochs
+        channels = getattr(encoder, "channels", 1)
+        self.small: Any = SmallGenerator(channels, generator_width) if generator is None else None
+        self.generator = generator
+        self.frozen: Any = None if frozen is None else frozen.requires_grad_(False)
+        normalized = nn.LayerNorm(WORDS, elementwise_affine=False)
+        self.text = nn.Sequential(normalized, mlp(WORDS, hidden, self.features, batch_norm=False))
+        self.objective = RealRAGLoss(temperature)
+        self.pixels: Any = None  # of the training images, while it trains
+        self.register_buffer("known", torch.zeros(classes, dtype=torch.bool))
+        self.register_buffer("captions", torch.zeros(classes, WORDS))
+        self.register_buffer("negatives", torch.full((classes,), -1))
+
+    def start_epoch(self, images: Images, epoch: int) -> None:
+        """Before the first epoch, train the small generator, and find each class's reflective negative."""
+        super().start_epoch(images, epoch)
+        self.pixels = images.pixels
+        if epoch == 0:
+            self.captions.copy_(caption_codes(images.classes))
+            self.reflect(images)
+        if self.pairs == "known":
+            self.class_of[~self.known[self.class_of]] = -1
+
+    def reflect(self, images: Images) -> None:
+        """Let the generator draw one image of each class, and find the real ones that these are most like."""
+        classes = len(images.classes)
+        if self.small is not None:
+            self.known.zero_()[torch.randperm(classes)[: max(1, round(self.share * classes))]] = True
+            rows = ((images.labels >= 0) & self.known.cpu()[images.labels]).nonzero().flatten()
+            learnt = images.subset(rows)
+            names = [images.classes[label] for label in learnt.labels.tolist()]
+            self.small.fit(learnt.pixels, names, self.generator_epochs)
+        drawn = self.frozen_features(self.draw(images.classes, like=images.pixels))
+        real = self.frozen_features(images.pixels)
+        self.negatives.copy_(reflective_negatives(drawn, real, torch.arange(classes), images.labels))
+        if self.small is None:
+            self.known.copy_(self.negatives < 0)
+        if dist.is_available() and dist.is_initialized():
+            for found in (*self.parameters(), *self.buffers()):
+                dist.broadcast(found.data, 0)  # the last bits of an accelerator's sums may differ
+
+    def draw(self, prompts: Sequence[str], references: Drawn | None = None, *, like: Pixels) -> Drawn:
+        """What the generator draws, with as many channels and of the size of other images."""
+        made = (self.small if self.generator is None else self.generator)(prompts, references)
+        wanted = like.shape[1:]
+        if made.shape[1:] == wanted:
+            return made
+        resized = F.interpolate(made.float(), tuple(wanted[1:]), mode="bilinear", antialias=True)
+        resized = resized.mean(1, keepdim=True) if wanted[0] == 1 else resized
+        return resized.round().clamp(0, 255).to(torch.uint8).expand(-1, wanted[0], -1, -1)
+
+    @torch.no_grad()
+    def frozen_features(self, pixels: Pixels) -> Float[Tensor, "images features"]:
+        """Features by which images are alike, from the frozen encoder."""
+        if self.small is not None:
+            return self.small.features(pixels)
+        encoder = self.frozen.eval()
+        return torch.cat([encoder(to_float(part.to(self.device))).cpu() for part in pixels.split(PART)])
+
+    def training_step(self, batch: Batch, batch_index: int) -> Float[Tensor, ""]:
+        """As of any method, but that the second view is one of the reflective negative of the image's class."""
+        pixels, labels, index = batch
+        other = self.pixels[self.negatives[labels].clamp(min=0).cpu()].to(pixels.device)
+        loss = self.loss([self.view(pixels), self.view(other)], labels, index)
+        if not torch.isfinite(loss):
+            raise FloatingPointError(f"the loss became {loss.item()} at step {self.global_step}; a smaller lr may help")
+        self.log("loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(pixels), sync_dist=True)
+        return loss
+
+    def loss(self, images: ImageViews, labels: Labels, index: Index) -> Float[Tensor, ""]:
+        """The loss of the embeddings of names, of images, and of the reflective negatives that there are."""
+        view, negatives = (x[labels >= 0] for x in images)
+        labels = labels[labels >= 0]
+        present = (self.negatives[labels] >= 0) & self.reflective
+        embedded = self.encoder(torch.cat([view, negatives[present]]))
+        positives = embedded[: len(view)]
+        reflective = torch.zeros_like(positives).index_put((present,), embedded[len(view) :])
+        return self.objective(self.text(self.captions[labels]), positives, reflective, labels, ~present)
+
+    @torch.no_grad()
+    def queries(self, prompts: Sequence[str]) -> Float[Tensor, "prompts dim"]:
+        """The retriever's embeddings of texts."""
+        return self.text(caption_codes(prompts).to(self.device)).cpu()
+
+    def diagnostics(self, train: Images, probe: Images, test: Images) -> dict[str, float]:
+        """How well images are retrieved and generated for the names of unseen classes, and of known ones.
+
+        The database holds all training images and, of the unseen ("novel") classes, the images of `probe`. The judge is
+        a linear discriminant analysis of the pixels of all images, those of `test` included.
+
+        `novel precision`: the share of names for which an image of their class is retrieved. `novel lookalike`: the
+        share for which one of another class is, which the generator's own drawing is most like. `novel accuracy`: the
+        share of generated images that the judge takes for the wanted class, and `novel without` if nothing is
+        retrieved; `novel gain` is their difference. `known …`: the same of classes that the generator knows.
+        `reflective`: the share of training classes that have a reflective negative.
+        """
+        shift = len(train.classes)
+        labels = torch.cat([train.labels, *(torch.where(x.labels < 0, -1, x.labels + shift) for x in (probe, test))])
+        pixels = torch.cat([train.pixels, probe.pixels, test.pixels])
+        judge = Judge(pixels, labels)
+        pixels, labels = pixels[: len(train) + len(probe)], labels[: len(train) + len(probe)]
+        objects = torch.cat([embed(self.encoder, images, to_float) for images in (train, probe)])
+        frozen = self.frozen_features(pixels)
+        found = {"reflective": float((self.negatives >= 0).float().mean())}
+        names = [*train.classes, *test.classes]
+        novel = probe.labels.unique()
+        for name, wanted in (("novel", novel[novel >= 0] + shift), ("known", self.known.cpu().nonzero().flatten())):
+            if not len(wanted):
+                continue
+            prompts = [names[label] for label in wanted.tolist()]
+            with torch.random.fork_rng():
+                torch.manual_seed(0)
+                drawn = [self.draw(prompts, like=pixels) for _ in range(DRAWS)]
+                made = [
+                    generate_augmented(self._draw_like(pixels), prompts, self.queries(prompts), objects, pixels)
+                    for _ in range(DRAWS)
+                ]
+            retrieved = labels[made[0].references]
+            alike = labels[nearest(self.frozen_features(drawn[0]), frozen, 1)[1][:, 0]]
+            right = retrieved == wanted
+            without, accuracy = (
+                judge.share(torch.cat(x), wanted.repeat(DRAWS)) for x in (drawn, [m.images for m in made])
+            )
+            found |= {
+                f"{name} precision": float(right.float().mean()),
+                f"{name} lookalike": float((~right & (retrieved == alike)).float().mean()),
+                f"{name} accuracy": accuracy,
+                f"{name} without": without,
+                f"{name} gain": accuracy - without,
+            }
+        return found
+
+    def _draw_like(self, pixels: Pixels) -> Generator:
+        return lambda prompts, references: self.draw(prompts, references, like=pixels)
+
+
+class Judge:
+    """Tells classes of images by a linear discriminant analysis of their pixels, which no other part has to do with.
+
+    Args:
+        pixels: images to learn from.
+        labels: class of each; -1 leaves it out.
+    """
+
+    def __init__(self, pixels: Pixels, labels: Int[Tensor, " images"]):
+        pixels, labels = pixels[labels >= 0], labels[labels >= 0]
+        classes = len(labels.unique())
+        self.analysis = LinearDiscriminantAnalysis("lsqr", shrinkage=0.5, priors=np.full(classes, 1 / classes))
+        self.analysis.fit(self._seen(pixels), labels.numpy())
+
+    def share(self, pixels: Pixels, labels: Int[Tensor, " images"]) -> float:
+        """The share of images that it takes for what they should be."""
+        return float((self.analysis.predict(self._seen(pixels)) == labels.numpy()).mean())
+
+    @staticmethod
+    def _seen(pixels: Pixels) -> np.ndarray:
+        height, width = (min(SIDE, side) for side in pixels.shape[2:])
+        parts = [F.adaptive_avg_pool2d(part / 255, (height, width)).flatten(1) for part in pixels.split(PART)]
+        return torch.cat(parts).numpy()
