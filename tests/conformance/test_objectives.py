@@ -22,6 +22,8 @@ REQUIRED = {"dim": D, "samples": N, "images": N, "texts": N, "classes": C}
 FLOATS = {
     **dict.fromkeys(["z1", "z2", "embeddings", "queries", "positives", "keys", "image", "text", "gates"], (N, D)),
     **dict.fromkeys(["noise", "predicted", "residual", "reflective", "coarse"], (N, D)),
+    "reflective": (N, D),
+    **dict.fromkeys(["noise", "predicted", "residual"], (N, D)),
     **dict.fromkeys(["phi1", "phi2"], (N, M)),
     "negatives": (M, D),
     "prototypes": (C, D),
