@@ -94,9 +94,11 @@ def compare(
     Args:
         methods: slugs from `counterpoise list`, each with arguments of its own as in "dcl:temperature=0.5";
             "room:contrast" stands for all methods of that room.
-        data: a known set such as "fashion-mnist", or a path to a folder of images, a CSV or a Parquet file; a graph for
-            the task graph: "planted", "pyg:DBLP".
-        task: what the methods are to do: "pretrain" (images) or "graph" (nodes of a heterogeneous graph).
+        data: a known set such as "fashion-mnist", or a path to a folder of images, a CSV or a Parquet file; for the task
+            regress "rotations", "digit-sums", "diabetes" or a table; for the task graph "planted", "pyg:DBLP".
+        task: what the methods are to do: "pretrain" (features of images), "retrieve" or "few-shot" (images of classes
+            that training has not seen), "compose" (queries of an image and words), "regress" (numbers), or "graph"
+            (nodes of a heterogeneous graph).
         imperfect: what to do to the data, such as "long-tail=100" or "label-noise=0.4"; docs/data.md has them all.
         seeds: how many seeds each method runs with; the seed decides data, weights, order and views.
         baseline: which of the methods the others are measured against; the task's own, or else the first.

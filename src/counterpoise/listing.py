@@ -19,7 +19,14 @@ from counterpoise.ledger import declared, last_result, told
 
 STATES = {"done": True, "planned": False}
 
-EXAMPLES = {"pretrain": "fashion-mnist --imperfect long-tail=100", "graph": "planted"}
+EXAMPLES = {
+    "pretrain": "fashion-mnist --imperfect long-tail=100",
+    "retrieve": "glyphs:split=script",
+    "few-shot": "glyphs:script=latin:split=character",
+    "regress": "rotations",
+    "compose": "glyphs:script=latin",
+    "graph": "planted",
+}
 """The data of a task's example."""
 
 
