@@ -94,8 +94,8 @@ def compare(
     Args:
         methods: slugs from `counterpoise list`, each with arguments of its own as in "dcl:temperature=0.5";
             "room:contrast" stands for all methods of that room.
-        data: a known set such as "fashion-mnist", or a path to a folder of images, a CSV or a Parquet file; for the task
-            regress "rotations", "digit-sums", "diabetes" or a table; for the task graph "planted", "pyg:DBLP".
+        data: a known set such as "fashion-mnist", or a path to a folder of images, a CSV or a Parquet file; for regress
+            "rotations", "digit-sums", "diabetes" or a table of numbers; for graph "planted", "pyg:DBLP".
         task: what the methods are to do: "pretrain" (features of images), "retrieve" or "few-shot" (images of classes
             that training has not seen), "compose" (queries of an image and words), "regress" (numbers), or "graph"
             (nodes of a heterogeneous graph).
