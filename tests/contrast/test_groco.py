@@ -118,12 +118,11 @@ def test_the_loss_from_the_papers_words(views, negatives, large):
 
 def test_all_negatives_where_there_are_fewer():
     torch.testing.assert_close(GroCoLoss(N - 1)(VIEWS), GroCoLoss(1000)(VIEWS))
-    assert hardest(VIEWS[0], VIEWS[0], torch.arange(N)[:, None], 1000).isfinite().all()
 
 
 def test_the_tiles_are_seamless(monkeypatch):
     expected = [GroCoLoss(3)(VIEWS), HardNTXentLoss(3)(*VIEWS[:2])]
-    monkeypatch.setattr("counterpoise.contrast.groco.ROWS", 2)
+    monkeypatch.setattr("counterpoise.ops.parts.TABLE", 2 * N)
     torch.testing.assert_close([GroCoLoss(3)(VIEWS), HardNTXentLoss(3)(*VIEWS[:2])], expected)
 
 
@@ -154,11 +153,12 @@ def test_negatives_that_are_not_among_the_hardest_do_not_count():
     z = VIEWS[:2].clone()
     unit = F.normalize(z[0], dim=1)
     far = (unit @ unit.T).argmin(1)[0].item()
-    expected = hardest(unit[:1], unit, torch.tensor([[0]]), 3)
+    own_number = torch.tensor([0]), torch.arange(len(unit))
+    expected = hardest(unit[:1], unit, own_number, 3)
     unit[far] = -unit[0]
-    torch.testing.assert_close(hardest(unit[:1], unit, torch.tensor([[0]]), 3), expected)
+    torch.testing.assert_close(hardest(unit[:1], unit, own_number, 3), expected)
     keys = unit.requires_grad_()
-    hardest(unit.detach()[:1], keys, torch.tensor([[0]]), 3).sum().backward()
+    hardest(unit.detach()[:1], keys, own_number, 3).sum().backward()
     assert (keys.grad.abs().sum(1) > 0).sum() == 3
 
 
@@ -255,7 +255,8 @@ class Encoder(nn.Linear):
 @pytest.mark.parametrize("compare", ["sorting", "softmax"])
 def test_the_method_compares_the_projections_of_all_views(compare):
     method = GroCo(Encoder(), views=3, negatives=3, steepness=2.0, compare=compare, temperature=0.3, hidden=8, dim=3)
-    views = [torch.randn(N, 1, 4, 4, generator=rng) for _ in range(3)]
+    # So far apart that batch normalisation's epsilon does not show.
+    views = [30 * torch.randn(N, 1, 4, 4, generator=rng) for _ in range(3)]
     z = torch.stack([method.head(method.encoder(view)) for view in views])
     torch.testing.assert_close(z.var(1, unbiased=False), torch.ones(3, 3), rtol=1e-3, atol=1e-3)
     softmax = HardNTXentLoss(3, 0.3)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from counterpoise.ops.parts import by_rows
+from counterpoise.ops.parts import by_rows, reduce_similarities
 
 
 def softened(x, numbers, y, scale):
@@ -57,3 +57,20 @@ def test_float32_within_autocast():
     assert whole.dtype == parts.dtype == torch.float32
     torch.testing.assert_close(parts, whole)
     torch.testing.assert_close(torch.autograd.grad(parts.sum(), x), torch.autograd.grad(whole.sum(), x))
+
+
+@pytest.mark.parametrize("heads", [(), (2,)])
+@pytest.mark.parametrize("table", [1, 30, 1 << 22])
+def test_of_similarities_head_by_head_without_those_of_equal_number(heads, table, monkeypatch):
+    monkeypatch.setattr("counterpoise.ops.parts.TABLE", table)
+    x, y = (torch.randn(n, *heads, 4, dtype=torch.float64, requires_grad=True) for n in (7, 5))
+    numbers, others = torch.arange(7) % 3, torch.arange(5)
+    for n in range(7):
+        row = (x[n] * y).sum(-1).movedim(0, -1).masked_fill(numbers[n] == others, -torch.inf)
+        for reduce in (lambda s: s.logsumexp(-1), lambda s: s.topk(2).values, lambda s: s.topk(2).indices.double()):
+            found = reduce_similarities(reduce, x, y, (numbers, others))
+            torch.testing.assert_close(found[n], reduce(row))
+        slope = torch.autograd.grad(reduce_similarities(lambda s: s.amax(-1), x, y, (numbers, others))[n].sum(), (x, y))
+        torch.testing.assert_close(slope, torch.autograd.grad(row.amax(-1).sum(), (x, y)))
+    everyone = reduce_similarities(lambda s: s.sum(-1), x, y)
+    torch.testing.assert_close(everyone, (x[:, None] * y).sum(-1).sum(1))

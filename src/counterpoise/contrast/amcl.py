@@ -15,7 +15,7 @@ import math
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from counterpoise.contrast.simclr import NTXentLoss
@@ -25,12 +25,11 @@ from counterpoise.method import ImageViews, Index, Labels, Method
 from counterpoise.nets import embed
 from counterpoise.nets.heads import mlp
 from counterpoise.ops.checks import check_finite, check_number, check_same_shape
-from counterpoise.ops.parts import by_rows
+from counterpoise.ops.parts import reduce_similarities
 from counterpoise.ops.processes import gather, row_numbers
 from counterpoise.ops.similarity import unit_rows
 
 Form = Literal["adaptive", "constant", "nt-xent"]
-TILE = 512  # anchors whose similarities are looked through at a time
 SEEN = 500  # training images whose temperatures are told
 
 
@@ -172,34 +171,6 @@ def adaptive_cross_correlation(
     return torch.where(own, attraction, repulsion).sum()
 
 
-@torch.no_grad()
-def hardest(
-    queries: Float[Tensor, "n heads dim"],
-    keys: Float[Tensor, "m heads dim"],
-    exclude: tuple[Int[Tensor, " n"], Int[Tensor, " m"]],
-    k: int = 1,
-) -> Int[Tensor, "n heads k"]:
-    """The numbers of the k keys that are most similar to each query, in each head; equal ones in no fixed order.
-
-    Args:
-        queries: unit rows.
-        keys: unit rows.
-        exclude: identities of queries and keys; equal ones are no pair.
-        k: at most the number of keys that remain.
-
-    >>> z = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]])[:, None]
-    >>> hardest(z, z, (torch.arange(3), torch.arange(3))).flatten()
-    tensor([2, 2, 1])
-    """
-
-    def part(queries: Tensor, identity: Tensor, keys: Tensor, others: Tensor) -> Tensor:
-        similarity = torch.einsum("nhd,mhd->nhm", queries, keys)
-        no_pair = identity[:, None] == others
-        return similarity.masked_fill_(no_pair[:, None], -torch.inf).topk(k).indices
-
-    return by_rows(part, [queries, exclude[0]], [keys, exclude[1]], step=TILE)
-
-
 class Pairs(NamedTuple):
     """What equation 2.1 compares: of each anchor and head its positive and its nearest negatives."""
 
@@ -289,7 +260,8 @@ class AMCLLoss(nn.Module):
         left = len(keys) - (1 if self.positive_competes else 2)
         if self.top_k > left:
             raise InputError(f"z1: expected enough rows for top_k = {self.top_k} negatives, got {left} negatives")
-        near = hardest(z, keys, (identity, key_identity), self.top_k)
+        with torch.no_grad():
+            near = reduce_similarities(lambda s: s.topk(self.top_k).indices, z, keys, (identity, key_identity))
         head = torch.arange(z.shape[1], device=z.device)[:, None]
         other, other_phi = z.roll(len(z1), 0), phi.roll(len(z1), 0)
         return Pairs(

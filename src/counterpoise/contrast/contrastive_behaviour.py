@@ -10,7 +10,6 @@ sphere. To compare with the hardest negatives only makes the embeddings even wha
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -26,7 +25,7 @@ from counterpoise.method import ImageViews, Index, Labels, Method
 from counterpoise.nets import embed
 from counterpoise.nets.heads import linear
 from counterpoise.ops.checks import check_integers, check_matrix, check_number, check_same_shape
-from counterpoise.ops.parts import by_rows
+from counterpoise.ops.parts import reduce_similarities
 from counterpoise.ops.processes import gather
 from counterpoise.ops.similarity import similarity_logsumexp, similarity_softmax, unit_rows
 
@@ -34,7 +33,6 @@ from counterpoise.ops.similarity import similarity_logsumexp, similarity_softmax
 Exclude = tuple[Int[Tensor, " batch"], Int[Tensor, " negatives"]]
 
 HARD = 0.0819  # of 50,000 images: the paper's 4,095 hard negatives on CIFAR
-TABLE = 1 << 22  # similarities that are held at a time, 16 MB in float32
 
 
 def relative_penalty(
@@ -160,7 +158,7 @@ def hard_contrastive(
             hard = hard_negatives(similarity, alpha, num_hard)
             return (similarity / temperature).masked_fill(~hard, -torch.inf).logsumexp(1)
 
-        negative = _some_rows_at_a_time(log_sum, queries, negatives, exclude)
+        negative = reduce_similarities(log_sum, queries, negatives, exclude)
     return -gather(F.logsigmoid(positive - negative)).mean()
 
 
@@ -207,7 +205,7 @@ def simple_contrastive(
             hard = hard_negatives(similarity, alpha, num_hard)
             return _mean(similarity.masked_fill(~hard, 0).sum(1), hard.sum(1), weight)
 
-        negative = _some_rows_at_a_time(mean, queries, negatives, exclude)
+        negative = reduce_similarities(mean, queries, negatives, exclude)
     return gather(negative - (queries * positives).sum(1)).mean()
 
 
@@ -352,25 +350,6 @@ def _check_share(alpha: float, num_hard: int | None) -> None:
     check_number("alpha", alpha, above=0, at_most=1)
     if num_hard is not None:
         check_number("num_hard", num_hard, at_least=1)
-
-
-def _some_rows_at_a_time(
-    reduce: Callable[[Tensor], Tensor], queries: Tensor, negatives: Tensor, exclude: Exclude | None
-) -> Float[Tensor, " batch"]:
-    r"""`reduce` of the table of similarities, $-\infty$ where there is no pair; only `TABLE` of them exist at a time.
-
-    Of a table that is larger, each part is made again in the backward pass.
-    """
-
-    numbers, others = exclude or (None, None)
-
-    def part(queries: Tensor, numbers: Tensor | None, negatives: Tensor, others: Tensor | None) -> Tensor:
-        similarity = queries @ negatives.T
-        if numbers is not None and others is not None:
-            similarity = similarity.masked_fill(numbers[:, None] == others, -torch.inf)
-        return reduce(similarity)
-
-    return by_rows(part, [queries, numbers], [negatives, others], step=max(1, TABLE // len(negatives)))
 
 
 def _mean_of_all(

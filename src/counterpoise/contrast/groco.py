@@ -23,11 +23,11 @@ from counterpoise.errors import InputError, unknown
 from counterpoise.method import ImageViews, Index, Labels, Method
 from counterpoise.nets.heads import mlp
 from counterpoise.ops.checks import check_finite, check_matrix, check_number, check_same_shape
+from counterpoise.ops.parts import reduce_similarities
 from counterpoise.ops.processes import gather, row_numbers
 from counterpoise.ops.similarity import unit_rows
 
 Compare = Literal["sorting", "softmax"]
-ROWS = 512  # anchors whose similarities to all candidates are formed at once
 
 
 def soft_sort(
@@ -109,27 +109,24 @@ def group_ordering(
 
 
 def hardest(
-    anchors: Float[Tensor, "batch dim"], candidates: Float[Tensor, "all dim"], exclude: Int[Tensor, "batch out"], k: int
+    anchors: Float[Tensor, "batch dim"],
+    candidates: Float[Tensor, "all dim"],
+    exclude: tuple[Int[Tensor, " batch"], Int[Tensor, " all"]],
+    k: int,
 ) -> Float[Tensor, "batch k"]:
-    """The similarities of each anchor to its k most similar candidates; to all, where there are fewer.
+    """The similarities of each anchor to its k most similar candidates.
 
     Args:
         anchors: unit rows.
         candidates: likewise.
-        exclude: the numbers of each anchor's candidates that are no negatives of it.
-        k: how many are wanted.
+        exclude: sample numbers of anchors and candidates; those of equal number are no negatives.
+        k: how many, at most as many as every anchor has.
 
-    >>> z = torch.eye(3)[[0, 0, 1, 2]]
-    >>> hardest(z, z, torch.arange(4)[:, None], k=1)
+    >>> z, sample = torch.eye(3)[[0, 0, 1, 2]], torch.arange(4)
+    >>> hardest(z, z, (sample, sample), k=1)
     tensor([[1.], [1.], [0.], [0.]])
     """
-    k = min(k, len(candidates) - exclude.shape[1])
-    return torch.cat(
-        [
-            (rows @ candidates.T).scatter(1, out, -math.inf).topk(k, dim=1).values
-            for rows, out in zip(anchors.split(ROWS), exclude.split(ROWS), strict=True)
-        ]
-    )
+    return reduce_similarities(lambda similarity: similarity.topk(k).values, anchors, candidates, exclude)
 
 
 class GroCoLoss(nn.Module):
@@ -191,7 +188,9 @@ class GroCoLoss(nn.Module):
             return gather(torch.cat(terms).T).mean()
 
     def _anchors(self, z: Tensor, keys: Tensor, row: Tensor, anchors: range, large: int) -> Float[Tensor, "some batch"]:
-        negatives = [hardest(z[a], gather(keys[a]), row[:, None], self.negatives) for a in anchors]
+        everyone = gather(row)
+        k = min(self.negatives, len(everyone) - 1)
+        negatives = [hardest(z[a], gather(keys[a]), (row, everyone), k) for a in anchors]
         positives = [torch.stack([(z[a] * keys[v]).sum(1) for v in range(large) if v != a], dim=1) for a in anchors]
         losses = group_ordering(torch.cat(negatives), torch.cat(positives), self.steepness)
         return losses.view(len(anchors), -1)
@@ -241,8 +240,8 @@ class HardNTXentLoss(nn.Module):
             keys = torch.cat([gather(z1), gather(z2)])
             if self.stop_gradient:
                 others, keys = others.detach(), keys.detach()
-            samples = torch.stack([row, row + len(keys) // 2], dim=1).repeat(2, 1)
-            negative = hardest(anchors, keys, samples, self.negatives)
+            samples = row.repeat(2), gather(row).repeat(2)
+            negative = hardest(anchors, keys, samples, min(self.negatives, len(keys) - 2))
             positive = (anchors * others).sum(1, keepdim=True)
             logits = torch.cat([positive, negative], dim=1) / self.temperature
             return gather(-logits.log_softmax(1)[:, 0]).mean()

@@ -24,6 +24,7 @@ from counterpoise.errors import InputError, unknown
 from counterpoise.method import ImageViews, Index, Labels
 from counterpoise.nets import embed
 from counterpoise.ops.checks import check_finite, check_integers, check_matrix, check_number, check_same_shape
+from counterpoise.ops.parts import reduce_similarities
 from counterpoise.ops.processes import gather, row_numbers
 from counterpoise.ops.similarity import similarity_logsumexp, unit_rows
 
@@ -31,7 +32,6 @@ from counterpoise.ops.similarity import similarity_logsumexp, unit_rows
 Exclude = tuple[Int[Tensor, " batch"], Int[Tensor, " queue"]]
 Kept = Literal["all", "other-images", "other-classes"]
 
-TABLE = 1 << 22  # similarities that are looked at at a time, 16 MB in float32
 NOBODY = -2  # owner of a queue's entry that is no query's
 
 
@@ -95,17 +95,11 @@ def hardest(
     >>> index, counts
     (tensor([[2, 0]]), tensor([2]))
     """
-    found = []
-    step = max(1, TABLE // len(negatives))
-    for start in range(0, len(queries), step):
-        rows = slice(start, start + step)
-        with torch.autocast(queries.device.type, enabled=False):
-            similarity = queries[rows] @ negatives.T
-        if exclude is not None:
-            similarity = similarity.masked_fill(exclude[0][rows, None] == exclude[1], -torch.inf)
-        found.append(similarity.topk(min(num_hard, len(negatives)), dim=1))
-    values, index = (torch.cat(parts) for parts in zip(*found, strict=True))
-    counts = (values > -torch.inf).sum(1)
+    many = min(num_hard, len(negatives))
+    index = reduce_similarities(lambda similarity: similarity.topk(many).indices, queries, negatives, exclude)
+    if exclude is None:
+        return index, index.new_full((len(index),), many)
+    counts = (exclude[0][:, None] != exclude[1][index]).sum(1)
     if not counts.all():
         raise InputError(f"negatives: query {int((counts == 0).nonzero()[0])} has none left to mix")
     return index, counts

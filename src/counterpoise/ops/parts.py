@@ -6,8 +6,11 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+TABLE = 1 << 22  # similarities that exist at a time, 16 MB in float32
 
 
 def by_rows(
@@ -36,6 +39,38 @@ def by_rows(
         if len(first) <= step:
             return function(*rows, *shared)
         return _ByRows.apply(function, range(0, len(first), step), len(rows), *rows, *shared)
+
+
+def reduce_similarities(
+    reduce: Callable[[Tensor], Tensor],
+    queries: Float[Tensor, "n *heads dim"],
+    keys: Float[Tensor, "m *heads dim"],
+    exclude: tuple[Int[Tensor, " n"], Int[Tensor, " m"]] | None = None,
+) -> Tensor:
+    r"""`reduce` of the table of similarities, without the table: for what is no softmax, such as a row's largest.
+
+    Args:
+        reduce: from `[some, *heads, m]` similarities to one row of values for each query.
+        queries: normalise first where cosines are meant.
+        keys: likewise; compared head by head.
+        exclude: numbers of queries and keys; where they are equal, the similarity is $-\infty$.
+
+    >>> z = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]])
+    >>> own = torch.arange(3)
+    >>> reduce_similarities(lambda s: s.topk(1).indices, z, z, (own, own)).flatten()
+    tensor([2, 2, 1])
+    """
+
+    def part(queries: Tensor, numbers: Tensor | None, keys: Tensor, others: Tensor | None) -> Tensor:
+        similarity = torch.einsum("n...d,m...d->n...m", queries, keys)
+        if numbers is not None and others is not None:
+            no_pair = (numbers[:, None] == others).view(len(queries), *[1] * (queries.ndim - 2), len(keys))
+            similarity = similarity.masked_fill_(no_pair, -torch.inf)
+        return reduce(similarity)
+
+    numbers, others = exclude or (None, None)
+    a_row = keys.shape[:-1].numel()
+    return by_rows(part, [queries, numbers], [keys, others], step=max(1, TABLE // max(1, a_row)))
 
 
 class _ByRows(torch.autograd.Function):
