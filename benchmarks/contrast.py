@@ -21,7 +21,12 @@ from counterpoise.tasks.images import NEIGHBOURS, check
 from counterpoise.tasks.runs import Run, Settings
 
 APART = ("diti", "genview")  # first train a diffusion model, for minutes; they have claims of their own
-METHODS = [arm.label for arm in parse_arms(["room:contrast", "cross-entropy"]) if arm.method not in APART]
+# The pretext task, not ScatSimCLR's own contrast, takes two thirds of its time: it sees each image turned four times.
+METHODS = [
+    "scatsimclr:pretext=none" if arm.method == "scatsimclr" else arm.label
+    for arm in parse_arms(["room:contrast", "cross-entropy"])
+    if arm.method not in APART
+]
 BASELINE, SEEDS, JOBS = "simclr", 4, 2
 OUT = Path("counterpoise-out/room-contrast")
 PIXELS = "pixels"
@@ -37,9 +42,9 @@ class Set(NamedTuple):
 
 
 SETS = [
-    Set("Fashion-MNIST, long tail 1:100", "fashion-mnist", ("random-tail=100",), {"epochs": 8}),
-    Set("Glyphs, 200 classes", "glyphs:classes=200", (), {"epochs": 8, "augmentations": "crop=0.3,jitter"}),
-    Set("MNIST, a quarter", "mnist", ("fewer=0.25",), {"epochs": 8, "augmentations": "crop=0.3,jitter"}),
+    Set("Fashion-MNIST, long tail 1:100", "fashion-mnist", ("random-tail=100",), {"epochs": 6}),
+    Set("Glyphs, 200 classes", "glyphs:classes=200", (), {"epochs": 6, "augmentations": "crop=0.3,jitter"}),
+    Set("MNIST, a quarter", "mnist", ("fewer=0.25",), {"epochs": 6, "augmentations": "crop=0.3,jitter"}),
 ]
 COMMON = {"batch_size": 128, "device": "cpu"}
 
@@ -110,8 +115,9 @@ def overview(sets: list[dict[str, Any]]) -> str:
 
 def name(row: dict[str, Any]) -> str:
     """A method's label, linked to its page where it has one, and with a star where it reads labels."""
-    page = RESULTS.parent / "papers" / f"{row['label']}.md"
-    label = f"[{row['label']}](../papers/{row['label']}.md)" if page.exists() else row["label"]
+    slug = row["label"].partition(":")[0]
+    page = RESULTS.parent / "papers" / f"{slug}.md"
+    label = f"[{row['label']}](../papers/{slug}.md)" if page.exists() else row["label"]
     return label + ("\\*" if row["labels"] else "")
 
 
