@@ -25,6 +25,7 @@ from counterpoise.method import ImageViews, Index, Labels, Method
 from counterpoise.nets import embed
 from counterpoise.nets.heads import mlp
 from counterpoise.ops.checks import check_finite, check_number, check_same_shape
+from counterpoise.ops.parts import by_rows
 from counterpoise.ops.processes import gather, row_numbers
 from counterpoise.ops.similarity import unit_rows
 
@@ -190,14 +191,13 @@ def hardest(
     >>> hardest(z, z, (torch.arange(3), torch.arange(3))).flatten()
     tensor([2, 2, 1])
     """
-    # One tensor for all tiles: what each tile leaves behind would keep the next from taking its memory again.
-    found = torch.empty(*queries.shape[:2], k, dtype=torch.long, device=queries.device)
-    tiles = (x.split(TILE) for x in (queries, exclude[0], found))
-    for rows, identity, near in zip(*tiles, strict=True):
-        similarity = torch.einsum("nhd,mhd->nhm", rows, keys)
-        no_pair = identity[:, None] == exclude[1]
-        near.copy_(similarity.masked_fill_(no_pair[:, None], -torch.inf).topk(k).indices)
-    return found
+
+    def part(queries: Tensor, identity: Tensor, keys: Tensor, others: Tensor) -> Tensor:
+        similarity = torch.einsum("nhd,mhd->nhm", queries, keys)
+        no_pair = identity[:, None] == others
+        return similarity.masked_fill_(no_pair[:, None], -torch.inf).topk(k).indices
+
+    return by_rows(part, [queries, exclude[0]], [keys, exclude[1]], step=TILE)
 
 
 class Pairs(NamedTuple):

@@ -507,7 +507,7 @@ def ap_image_cap(
 
 
 def _fixed(matches: Matches, dets_per_class: int) -> AveragePrecision:
-    return _mean_over_classes(matches, _best(matches.detections, matches.detections.labels, dets_per_class))
+    return _mean_over_classes(matches, _best(matches.detections, dets_per_class))
 
 
 def _image_cap(matches: Matches, max_dets: int, per_class: bool) -> AveragePrecision:
@@ -518,7 +518,7 @@ def _image_cap(matches: Matches, max_dets: int, per_class: bool) -> AveragePreci
 
 
 def _pool(matches: Matches, dets_per_class: int) -> AveragePrecision:
-    order = _ranking(matches, _best(matches.detections, matches.detections.labels, dets_per_class))
+    order = _ranking(matches, _best(matches.detections, dets_per_class))
     labels, objects = matches.detections.labels[order], matches.truth.labels[matches.expected]
     curves = [precision_at_recalls(matches.matched[order], matches.ignored[order], len(objects))]
     for members in matches.truth.groups.values():
@@ -550,9 +550,10 @@ def _mean(curves: np.ndarray) -> float:
     return float(curves.mean()) if curves.size else -1.0
 
 
-def _best(detections: Detections, groups: np.ndarray, count: int) -> np.ndarray:
+def _best(detections: Detections, count: int) -> np.ndarray:
+    """Which are among so many of their category with the highest scores."""
     check_number("dets_per_class", count, at_least=1)
-    return _rank(groups, *detections.ranks()) < count
+    return _rank(detections.labels, *detections.ranks()) < count
 
 
 def _ranking(matches: Matches, kept: np.ndarray) -> np.ndarray:
@@ -740,7 +741,7 @@ def _outcomes(
     """Label, score and correctness of the detections that count."""
     check_number("iou", iou, above=0, at_most=1)
     matches = match(detections, truth, np.array([iou]))
-    rows = _best(detections, detections.labels, dets_per_class) & matches.judged
+    rows = _best(detections, dets_per_class) & matches.judged
     if drop_ignored:
         rows &= ~matches.ignored[:, 0]
     return detections.labels[rows], detections.scores[rows], matches.matched[rows, 0]
@@ -1274,7 +1275,7 @@ def study(
     )
     plain = test.detections
     rarity = np.argsort(order)[plain.labels]
-    kept = _best(plain, plain.labels, top)
+    kept = _best(plain, top)
     assert plain.boxes is not None
     changed = {
         "plain": plain,

@@ -16,6 +16,7 @@ import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -475,16 +476,23 @@ def _task(data: str, dimension: int, samples: int, seed: int, asked: int = 60) -
         points = 2 * torch.rand(samples + asked, dimension, generator=generator) - 1
         targets = (2 * points.sum(1)).sin()
     else:
-        images = load(data).train
-        images = images.subset((images.labels < 2).nonzero().flatten())
-        pixels = images.pixels.flatten(1).double()
-        scores = torch.linalg.svd(pixels - pixels.mean(0), full_matrices=False)
-        points = (scores.U * scores.S)[:, :dimension]
+        scores, labels = _components(data)
+        points = scores[:, :dimension]
         points = (points / points.square().mean().sqrt()).float()
         drawn = torch.randperm(len(points), generator=generator)[: samples + asked]
-        points, targets = points[drawn], 2.0 * images.labels[drawn] - 1
+        points, targets = points[drawn], 2.0 * labels[drawn] - 1
     targets = targets[:, None]
     return points[:samples], targets[:samples], points[samples:], targets[samples:]
+
+
+@lru_cache(maxsize=1)
+def _components(data: str) -> tuple[Tensor, Tensor]:
+    """Principal components of the images of a data set's first two classes, and their labels."""
+    images = load(data).train
+    images = images.subset((images.labels < 2).nonzero().flatten())
+    pixels = images.pixels.flatten(1).double()
+    scores = torch.linalg.svd(pixels - pixels.mean(0), full_matrices=False)
+    return scores.U * scores.S, images.labels
 
 
 def _mixture(x: float, df: float, nc: float) -> float:
