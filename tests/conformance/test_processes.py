@@ -79,12 +79,16 @@ def two_steps(kind, rows, sizes=None, rank=0):
 
 
 class Flat(torch.nn.Sequential):
-    """An encoder of images whose rows do not see each other, as they do in batch normalisation."""
+    """An encoder of images whose rows do not see each other, as they do in batch normalisation.
+
+    It ends with the mean over a map, of a single place, in which Metrix mixes features.
+    """
 
     features = 5
 
     def __init__(self):
-        super().__init__(torch.nn.Flatten(), torch.nn.Linear(9, 5))
+        place, mean = torch.nn.Unflatten(1, (5, 1, 1)), torch.nn.AdaptiveAvgPool2d(1)
+        super().__init__(torch.nn.Flatten(), torch.nn.Linear(9, 5), place, mean, torch.nn.Flatten())
 
 
 def method_steps(slug, rows, sizes=None, rank=0):

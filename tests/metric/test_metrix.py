@@ -458,7 +458,7 @@ def test_bad_input_is_refused_by_name():
     for net, name in (
         (Encoder(), "Encoder"),
         (Deep(), "Deep"),
-        (backbone("timm:vit_tiny_patch16_224", 1, 32), "Vision"),
+        (backbone("timm:vit_tiny_patch16_224", 1, 32), "VisionTransformer"),
     ):
         with pytest.raises(InputError, match=f"mixing: '{name}' does not end with the mean over a convolution map"):
             Metrix(net, 12, 3)

@@ -116,8 +116,7 @@ class Jitter(nn.Module):
             InputError: for another shape, or NaN.
         """
         check_matrix("targets", targets)
-        if targets.shape[1] < 2:
-            raise InputError(f"targets: expected at least 2 columns, got {targets.shape[1]}")
+        _check_columns("targets", targets)
         rows = self.norm * unit_rows(targets)
         return jitter(rows, torch.randn_like(rows), torch.randn_like(rows), self.alpha, self.beta)
 
@@ -150,7 +149,7 @@ class UncertaintyLoss(nn.Module):
             share: g, from 0 (fine matching alone: InfoNCE) to 1; see `coarse_share`.
 
         Raises:
-            InputError: for different shapes, NaN, or a share out of range.
+            InputError: for different shapes, NaN, coarse targets of one column, or a share out of range.
         """
         check_number("share", share, at_least=0, at_most=1)
         if coarse is None and share > 0:
@@ -162,6 +161,7 @@ class UncertaintyLoss(nn.Module):
         q, t = self.norm * unit_rows(queries), self.norm * unit_rows(positives)
         if coarse is None or share == 0:
             return info_nce(q, t)
+        _check_columns("coarse", coarse)
         return share * uncertainty(q, coarse.to(q.dtype)) + (1 - share) * info_nce(q, t)
 
 
@@ -279,3 +279,9 @@ class ComposedRetrieval(Method):
         words, device = read(texts), self.answer_of.device
         features = embed(self.encoder.backbone, images, to_float)
         return self.encoder.query(features.to(device), words.to(device)).float().cpu()
+
+
+def _check_columns(name: str, rows: Tensor) -> None:
+    """Refuse rows whose numbers have no deviation."""
+    if rows.shape[1] < 2:
+        raise InputError(f"{name}: expected at least 2 columns, got {rows.shape[1]}")
