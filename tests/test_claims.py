@@ -47,6 +47,11 @@ def describe_method(slug):
     return describe(paper.module, paper.method).arguments
 
 
+@pytest.mark.parametrize("slug", declared())
+def test_every_claim_has_a_code(slug):
+    assert len(declared()[slug].code()) == 16
+
+
 def test_a_statement_is_a_weighted_sum_seed_by_seed():
     results = {
         ("a", 0): result(knn=0.9),

@@ -122,6 +122,25 @@ def test_whatever_decides_a_run_decides_its_folder(tmp_path):
     assert run_folder(Run("simclr", "digits"), tmp_path) in folders
 
 
+@pytest.mark.parametrize(
+    ("task", "data", "method", "main"),
+    [
+        ("retrieve", "digits", "multi-similarity", "recall_1"),
+        ("few-shot", "digits", "protonet", "five_shot"),
+        ("regress", "diabetes", "regression", "mae"),
+        pytest.param("compose", "glyphs:script=greek", "composed-retrieval", "recall_1", marks=pytest.mark.slow),
+    ],
+)
+def test_tasks_of_the_metric_room_are_compared_like_any(task, data, method, main, tmp_path):
+    found = counterpoise.compare([method], data, task=task, seeds=1, out=str(tmp_path), **QUICK)
+    (row,) = found["methods"]
+    assert row["runs"][0]["status"] == "done"
+    assert found["main"] == main
+    assert row["summary"][main]["mean"] >= 0
+    assert f"--task {task}" in found["command"]
+    assert "<html" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
 def test_changed_files_change_the_folder(photos, tmp_path):
     first = run_folder(Run("simclr", str(photos)), tmp_path)
     os.utime(photos / "rouge" / "00.png", (1, 1))

@@ -155,6 +155,15 @@ def method_source(slug: str) -> tuple[str, str]:
     return paper.module, paper.method
 
 
+def task_source(task: str) -> str:
+    """The module of a task, below `counterpoise`.
+
+    >>> task_source("few-shot")
+    'tasks.few_shot'
+    """
+    return f"tasks.{task.replace('-', '_')}"
+
+
 def load_class(slug: str) -> Any:
     """The class of a method, or the function of a study, imported now.
 

@@ -234,7 +234,7 @@ def command_line(
 
 def run_folder(run: Run, folder: Path) -> Path:
     """Where a run is kept: named by its configuration, its code, and the state of the user's own files."""
-    code = fingerprint([catalogue.method_source(run.method)[0], f"tasks.{run.task}"])
+    code = fingerprint([catalogue.method_source(run.method)[0], catalogue.task_source(run.task)])
     key = json.dumps([run.config(), code, _state(run.data)], sort_keys=True)
     return folder / "runs" / f"{run.method}-{run.seed}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
 

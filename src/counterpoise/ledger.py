@@ -70,7 +70,9 @@ class Claim:
         """Changes with the declaration, and with the code that the result stands on."""
         modules = [catalogue.method_source(arm["method"])[0] for arm in self.arms.values()]
         declared = json.dumps(asdict(self), sort_keys=True)
-        return hashlib.sha256((declared + fingerprint([*modules, f"tasks.{self.task}"])).encode()).hexdigest()[:16]
+        return hashlib.sha256(
+            (declared + fingerprint([*modules, catalogue.task_source(self.task)])).encode()
+        ).hexdigest()[:16]
 
 
 @cache

@@ -22,7 +22,7 @@ def find(task: str) -> ModuleType:
     """
     if task not in TASKS:
         raise unknown("task", task, TASKS)
-    return importlib.import_module(f"counterpoise.tasks.{task.replace('-', '_')}")
+    return importlib.import_module(f"counterpoise.{catalogue.task_source(task)}")
 
 
 def of(method: str) -> str:
