@@ -232,6 +232,16 @@ def test_no_gallery_at_all(fake, written):
     assert "neighbours" not in [section["id"] for section in page.all("section")]
 
 
+def test_data_with_numbers_has_no_pictures(fake, written):
+    results = fake.results(seeds=1)
+    results["data"] |= {"classes": [], "counts": {}, "shape": [10]}
+    page = written(results)
+    assert "10 numbers a row" in page.words
+    assert "No picture" not in page.words
+    assert "embeddings" not in [section["id"] for section in page.all("section")]
+    assert all(link["href"] != "#embeddings" for link in page.all("a"))
+
+
 def test_a_collapsed_embedding_has_neighbours_but_no_map(fake, written, tmp_path):
     results = fake.results(methods=("simclr", "moco"), seeds=1)
     fake.galleries(results, tmp_path, images=20)
