@@ -17,7 +17,7 @@ from counterpoise.data import Images, load
 from counterpoise.data.views import to_float
 from counterpoise.errors import InputError
 from counterpoise.files import written
-from counterpoise.tasks.images import load_encoder
+from counterpoise.tasks import load_encoder
 
 
 def embed(run: str, data: str, out: str, *, data_dir: str | None = None) -> Float[Tensor, "images features"]:

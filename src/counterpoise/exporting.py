@@ -13,7 +13,7 @@ from torch import nn
 
 from counterpoise.errors import InputError, MissingExtra
 from counterpoise.files import written
-from counterpoise.tasks.images import load_encoder
+from counterpoise.tasks import load_encoder
 
 TOLERANCE = 1e-4
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from counterpoise import compare
+from counterpoise import compare, embed, export, train
 from counterpoise.data.targets import Targets, TargetSplits
 from counterpoise.errors import InputError
 from counterpoise.tasks import regress
@@ -56,6 +56,15 @@ def test_a_run_is_scored_and_kept(method, data, tmp_path, monkeypatch):
     assert (method == "regression") == (result["metrics"]["mae"] != result["metrics"]["probe_mae"])
     monkeypatch.setattr(regress, "_work", None)
     assert regress.execute(one, tmp_path) == json.loads((tmp_path / "result.json").read_text())
+
+
+def test_encoders_of_images_can_be_used_on_others_and_those_of_rows_are_refused(tmp_path):
+    for data in ("diabetes", "rotations"):
+        train("regression", data, out=str(tmp_path / data), epochs=1, device="cpu")
+    assert export(str(tmp_path / "rotations"), str(tmp_path / "encoder.safetensors")).exists()
+    for use in (lambda run: export(run, str(tmp_path / "encoder.onnx")), lambda run: embed(run, "digits", "x.npy")):
+        with pytest.raises(InputError, match="expected a run on images, whose encoder can be used on others, got one"):
+            use(str(tmp_path / "diabetes"))
 
 
 @pytest.mark.slow

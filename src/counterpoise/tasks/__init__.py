@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import importlib
+from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from counterpoise import catalogue
 from counterpoise.errors import InputError, unknown
+from counterpoise.files import read_json
 
 TASKS = ("pretrain", "retrieve", "few-shot", "compose", "regress", "graph", "measure")
 
@@ -36,3 +39,18 @@ def of(method: str) -> str:
         if task in TASKS:
             return task
     raise InputError(f"method '{method}' serves none of the tasks there are ({', '.join(TASKS)}): {', '.join(served)}")
+
+
+def load_encoder(folder: Path) -> tuple[Any, dict[str, Any]]:
+    """The trained encoder of a run on images, and the run's configuration; see `images.load_encoder`.
+
+    Raises:
+        InputError: as that; for a run on anything but images.
+    """
+    from counterpoise.tasks import images
+
+    result = folder / "result.json"
+    if result.exists() and len(read_json(result).get("shape", ())) != 3:
+        task = read_json(folder / "config.json")["task"]
+        raise InputError(f"{folder}: expected a run on images, whose encoder can be used on others, got one of {task}")
+    return images.load_encoder(folder)
