@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-TABLE = 1 << 22  # similarities that exist at a time, 16 MB in float32
+TABLE = 1 << 20  # similarities that exist at a time, 4 MB in float32: larger ones leave the heap in pieces
 
 
 def by_rows(
