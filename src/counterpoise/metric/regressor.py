@@ -42,6 +42,15 @@ class Regressor(Method):
         return None
 
 
+def binned(targets: Numbers, width: float) -> Numbers:
+    """The lower end of each number's bin; with a width of 0, the numbers as they are.
+
+    >>> binned(torch.tensor([0.5, 3.0, -1.0]), width=2.0)
+    tensor([ 0.,  2., -2.])
+    """
+    return (targets / width).floor() * width if width else targets
+
+
 def ranks_of(targets: Numbers) -> Int[Tensor, " batch"]:
     """Equal numbers as one class, from the least.
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from counterpoise.contrast.supcon import SupConLoss
 from counterpoise.method import Index
-from counterpoise.metric.regressor import Inputs, Numbers, Regressor, ranks_of
+from counterpoise.metric.regressor import Inputs, Numbers, Regressor, binned, ranks_of
 from counterpoise.nets.heads import mlp
 from counterpoise.ops.checks import check_number
 from counterpoise.ops.processes import gather, row_numbers
@@ -45,7 +45,6 @@ class SupConRegression(Regressor):
 
     def loss(self, images: Inputs, labels: Numbers, index: Index) -> Float[Tensor, ""]:
         """SupCon of the projections of all views together."""
-        binned = (labels / self.bin).floor() if self.bin else labels
-        classes = ranks_of(gather(binned))[row_numbers(labels)]
+        classes = ranks_of(gather(binned(labels, self.bin)))[row_numbers(labels)]
         embeddings = torch.cat([self.head(self.encoder(view)) for view in images])
         return self.objective(embeddings, classes.repeat(len(images)))

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from counterpoise.errors import InputError, unknown
 from counterpoise.method import Index
-from counterpoise.metric.regressor import Inputs, Numbers, Regressor
+from counterpoise.metric.regressor import Inputs, Numbers, Regressor, binned
 from counterpoise.nets.heads import mlp
 from counterpoise.ops.checks import check_finite, check_matrix, check_number
 from counterpoise.ops.parts import by_rows
@@ -315,8 +315,7 @@ class SupReMix(Regressor):
 
     def loss(self, images: Inputs, labels: Numbers, index: Index) -> Float[Tensor, ""]:
         """The loss of the projections of all views together."""
-        binned = (labels / self.bin).floor() * self.bin if self.bin else labels
-        targets = binned.repeat(len(images))
+        targets = binned(labels, self.bin).repeat(len(images))
         embeddings = torch.cat([self.head(self.encoder(view)) for view in images])
         return self.objective(embeddings, targets, self.objective.draw(targets))
 
