@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 PACKAGE = Path(__file__).parent
 # They refuse, describe or write; they do not compute.
@@ -47,7 +48,15 @@ def _parsed(module: str) -> tuple[str, tuple[str, ...]]:
         body = getattr(node, "body", None)
         if isinstance(body, list):
             node.body = [part for part in body if not _is_text(part)]  # type: ignore[attr-defined]
-    return ast.dump(tree), tuple(_imports(tree))
+    return _written(tree), tuple(_imports(tree))
+
+
+def _written(part: Any) -> str:
+    """What `ast.dump` writes, without the fields that are empty: which of those there are differs between Pythons."""
+    if isinstance(part, ast.AST):
+        told = (f"{name}={_written(value)}" for name, value in ast.iter_fields(part) if value not in (None, []))
+        return f"{type(part).__name__}({','.join(told)})"
+    return f"[{','.join(map(_written, part))}]" if isinstance(part, list) else repr(part)
 
 
 def _imports(tree: ast.AST) -> Iterator[str]:

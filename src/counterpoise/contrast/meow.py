@@ -320,7 +320,8 @@ class AdaMEOWLoss(nn.Module):
         self, fine: Tensor, mine: Tensor, number: Tensor, coarse: Tensor, theirs: Tensor, out: Tensor, level: Tensor
     ) -> Float[Tensor, " some"]:
         """The logarithms of some rows' denominators."""
-        weight = F.logsigmoid((mine[:, None] + theirs).tanh() @ out + level)
+        hidden = (mine[:, None] + theirs).to(out.dtype)  # the first layer's may be narrower, under autocast
+        weight = F.logsigmoid(hidden.tanh() @ out + level)
         if self.normalize == "row":
             of_negatives = weight.scatter(1, number[:, None], -torch.inf)
             weight = weight - torch.logsumexp(of_negatives, 1, keepdim=True) + math.log(len(coarse) - 1)
