@@ -6,7 +6,7 @@ CORES  ?= $(shell nproc 2>/dev/null || echo 2)
 
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test faults quick lint types layers bench room claims clean
+.PHONY: demo test faults cuda quick lint types layers bench room claims clean
 
 $(VENV)/.installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -32,9 +32,13 @@ test: $(VENV)/.test-installed lint types layers
 faults: $(VENV)/.test-installed
 	$(BIN)/pytest -n $(CORES) -m 'faults or not faults' -s tests/faults
 
+# The same on an accelerator: every objective, method, task and measure. Needs a machine with CUDA.
+cuda: $(VENV)/.test-installed
+	$(BIN)/pytest -m cuda tests
+
 # The checks without the slow ones: under 3 minutes on 2 cores.
 quick: $(VENV)/.test-installed lint
-	$(BIN)/pytest -n $(CORES) -m 'not slow and not browser'
+	$(BIN)/pytest -n $(CORES) -m 'not slow and not browser and not faults and not cuda'
 
 lint: $(VENV)/.test-installed
 	$(BIN)/ruff check .

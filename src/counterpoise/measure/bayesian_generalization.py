@@ -589,7 +589,7 @@ def hypothesis_posterior(
 
 
 class Generalisation(NamedTuple):
-    """To which items a concept extends that was seen in a few examples.
+    r"""To which items a concept extends that was seen in a few examples.
 
     Attributes:
         similarity: $p(y \in C \mid X) = \sum_{h \ni y} p(h \mid X)$ of each item: graded.
