@@ -67,11 +67,18 @@ def rows(name, x, index):
     return x[:, index] if name == "views" else x[index]
 
 
-def value_and_gradients(kind, given):
-    leaves = {name: x.clone().requires_grad_() if x.is_floating_point() else x for name, x in given.items()}
-    value = make(kind)(**leaves)
+def value_and_gradients(kind, given, device="cpu", autocast=False):
+    leaves = {name: x.to(device, copy=True).requires_grad_(x.is_floating_point()) for name, x in given.items()}
+    with torch.autocast(device, torch.bfloat16, enabled=autocast):
+        value = make(kind).to(device)(**leaves)
     value.backward()
     return value.detach(), {name: x.grad for name, x in leaves.items() if x.is_floating_point()}
+
+
+def agrees_under_autocast(kind, device):
+    value, _ = value_and_gradients(kind, inputs(kind), device, autocast=True)
+    expected, _ = value_and_gradients(kind, inputs(kind))
+    torch.testing.assert_close(value.float().cpu(), expected, rtol=5e-2, atol=5e-2)
 
 
 def equal(name, x):
@@ -128,12 +135,7 @@ def test_bfloat16_is_the_float32_of_the_rounded_input(kind):
 
 @every
 def test_it_can_be_used_under_autocast(kind):
-    leaves = {n: x.requires_grad_() if x.is_floating_point() else x for n, x in inputs(kind).items()}
-    with torch.autocast("cpu", torch.bfloat16):
-        value = make(kind)(**leaves)
-    value.backward()
-    expected, _ = value_and_gradients(kind, inputs(kind))
-    torch.testing.assert_close(value.detach().float(), expected, rtol=5e-2, atol=5e-2)
+    agrees_under_autocast(kind, "cpu")
 
 
 @every
