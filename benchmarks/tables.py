@@ -16,8 +16,8 @@ import torch
 from benchmarks.measuring import RESULTS, machine_line, markdown_table, write_results
 from counterpoise import compare, tasks
 from counterpoise.measure import interval
-from counterpoise.report import answer
-from counterpoise.tasks.runs import Metric, Run, Settings
+from counterpoise.report import answer, words
+from counterpoise.tasks.runs import Run, Settings
 
 JOBS = 2
 OUT = Path("counterpoise-out")
@@ -66,10 +66,9 @@ class Table(NamedTuple):
         """The metric that decides."""
         return next(iter(self.shown))
 
-    def metric(self, name: str) -> Metric:
-        """How a metric is told; `seconds` is a metric here, too."""
-        known = tasks.find(self.task).METRICS
-        return known.get(name, Metric("seconds", "lower", percent=False))
+    def metric(self, name: str) -> dict[str, Any]:
+        """How a metric is told, in the form of a comparison's results."""
+        return asdict(tasks.find(self.task).METRICS[name])
 
 
 def compared(table: Table, one: Set) -> dict[str, Any]:
@@ -113,25 +112,12 @@ def raw(table: Table, one: Set) -> dict[str, Any]:
     return asdict(interval(values))
 
 
-def told(table: Table, name: str, found: dict[str, Any] | None, sign: bool = False) -> str:
-    """A figure with half of its interval, a share in percent; as a difference, with the whole of it."""
-    if found is None:
-        return "—"
-    percent = table.metric(name).percent
-    mean, low, high = ((100 if percent else 1) * found[key] for key in ("mean", "low", "high"))
-    digits = 1 if percent else max(0, 2 - len(str(int(abs(mean)))) + 1)
-    if sign:
-        return f"{mean:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"
-    return f"{mean:.{digits}f} ± {(high - low) / 2:.{digits}f}"
-
-
 def verdict(table: Table, row: dict[str, Any]) -> str:
     """Whether a method is better or worse than the baseline by the deciding metric."""
-    found = (row["difference"] or {}).get(table.main)
-    if found is None:
-        return "baseline" if row["difference"] is None else "failed"
-    above, below = ("better", "worse") if table.metric(table.main).better == "higher" else ("worse", "better")
-    return above if found["low"] > 0 else below if found["high"] < 0 else "—"
+    if row["difference"] is None:
+        return "baseline"
+    found = words.difference(row, table.main)
+    return "failed" if found is None else words.verdict(found, table.metric(table.main)).replace("unclear", "—")
 
 
 def overview(table: Table, sets: list[dict[str, Any]]) -> str:
@@ -151,29 +137,34 @@ def name(row: dict[str, Any]) -> str:
 
 def section(table: Table, one: dict[str, Any]) -> str:
     """A set's table, the best method first."""
-    best_first = -1 if table.metric(table.main).better == "higher" else 1
+    metrics = {shown: table.metric(shown) for shown in table.shown}
+    digits = {shown: words.column_digits(one["methods"], shown, metric) for shown, metric in metrics.items()}
+    main, best_first = table.main, -1 if metrics[table.main]["better"] == "higher" else 1
     done = [row for row in one["methods"] if row["summary"]]
-    rows = sorted(done, key=lambda row: best_first * row["summary"][table.main]["mean"])
+    rows = sorted(done, key=lambda row: best_first * row["summary"][main]["mean"])
     rows += [row for row in one["methods"] if not row["summary"]]
     cells = [
         [
             name(row),
-            *(told(table, metric, row["summary"].get(metric)) for metric in table.shown),
-            told(table, table.main, (row["difference"] or {}).get(table.main), sign=True),
+            *(words.told(words.summary(row, shown), metric, digits[shown]) for shown, metric in metrics.items()),
+            words.change(words.difference(row, main), metrics[main], digits[main]),
             f"{row['summary']['seconds']['mean']:.0f}" if row["summary"] else "—",
         ]
         for row in rows
     ]
-    cells.append([table.raw[0], told(table, table.main, one["raw"]), *["—"] * (len(table.shown) + 1)])
+    bare = words.told(one["raw"], metrics[main], digits[main])
+    cells.append([table.raw[0], bare, *["—"] * (len(table.shown) + 1)])
+    unbeaten = done and best_first * (one["raw"]["mean"] - rows[0]["summary"][main]["mean"]) < 0
+    remarks = [f"No method's mean is better than that of {table.raw[0]}."] if unbeaten else []
     headings = ["method", *table.shown.values(), f"{table.shown[table.main]} less {table.baseline}'s", "s"]
     failed = [f"{row['label']} failed: {row['failed'][0]}" for row in rows if row["failed"]]
     inputs = one["inputs"]
     return "\n\n".join(
         [
             f"## {one['title']}",
-            f"{inputs['train']:,} to learn from and {inputs['test']:,} to be judged by with seed 0: "
-            f"{'; '.join(one['notes'])}.",
-            one["answer"],
+            f"{inputs['train']:,} to learn from and {inputs['test']:,} to be judged by with seed 0"
+            f"{': ' * bool(one['notes'])}{'; '.join(one['notes'])}.",
+            " ".join([one["answer"], *remarks]),
             markdown_table(headings, cells),
             *failed,
             f"`{one['command']}`",
@@ -185,18 +176,19 @@ def page(table: Table, sets: list[dict[str, Any]]) -> str:
     """The page of all sets."""
     compared_with = len(sets[0]["methods"]) - 1
     by_chance = 0.05 * compared_with * len(sets)
+    decides = table.metric(table.main)["title"]
     return "\n\n".join(
         [
             f"# {table.title}",
             f"Each method with its own defaults, on the same backbone, views, batches of {table.common['batch_size']} "
             f"and epochs; {table.seeds} seeds, which decide the data's order and division, the weights and the views. "
             "± and brackets are 95 % intervals over the seeds, of differences paired by seed. "
-            f'"Better" and "worse" than {table.baseline} is said where that interval of the {table.shown[table.main]} '
+            f'"Better" and "worse" than {table.baseline} is said where that interval of {decides} '
             f"leaves zero out; of {compared_with} × {len(sets)} comparisons, about {by_chance:.0f} would do so by "
-            f"chance alone. {table.remark}Budgets are small and backbones tiny: it is a first answer, for a few "
-            "thousand small inputs.",
+            f"chance alone. {table.remark}Budgets are small and backbones tiny: it is a first answer, for "
+            "small inputs.",
             overview(table, sets),
-            f"![Differences in {table.shown[table.main]}, with their intervals]({table.name}.png)",
+            f"![Differences in {decides}, with their intervals]({table.name}.png)",
             *(section(table, one) for one in sets),
             f"{machine_line()} `python -m benchmarks.{table.name}`",
         ]
@@ -210,7 +202,7 @@ def draw(table: Table, sets: list[dict[str, Any]], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    scale = 100 if table.metric(table.main).percent else 1
+    scale = words.scale(table.metric(table.main))
     figure, panels = pyplot.subplots(
         1, len(sets), figsize=(11, 1.5 + 0.24 * len(sets[0]["methods"])), sharey=True, layout="constrained"
     )
@@ -223,6 +215,7 @@ def draw(table: Table, sets: list[dict[str, Any]], path: Path) -> None:
                 panel.plot([scale * found["low"], scale * found["high"]], [place] * 2, color=colour, linewidth=2)
                 panel.plot(scale * found["mean"], place, "o", color=colour, markersize=5)
         panel.set_yticks(range(len(rows)), [row["label"] + "*" * row["labels"] for row in rows])
+        panel.set_ylim(-0.6, len(rows) - 0.4)
         panel.set_title(one["title"], fontsize=10)
         panel.set_xlabel(f"{table.shown[table.main]} less {table.baseline}'s")
         panel.grid(axis="x", color="0.9")

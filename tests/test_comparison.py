@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from counterpoise.comparison import Arm, choose_baseline, command_line, differen
 from counterpoise.contrast.dcl import DCL
 from counterpoise.errors import InputError
 from counterpoise.fitting import read_checkpoint
+from counterpoise.tasks import retrieve
 from counterpoise.tasks.pretrain import METRICS
 from counterpoise.tasks.runs import Run, Settings
 
@@ -176,6 +178,22 @@ def test_the_table_marks_what_reads_the_labels(slug, marked):
         console.print(table({**content, "metrics": {name: {"percent": True} for name in METRICS}}))
     assert (f"{slug}*" in captured.get()) == marked
     assert ("* reads the labels" in captured.get()) == marked
+
+
+def test_the_table_shows_three_figures_of_a_small_measure():
+    found = {"mean": 0.0021, "low": 0.0015, "high": 0.0027, "n": 3}
+    certain = {"mean": 0.0004, "low": 0.0001, "high": 0.0007, "n": 3}
+    summary = dict.fromkeys(retrieve.SHOWN, found)
+    base = {"label": "tcm", "labels": True, "runs": [], "summary": summary, "difference": None}
+    other = {**base, "label": "simclr", "labels": False, "difference": {"recall_1": certain}}
+    metrics = {name: asdict(metric) for name, metric in retrieve.METRICS.items()}
+    content = {"task": "retrieve", "data": {"name": "digits"}, "main": "recall_1", "baseline": "tcm"}
+    console = Console(width=140)
+    with console.capture() as captured:
+        console.print(table({**content, "methods": [base, other], "metrics": metrics}))
+    assert captured.get().count("0.0021 ± 0.0006") == 2  # OPIS, which is no share
+    assert captured.get().count("0.2 ± 0.1") == 6
+    assert "+0.04 [+0.01, +0.07]" in captured.get()
 
 
 @pytest.mark.slow

@@ -37,7 +37,7 @@ from counterpoise.fingerprint import fingerprint
 from counterpoise.launching import node
 from counterpoise.measure import interval, paired
 from counterpoise.ops.checks import check_number
-from counterpoise.report import answer, write_report
+from counterpoise.report import answer, words, write_report
 from counterpoise.spreading import over_ray
 from counterpoise.tasks.runs import Run, Settings, processor_threads
 from counterpoise.training import carry_out
@@ -434,38 +434,23 @@ def write_csv(path: Path, content: dict[str, Any]) -> None:
 def table(content: dict[str, Any]) -> Table:
     """The comparison as a table for the terminal; the report has every metric."""
     title = f"{content['task']} on {content['data']['name']}"
-    caption = "mean ± half of the 95 % interval"
+    caption = "mean with its 95 % interval"
     if any(row["labels"] for row in content["methods"]):
         caption += "; * reads the labels"
     out = Table(title=title, caption=caption, box=box.SIMPLE_HEAD, pad_edge=False)
     out.add_column("method")
-    shown = tasks.find(content["task"]).SHOWN
-    main, percent = shown[content["main"]].removesuffix(" %"), content["metrics"][content["main"]]["percent"]
-    for heading in (*shown.values(), f"{main} less {content['baseline']}'s", "s", "MB"):
+    shown, metrics, methods = tasks.find(content["task"]).SHOWN, content["metrics"], content["methods"]
+    digits = {name: words.column_digits(methods, name, metrics[name]) for name in shown}
+    main = content["main"]
+    for heading in (*shown.values(), f"{shown[main].removesuffix(' %')} less {content['baseline']}'s", "s", "MB"):
         out.add_column(heading, justify="right")
-    for row in content["methods"]:
+    for row in methods:
         failed = [run for run in row["runs"] if run["status"] == "failed"]
         summary = row["summary"]
-        cells = [_cell(summary.get(name), content["metrics"][name]["percent"]) for name in shown]
-        against = "—" if row["difference"] is None else _difference(row["difference"].get(content["main"]), percent)
+        cells = [words.told(words.summary(row, name), metrics[name], digits[name]) for name in shown]
+        against = words.change(words.difference(row, main), metrics[main], digits[main])
         used = [f"{summary[name]['mean']:.0f}" if name in summary else "—" for name in ("seconds", "memory_mb")]
         note = f" ({len(failed)} of {len(row['runs'])} failed: {failed[0]['error']})" if failed else ""
         mark = "*" if row["labels"] else ""
-        out.add_row(Text(row["label"] + mark + note), *cells, against, *used)
+        out.add_row(Text(row["label"] + mark + note), *cells, escape(against), *used)
     return out
-
-
-def _cell(found: dict[str, Any] | None, percent: bool) -> str:
-    if found is None:
-        return "—"
-    factor = 100 if percent else 1
-    half = "" if found["low"] is None else f" ± {(found['high'] - found['low']) / 2 * factor:.1f}"
-    return f"{found['mean'] * factor:.1f}{half}"
-
-
-def _difference(found: dict[str, Any] | None, percent: bool) -> str:
-    if found is None:
-        return "—"
-    factor, digits = (100, 1) if percent else (1, 2)
-    mean, *ends = (f"{found[n] * factor:+.{digits}f}" for n in ("mean", "low", "high") if found[n] is not None)
-    return escape(f"{mean} [{', '.join(ends)}]") if ends else mean

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -26,12 +27,14 @@ class Retrieval(NamedTuple):
             Learning Reality Check", ECCV 2020, arXiv 2003.08505, equation 4).
         r_precision: the share of a query's class among its R nearest; the mean over queries.
         alone: how many queries have nothing of their class to find; they count in none of the measures.
+        seconds: how long the search and the measures took.
     """
 
     recall: dict[int, float]
     map_r: float
     r_precision: float
     alone: int
+    seconds: float
 
 
 def retrieval(
@@ -55,9 +58,11 @@ def retrieval(
             its class to find.
 
     >>> rows = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [0.5, 0.5]])
-    >>> retrieval(rows, torch.tensor([0, 0, 1, 1]), ks=(1, 2))
-    Retrieval(recall={1: 0.75, 2: 1.0}, map_r=0.75, r_precision=0.75, alone=0)
+    >>> found = retrieval(rows, torch.tensor([0, 0, 1, 1]), ks=(1, 2))
+    >>> found.recall, found.map_r, found.r_precision, found.alone
+    ({1: 0.75, 2: 1.0}, 0.75, 0.75, 0)
     """
+    start = time.perf_counter()
     for k in ks:
         check_number("ks", k, at_least=1)
     ks = sorted(set(ks))
@@ -96,7 +101,8 @@ def retrieval(
             hits[k] += int(match[:, :k].any(1).sum())
     n = len(able)
     alone = int((labels >= 0).sum()) - n
-    return Retrieval({k: count / n for k, count in hits.items()}, average / n, precision / n, alone)
+    recall = {k: count / n for k, count in hits.items()}
+    return Retrieval(recall, average / n, precision / n, alone, time.perf_counter() - start)
 
 
 def _of_class(labels: Tensor, gallery_labels: Tensor) -> Int[Tensor, " queries"]:

@@ -166,6 +166,34 @@ def spread(found: Json, metric: Json, digits: int) -> str:
     return interval(found, metric, digits)
 
 
+def told(found: Json | None, metric: Json, digits: int) -> str:
+    """A mean with its interval, in one cell of a table.
+
+    >>> told({"mean": 0.8, "low": 0.78, "high": 0.82}, {"percent": True}, 1), told(None, {"percent": True}, 1)
+    ('80.0 ± 2.0', '—')
+    >>> told({"mean": 0.98, "low": 0.9, "high": 1.0}, {"percent": True}, 1)
+    '98.0 (90.0 to 100.0)'
+    """
+    if found is None:
+        return "—"
+    mean, around = number(scale(metric) * found["mean"], digits), spread(found, metric, digits)
+    return f"{mean} ({around})" if " to " in around else f"{mean} {around}".rstrip()
+
+
+def change(found: Json | None, metric: Json, digits: int) -> str:
+    """A difference with its interval, in one cell of a table.
+
+    >>> change({"mean": 0.021, "low": 0.0004, "high": 0.03}, {"percent": True, "better": "higher"}, 1)
+    '+2.10 [+0.04, +3.00]'
+    """
+    if found is None:
+        return "—"
+    digits = finer(found, metric, digits)
+    ends = (found["mean"], found["low"], found["high"])
+    mean, *around = (number(scale(metric) * end, digits, sign=True) for end in ends if end is not None)
+    return f"{mean} [{', '.join(around)}]" if around else mean
+
+
 def column_digits(methods: Sequence[Json], name: str, metric: Json) -> int:
     """Decimals for a measure's column: one for percent, otherwise three figures of the largest mean."""
     if metric["percent"]:
