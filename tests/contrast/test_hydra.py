@@ -193,7 +193,7 @@ def test_chunks_give_the_same_and_keep_no_matrix(similarity, monkeypatch):
     labels, partners = torch.randint(C, (2, n), generator=rng)
     sizes, found = [], []
     for rows in (n, 8):
-        monkeypatch.setattr(module, "ROWS", rows)
+        monkeypatch.setattr(module, "TABLE", rows * n)
         leaves, kept = [y.clone().requires_grad_() for y in x], []
         with torch.autograd.graph.saved_tensors_hooks(lambda y, kept=kept: kept.append(y.numel()) or y, lambda y: y):
             value = hydra(*leaves[:2], labels, partners, leaves[2], similarity=similarity)

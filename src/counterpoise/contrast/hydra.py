@@ -23,7 +23,7 @@ from counterpoise.errors import InputError, unknown
 from counterpoise.method import ImageViews, Index, Labels, Method
 from counterpoise.nets.heads import mlp
 from counterpoise.ops.checks import check_integers, check_lengths, check_matrix, check_number, check_same_shape
-from counterpoise.ops.parts import by_rows
+from counterpoise.ops.parts import TABLE, by_rows
 from counterpoise.ops.processes import gather, row_numbers
 from counterpoise.ops.similarity import similarity_logsumexp, unit_rows
 
@@ -31,7 +31,6 @@ Similarity = Literal["cosine", "dot"]
 Gate = Literal["joint", "product", "open"]
 Partners = Literal["arbitrary", "distinct", "identical"]
 
-ROWS = 512  # anchors whose similarities to all keys exist at once
 ABSENT = -1e30  # logit of a key that does not count
 
 
@@ -114,9 +113,8 @@ def hydra(
     _check(queries, keys, labels, partners, gates, similarity)
     keys, key_labels = gather(keys), gather(labels)
     scale = torch.as_tensor(scale, dtype=torch.promote_types(queries.dtype, torch.float32), device=queries.device)
-    sums = by_rows(
-        partial(_sums, similarity=similarity), [queries, gates, labels, partners], [keys, key_labels, scale], ROWS
-    )
+    rows, shared = [queries, gates, labels, partners], [keys, key_labels, scale]
+    sums = by_rows(partial(_sums, similarity=similarity), rows, shared, step=max(1, TABLE // len(keys)))
     losses, positives = gather(sums).sum(0)
     return losses / positives.clamp(min=1)
 
