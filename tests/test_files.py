@@ -63,7 +63,7 @@ def test_the_fingerprint_sees_code_and_not_comments(tmp_path, monkeypatch):
 
 
 def test_the_fingerprint_is_the_same_on_every_python(tmp_path, monkeypatch):
-    """Pythons differ in which empty fields a syntax tree has: 3.12 added `type_params`, 3.13 writes none of them."""
+    """Pythons differ in what is empty in a syntax tree: 3.12 added `type_params` and ends a nested format with ""."""
     import counterpoise.fingerprint as module
 
     code = "def f(x: int = 0, *, y=None) -> str:\n    return f'{x!r:>{y}} {[]}'\n"

@@ -20,6 +20,7 @@ from counterpoise.method import Method
 from counterpoise.nets import backbone
 from counterpoise.tasks.runs import Settings
 
+pytestmark = pytest.mark.slow
 TRAIN = ["train", "--method", "isogclr", "--data", "digits", "--batch-size", "128", "--device", "cpu", "--quiet"]
 
 

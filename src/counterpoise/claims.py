@@ -41,6 +41,7 @@ def claim(
         report: run nothing; write the page of recorded results.
         verify: run only the first seed of those whose code has changed since they were recorded. A record of which this
             gives the same figures, to the last digit, stands for the new code; of any other it is told what differs.
+            Another kind of processor may round sums in another way.
         jobs: runs at the same time, in processes of their own.
         ledger: folder of the recorded results, one JSON file a claim.
         page: the Markdown file that `report` writes.

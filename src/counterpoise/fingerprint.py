@@ -52,7 +52,9 @@ def _parsed(module: str) -> tuple[str, tuple[str, ...]]:
 
 
 def _written(part: Any) -> str:
-    """What `ast.dump` writes, without the fields that are empty: which of those there are differs between Pythons."""
+    """What `ast.dump` writes, without empty fields and texts of f-strings: which there are differs between Pythons."""
+    if isinstance(part, ast.JoinedStr):
+        part = ast.JoinedStr([value for value in part.values if getattr(value, "value", None) != ""])
     if isinstance(part, ast.AST):
         told = (f"{name}={_written(value)}" for name, value in ast.iter_fields(part) if value not in (None, []))
         return f"{type(part).__name__}({','.join(told)})"

@@ -13,7 +13,10 @@ from counterpoise.tasks.runs import Run, Settings
 
 TASKS = {"pretrain", "retrieve", "few-shot"}  # of images
 METHODS = {p.slug: next(t for t in p.tasks if t in TASKS) for p in catalogue.select(done=True) if TASKS & {*p.tasks}}
-every = pytest.mark.parametrize("slug", METHODS)
+HEAVY = {"diti", "genview", "scatsimclr", "realrag"}  # which train another network first, or trace many paths
+every = pytest.mark.parametrize(
+    "slug", [pytest.param(slug, marks=pytest.mark.slow) if slug in HEAVY else slug for slug in METHODS]
+)
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from conformance.test_objectives import BATCH_OF_ALL, OBJECTIVES, D, M
 from counterpoise import catalogue
 from counterpoise.ops.processes import exchanging
 
+pytestmark = pytest.mark.slow
 ROWS = {"even": 8, "uneven": 7}  # 7 rows on 4 processes: 2, 2, 2, 1
 WIDTH = 3
 # The third class has no second row, so that the process which holds it alone has no anchor of its own.

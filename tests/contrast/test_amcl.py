@@ -160,6 +160,7 @@ def test_predicted_temperatures_are_symmetric_and_inside_their_range():
     assert near_the_ends.tolist() == pytest.approx([HIGH, LOW], abs=1e-6)
 
 
+@pytest.mark.slow
 def test_gradient_in_double_precision():
     given = [x.clone().requires_grad_() for x in (Z1, Z2, P1, P2)]
     assert torch.autograd.gradcheck(AMCLLoss(), given)

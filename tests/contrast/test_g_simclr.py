@@ -220,6 +220,7 @@ def test_the_loss_is_nt_xent_of_the_projections():
     torch.testing.assert_close(made.loss(views, torch.full((7,), -1), torch.arange(7)), expected)
 
 
+@pytest.mark.slow
 def test_pseudo_labels_are_found_once_and_decide_the_batches(images, tmp_path):
     made = method(clusters=3, autoencoder_epochs=4)
     fit(made, images, epochs=2, batch_size=3, seed=0, folder=tmp_path, device="cpu")

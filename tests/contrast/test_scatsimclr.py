@@ -306,6 +306,7 @@ def test_the_loss_is_symmetric_in_the_views():
     torch.testing.assert_close(method.loss([second, first], torch.full((N,), -1), torch.arange(N)), value)
 
 
+@pytest.mark.slow
 def test_gradient_in_double_precision():
     method = made(pretext="none", scattering=False).double()
     views = [torch.randn(3, 1, 12, 12, generator=rng, dtype=torch.float64) for _ in range(2)]

@@ -90,6 +90,7 @@ def test_a_folder_with_all_that_can_be_wrong(tmp_path):
         assert line in text
 
 
+@pytest.mark.slow
 def test_of_many_classes_the_largest_and_the_smallest_are_told():
     def table(classes):
         labels = [label for label in range(classes) for _ in range(1 + label)] + [-1]

@@ -267,6 +267,7 @@ def test_an_interval_draws_resamples_that_are_all_the_same_again():
     assert found.high == pytest.approx(found.mean)
 
 
+@pytest.mark.slow
 def test_the_interval_holds_the_truth_about_as_often_as_it_says():
     true, held = LossModel(30, 10, 0.01), 0
     for seed in range(12):

@@ -86,6 +86,7 @@ def test_torchvision_resnets_of_small_images_keep_their_resolution():
     assert maps == [8, 3]
 
 
+@pytest.mark.slow
 def test_small_needs_neither_library():
     code = "import sys; from counterpoise.nets import backbone; backbone('small', 1, 28); print('timm' in sys.modules)"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "False"

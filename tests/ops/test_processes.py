@@ -17,6 +17,7 @@ from counterpoise.ops import tiles
 from counterpoise.ops.processes import around, exchange, exchanging, gather, is_first, row_numbers
 from counterpoise.ops.similarity import similarity_logsumexp
 
+pytestmark = pytest.mark.slow
 ROWS, DIM, SIDE = 60, 4, 8
 
 

@@ -62,6 +62,7 @@ def test_what_cannot_be_searched_is_refused_by_name():
         compose.search(three[:1], three, one, one + 1, torch.arange(3), ks=(0,))
 
 
+@pytest.mark.slow
 def test_all_is_drawn_by_the_seed_and_test_has_the_words_of_training_alone():
     first, other = (compose.images_of(run(seed=seed)) for seed in (0, 1))
     assert isinstance(first.train, Composed)

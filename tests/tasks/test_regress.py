@@ -45,7 +45,7 @@ def test_where_training_has_few():
 
 
 @pytest.mark.parametrize("method", ["regression", "supcon-regression", "rnc"])
-@pytest.mark.parametrize("data", ["diabetes", "rotations"])
+@pytest.mark.parametrize("data", ["diabetes", pytest.param("rotations", marks=pytest.mark.slow)])
 def test_a_run_is_scored_and_kept(method, data, tmp_path, monkeypatch):
     arguments = {"bin": 20.0} if (method, data) == ("supcon-regression", "diabetes") else {}
     one = run(method, data, arguments=arguments)
