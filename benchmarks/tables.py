@@ -141,8 +141,8 @@ def section(table: Table, one: dict[str, Any]) -> str:
     digits = {shown: words.column_digits(one["methods"], shown, metric) for shown, metric in metrics.items()}
     main, best_first = table.main, -1 if metrics[table.main]["better"] == "higher" else 1
     done = [row for row in one["methods"] if row["summary"]]
-    rows = sorted(done, key=lambda row: best_first * row["summary"][main]["mean"])
-    rows += [row for row in one["methods"] if not row["summary"]]
+    done.sort(key=lambda row: best_first * row["summary"][main]["mean"])
+    rows = done + [row for row in one["methods"] if not row["summary"]]
     cells = [
         [
             name(row),
@@ -154,7 +154,7 @@ def section(table: Table, one: dict[str, Any]) -> str:
     ]
     bare = words.told(one["raw"], metrics[main], digits[main])
     cells.append([table.raw[0], bare, *["—"] * (len(table.shown) + 1)])
-    unbeaten = done and best_first * (one["raw"]["mean"] - rows[0]["summary"][main]["mean"]) < 0
+    unbeaten = done and best_first * (one["raw"]["mean"] - done[0]["summary"][main]["mean"]) < 0
     remarks = [f"No method's mean is better than that of {table.raw[0]}."] if unbeaten else []
     headings = ["method", *table.shown.values(), f"{table.shown[table.main]} less {table.baseline}'s", "s"]
     failed = [f"{row['label']} failed: {row['failed'][0]}" for row in rows if row["failed"]]
@@ -210,7 +210,7 @@ def draw(table: Table, sets: list[dict[str, Any]], path: Path) -> None:
         rows = [row for row in reversed(one["methods"]) if row["label"] != table.baseline]
         panel.axvline(0, color="0.6", linewidth=1)
         for place, row in enumerate(rows):
-            if found := (row["difference"] or {}).get(table.main):
+            if found := words.difference(row, table.main):
                 colour = {"better": "tab:green", "worse": "tab:red"}.get(verdict(table, row), "0.35")
                 panel.plot([scale * found["low"], scale * found["high"]], [place] * 2, color=colour, linewidth=2)
                 panel.plot(scale * found["mean"], place, "o", color=colour, markersize=5)
