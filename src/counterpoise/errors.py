@@ -30,15 +30,38 @@ class ProcessLost(RuntimeError):
     """One of several processes that work on one batch is gone, so that the others cannot go on."""
 
 
-def unknown(kind: str, name: str, known: Iterable[str]) -> InputError:
+class NonFinite(InputError):
+    """Numbers that are NaN, infinite, or too large to compute with."""
+
+
+class RunFailed(RuntimeError):
+    """What was asked for was begun and failed; the message says what and why. The command line exits with status 1."""
+
+
+class Diverged(RunFailed, FloatingPointError):
+    """Training whose numbers left all bounds: a smaller learning rate may help."""
+
+
+def unknown(kind: str, name: object, known: Iterable[str]) -> InputError:
     """The error for a name that is not known, with the nearest one that is.
 
     >>> print(unknown("method", "simclt", ["simclr", "moco"]))
     method 'simclt' is not known; did you mean 'simclr'? Known: moco, simclr
     """
     known = sorted(set(known))
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
     hint = f"; did you mean '{near[0]}'?" if near else "."
     if near and len(known) > MANY:
         return InputError(f"{kind} '{name}' is not known{hint}")
     return InputError(f"{kind} '{name}' is not known{hint} Known: {', '.join(known) or 'none'}")
+
+
+def printable(message: object) -> str:
+    """A text in one line that any terminal can show: what is no printable character is escaped.
+
+    Names of files and classes come from users' disks, where they may hold line breaks and a terminal's commands.
+
+    >>> print(printable("a" + chr(10) + "b" + chr(27) + "[31mred"))
+    a\\nb\\x1b[31mred
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(message))

@@ -1,33 +1,52 @@
-"""Files are written aside and then renamed, so that none is ever found half-written."""
+"""Files are written aside and then renamed, and only what this program wrote is ever replaced or deleted.
+
+A folder that the program fills (of a comparison, a run, or scenes) holds a mark that says so. A single file that it
+writes elsewhere (a contact sheet, features, a report) is recorded with its digest in the mark of the folder that it
+lies in. So a file that a user made or changed is told apart from one of ours, whatever its name.
+"""
 
 from __future__ import annotations
 
 import errno
+import hashlib
+import itertools
 import json
 import os
-from collections.abc import Iterator
+import re
+import secrets
+import socket
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 from counterpoise.errors import InputError, Unwritable
 
-LOCK = ".lock"
-ASIDES = (".*.part*", "*.part")  # what files are called while they are written
+LOCK = ".counterpoise.lock"
+MARK = ".counterpoise.json"
+HOST = hashlib.blake2b(socket.gethostname().encode(), digest_size=4).hexdigest()
+PROCESS = secrets.token_hex(4)  # tells this process from an earlier one of the same number
+ASIDE = re.compile(r"\.counterpoise-(?P<host>[0-9a-f]{8})-(?P<pid>\d+)-(?P<process>[0-9a-f]{8})-\d+(\.[^.]*)?")
+FORGOTTEN = 24 * 3600.0  # seconds after which a file aside of another machine is taken for a killed process's
+NAMED = 3  # how many files an error names
 UNWRITABLE = (
     errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO,
     errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG,
 )  # fmt: skip
 PROBE = bytes(1 << 16)
+_count = itertools.count()
 
 
 @contextmanager
 def written(path: Path) -> Iterator[Path]:
     """A path to write to, in the same folder; it takes the place of `path` if the block ends without an error.
 
+    For files inside a folder that this program fills, which must be there: one that was removed meanwhile is not made
+    again. `output` is for all other files.
+
     Raises:
-        InputError: if the folder cannot be made or written to; `Unwritable`, if the disk is full or takes no files.
+        Unwritable: if the folder is gone, or the disk is full or takes no files.
 
     >>> import tempfile
     >>> target = Path(tempfile.mkdtemp()) / "a.txt"
@@ -36,11 +55,196 @@ def written(path: Path) -> Iterator[Path]:
     >>> target.read_text(), len(list(target.parent.iterdir()))
     ('whole', 1)
     """
-    make_folder(path.parent)
-    aside = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
+    if not path.parent.is_dir():
+        raise Unwritable(f"{path.parent}: is not there any more; start the command again")
+    aside = aside_of(path)
     with disk_errors(path, aside):
         yield aside
         os.replace(aside, path)
+
+
+@contextmanager
+def output(path: Path, inputs: Sequence[Path] = ()) -> Iterator[Path]:
+    """As `written`, but a file that this program did not write, or that was changed since, is not replaced.
+
+    Args:
+        path: what a user gets.
+        inputs: what the command reads; none of them is ever replaced.
+
+    Raises:
+        InputError: as `written` and `check_output`.
+
+    >>> import tempfile
+    >>> target = Path(tempfile.mkdtemp()) / "a.txt"
+    >>> for text in ("first", "second"):
+    ...     with output(target) as aside:
+    ...         _ = aside.write_text(text)
+    >>> _ = target.write_text("a user's own")
+    >>> with output(target) as aside:
+    ...     pass
+    Traceback (most recent call last):
+    counterpoise.errors.InputError: ...a.txt: is there, and was not written by counterpoise or was changed since; ...
+    """
+    check_output(path, inputs)
+    make_folder(path.parent)
+    _read_mark(path.parent)  # before the file is there, which could not be recorded
+    with written(path) as aside:
+        yield aside
+        record = _record(aside)
+    mark = _read_mark(path.parent)
+    write_json(path.parent / MARK, {**mark, "files": {**mark["files"], path.name: record}})
+
+
+def check_output(path: Path, inputs: Sequence[Path] = ()) -> None:
+    """Refuse to write a file over one that this program did not write, or over what the command reads.
+
+    Raises:
+        InputError: naming the file.
+    """
+    if not os.path.lexists(path):
+        return
+    for source in inputs:
+        if source.exists() and path.exists() and os.path.samefile(source, path):
+            raise InputError(f"{path}: is what the command reads; write to another name")
+    if path.is_dir():
+        raise InputError(f"{path}: is a folder, expected a file")
+    if not is_output(path):
+        raise InputError(
+            f"{path}: is there, and was not written by counterpoise or was changed since; "
+            "choose another name, or move it away"
+        )
+
+
+def is_output(path: Path) -> bool:
+    """Whether this program wrote it: a file as it was recorded, or a folder that holds nothing else.
+
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> with output(folder / "sheet.png") as aside:
+    ...     _ = aside.write_bytes(b"a picture")
+    >>> _ = (folder / "photo.png").write_bytes(b"another")
+    >>> is_output(folder / "sheet.png"), is_output(folder / "photo.png"), is_output(folder)
+    (True, False, False)
+    """
+    if path.is_dir():
+        return _is_own_folder(path) and any(not entry.is_dir() for entry in path.rglob("*"))
+    return not path.is_symlink() and path.name in outputs_in(path.parent)
+
+
+def _others_in(folder: Path) -> Iterator[str]:
+    """The names of what lies in a folder and was not written by this program; empty folders are nobody's."""
+    ours = outputs_in(folder)
+    for entry in folder.iterdir():
+        if entry.name not in ours and not _is_internal(entry.name) and not _is_own_folder(entry):
+            yield entry.name
+
+
+def _is_own_folder(path: Path) -> bool:
+    if path.is_symlink() or not path.is_dir():
+        return False
+    return bool(_mark_or_none(path)["kind"]) or next(_others_in(path), None) is None
+
+
+def outputs_in(folder: Path) -> frozenset[str]:
+    """The names of the files in a folder that are as this program wrote them, by its record."""
+    recorded = _mark_or_none(folder)["files"]
+    return frozenset(name for name, record in recorded.items() if _is_as_recorded(folder / name, record))
+
+
+def record_outputs(folder: Path, names: Iterable[str]) -> None:
+    """Record the files that this program wrote in a folder, in the place of those recorded before.
+
+    Args:
+        folder: of `make_output_folder`.
+        names: relative to it.
+    """
+    mark = _read_mark(folder)
+    write_json(folder / MARK, {**mark, "files": {name: _record(folder / name) for name in names}})
+
+
+def make_output_folder(folder: Path, kind: str) -> Path:
+    """Make a folder that this program alone fills, or go on in one that it made.
+
+    Args:
+        folder: new, empty, or of an earlier call.
+        kind: what it holds: "comparison", "run" or "scenes".
+
+    Raises:
+        InputError: if it holds anything else; nothing is written then.
+
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> _ = make_output_folder(folder / "a", "run"), make_output_folder(folder / "a", "run")
+    >>> (folder / "notes.txt").touch()
+    >>> make_output_folder(folder, "run")
+    Traceback (most recent call last):
+    counterpoise.errors.InputError: ...: holds what counterpoise did not write (notes.txt); ...
+    """
+    check_output_folder(folder, kind)
+    make_folder(folder)
+    mark = _read_mark(folder)
+    if mark["kind"] != kind:
+        write_json(folder / MARK, {**mark, "kind": kind})
+    return folder
+
+
+def check_output_folder(folder: Path, kind: str) -> None:
+    """Refuse what `make_output_folder` refuses; writes nothing."""
+    if not folder.is_dir():
+        return
+    found = _read_mark(folder)["kind"]
+    if found == kind:
+        return
+    if found:
+        raise InputError(f"{folder}: holds the files of another command ({found}, not {kind}); choose another folder")
+    if names := sorted(_others_in(folder)):
+        more = ", …" if len(names) > NAMED else ""
+        named = ", ".join(names[:NAMED]) + more
+        raise InputError(f"{folder}: holds what counterpoise did not write ({named}); choose another folder")
+
+
+def _is_internal(name: str) -> bool:
+    """Whether a name is one that only this program gives: of its mark, its lock, and of files aside."""
+    return name in (MARK, LOCK) or bool(ASIDE.fullmatch(name))
+
+
+def _mark_or_none(folder: Path) -> dict[str, Any]:
+    """A folder's mark; an empty one where it has none that can be read."""
+    try:
+        return _read_mark(folder)
+    except InputError:
+        return {"kind": None, "files": {}}
+
+
+def _read_mark(folder: Path) -> dict[str, Any]:
+    path = folder / MARK
+    if not path.exists():
+        return {"kind": None, "files": {}}
+    mark = read_json(path)
+    if not isinstance(mark, dict) or not {"kind", "files"} <= mark.keys() or not isinstance(mark["files"], dict):
+        raise InputError(f"{path}: is no record of counterpoise's; move it away")
+    return mark
+
+
+def _record(path: Path) -> dict[str, Any]:
+    """A file's size and digest."""
+    digest = hashlib.blake2b(digest_size=16)
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+        return {"bytes": file.tell(), "blake2b": digest.hexdigest()}
+
+
+def _is_as_recorded(path: Path, record: Any) -> bool:
+    try:
+        return path.is_file() and path.stat().st_size == record["bytes"] and _record(path) == record
+    except (OSError, TypeError, KeyError):
+        return False
+
+
+def aside_of(path: Path) -> Path:
+    """A name to write to before `path` is replaced: of this process alone, and known as such to every other."""
+    return path.with_name(f".counterpoise-{HOST}-{os.getpid()}-{PROCESS}-{next(_count)}{path.suffix}")
 
 
 @contextmanager
@@ -75,18 +279,24 @@ def _disk_reason(error: Exception, aside: Path) -> str | None:
     return _refusal(aside)  # PyTorch and NumPy tell of a full disk only that less was written than they wanted
 
 
-def check_writable(folder: Path) -> None:
+def check_writable(folder: Path, path: Path | None = None) -> None:
     """Refuse a folder whose disk takes nothing more.
+
+    Args:
+        folder: must exist.
+        path: what is to be written there, which the error then names.
 
     Raises:
         Unwritable: saying why.
     """
-    probe = folder / f".probe.{os.getpid()}.part"
+    if not os.access(folder, os.W_OK):
+        raise Unwritable(f"{folder}: is not writable")
+    probe = aside_of(folder / "probe")
     reason = _refusal(probe)
     with suppress(OSError):
         probe.unlink()
     if reason:
-        raise Unwritable(f"{folder}: cannot be written ({reason})")
+        raise Unwritable(f"{path or folder}: cannot be written ({reason})")
 
 
 def _refusal(path: Path) -> str | None:
@@ -101,7 +311,7 @@ def _refusal(path: Path) -> str | None:
 
 @contextmanager
 def locked(folder: Path, who: str) -> Iterator[None]:
-    """Hold a folder for this process alone, having cleared away what killed ones left half-written in it.
+    """Hold a folder for this process alone, having cleared away what killed ones of ours left half-written in it.
 
     The system takes the lock from a process that ends, however it ends.
 
@@ -129,15 +339,23 @@ def locked(folder: Path, who: str) -> Iterator[None]:
     except OSError as error:
         raise Unwritable(f"{folder}: cannot be written ({error.strerror})") from error
     with lock:
-        for left in (path for pattern in ASIDES for path in folder.rglob(pattern)):
-            left.unlink(missing_ok=True)
+        for place in (folder, *folder.glob("images/"), *folder.glob("runs/*/")):
+            for left in filter(_is_abandoned, place.glob(".counterpoise-*")):
+                left.unlink(missing_ok=True)
         yield
 
 
-def holds_others(folder: Path) -> bool:
-    """Whether a folder holds anything but a lock and what is or was being written."""
-    ours = (LOCK, *ASIDES)
-    return folder.is_dir() and not all(any(fnmatch(path.name, name) for name in ours) for path in folder.iterdir())
+def _is_abandoned(path: Path) -> bool:
+    """Whether a file aside belongs to a process that is gone."""
+    import psutil
+
+    found = ASIDE.fullmatch(path.name)
+    if not found or path.is_symlink() or not path.is_file():
+        return False
+    if found["host"] != HOST:
+        return time.time() - path.stat().st_mtime > FORGOTTEN
+    pid = int(found["pid"])
+    return found["process"] != PROCESS if pid == os.getpid() else not psutil.pid_exists(pid)
 
 
 def make_folder(folder: Path) -> Path:
@@ -168,7 +386,7 @@ def read_json(path: Path) -> Any:
         InputError: naming the file, and the line where it is malformed.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_bytes())  # which passes over a byte order mark
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file") from error
     except OSError as error:
@@ -178,3 +396,5 @@ def read_json(path: Path) -> Any:
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         line = f"line {error.lineno}: {error.msg}" if isinstance(error, json.JSONDecodeError) else "not UTF-8"
         raise InputError(f"{path}: malformed JSON, {line}") from error
+    except ValueError as error:  # from Python 3.10.7 on, of an integer of more than 4,300 digits
+        raise InputError(f"{path}: malformed JSON ({str(error).partition(':')[0]})") from error
