@@ -5,7 +5,8 @@ from scipy.spatial.distance import cdist
 from sklearn.neighbors import NearestNeighbors
 
 from counterpoise.errors import InputError
-from counterpoise.ops.neighbours import nearest
+from counterpoise.ops import neighbours
+from counterpoise.ops.neighbours import nearest, ranked_in_parts
 
 rng = torch.Generator().manual_seed(0)
 QUERIES = torch.randn(37, 6, generator=rng)
@@ -88,12 +89,45 @@ def test_no_queries():
     assert values.shape == index.shape == (0, 3)
 
 
+@pytest.mark.parametrize("part", [1 << 20, 40])
+def test_ranked_is_nearest_where_nothing_is_tied(part, monkeypatch):
+    monkeypatch.setattr(neighbours, "PART", part)
+    values, index = nearest(QUERIES, KEYS, 7)
+    for found in ranked_in_parts(QUERIES, KEYS, 7):
+        assert found.edge is None
+        assert torch.equal(found.numbers, index[found.rows])
+        torch.testing.assert_close(found.cosine, values[found.rows])
+        assert torch.equal(found.group, torch.arange(7).expand_as(found.group))
+
+
+@pytest.mark.parametrize("dim", [3, 700])  # faiss rounds cosines of equal rows apart where rows are long
+def test_ranked_has_all_keys_that_are_as_near_as_the_last(dim):
+    kinds = torch.randint(5, (300,))
+    rows = torch.randn(5, dim)[kinds]
+    seen = torch.zeros(300)
+    for found in ranked_in_parts(rows, rows, 40):
+        assert found.edge is not None
+        seen[found.rows] += 1
+        last = kinds[found.numbers[:, -1]]
+        assert torch.equal(found.edge, kinds == last[:, None])
+        same = kinds[found.numbers[:, 1:]] == kinds[found.numbers[:, :-1]]
+        assert torch.equal(found.group[:, 1:] == found.group[:, :-1], same)
+    assert (seen == 1).all()
+
+
+def test_ranked_with_as_many_as_there_are_keys_has_no_edge():
+    (found,) = ranked_in_parts(torch.ones(2, 3), torch.ones(4, 3), 4)
+    assert found.edge is None
+    assert (found.group == 0).all()
+
+
 @pytest.mark.usefixtures("plain_shapes")
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ((QUERIES, KEYS, 51), "k: expected a number from 1 to the 50 keys, got 51"),
         ((QUERIES, KEYS, 0), "k: expected a number from 1 to the 50 keys, got 0"),
+        ((QUERIES, KEYS, 2.0), "k: expected a whole number, got 2"),
         ((QUERIES, KEYS[:, :5], 2), "queries and keys: expected as many columns, got 6 and 5"),
         ((QUERIES, KEYS[:0], 1), "keys: expected at least 1 rows, got 0"),
         ((QUERIES, KEYS, 2, "cosin"), "did you mean 'cosine'"),

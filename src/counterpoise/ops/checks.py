@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+import numbers
+from collections.abc import Iterable
+from typing import Any
 
 import torch
+from jaxtyping import Int64
 from torch import Tensor
 
-from counterpoise.errors import InputError
+from counterpoise.errors import InputError, NonFinite
 
 LONGEST = 1e8
 
@@ -44,7 +48,7 @@ def check_finite(name: str, x: Tensor) -> None:
         raise InputError(f"{name}: expected floating-point numbers, got {x.dtype}")
     if not all_finite(x):
         bad = int((~torch.isfinite(x)).sum())
-        raise InputError(f"{name}: {bad} of {x.numel()} numbers are NaN or infinite")
+        raise NonFinite(f"{name}: {bad} of {x.numel()} numbers are NaN or infinite")
 
 
 def check_lengths(name: str, x: Tensor) -> None:
@@ -52,11 +56,11 @@ def check_lengths(name: str, x: Tensor) -> None:
 
     >>> check_lengths("z1", torch.full((2, 3), 1e30))
     Traceback (most recent call last):
-    counterpoise.errors.InputError: z1: expected rows of a length of at most 1e+08, got 1.7e+30; normalize
+    counterpoise.errors.NonFinite: z1: expected rows of a length of at most 1e+08, got 1.7e+30; normalize
     """
     longest = torch.linalg.vector_norm(x.detach().double(), dim=-1).amax()
     if longest > LONGEST:
-        raise InputError(
+        raise NonFinite(
             f"{name}: expected rows of a length of at most {LONGEST:.0e}, got {longest:.2g}; normalize them"
         )
 
@@ -73,9 +77,26 @@ def check_same_shape(**tensors: Tensor) -> None:
         raise InputError(f"{' and '.join(tensors)}: expected the same shape, got {' and '.join(map(str, shapes))}")
 
 
-def check_integers(name: str, x: Tensor, rows: int, low: int | None = None, high: int | None = None) -> None:
+def check_integers(
+    name: str, x: Tensor, rows: int, low: int | None = None, high: int | None = None
+) -> Int64[Tensor, " rows"]:
     """Refuse `x` unless it is an integer vector with one entry per row, each in [low, high).
 
+    Args:
+        name: of the argument.
+        x: integers of any type.
+        rows: how many there must be.
+        low: the smallest that is taken.
+        high: the first that is not.
+
+    Returns:
+        `x` as int64, since unsigned integers have neither -1 nor most of torch's functions.
+
+    Raises:
+        InputError: naming the argument.
+
+    >>> check_integers("labels", torch.tensor([0, 2], dtype=torch.uint16), rows=2)
+    tensor([0, 2])
     >>> check_integers("labels", torch.tensor([0, 7]), rows=2, low=0, high=3)
     Traceback (most recent call last):
     counterpoise.errors.InputError: labels: expected integers from 0 to 2, got 7
@@ -84,27 +105,151 @@ def check_integers(name: str, x: Tensor, rows: int, low: int | None = None, high
         raise InputError(f"{name}: expected integers, got {x.dtype}")
     if list(x.shape) != [rows]:
         raise InputError(f"{name}: expected one integer for each of the {rows} rows, got shape {list(x.shape)}")
-    if low is not None and high is not None and rows and (int(x.min()) < low or int(x.max()) >= high):
-        wrong = int(x.min()) if int(x.min()) < low else int(x.max())
-        raise InputError(f"{name}: expected integers from {low} to {high - 1}, got {wrong}")
+    whole = x.long()
+    if x.dtype == torch.uint64 and rows and int(whole.min()) < 0:
+        raise InputError(f"{name}: expected integers up to {2**63 - 1}, got a larger one")
+    if not rows or (low is None and high is None):
+        return whole
+    least, most = int(whole.min()), int(whole.max())
+    if (low is not None and least < low) or (high is not None and most >= high):
+        wrong = least if low is not None and least < low else most
+        span = f"from {low} to {high - 1}" if low is not None and high is not None else ""
+        span = span or (f"of at least {low}" if low is not None else f"below {high}")
+        raise InputError(f"{name}: expected integers {span}, got {wrong}")
+    return whole
 
 
 def check_number(
-    name: str, value: float, above: float = -math.inf, at_least: float = -math.inf, at_most: float = math.inf
+    name: str,
+    value: Any,
+    above: float = -math.inf,
+    at_least: float = -math.inf,
+    at_most: float = math.inf,
+    below: float = math.inf,
+    whole: bool = False,
 ) -> None:
-    """Refuse a number outside its range.
+    """Refuse what is no number, or a number outside its range.
+
+    Args:
+        name: of the argument.
+        value: an int or a float, of Python or NumPy.
+        above: it must be greater.
+        at_least: it must not be less.
+        at_most: it must not be greater.
+        below: it must be less.
+        whole: it must be an integer: neither 2.5 nor 2.0, which fail later where a number of things is meant.
+
+    Raises:
+        InputError: naming the argument.
 
     >>> check_number("temperature", -1, above=0)
     Traceback (most recent call last):
     counterpoise.errors.InputError: temperature: expected a number above 0, got -1
+    >>> check_number("k", 2.5, at_least=1, whole=True)
+    Traceback (most recent call last):
+    counterpoise.errors.InputError: k: expected a whole number of at least 1, got 2.5
     """
-    if value > above and at_least <= value <= at_most and math.isfinite(value):
+    kind = numbers.Integral if whole else numbers.Real
+    right = isinstance(value, kind) and not isinstance(value, bool)
+    if right and isinstance(value, int) and abs(value).bit_length() > 1023:
+        raise InputError(f"{name}: expected a number that float64 holds, got an integer of {value.bit_length()} bits")
+    if right and above < value < below and at_least <= value <= at_most and math.isfinite(value):
         return
     bounds = [
         f"above {above:g}" if above > -math.inf else "",
         f"of at least {at_least:g}" if at_least > -math.inf else "",
         f"of at most {at_most:g}" if at_most < math.inf else "",
+        f"below {below:g}" if below < math.inf else "",
     ]
-    raise InputError(
-        f"{name}: expected a number {' and '.join(filter(None, bounds)) or 'that is finite'}, got {value:g}"
-    )
+    expected = "a whole number" if whole else "a number"
+    got = f"{value:g}" if isinstance(value, numbers.Real) and not isinstance(value, bool) else repr(value)
+    limits = " and ".join(filter(None, bounds)) or ("" if whole else "that is finite")
+    raise InputError(f"{name}: expected {expected} {limits}".rstrip() + f", got {got}")
+
+
+def check_counts(**counts: Any) -> None:
+    """Refuse what is no whole number of at least 1, by its argument's name: widths, numbers of heads, of steps.
+
+    Raises:
+        InputError: naming the argument.
+
+    >>> check_counts(hidden=256, dim=0)
+    Traceback (most recent call last):
+    counterpoise.errors.InputError: dim: expected a whole number of at least 1, got 0
+    """
+    for name, value in counts.items():
+        check_number(name, value, at_least=1, whole=True)
+
+
+def check_values(
+    name: str, x: Tensor, above: float = -math.inf, at_least: float = -math.inf, at_most: float = math.inf
+) -> None:
+    """Refuse a tensor unless all its numbers are floating-point, finite, and in a range: `check_number` for tensors.
+
+    Args:
+        name: of the argument.
+        x: of any shape.
+        above: they must be greater.
+        at_least: they must not be less.
+        at_most: they must not be greater.
+
+    Raises:
+        InputError: naming the argument.
+
+    >>> check_values("tau", torch.tensor([0.5, 0.0]), above=0)
+    Traceback (most recent call last):
+    counterpoise.errors.InputError: tau: expected a number above 0, got 0
+    """
+    check_finite(name, x)
+    if x.numel():
+        for extreme in x.detach().aminmax():
+            check_number(name, extreme.item(), above, at_least, at_most)
+
+
+def check_numbers(name: str, values: Any, least: int = 1, **limits: Any) -> list[Any]:
+    """Refuse what is no sequence of numbers, or has too few, or holds a number outside its range.
+
+    Args:
+        name: of the argument.
+        values: ints or floats.
+        least: how many there must be, 0 or 1.
+        **limits: of each of them, as in `check_number`.
+
+    Returns:
+        The values.
+
+    Raises:
+        InputError: naming the argument.
+
+    >>> check_numbers("ks", (1, 5), at_least=1, whole=True)
+    [1, 5]
+    >>> check_numbers("ks", 5, at_least=1, whole=True)
+    Traceback (most recent call last):
+    counterpoise.errors.InputError: ks: expected a sequence of numbers, such as (5,), got 5
+    """
+    if isinstance(values, str | bytes) or not isinstance(values, Iterable):
+        example = "(1,)" if isinstance(values, str | bytes) else f"({values!r},)"
+        raise InputError(f"{name}: expected a sequence of numbers, such as {example}, got {values!r}")
+    listed = list(values)
+    if len(listed) < least:
+        raise InputError(f"{name}: expected at least one number, got none")
+    for value in listed:
+        check_number(name, value, **limits)
+    return listed
+
+
+def check_seed(seed: Any, most: int = 2**63 - 1) -> None:
+    """Refuse what cannot seed a generator.
+
+    Args:
+        seed: a whole number from 0 on.
+        most: the largest that the generator takes.
+
+    Raises:
+        InputError: for anything else.
+
+    >>> check_seed(1.5)
+    Traceback (most recent call last):
+    counterpoise.errors.InputError: seed: expected a whole number of at least 0 and of at most 9.22337e+18, got 1.5
+    """
+    check_number("seed", seed, at_least=0, at_most=most, whole=True)

@@ -10,7 +10,9 @@ from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
 from counterpoise.errors import InputError
-from counterpoise.ops.checks import check_matrix
+from counterpoise.ops.checks import check_matrix, check_number, check_seed
+
+LARGEST_SEED = 2**31 - 1
 
 
 class Clusters(NamedTuple):
@@ -36,32 +38,37 @@ def kmeans(
     Args:
         points: one row per point; normalise first where cosines are meant.
         count: how many clusters, at most one per point.
-        seed: of the points to start from; `None` draws one from torch's global generator.
-        iterations: steps of the algorithm.
-        restarts: starts, of which the best is taken.
+        seed: of the points to start from, below 2³¹; `None` draws one from torch's global generator.
+        iterations: steps of the algorithm, at least 0.
+        restarts: starts, at least 1, of which the best is taken.
         spherical: keep the centroids at length 1, and take the nearest by inner product.
 
     Returns:
         On the device of `points`.
 
     Raises:
-        InputError: for more clusters than points, NaN, or another shape.
+        InputError: for more clusters than points, numbers out of range, NaN, or another shape.
 
     >>> kmeans(torch.tensor([[0.0], [0.1], [5.0]]), 2).centroids.sort(0).values
     tensor([[0.0500],
             [5.0000]])
     """
     check_matrix("points", points)
+    check_number("count", count, whole=True)
+    check_number("iterations", iterations, at_least=0, whole=True)
+    check_number("restarts", restarts, at_least=1, whole=True)
     if not 1 <= count <= len(points):
-        raise InputError(f"clusters: expected from 1 to the number of points, {len(points)}, got {count}")
+        raise InputError(f"count of clusters: expected from 1 to the number of points, {len(points)}, got {count}")
+    if seed is not None:
+        check_seed(seed, most=LARGEST_SEED)
     x = points.detach().float().cpu().contiguous().numpy()
     solver = faiss.Kmeans(
         x.shape[1],
-        count,
-        niter=iterations,
-        nredo=restarts,
+        int(count),
+        niter=int(iterations),
+        nredo=int(restarts),
         spherical=spherical,
-        seed=int(torch.randint(1 << 31, ())) if seed is None else seed,
+        seed=int(torch.randint(1 << 31, ())) if seed is None else int(seed),
         min_points_per_centroid=1,
         max_points_per_centroid=len(x),
     )

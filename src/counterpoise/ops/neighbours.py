@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import faiss
 import torch
-from jaxtyping import Float, Float32, Int64
+from jaxtyping import Bool, Float, Float32, Int64
 from torch import Tensor
 
 from counterpoise.errors import InputError, unknown
-from counterpoise.ops.checks import check_matrix
+from counterpoise.ops.checks import check_matrix, check_number
 from counterpoise.ops.similarity import unit_rows
 
 METRICS = ("cosine", "euclidean")
 # Differences between a query and its neighbours are taken for about this many numbers at once: 64 MB in float32.
 TILE = 1 << 24
 PART = 1 << 20  # neighbours that are found at once: 12 MB
+TIE = 2.0**-21  # apart from each other the cosines of equal rows may be, by the order of their sums
 
 
 def nearest(
@@ -50,8 +51,10 @@ def nearest(
         raise unknown("metric", metric, METRICS)
     device = queries.device
     queries, keys = queries.detach().cpu(), keys.detach().cpu()
-    search = _by_cosine if metric == "cosine" else _by_distance
-    values, index = search(queries, keys, k)
+    if metric == "cosine":
+        values, index = _by_cosine(unit_rows(queries), unit_rows(keys), k)
+    else:
+        values, index = _by_distance(queries, keys, k)
     return values.to(device), index.to(device)
 
 
@@ -79,8 +82,83 @@ def nearest_in_parts(
     keys = unit_rows(keys.detach().cpu())
     for rows in torch.arange(len(queries)).split(max(1, PART // k)):
         some = unit_rows(queries.detach()[rows.to(queries.device)].cpu())
-        cosine, index = _search(some, keys, k, faiss.METRIC_INNER_PRODUCT)
-        yield rows, _in_order(cosine.clamp(-1, 1), index, descending=True)[1]
+        yield rows, _by_cosine(some, keys, k)[1]
+
+
+class Ranked(NamedTuple):
+    """The nearest keys of some queries, and which of them are equally near.
+
+    Attributes:
+        rows: numbers of the queries.
+        cosine: to each query's `k` nearest keys, nearest first.
+        numbers: of these keys; equally near ones come in any order.
+        group: number of each among the query's different cosines: neighbours of one group are equally near.
+        edge: of all keys, which are as near as the k-th; `None` where these are among the `k`.
+    """
+
+    rows: Int64[Tensor, " part"]
+    cosine: Float32[Tensor, "part k"]
+    numbers: Int64[Tensor, "part k"]
+    group: Int64[Tensor, "part k"]
+    edge: Bool[Tensor, "part keys"] | None
+
+
+def ranked_in_parts(queries: Float[Tensor, "n dim"], keys: Float[Tensor, "m dim"], k: int) -> Iterator[Ranked]:
+    """`nearest_in_parts` for what treats equally near keys alike.
+
+    Keys are equally near to a query where their cosines are equal, in float32. Those of equal rows may be rounded
+    apart, so that where there are such, cosines up to 2⁻²¹ apart count as equal.
+
+    Args:
+        queries: one row per query.
+        keys: one row per candidate; copied once.
+        k: from 1 to the number of keys.
+
+    Yields:
+        The neighbours of some queries, on the CPU; queries with an edge have parts of their own.
+
+    Raises:
+        InputError: as `nearest`.
+
+    >>> x = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
+    >>> [(found.rows.tolist(), found.edge) for found in ranked_in_parts(x, x, 1)]
+    [([0], None), ([1, 2], tensor([[False,  True,  True],
+            [False,  True,  True]]))]
+    """
+    _check(queries, keys, k)
+    keys = unit_rows(keys.detach().cpu()).float()
+    tie = TIE if _has_equal_rows(keys) else 0.0
+    for rows in torch.arange(len(queries)).split(max(1, PART // k)):
+        some = unit_rows(queries.detach()[rows.to(queries.device)].cpu()).float()
+        cosine, index = _by_cosine(some, keys, min(k + 1, len(keys)))
+        group = _groups(cosine, tie)
+        cut = group[:, k - 1] == group[:, -1] if k < len(keys) else torch.zeros(len(rows), dtype=torch.bool)
+        if not cut.all():
+            yield Ranked(rows[~cut], cosine[~cut, :k], index[~cut, :k], group[~cut, :k], None)
+        if cut.any():
+            for part in cut.nonzero().flatten().split(max(1, PART // len(keys))):
+                yield Ranked(rows[part], *_with_edge(some[part] @ keys.T, k, tie))
+
+
+def _with_edge(scores: Tensor, k: int, tie: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    cosine, index = scores.clamp_(-1, 1).topk(k)
+    group = _groups(cosine, tie)
+    first = cosine.where(group == group[:, -1:], -torch.inf).amax(1, keepdim=True)
+    return cosine, index, group, (scores >= cosine[:, -1:] - tie) & (scores <= first)
+
+
+def _groups(cosine: Float[Tensor, "n k"], tie: float) -> Int64[Tensor, "n k"]:
+    """The number of each among different cosines, which descend along a row."""
+    apart = cosine[:, :-1] - cosine[:, 1:] > tie
+    return torch.cat([torch.zeros(len(cosine), 1, dtype=torch.int64), apart.cumsum(1)], 1)
+
+
+def _has_equal_rows(x: Float32[Tensor, "n dim"]) -> bool:
+    """Whether two rows are equal: by a sum of products of their bits, which wraps around and so is exact."""
+    factors = torch.randint(1 << 62, x.shape[1:], generator=torch.Generator().manual_seed(0))
+    parts = (x + 0.0).split(max(1, TILE // max(1, x.shape[1])))  # -0 becomes 0
+    codes = torch.cat([(part.contiguous().view(torch.int32).long() * factors).sum(1) for part in parts])
+    return len(codes.unique()) < len(x)
 
 
 def _check(queries: Tensor, keys: Tensor, k: int) -> None:
@@ -88,12 +166,14 @@ def _check(queries: Tensor, keys: Tensor, k: int) -> None:
     check_matrix("keys", keys)
     if queries.shape[1] != keys.shape[1]:
         raise InputError(f"queries and keys: expected as many columns, got {queries.shape[1]} and {keys.shape[1]}")
+    check_number("k", k, whole=True)
     if not 1 <= k <= len(keys):
         raise InputError(f"k: expected a number from 1 to the {len(keys)} keys, got {k}")
 
 
 def _by_cosine(queries: Tensor, keys: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    cosine, index = _search(unit_rows(queries), unit_rows(keys), k, faiss.METRIC_INNER_PRODUCT)
+    """Of rows of length 1."""
+    cosine, index = _search(queries, keys, k, faiss.METRIC_INNER_PRODUCT)
     return _in_order(cosine.clamp(-1, 1), index, descending=True)
 
 
@@ -114,7 +194,7 @@ def _by_distance(queries: Tensor, keys: Tensor, k: int) -> tuple[Tensor, Tensor]
 
 
 def _search(queries: Tensor, keys: Tensor, k: int, metric: int) -> tuple[Tensor, Tensor]:
-    values, index = faiss.knn(_array(queries), _array(keys), k, metric=metric)
+    values, index = faiss.knn(_array(queries), _array(keys), int(k), metric=metric)
     return torch.from_numpy(values), torch.from_numpy(index)
 
 

@@ -10,6 +10,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from counterpoise.errors import InputError
+from counterpoise.ops.checks import check_integers, check_number
+
 TABLE = 1 << 20  # similarities that exist at a time, 4 MB in float32: larger ones leave the heap in pieces
 
 
@@ -20,7 +23,7 @@ def by_rows(
 
     The sum of the gradients goes into one tensor per input and the values into one, so that the memory of each part
     serves the next; PyTorch's `checkpoint`, called for each part, leaves a heap in pieces. Differentiable once, and
-    without autocast: similarities want float32.
+    without autocast: similarities want float32. NaN and infinity are not looked for, and come out where they go in.
 
     Args:
         function: what it returns for some rows must not depend on the others, and draw nothing at random.
@@ -31,10 +34,16 @@ def by_rows(
     Returns:
         One row of values for each of `rows`.
 
+    Raises:
+        InputError: if `step` is no whole number of at least 1, or there are no rows.
+
     >>> by_rows(lambda x, y: (x @ y.T).logsumexp(1), [torch.zeros(5, 2)], [torch.ones(4, 2)], step=2)
     tensor([1.3863, 1.3863, 1.3863, 1.3863, 1.3863])
     """
-    first = next(x for x in rows if x is not None)
+    check_number("step", step, at_least=1, whole=True)
+    first = next((x for x in rows if x is not None), None)
+    if first is None:
+        raise InputError("rows: expected at least one tensor, got none")
     with torch.autocast(first.device.type, enabled=False):
         if len(first) <= step:
             return function(*rows, *shared)
@@ -55,6 +64,12 @@ def reduce_similarities(
         keys: likewise; compared head by head.
         exclude: numbers of queries and keys; where they are equal, the similarity is $-\infty$.
 
+    Returns:
+        What `reduce` makes of them; NaN and infinity are not looked for, and come out where they go in.
+
+    Raises:
+        InputError: for shapes that do not go together.
+
     >>> z = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]])
     >>> own = torch.arange(3)
     >>> reduce_similarities(lambda s: s.topk(1).indices, z, z, (own, own)).flatten()
@@ -68,7 +83,13 @@ def reduce_similarities(
             similarity = similarity.masked_fill_(no_pair, -torch.inf)
         return reduce(similarity)
 
+    if queries.ndim < 2 or queries.shape[1:] != keys.shape[1:]:
+        shapes = f"{list(queries.shape)} and {list(keys.shape)}"
+        raise InputError(f"queries and keys: expected rows of the same shape, got {shapes}")
     numbers, others = exclude or (None, None)
+    if numbers is not None and others is not None:
+        numbers = check_integers("exclude", numbers, rows=len(queries))
+        others = check_integers("exclude", others, rows=len(keys))
     a_row = keys.shape[:-1].numel()
     return by_rows(part, [queries, numbers], [keys, others], step=max(1, TABLE // max(1, a_row)))
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from counterpoise.errors import InputError, ProcessLost, unknown
+from counterpoise.ops.checks import check_number
 
 Exchange = Literal["gather", "ring", "none"]
 
@@ -52,19 +53,28 @@ def exchanging(how: Exchange) -> Iterator[None]:
 
 
 def exchange() -> Exchange:
-    """How rows are exchanged now: "none" unless `torch.distributed` runs with several processes."""
+    """How rows are exchanged now: "none" unless `torch.distributed` runs with several processes.
+
+    >>> exchange()
+    'none'
+    """
     return _exchange if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1 else "none"
 
 
 def is_first() -> bool:
-    """Whether this is process 0, or the only one."""
+    """Whether this is process 0, or the only one.
+
+    >>> is_first()
+    True
+    """
     return exchange() == "none" or dist.get_rank() == 0
 
 
 def gather(x: Shaped[Tensor, "rows ..."]) -> Shaped[Tensor, "all_rows ..."]:
     """The rows of all processes, those of process 0 first; `x` itself where there is one process.
 
-    The gradient of a row is the sum of its gradients in all processes.
+    The gradient of a row is the sum of its gradients in all processes; NaN and infinity pass
+    through.
 
     >>> gather(torch.ones(2, 3)).shape
     torch.Size([2, 3])
@@ -86,6 +96,7 @@ def row_numbers(x: Shaped[Tensor, "rows ..."], name: str = "", at_least: int = 1
     >>> row_numbers(torch.zeros(3, 2))
     tensor([0, 1, 2])
     """
+    check_number("at_least", at_least, at_least=0, whole=True)
     sizes, rank = ([len(x)], 0) if exchange() == "none" else (_sizes(x), dist.get_rank())
     if sum(sizes) < at_least:
         raise InputError(f"{name}: expected at least {at_least} rows, got {sum(sizes)}")
@@ -93,10 +104,15 @@ def row_numbers(x: Shaped[Tensor, "rows ..."], name: str = "", at_least: int = 1
 
 
 def maximum(x: Tensor) -> Tensor:
-    """The largest of each number over all processes, without a gradient."""
+    """The largest of each number over all processes, without a gradient; NaN and infinity stay what they are.
+
+    >>> maximum(torch.tensor([1.0, 2.0]))
+    tensor([1., 2.])
+    """
     x = x.detach().clone()
-    with _together():
-        dist.all_reduce(x, dist.ReduceOp.MAX)
+    if exchange() != "none":
+        with _together():
+            dist.all_reduce(x, dist.ReduceOp.MAX)
     return x
 
 
@@ -115,8 +131,15 @@ def around(
         visit: called once for the rows of each process.
 
     Returns:
-        The accumulators of this process's rows, to which all processes have added.
+        The accumulators of this process's rows, to which all processes have added; NaN and infinity
+        pass through.
+
+    >>> around({"x": torch.ones(2)}, {"sum": torch.zeros(2)}, lambda step, others, sums: sums["sum"].add_(others["x"]))
+    {'sum': tensor([1., 1.])}
     """
+    if exchange() == "none":
+        visit(0, tensors, accumulators)
+        return accumulators
     size, rank = dist.get_world_size(), dist.get_rank()
     sizes = _sizes(next(iter(tensors.values())))
     for step in range(size):

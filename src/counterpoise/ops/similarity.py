@@ -21,7 +21,7 @@ from torch.autograd.function import once_differentiable
 
 from counterpoise.errors import InputError
 from counterpoise.ops import processes
-from counterpoise.ops.checks import all_finite
+from counterpoise.ops.checks import all_finite, check_integers, check_number
 from counterpoise.ops.tiles import LARGEST, Inputs, Matrix, Plan, Rule, Tile
 
 Identities = Int[Tensor, " n"] | tuple[Int[Tensor, " n"], Int[Tensor, " m"]]
@@ -41,7 +41,8 @@ def unit_rows(x: Float[Tensor, "*rows dim"]) -> Float[Tensor, "*rows dim"]:
         x: any floating dtype and any scale: squares of huge or tiny numbers are not formed.
 
     Returns:
-        float32, or float64 for float64. Differentiable; the gradient of a row of zeros is that of the identity.
+        float32, or float64 for float64. Differentiable; the gradient of a row of zeros is that of the identity. Nothing
+        is looked at, so a row with NaN or infinity comes out as NaN: who takes rows from a user checks them first.
 
     >>> unit_rows(torch.tensor([[3.0, 4.0], [0.0, 0.0], [0.0, 1e-30]]))
     tensor([[0.6000, 0.8000], [0.0000, 0.0000], [0.0000, 1.0000]])
@@ -84,7 +85,7 @@ def similarity_logsumexp(
         float32, or float64 for float64 inputs.
 
     Raises:
-        InputError: if a row has no key left.
+        InputError: if a row has no key left, for shapes that do not go together, or for NaN.
 
     >>> z = torch.eye(3)
     >>> similarity_logsumexp(z, exclude=torch.arange(3))  # two keys at similarity 0 each: log 2
@@ -128,12 +129,12 @@ def _moments(
     across: bool,
     wants_mean: bool,
 ) -> tuple[Tensor, Any]:
+    exclude, only = _check(queries, keys, scale, exclude, only, log_weights)
     dtype = torch.float32
     for x in (queries, keys, log_weights):
         dtype = dtype if x is None else torch.promote_types(dtype, x.dtype)
     queries = queries.to(dtype)
     keys, log_weights = (None if x is None else x.to(dtype) for x in (keys, log_weights))
-    exclude, only = (None if rule is None else Rule(*_pair(rule)) for rule in (exclude, only))
     how = processes.exchange() if across else "none"
     if how == "gather":
         keys = processes.gather(queries if keys is None else keys)
@@ -151,8 +152,34 @@ def _moments(
     return logsumexp, mean / scale if single and wants_mean else mean
 
 
-def _pair(rule: Identities) -> tuple[Tensor, Tensor]:
-    return (rule, rule) if isinstance(rule, Tensor) else rule
+def _check(
+    queries: Tensor,
+    keys: Tensor | None,
+    scale: float | Tensor,
+    exclude: Identities | None,
+    only: Identities | None,
+    log_weights: Tensor | None,
+) -> tuple[Rule | None, Rule | None]:
+    """Refuse what does not go together, and return the rules as int64; NaN shows in what comes out."""
+    rows, columns = len(queries), len(queries if keys is None else keys)
+    for name, x in (("queries", queries), ("keys", queries if keys is None else keys)):
+        if x.ndim != 2 or x.shape[1] != queries.shape[1]:
+            shapes = " and ".join(str(list(x.shape)) for x in (queries, keys) if x is not None)
+            raise InputError(f"{name}: expected matrices [rows, dim] of as many columns, got {shapes}")
+    if not isinstance(scale, Tensor):
+        check_number("scale", scale)
+    elif list(scale.shape) not in ([], [1], [rows]):
+        raise InputError(f"scale: expected a number, or one for each of the {rows} queries, got {list(scale.shape)}")
+    if log_weights is not None and list(log_weights.shape) != [columns]:
+        raise InputError(f"log_weights: expected one for each of the {columns} keys, got {list(log_weights.shape)}")
+    return _rule("exclude", exclude, rows, columns), _rule("only", only, rows, columns)
+
+
+def _rule(name: str, rule: Identities | None, rows: int, columns: int) -> Rule | None:
+    if rule is None:
+        return None
+    queries, keys = (rule, rule) if isinstance(rule, Tensor) else rule
+    return Rule(check_integers(name, queries, rows), check_integers(name, keys, columns))
 
 
 class _Softmax(torch.autograd.Function):
