@@ -1,17 +1,18 @@
-"""Users' folders and tables, tidy and untidy."""
+"""Users' folders, tidy and untidy."""
 
+import os
 import warnings
 
 import numpy as np
-import pyarrow
-import pyarrow.parquet
 import pytest
 import torch
 from PIL import Image
 
 from counterpoise.data import load
-from counterpoise.data.folders import index_labels
+from counterpoise.data.folders import index_labels, list_folder
+from counterpoise.data.reading import readable_suffixes
 from counterpoise.errors import InputError
+from counterpoise.files import make_output_folder, output
 
 
 def save(path, value=0, shape=(6, 6)):
@@ -41,7 +42,8 @@ def test_class_folders_are_divided(tmp_path):
 def test_train_and_test_folders(tmp_path):
     fill(tmp_path / "train", cat=3, dog=2)
     fill(tmp_path / "test", dog=1, fox=2)
-    train, test = load(tmp_path)
+    with pytest.warns(match=r"classes that train has no image of \(1\): fox"):
+        train, test = load(tmp_path)
     assert train.classes == test.classes == ("cat", "dog", "fox")
     assert train.counts().tolist() == [3, 2, 0]
     assert test.counts().tolist() == [0, 1, 2]
@@ -54,9 +56,10 @@ def test_val_serves_where_there_is_no_test(tmp_path):
     fill(tmp_path / "val", cat=1)
     assert len(load(tmp_path).test) == 1
     fill(tmp_path / "test", cat=4)
-    train, test = load(tmp_path)
+    with pytest.warns(match="left out of the data: val"):
+        train, test = load(tmp_path)
     assert len(test) == 4
-    assert train.notes == ("left out of the data: val",)
+    assert "left out of the data: val" in train.notes
 
 
 def test_train_folder_alone_is_divided(tmp_path):
@@ -68,7 +71,8 @@ def test_train_folder_alone_is_divided(tmp_path):
 
 def test_a_class_may_be_called_train(tmp_path):
     fill(tmp_path, bus=2, train=2)
-    assert load(tmp_path).train.classes == ("bus", "train")
+    with pytest.warns(match=r"folders named as splits are taken as classes \(1\): train"):
+        assert load(tmp_path).train.classes == ("bus", "train")
 
 
 def test_unlabelled_train_beside_labelled_test(tmp_path):
@@ -141,7 +145,7 @@ def test_a_folder_without_images(tmp_path, make):
     make(tmp_path)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        with pytest.raises(InputError, match=r"holds no images \(looked for \.png"):
+        with pytest.raises(InputError, match=r"holds no images \(looked for \.png[^;]*$"):
             load(tmp_path)
 
 
@@ -153,95 +157,13 @@ def test_a_split_without_readable_images(tmp_path):
         load(tmp_path)
 
 
-def test_csv_of_paths_and_labels(tmp_path):
-    for i in range(4):
-        save(tmp_path / "images" / f"{i}.png", value=i)
-    rows = ["images/0.png,train,10", "images/1.png,train,9", "images/2.png,test,10", "images/3.png,TRAIN,"]
-    (tmp_path / "pets.csv").write_text("\n".join(["File,split,Class", *rows]), encoding="utf-8-sig")
-    train, test = load(tmp_path / "pets.csv")
-    assert train.classes == ("9", "10")
-    assert train.labels.tolist() == [1, 0, -1]
-    assert train.paths == ("images/0.png", "images/1.png", "images/3.png")
-    assert test.labels.tolist() == [1]
-    assert test.pixels.unique().tolist() == [2]
-    assert train.name == "pets.csv"
-
-
-def test_csv_keeps_names_as_they_are_written(tmp_path):
-    for i in range(4):
-        save(tmp_path / f"{i}.png")
-    (tmp_path / "a.csv").write_text("path,label\n0.png,007\n1.png,007\n2.png,NA\n3.png,NA\n")
-    assert load(tmp_path / "a.csv").train.classes == ("007", "NA")
-
-
-def test_csv_without_split_is_divided_and_absolute_paths_work(tmp_path):
-    for i in range(10):
-        save(tmp_path / "far" / f"{i}.png")
-    (tmp_path / "near").mkdir()
-    lines = [f"{tmp_path}/far/{i}.png,{'ab'[i % 2]}" for i in range(10)]
-    (tmp_path / "near" / "a.csv").write_text("\n".join(["image,target", *lines]))
-    train, test = load(tmp_path / "near" / "a.csv")
-    assert train.counts().tolist() == [4, 4]
-    assert test.counts().tolist() == [1, 1]
-
-
-def test_parquet_with_numbers_and_gaps(tmp_path):
-    for i in range(5):
-        save(tmp_path / f"{i}.png")
-    table = pyarrow.table(
-        {
-            "filename": [f"{i}.png" for i in range(5)],
-            "category": pyarrow.array([2.0, 10.0, None, 2.0, 10.0]),
-            "split": ["train", "train", "train", "valid", "valid"],
-        }
-    )
-    pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
-    train, test = load(str(tmp_path / "a.parquet"))
-    assert train.classes == ("2", "10")
-    assert train.labels.tolist() == [0, 1, -1]
-    assert test.labels.tolist() == [0, 1]
-
-
-def test_missing_files_in_a_table_are_left_out(tmp_path):
-    for i in range(2):
-        save(tmp_path / f"{i}.png")
-    (tmp_path / "a.csv").write_text("path,label\n0.png,a\n1.png,a\ngone.png,b\n")
-    with pytest.warns(UserWarning, match=r"a\.csv: 1 of 3 images cannot be read and are left out: gone\.png"):
-        train, test = load(tmp_path / "a.csv")
-    assert len(train) + len(test) == 2
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ("", "a.csv: cannot be read: Empty CSV file"),
-        ("path,label\n", "a.csv: has no rows"),
-        ("path,lable\n0.png,a\n", "expected a column named label, class, target or category, found: path, lable"),
-        ("name;label\n0.png;a\n", "expected a column named path, file, filename or image, found: name;label"),
-        ("path,label\n0.png,a,b\n", "a.csv: cannot be read: CSV parse error"),
-        ("path,label\n0.png,a\n,a\n", "a.csv: row 2 has no path"),
-        ("path,label,split\n0.png,a,tset\n", "split 'tset' is not known; did you mean 'test'"),
-        ("path,label,split\n0.png,a,test\n", "no readable image in its train split"),
-    ],
-)
-def test_malformed_tables(tmp_path, content, message):
-    save(tmp_path / "0.png")
-    (tmp_path / "a.csv").write_text(content)
-    with pytest.raises(InputError, match=message):
-        load(tmp_path / "a.csv")
-
-
-def test_a_damaged_parquet_file(tmp_path):
-    (tmp_path / "a.parquet").write_bytes(b"PAR1")
-    with pytest.raises(InputError, match=r"a\.parquet: cannot be read"):
-        load(tmp_path / "a.parquet")
-
-
 def test_order_of_labels():
     assert index_labels(["b", "a", "", None, float("nan")]) == ([1, 0, -1, -1, -1], ("a", "b"))
     assert index_labels([10, 9, 9.0])[1] == ("9", "10")
     assert index_labels([True, False])[1] == ("False", "True")
     assert index_labels(["e\u0301", "\u00e9"]) == ([0, 0], ("é",))
+    # Neither is in any order among numbers.
+    assert index_labels(["nan", "10", "9", "inf"])[1] == ("10", "9", "inf", "nan")
 
 
 def test_pixels_are_shared_between_given_splits(tmp_path):
@@ -250,3 +172,191 @@ def test_pixels_are_shared_between_given_splits(tmp_path):
     train, test = load(tmp_path)
     assert train.pixels.untyped_storage().data_ptr() == test.pixels.untyped_storage().data_ptr()
     assert torch.equal(train.labels, torch.tensor([0, 0]))
+
+
+def paths(folder):
+    return [item.name for item in list_folder(folder).items]
+
+
+def test_linked_folders_and_files_are_images_like_others(tmp_path):
+    fill(tmp_path / "store", cat=2, dog=2)
+    (tmp_path / "classes").mkdir()
+    for name in ("cat", "dog"):
+        (tmp_path / "classes" / name).symlink_to(tmp_path / "store" / name)
+        (tmp_path / "files" / name).mkdir(parents=True)
+        (tmp_path / "files" / name / "x.png").symlink_to(tmp_path / "store" / name / "0.png")
+        save(tmp_path / "nested" / name / "own.png")
+        (tmp_path / "nested" / name / "more").symlink_to(tmp_path / "store" / name)
+    (tmp_path / "whole").symlink_to(tmp_path / "store")
+    assert (
+        paths(tmp_path / "classes") == paths(tmp_path / "whole") == ["cat/0.png", "cat/1.png", "dog/0.png", "dog/1.png"]
+    )
+    assert paths(tmp_path / "files") == ["cat/x.png", "dog/x.png"]
+    assert paths(tmp_path / "nested")[:3] == ["cat/more/0.png", "cat/more/1.png", "cat/own.png"]
+
+
+@pytest.mark.filterwarnings("error")
+def test_links_that_go_round_or_nowhere_are_named(tmp_path):
+    fill(tmp_path / "store", cat=1, dog=1)
+    for link, target in (("cat/up", "store"), ("cat/self", "store/cat"), ("cat/to-dog", "store/dog")):
+        (tmp_path / "store" / link).symlink_to(tmp_path / target)
+    (tmp_path / "store" / "dog" / "to-cat").symlink_to(tmp_path / "store" / "cat")
+    (tmp_path / "store" / "dog" / "lost").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "store" / "dog" / "itself").symlink_to(tmp_path / "store" / "dog" / "itself")
+    (tmp_path / "classes").symlink_to(tmp_path / "store")
+    found = list_folder(tmp_path / "classes")
+    assert [item.name for item in found.items] == ["cat/0.png", "cat/to-dog/0.png", "dog/0.png", "dog/to-cat/0.png"]
+    round_about, nowhere = found.notes
+    assert "links to a folder that they lie in are not followed (6): cat/self, cat/to-dog/to-cat, cat/up" in round_about
+    assert nowhere.endswith(
+        "links that lead nowhere are passed over (4): cat/to-dog/itself, cat/to-dog/lost, dog/itself and 1 more"
+    )
+
+
+def test_a_link_to_no_image_is_named_with_those_that_cannot_be_read(tmp_path):
+    fill(tmp_path, cat=3)
+    (tmp_path / "cat" / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    with pytest.warns(match=r"1 of 4 images cannot be read.*cat/gone\.png"):
+        load(tmp_path)
+
+
+def test_every_ending_that_pillow_reads_and_images_without_any(tmp_path):
+    fill(tmp_path, cat=1, dog=2)
+    image = Image.effect_noise((8, 8), 60).convert("RGB")
+    names = ["a.jfif", "b.jpe", "c.gif", "d.JPG_large", "e", "f.heic"]
+    for name in names:
+        image.save(tmp_path / "cat" / name, "GIF" if name.endswith("gif") else "JPEG")
+    for name in {"g.avif", "h.jp2"}:
+        if name[1:] in readable_suffixes():
+            image.save(tmp_path / "cat" / name)
+            names.append(name)
+    (tmp_path / "cat" / "Thumbs.db").write_bytes(bytes(100))
+    (tmp_path / "cat" / "notes.txt").write_text("BMW: starts as a bitmap does")
+    (tmp_path / "cat" / "LICENSE").write_text("none")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        train, test = load(tmp_path)
+    assert {*train.paths, *test.paths} == {
+        *(f"cat/{name}" for name in ["0.png", *names]),
+        "dog/0.png",
+        "dog/1.png",
+    }
+
+
+def test_images_that_nothing_here_reads_are_named(tmp_path):
+    fill(tmp_path, cat=3)
+    (tmp_path / "cat" / "a.svg").write_text("<svg/>")
+    Image.new("L", (8, 8)).save(tmp_path / "cat" / "b.nef", "TIFF")  # what a camera's thumbnail looks like
+    with pytest.warns(match=r"2 of 5 images cannot be read.*cat/a\.svg.*cat/b\.nef"):
+        assert load(tmp_path).train.unreadable == ("cat/a.svg", "cat/b.nef")
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ("pets/cat/0 pets/dog/0", r"holds one folder, 'pets', .* of its own \(cat, dog\); .* give \S+/pets as data"),
+        ("pets/train/cat/0 pets/test/cat/0", r"holds one folder, 'pets', .* \(test, train\); if .* or splits, give"),
+        ("train/pets/cat/0 test/pets/cat/0", r"holds one folder, 'pets', .*; .* move them up, into \S+/t"),
+        ("test/cat/0 test/dog/0", r"expected a split named train to learn from, found: test"),
+        ("val/0", r"expected a split named train to learn from, found: val"),
+        ("val/cat/0 test/cat/0", r"expected a split named train to learn from, found: test, val"),
+        ("images/train/0 images/val/0 labels/train/", r"images/ beside labels/ is a layout of boxes or masks \(YOLO"),
+        ("images/0 masks/0", r"images/ beside masks/ is a layout of boxes or masks"),
+        ("train/images/0 train/masks/0 test/images/0", r"images/ beside masks/ is a layout of boxes or masks"),
+        ("JPEGImages/0 Annotations/ ImageSets/", r"JPEGImages/ beside Annotations/ is a layout of boxes or masks"),
+        ("images/0 labels/", r"images/ beside labels/ .* give \S+/images to learn without labels"),
+        ("train/images/0 train/labels/ valid/images/0 valid/labels/", r"images/ beside labels/ is a layout of boxes"),
+        ("cat/train/0 cat/test/0 dog/train/0 dog/test/0", r"its folders hold splits \(cat/test, cat/train\); expected"),
+        ("train2017/0 val2017/0 annotations/", r"its folders look like splits \(train2017, val2017\); rename them"),
+        ("training_set/cat/0 test_set/cat/0", r"its folders look like splits \(test_set, training_set\)"),
+        ("images_train/0 images_test/0", r"its folders look like splits"),
+        ("cat/0 dog/0 test/cat/0 test/dog/0", r"'test' holds the folders cat, dog, as a split does"),
+        ("train/cat/0 test/", r"test: holds no images; remove it, or fill it"),
+        ("train/ test/cat/0", r"train: holds no images; remove it, or fill it"),
+    ],
+)
+def test_layouts_that_are_something_else_are_refused(tmp_path, files, message):
+    for name in files.split():
+        if name.endswith("/"):
+            (tmp_path / name).mkdir(parents=True, exist_ok=True)
+            (tmp_path / name / "0.txt").write_text("0 0.5 0.5 0.2 0.2")
+        else:
+            save(tmp_path / f"{name}.png")
+    with pytest.raises(InputError, match=message):
+        load(tmp_path)
+
+
+def test_one_class_is_said(tmp_path):
+    fill(tmp_path, pictures=5)
+    with pytest.warns(match="all images are of one class, 'pictures', by which nothing can be scored"):
+        load(tmp_path)
+
+
+def test_what_lies_beside_splits_is_named(tmp_path):
+    fill(tmp_path / "train", cat=2)
+    fill(tmp_path / "test", cat=2)
+    fill(tmp_path, extra=2)
+    save(tmp_path / "loose.png")
+    (tmp_path / "annotations").mkdir()
+    with (
+        pytest.warns(match=r"images beside the folders of splits are left out \(1\): loose\.png"),
+        pytest.warns(match="left out of the data: extra"),
+    ):
+        train, test = load(tmp_path)
+    assert (len(train), len(test), train.classes) == (2, 2, ("cat",))
+
+
+def test_a_folder_of_splits_without_classes(tmp_path):
+    for part in ("train", "val"):
+        save(tmp_path / "images" / part / "0.png")
+    train, test = load(tmp_path / "images")
+    assert (train.labels.tolist(), test.labels.tolist()) == ([-1], [-1])
+
+
+def test_classes_called_as_missing_values_are_classes(tmp_path):
+    fill(tmp_path, nan=2, None_=2, NA=2)
+    assert load(tmp_path).train.classes == ("NA", "None_", "nan")
+
+
+def test_what_this_program_wrote_is_no_data(tmp_path):
+    fill(tmp_path, cat=2, dog=2)
+    with output(tmp_path / "cat" / "sheet.png") as aside:
+        save(aside)
+    save(make_output_folder(tmp_path / "out", "run") / "picture.png")
+    save(make_output_folder(tmp_path / "all" / "first", "comparison") / "picture.png")
+    save(make_output_folder(tmp_path / "elsewhere" / "runs", "run").parent / "runs" / "picture.png")
+    (tmp_path / "dog" / "linked").symlink_to(tmp_path / "out")
+    (tmp_path / "dog" / "linked.png").symlink_to(tmp_path / "cat" / "sheet.png")
+    with pytest.warns(
+        match=r"written by counterpoise, and passed over \(6\): all, cat/sheet\.png, dog/linked and 3 more"
+    ):
+        train, test = load(tmp_path)
+    assert {*train.paths, *test.paths} == {f"{name}/{i}.png" for name in ("cat", "dog") for i in range(2)}
+    assert train.classes == ("cat", "dog")
+    assert any("written by counterpoise" in note for note in train.notes)
+    save(tmp_path / "cat" / "sheet.png", value=9)  # a user's own from here on
+    assert "cat/sheet.png" in paths(tmp_path)
+
+
+def test_a_folder_that_is_named_is_read_whoever_wrote_it(tmp_path):
+    for i in range(2):
+        save(make_output_folder(tmp_path / "scenes", "scenes") / f"{i}.png")
+    assert paths(tmp_path / "scenes") == ["0.png", "1.png"]
+    (tmp_path / "linked").symlink_to(tmp_path / "scenes")
+    assert paths(tmp_path / "linked") == ["0.png", "1.png"]
+    with pytest.raises(InputError, match=r"holds no images .*; .*written by counterpoise, and passed over \(2\)"):
+        load(tmp_path)
+
+
+def test_what_is_no_file_and_what_cannot_be_read(tmp_path, monkeypatch):
+    fill(tmp_path, cat=2)
+    os.mkfifo(tmp_path / "cat" / "pipe.png")  # whoever opens it waits for ever
+    os.mkfifo(tmp_path / "cat" / "pipe")
+    assert paths(tmp_path) == ["cat/0.png", "cat/1.png"]
+
+    def refuse(folder):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(InputError, match=r"cannot be read \(Permission denied\)"):
+        load(tmp_path)

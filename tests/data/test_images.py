@@ -1,5 +1,7 @@
 """The container that every other part takes its images from."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from counterpoise.data import images as module
-from counterpoise.data.images import Images, allocate, cache_folder, gather
+from counterpoise.data.images import Images, allocate, cache_folder, gather, joined
 from counterpoise.errors import InputError
 
 PIXELS = torch.arange(5 * 12, dtype=torch.uint8).view(5, 1, 3, 4)
@@ -51,6 +53,29 @@ def test_subset_takes_everything_along():
     assert whole.notes == ("first",)
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.uint16, torch.int32, torch.uint32, torch.uint64])
+def test_labels_and_factors_of_other_integers_are_taken(dtype):
+    images = make(labels=torch.tensor([0, 1, 0, 1, 1]).to(dtype), factors={"tint": torch.arange(5).to(dtype)})
+    assert images.labels.dtype == images.factors["tint"].dtype == torch.int64
+    assert images.counts().tolist() == [2, 3]
+
+
+def test_digests_go_along_with_their_images():
+    digests, hashes = torch.arange(80, dtype=torch.uint8).view(5, 16), torch.arange(40, dtype=torch.uint8).view(5, 8)
+    whole = make(digests=digests, hashes=hashes, value_range=(0, 9), reasons={"f.png": "empty file"})
+    part = whole.subset(torch.tensor([4, 0]))
+    assert torch.equal(part.digests, digests[[4, 0]])
+    assert torch.equal(part.hashes, hashes[[4, 0]])
+    assert (part.value_range, part.reasons) == ((0, 9), {"f.png": "empty file"})
+
+
+def test_some_images_in_a_row_are_no_copy():
+    whole = make(paths=tuple("abcde"), original_sizes=torch.arange(10).view(5, 2))
+    part = whole.rows(1, 3)
+    assert part.pixels.data_ptr() == whole.pixels[1].data_ptr()
+    assert (part.labels.tolist(), part.paths, part.original_sizes.tolist()) == ([1, -1], ("b", "c"), [[2, 3], [4, 5]])
+
+
 def test_grey_becomes_rgb_with_equal_channels():
     coloured = make().with_channels(3)
     assert coloured.pixels.shape == (5, 3, 3, 4)
@@ -78,6 +103,8 @@ def test_grey_is_what_pillow_makes_of_colours():
         ({"labels": LABELS - 1}, "labels: expected integers from -1 to 1, got -2"),
         ({"labels": LABELS.float()}, "labels: expected integers, got torch.float32"),
         ({"paths": ("a",)}, "paths: expected one for each of the 5 images, got 1"),
+        ({"digests": torch.zeros(4, 16, dtype=torch.uint8)}, "digests: expected one for each of the 5 images, got 4"),
+        ({"hashes": torch.zeros(6, 8, dtype=torch.uint8)}, "hashes: expected one for each of the 5 images, got 6"),
     ],
 )
 @pytest.mark.usefixtures("plain_shapes")
@@ -109,3 +136,27 @@ def test_a_cache_that_is_a_file_is_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("COUNTERPOISE_CACHE", str(tmp_path / "file"))
     with pytest.raises(InputError, match="is a file, expected a folder"):
         cache_folder()
+
+
+def test_parts_are_joined_with_all_that_is_known_of_each_image():
+    pixels = torch.arange(5, dtype=torch.uint8)[:, None, None, None].expand(5, 1, 2, 2)
+    whole = Images(
+        pixels,
+        torch.tensor([0, 1, -1, 0, 1]),
+        ("cat", "dog"),
+        "pets",
+        notes=("rare",),
+        paths=tuple("abcde"),
+        original_sizes=torch.arange(10).view(5, 2),
+        factors={"tint": torch.arange(5)},
+    )
+    parts = [
+        whole.subset(torch.arange(*rows), note) for rows, note in (((0, 2), None), ((2, 5), "new"), ((5, 5), "new"))
+    ]
+    found = joined(parts)
+    assert torch.equal(found.pixels, whole.pixels)
+    assert torch.equal(found.labels, whole.labels)
+    assert torch.equal(found.original_sizes, whole.original_sizes)
+    assert torch.equal(found.factors["tint"], torch.arange(5))
+    assert (found.paths, found.classes, found.notes) == (whole.paths, whole.classes, ("rare", "new"))
+    assert joined([replace(parts[0], paths=None), parts[1]]).paths is None

@@ -12,7 +12,9 @@ import torch
 from PIL import Image
 
 from counterpoise.data import load, sources
+from counterpoise.data.sources import load_all
 from counterpoise.errors import InputError, MissingExtra
+from counterpoise.files import output
 
 
 def idx_set(folder: Path, train: int = 6, test: int = 4, value: int = 0) -> Path:
@@ -285,7 +287,144 @@ def test_unknown_names_and_missing_paths(tmp_path):
         load(tmp_path / "a.txt")
     with pytest.raises(InputError, match="data_dir: no such folder: /nowhere"):
         load("mnist", data_dir="/nowhere")
-    with pytest.raises(InputError, match="size: expected a number of at least 1, got 0"):
+    with pytest.raises(InputError, match="size: expected a whole number of at least 1, got 0"):
         load("mnist", size=0)
+    with pytest.raises(InputError, match=r"data: .* holds a NUL character"):
+        load("a\0b")
     with pytest.raises(InputError, match="'mnist:half' is not known; did you mean 'mnist"):
         load("mnist:half")
+
+
+def paint(path: Path, value: int = 0) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("L", (6, 6), value).save(path)
+    return path
+
+
+def test_source_files_are_those_that_load_reads(tmp_path, monkeypatch):
+    files = [paint(tmp_path / "pets" / name / f"{i}.png", i) for name in ("cat", "dog") for i in range(3)]
+    (tmp_path / "far").mkdir()
+    linked = paint(tmp_path / "far" / "0.png")
+    (tmp_path / "pets" / "dog" / "more").symlink_to(tmp_path / "far")
+    (tmp_path / "pets" / "notes.txt").write_text("no image")
+    with output(tmp_path / "pets" / "sheet.png") as aside:
+        paint(aside)
+    found = sources.source_files(tmp_path / "pets")
+    assert found == [*files, tmp_path / "pets" / "dog" / "more" / "0.png"]
+    assert found[-1].resolve() == linked
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert sources.source_files("~/pets") == found
+    with pytest.warns(match=r"written by counterpoise, and passed over \(1\): sheet\.png"):
+        train, test = load("~/pets")
+    assert len(train) + len(test) == len(found)
+
+
+def test_source_files_of_a_table_are_it_and_all_that_it_lists(tmp_path):
+    paint(tmp_path / "a.png")
+    (tmp_path / "t.csv").write_text("path,label\na.png,x\n gone.png,x\na.png,y\n")
+    assert sources.source_files(tmp_path / "t.csv") == [tmp_path / name for name in ("t.csv", "a.png", "gone.png")]
+
+
+def test_source_files_of_sets_elsewhere(tmp_path, pets):
+    idx = idx_set(tmp_path / "mnist")
+    assert sorted(sources.source_files("mnist:full", data_dir=tmp_path)) == sorted(idx.iterdir())
+    assert sources.source_files("fashion-mnist:full") == []
+    assert sources.source_files("glyphs:classes=20") == sources.source_files("digits") == []
+    food, other = paint(tmp_path / "food-101" / "images" / "a.jpg"), paint(tmp_path / "dtd" / "b.jpg")
+    assert sources.source_files("torchvision:Food101", data_dir=tmp_path) == [food]
+    assert {food, other} < {*sources.source_files("torchvision:ImageNet", data_dir=tmp_path)}
+    assert sources.source_files(f"hf:{pets}/single") == sorted((pets / "single").iterdir())
+    assert sources.source_files("hf:some/where") == []
+
+
+@pytest.mark.parametrize("data", ["nowhere/at/all", "rotations:class=3", "diabetes", "planted:nodes=60", "pyg:DBLP"])
+def test_what_is_no_file_has_no_source_files(data):
+    assert sources.source_files(data) == []
+
+
+def test_source_files_of_a_table_of_numbers_are_the_table(tmp_path):
+    (tmp_path / "t.CSV").write_text("size,class,target\n1,2,3\n")
+    assert sources.source_files(tmp_path / "t.CSV") == [tmp_path / "t.CSV"]
+
+
+def test_source_files_of_what_load_refuses(tmp_path):
+    files = [paint(tmp_path / "images" / part / "a.png") for part in ("train", "val")]
+    (tmp_path / "labels").mkdir()
+    assert sources.source_files(tmp_path) == files
+    assert sources.source_files(files[0]) == [files[0]]
+
+
+@pytest.fixture(scope="module")
+def make_set(tmp_path_factory):
+    """Writes a Hugging Face set, whose splits are given by their columns; image i of a split is of the value i."""
+    datasets = pytest.importorskip("datasets")
+    from io import BytesIO
+
+    def stored(value):
+        file = BytesIO()
+        Image.new("L", (5, 5), value).save(file, "PNG")
+        return {"bytes": file.getvalue(), "path": None}
+
+    def part(columns):
+        count = len(next(iter(columns.values())))
+        given = {"image": [stored(i) for i in range(count)], **{name: list(values) for name, values in columns.items()}}
+        whole = datasets.Dataset.from_dict(given).cast_column("image", datasets.Image())
+        for name, values in columns.items():
+            if hasattr(values, "names"):
+                whole = whole.cast_column(name, datasets.ClassLabel(names=values.names))
+        return whole
+
+    def make(**parts):
+        folder = tmp_path_factory.mktemp("hf")
+        datasets.DatasetDict({name: part(columns) for name, columns in parts.items()}).save_to_disk(str(folder))
+        return f"hf:{folder}"
+
+    return make
+
+
+class Classes(list):
+    """Values of a column that knows its classes."""
+
+    def __init__(self, values, names):
+        super().__init__(values)
+        self.names = names
+
+
+def test_huggingface_validation_and_labels_as_those_of_folders(make_set):
+    name = make_set(train={"label": ["b", "a", "nan", None]}, validation={"label": ["a", "c"]})
+    train, test = load(name)
+    assert (train.classes, train.labels.tolist(), test.labels.tolist()) == (("a", "b", "c"), [1, 0, -1, -1], [0, 2])
+    whole = load_all(name)
+    assert whole.splits == ("train",) * 4 + ("validation",) * 2
+    assert whole.labels == ("b", "a", None, None, "a", "c")
+    assert whole.images.pixels[:, 0, 0, 0].tolist() == [0, 1, 2, 3, 0, 1]
+    with pytest.raises(InputError, match="expected a split named train to learn from, found: test"):
+        load(make_set(test={"label": ["a"]}))
+
+
+def test_huggingface_classes_that_differ_between_splits(make_set):
+    name = make_set(
+        train={"label": Classes([0, 1, -1], ["cat", "dog"])}, test={"label": Classes([0, 1], ["dog", "cat"])}
+    )
+    train, test = load(name)
+    assert (train.classes, train.labels.tolist(), test.labels.tolist()) == (("cat", "dog"), [0, 1, -1], [1, 0])
+    unlabelled = make_set(train={"label": Classes([1, 0], ["dog", "cat"])}, test={"number": [1, 2]})
+    train, test = load(unlabelled)
+    assert (train.classes, train.labels.tolist(), test.labels.tolist()) == (("dog", "cat"), [1, 0], [-1, -1])
+
+
+def test_huggingface_columns_that_are_refused(make_set):
+    with pytest.raises(InputError, match="columns class and target may each be the label"):
+        load(make_set(train={"class": ["a"], "target": ["b"]}))
+    with pytest.raises(InputError, match="column 'label' holds lists; expected one text or number"):
+        load(make_set(train={"label": [["a"]]}))
+    with pytest.warns(match=r"column 'fine' serves as label"), pytest.warns(match=r"not used \(1\): coarse"):
+        load(make_set(train={"fine": Classes([0, 0], ["a"]), "coarse": Classes([0, 0], ["b"])}))
+
+
+def test_all_images_of_a_known_set():
+    whole = load_all("mnist", size=8)
+    assert whole.images.pixels.shape == (12000, 1, 8, 8)
+    assert (len(whole.names), whole.kept.tolist()) == (12000, list(range(12000)))
+    assert whole.unreadable() == []
+    torch.testing.assert_close(whole.images.pixels[10000:], load("mnist", size=8).test.pixels)

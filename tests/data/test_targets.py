@@ -51,11 +51,25 @@ def test_a_user_s_table(tmp_path):
     path = tmp_path / "houses.csv"
     lines = ["size,rooms,target", *(f"{i},{i % 3},{2 * i}" for i in range(30)), "5,,3"]
     path.write_text("\n".join(lines))
-    train, test = load_targets(str(path))
+    with pytest.warns(match=r"houses\.csv: 1 rows with an empty place are left out"):
+        train, test = load_targets(str(path))
     assert len(train) == 24
     assert len(test) == 6
     assert train.notes == ("1 rows with an empty place are left out",)
     assert not train.images
+
+
+def test_tables_as_spreadsheets_write_them(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    lines = ["size; target ", *(f"{i};{2 * i}" for i in range(12)), "nan;3", "4;NaN", "inf;1"]
+    (tmp_path / "t.CSV").write_text("\n".join(lines), encoding="utf-8-sig")
+    with pytest.warns(match="1 rows with an infinite number are left out"):
+        train, test = load_targets("~/t.CSV")
+    assert len(train) + len(test) == 12
+    assert train.notes == ("2 rows with an empty place are left out", "1 rows with an infinite number are left out")
+    (tmp_path / "t.csv").write_text("\n".join(lines), encoding="utf-16")
+    with pytest.raises(InputError, match="is no UTF-8 text"):
+        load_targets(tmp_path / "t.csv")
 
 
 def test_a_subset_and_one_item():
@@ -76,7 +90,8 @@ def test_a_subset_and_one_item():
         ("rotations:class=10", "rotations: class: expected a whole number from 0 to 9, got '10'"),
         ("rotations:set=mnis", "rotations: set 'mnis' is not known; did you mean 'mnist'"),
         ("diabetes:x=1", "option of diabetes 'x' is not known"),
-        ("nowhere.csv", "nowhere.csv: cannot be read as a table"),
+        ("nowhere.csv", "data: no such file: nowhere.csv"),
+        ("a\0.csv", "data: .* holds a NUL character"),
     ],
 )
 def test_what_is_refused(data, message):
@@ -91,7 +106,10 @@ def test_what_is_refused(data, message):
         ("a,target\nx,2\ny,3", "column 'a': expected numbers, got string"),
         ("target\n1\n2", "expected a column of numbers besides 'target'"),
         ("a,target\n1,2", "rows: expected a number of at least 10, got 1"),
-        ("a,target\n1,2\n1", "cannot be read as a table"),
+        ("a,target\n1,2\n1", "t.csv: cannot be read: CSV parse error"),
+        ("a,a,target\n1,2,3", "has more than one column 'a'; rename or remove all but one"),
+        ("a,b,target\n1,true,3", "column 'b': expected numbers, got bool"),
+        ("a,target\n1,inf\nnan,2", "rows: expected a number of at least 10, got 0"),
     ],
 )
 def test_tables_that_are_refused(tmp_path, text, message):

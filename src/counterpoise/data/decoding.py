@@ -7,9 +7,11 @@ import math
 import os
 import statistics
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -17,21 +19,45 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 import torch
 from jaxtyping import Int64, UInt8
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
-from counterpoise.data.images import UNLABELLED, Images, Splits, allocate, cache_folder, fits_in_memory
+from counterpoise.data.images import (
+    CHUNK,
+    UNLABELLED,
+    Images,
+    Splits,
+    allocate,
+    cache_folder,
+    fits_in_memory,
+    nearly_constant,
+)
+from counterpoise.data.reading import (
+    SIGNED,
+    UNSIGNED,
+    Header,
+    Opener,
+    Row,
+    has_frames,
+    large_texts,
+    open_image,
+    read_extremes,
+    read_header,
+    read_row,
+    reason_of,
+)
+from counterpoise.data.reading import Unreadable as Unreadable
+from counterpoise.data.reading import first_line as first_line
+from counterpoise.data.reading import looks_like_image as looks_like_image
+from counterpoise.data.reading import readable_suffixes as readable_suffixes
 from counterpoise.errors import InputError
-from counterpoise.files import read_json, write_json, written
+from counterpoise.files import written
 from counterpoise.ops.checks import check_number
 
 LARGEST_DEFAULT_SIZE = 64
 TEST_SHARE = 0.2
-MAX_PIXELS = 89_478_485  # 256 MB of RGB: Pillow's own limit against files that unpack to fill the memory
-GREY_MODES = {"1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "I;16N"}
-EXIF_ORIENTATION = 0x0112
-SIDEWAYS = {5, 6, 7, 8}  # the orientations that swap height and width
 NAMED = 3  # how many files a warning names
+LAYOUT = 2  # of the cached files; a new number where what they hold changes
 
 Source = TypeVar("Source")
 Result = TypeVar("Result")
@@ -50,41 +76,78 @@ class Item:
     """
 
     name: str
-    open: Callable[[], Image.Image]
+    open: Opener
     label: int = UNLABELLED
     split: str | None = None
     stamp: str = ""
 
 
-class Header(NamedTuple):
-    """What is known of an image before it is decoded."""
+class Scan(NamedTuple):
+    """What is known of an image before it is decoded, and of the numbers of one with more than 8 bits."""
 
-    height: int
-    width: int
-    grey: bool
+    header: Header
+    extremes: tuple[int, int] | None
+    frames: bool
+
+
+class Rows(NamedTuple):
+    """Decoded images without gaps: `good` are the indices of those that could be read, `failures` says why others not.
+
+    `digests` and `hashes` are those of `Images`.
+    """
+
+    pixels: UInt8[Tensor, "kept channels size size"]
+    digests: UInt8[Tensor, "kept 16"]
+    hashes: UInt8[Tensor, "kept 8"]
+    good: list[int]
+    failures: dict[int, str]
 
 
 class Decoded(NamedTuple):
-    """Items in one array; `kept` are the indices of those that could be read, `unreadable` the names of the others."""
+    """Items in one array.
+
+    `kept` are the indices of those that could be read, `unreadable` the names of the others, and `reasons` says why
+    they could not be. `value_range` are the numbers that became 0 and 255 in images of more than 8 bits, None without
+    any. `digests` and `hashes` are those of `Images`. `notes` says in words what was done.
+    """
 
     pixels: UInt8[Tensor, "kept channels size size"]
     kept: list[int]
     sizes: Int64[Tensor, "kept 2"]
     unreadable: tuple[str, ...]
+    reasons: Mapping[str, str]
+    value_range: tuple[int, int] | None
+    digests: UInt8[Tensor, "kept 16"]
+    hashes: UInt8[Tensor, "kept 8"]
+    notes: tuple[str, ...]
+
+
+class Undivided(InputError):
+    """Data of which nothing can be kept apart for a test split."""
 
 
 def file_item(path: Path, name: str, label: int, split: str | None) -> Item:
     """The item for an image file, which may be missing."""
+    return Item(name, partial(open_image, path), label, split, file_stamp(path))
+
+
+def file_stamp(path: Path) -> str:
+    """What changes with a file: its place, size, time of change, and time of change of its entry."""
     try:
         status = path.stat()
-        stamp = f"{path.resolve()} {status.st_size} {status.st_mtime_ns}"
     except OSError:
-        stamp = "missing"
-    return Item(name, lambda: Image.open(path), label, split, stamp)
+        return "missing"
+    return f"{path.resolve()} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
 
 
 def to_splits(
-    items: Sequence[Item], classes: tuple[str, ...], name: str, size: int | None, seed: int, notes: tuple[str, ...] = ()
+    items: Sequence[Item],
+    classes: tuple[str, ...],
+    name: str,
+    size: int | None,
+    seed: int,
+    notes: tuple[str, ...] = (),
+    value_range: tuple[int, int] | None = None,
 ) -> Splits:
     """Decode items; those without a split are divided 80 to 20 within each class.
 
@@ -95,31 +158,49 @@ def to_splits(
         size: side of the square images in pixels; None: their median short side, at most 64.
         seed: of the division.
         notes: what was done to the data so far.
+        value_range: as for `decode`.
 
     Raises:
         InputError: when a split is left without a readable image.
     """
     # Sorted by split, so that each split is a slice of the array and no second copy is made.
     items = sorted(items, key=lambda item: item.split != "train")
-    decoded = decode(items, name, size)
+    images, kept = decode_images(items, classes, name, size, notes, value_range)
+    if items[0].split is None:
+        return divide(images, seed)
+    of_train = sum(items[i].split == "train" for i in kept)
+    for split, count in (("train", of_train), ("test", len(kept) - of_train)):
+        if count == 0:
+            raise InputError(f"{name}: no readable image in its {split} split")
+    return Splits(images.rows(0, of_train), images.rows(of_train, len(kept)))
+
+
+def decode_images(
+    items: Sequence[Item],
+    classes: tuple[str, ...],
+    name: str,
+    size: int | None = None,
+    notes: tuple[str, ...] = (),
+    value_range: tuple[int, int] | None = None,
+) -> tuple[Images, list[int]]:
+    """The items as `Images`, in their order, and the indices of those that could be read; arguments as `to_splits`."""
+    decoded = decode(items, name, size, value_range)
     kept = [items[i] for i in decoded.kept]
     images = Images(
         decoded.pixels,
         torch.tensor([item.label for item in kept]),
         classes,
         name,
-        notes=(*notes, *_told(decoded)),
+        notes=(*notes, *decoded.notes),
         paths=tuple(item.name for item in kept),
         unreadable=decoded.unreadable,
+        reasons=decoded.reasons,
         original_sizes=decoded.sizes,
+        value_range=decoded.value_range,
+        digests=decoded.digests,
+        hashes=decoded.hashes,
     )
-    if kept[0].split is None:
-        return divide(images, seed)
-    of_train = sum(item.split == "train" for item in kept)
-    for split, count in (("train", of_train), ("test", len(kept) - of_train)):
-        if count == 0:
-            raise InputError(f"{name}: no readable image in its {split} split")
-    return Splits(_slice(images, 0, of_train), _slice(images, of_train, len(kept)))
+    return images, decoded.kept
 
 
 def divide(images: Images, seed: int) -> Splits:
@@ -128,7 +209,7 @@ def divide(images: Images, seed: int) -> Splits:
     A class with two images or more has some on both sides; one with a single image stays in train, with a warning.
 
     Raises:
-        InputError: when no class has two images.
+        Undivided: when no class has two images.
     """
     generator = torch.Generator().manual_seed(seed)
     in_test = torch.zeros(len(images), dtype=torch.bool)
@@ -141,7 +222,7 @@ def divide(images: Images, seed: int) -> Splits:
         for_test = min(max(round(TEST_SHARE * len(members)), 1), len(members) - 1)
         in_test[members[torch.randperm(len(members), generator=generator)[:for_test]]] = True
     if not in_test.any():
-        raise InputError(f"{images.name}: no class has two images, so none can be kept apart for a test split")
+        raise Undivided(f"{images.name}: no class has two images, so none can be kept apart for a test split")
     if single:
         warn(f"{images.name}: classes with a single image, which stays in train ({len(single):,})", single)
     parts = [part.nonzero().flatten() for part in (~in_test, in_test)]
@@ -149,45 +230,61 @@ def divide(images: Images, seed: int) -> Splits:
     return Splits(*(images.subset(part, note) for part in parts))
 
 
-def decode(items: Sequence[Item], name: str, size: int | None = None) -> Decoded:
+def decode(
+    items: Sequence[Item], name: str, size: int | None = None, value_range: tuple[int, int] | None = None
+) -> Decoded:
     """Decode items to one size and mode: grey where all are grey, else RGB.
 
-    The short side is resized and the middle cut out. 16-bit images keep their upper 8 bits, transparent ones are laid
-    on white, EXIF orientation is honoured. Above the memory limit the array is kept in a file of the cache folder,
-    which the next call finds.
+    The short side is resized and the middle cut out. Transparent images are laid on white, EXIF orientation is
+    honoured, of several frames the first is taken. Images of more than 8 bits are scaled by one range for all of
+    them, from the least to the largest of their numbers. Above the memory limit the array is kept in a file of the
+    cache folder, which the next call finds.
 
     Args:
         items: what to decode.
         name: what errors and warnings call the data.
         size: as for `to_splits`.
+        value_range: the numbers of images of more than 8 bits that become 0 and 255, of the images that an encoder was
+            trained on; what lies beyond is clipped. None: the least and the largest number of these images.
 
     Raises:
         InputError: when nothing can be read.
     """
-    if size is not None:
-        check_number("size", size, at_least=1)
-    if not items:
-        raise InputError(f"{name}: holds no images")
-    with warnings.catch_warnings():
-        # Pillow warns of such files; here they count as unreadable and are told about with the others.
+    _check(items, name, size, value_range)
+    with warnings.catch_warnings(), large_texts():
+        # Pillow warns of such files; here they count as unreadable and are named with the others.
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        headers = list(_in_threads(_read_header, items))
-        known = [i for i, header in enumerate(headers) if header]
-        sound = [header for header in headers if header]
-        if not sound:
-            raise _nothing_readable(name, [item.name for item in items])
-        if size is None:
-            size = _common_size(sound)
-        channels = 1 if all(header.grey for header in sound) else 3
-        pixels, good = _decode_all([items[i] for i in known], (channels, size, size))
-    kept = [known[i] for i in good]
-    unreadable = tuple(items[i].name for i in sorted(set(range(len(items))) - set(kept)))
-    if not kept:
-        raise _nothing_readable(name, unreadable)
-    if unreadable:
-        warn(f"{name}: {len(unreadable):,} of {len(items):,} images cannot be read and are left out", unreadable)
-    sizes = torch.tensor([header[:2] for header in map(headers.__getitem__, kept) if header])
-    return Decoded(pixels, kept, sizes, unreadable)
+        scans, failures = _scan_all(items)
+        if not scans:
+            raise _nothing_readable(name, items, failures)
+        used = value_range or _common_range(scans.values())
+        found = list(scans.values())
+        rows = _decode_all([items[i] for i in scans], found, _common_shape(found, size), used)
+    known = list(scans)
+    failures |= {known[i]: reason for i, reason in rows.failures.items()}
+    if not rows.good:
+        raise _nothing_readable(name, items, failures)
+    kept = [known[i] for i in rows.good]
+    seen = [scans[i] for i in kept]
+    if failures:
+        count = f"{len(failures):,} of {len(items):,} images cannot be read and are left out"
+        warnings.warn(f"{name}: {count}: {_with_reasons(items, failures)}", stacklevel=2)
+    _warn_of_range(name, seen, used, given=value_range is not None)
+    constant = _constant_note(rows.pixels)
+    if constant:
+        warnings.warn(f"{name}: {constant}", stacklevel=2)
+    left_out = sorted(failures)
+    return Decoded(
+        rows.pixels,
+        kept,
+        torch.tensor([scan.header[:2] for scan in seen]),
+        tuple(items[i].name for i in left_out),
+        {items[i].name: failures[i] for i in left_out},
+        used if any(scan.extremes for scan in seen) else None,
+        rows.digests,
+        rows.hashes,
+        (*_notes(seen, used, len(failures)), *([constant] if constant else [])),
+    )
 
 
 def warn(message: str, names: Sequence[str]) -> None:
@@ -195,120 +292,181 @@ def warn(message: str, names: Sequence[str]) -> None:
     warnings.warn(f"{message}: {_some(names)}", stacklevel=3)
 
 
-def first_line(error: BaseException) -> str:
-    """What a library's error says, in one line."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
 def _some(names: Sequence[str]) -> str:
     more = f" and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
     return ", ".join(names[:NAMED]) + more
 
 
-def _nothing_readable(name: str, unreadable: Sequence[str]) -> InputError:
-    return InputError(f"{name}: none of the {len(unreadable):,} images can be read: {_some(unreadable)}")
+def count_reasons(reasons: Iterable[str]) -> str:
+    """How many images were left out for which kind of fault.
+
+    >>> count_reasons(["no such file: a.png", "empty file", "no such file: b.png"])
+    '2 no such file, 1 empty file'
+    """
+    kinds = Counter(reason.partition(":")[0] for reason in reasons)
+    return ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common())
 
 
-def _told(decoded: Decoded) -> tuple[str, ...]:
-    if not decoded.unreadable:
-        return ()
-    return (f"{len(decoded.unreadable):,} unreadable images left out",)
+def _with_reasons(items: Sequence[Item], failures: Mapping[int, str]) -> str:
+    """The first few images with their reasons, and where there are more, the number of all by reason."""
+    named = _some([f"{items[i].name} ({failures[i]})" for i in sorted(failures)])
+    return f"{named} ({count_reasons(failures.values())})" if len(failures) > NAMED else named
 
 
-def _slice(images: Images, start: int, stop: int) -> Images:
-    """Some images in a row, without a copy of their pixels."""
-    assert images.paths is not None
-    assert images.original_sizes is not None
-    return replace(
-        images,
-        pixels=images.pixels[start:stop],
-        labels=images.labels[start:stop],
-        paths=images.paths[start:stop],
-        original_sizes=images.original_sizes[start:stop],
+def _nothing_readable(name: str, items: Sequence[Item], failures: Mapping[int, str]) -> InputError:
+    return InputError(f"{name}: none of the {len(items):,} images can be read: {_with_reasons(items, failures)}")
+
+
+def _check(items: Sequence[Item], name: str, size: int | None, value_range: tuple[int, int] | None) -> None:
+    if size is not None:
+        check_number("size", size, at_least=1, whole=True)
+    if value_range is not None:
+        low, high = value_range
+        check_number("value_range: its low end", low, whole=True)
+        check_number("value_range: its high end", high, above=low, whole=True)
+    if not items:
+        raise InputError(f"{name}: holds no images")
+
+
+def _notes(seen: Sequence[Scan], value_range: tuple[int, int] | None, unreadable: int) -> tuple[str, ...]:
+    """What was done to images, in words."""
+    frames = sum(scan.frames for scan in seen)
+    return (
+        *([_range_note(seen, value_range)] if value_range and any(scan.extremes for scan in seen) else []),
+        *([f"{frames:,} files hold several images, of which the first is taken"] if frames else []),
+        *([f"{unreadable:,} unreadable images left out"] if unreadable else []),
     )
 
 
-def _common_size(headers: Sequence[Header]) -> int:
-    short_sides = [min(header.height, header.width) for header in headers]
-    return min(LARGEST_DEFAULT_SIZE, int(statistics.median(short_sides)))
+def _range_note(seen: Sequence[Scan], value_range: tuple[int, int]) -> str:
+    low, high = value_range
+    deep = sum(scan.extremes is not None for scan in seen)
+    return f"{deep:,} images of more than 8 bits: their values from {low:,} to {high:,} become 0 to 255"
 
 
-def _read_header(item: Item) -> Header | None:
-    """Size and kind of an image, without decoding it; None when it cannot be read."""
-    try:
-        with item.open() as image:
-            width, height = image.size
-            if width * height > MAX_PIXELS:
-                return None
-            if image.getexif().get(EXIF_ORIENTATION) in SIDEWAYS:
-                width, height = height, width
-            return Header(height, width, image.mode in GREY_MODES)
-    except Exception:  # Pillow's plugins raise all sorts of errors on damaged files
+def _warn_of_range(name: str, seen: Sequence[Scan], value_range: tuple[int, int] | None, given: bool) -> None:
+    """Say how numbers are scaled where the data alone decides, and how many images a given range does not hold."""
+    extremes = [scan.extremes for scan in seen if scan.extremes]
+    if not extremes or value_range is None:
+        return
+    beyond = sum(low < value_range[0] or high > value_range[1] for low, high in extremes)
+    if not given:
+        warnings.warn(f"{name}: {_range_note(seen, value_range)}", stacklevel=3)
+    elif beyond:
+        low, high = value_range
+        warnings.warn(
+            f"{name}: {beyond:,} images have values outside {low:,} to {high:,}, which are clipped", stacklevel=3
+        )
+
+
+def _constant_note(pixels: Tensor) -> str | None:
+    """What is said where most images show nothing; judged by at most `CHUNK` of them, spread evenly."""
+    looked_at = pixels[torch.linspace(0, len(pixels) - 1, min(len(pixels), CHUNK), dtype=torch.float64).long()]
+    empty = int(nearly_constant(looked_at).sum())
+    if 2 * empty <= len(looked_at):
         return None
+    count = f"{empty:,} of {len(looked_at):,} images looked at"
+    return f"{count} are nearly constant (black, or of one colour): nothing can be learnt from them"
 
 
-def _decode_all(items: Sequence[Item], shape: tuple[int, int, int]) -> tuple[Tensor, list[int]]:
-    """The pixels of the items that can be read, and their indices."""
+def _scan_all(items: Sequence[Item]) -> tuple[dict[int, Scan], dict[int, str]]:
+    """What is known of the images that can be opened, and why others cannot, by their indices."""
+    found = list(enumerate(_in_threads(partial(_or_reason, _scan), items)))
+    return {i: scan for i, scan in found if not isinstance(scan, str)}, {i: s for i, s in found if isinstance(s, str)}
+
+
+def _scan(item: Item) -> Scan:
+    with item.open() as image:
+        header, frames = read_header(image), has_frames(image)
+    return Scan(header, read_extremes(item.open) if header.deep else None, frames)
+
+
+def _or_reason(function: Callable[[Source], Result], source: Source) -> Result | str:
+    """What a function returns, or why an image cannot be read."""
+    try:
+        return function(source)
+    except Exception as error:  # Pillow's plugins raise all sorts of errors on damaged files
+        return reason_of(error)
+
+
+def _common_shape(scans: Sequence[Scan], size: int | None) -> tuple[int, int, int]:
+    headers = [scan.header for scan in scans]
+    if size is None:
+        size = min(LARGEST_DEFAULT_SIZE, int(statistics.median(min(header[:2]) for header in headers)))
+    return 1 if all(header.grey for header in headers) else 3, size, size
+
+
+def _common_range(scans: Iterable[Scan]) -> tuple[int, int] | None:
+    """The least and the largest number of all images of more than 8 bits; what 16 bits hold where all are the same."""
+    extremes = [scan.extremes for scan in scans if scan.extremes]
+    if not extremes:
+        return None
+    low, high = min(low for low, _ in extremes), max(high for _, high in extremes)
+    return (low, high) if low < high else UNSIGNED if low >= 0 else SIGNED
+
+
+def _decode_all(
+    items: Sequence[Item], scans: Sequence[Scan], shape: tuple[int, int, int], value_range: tuple[int, int] | None
+) -> Rows:
+    """Decode the items that can be read, into memory or into a file of the cache folder."""
     count = len(items) * math.prod(shape)
     if fits_in_memory(count):
         pixels = allocate((len(items), *shape))
-        good = _fill(pixels.numpy(), items)
-        return pixels[: len(good)], good
-    key = hashlib.sha256("\n".join([str(shape), *(f"{item.name} {item.stamp}" for item in items)]).encode()).hexdigest()
+        rows = _fill(pixels.numpy(), items, scans, value_range)
+        return rows._replace(pixels=pixels[: len(rows.good)])
+    about = [str((LAYOUT, shape, value_range)), *(f"{item.name} {item.stamp}" for item in items)]
+    key = hashlib.sha256("\n".join(about).encode(errors="surrogatepass")).hexdigest()
     path = cache_folder() / f"{key[:32]}.npy"
     if not path.exists():
         cache_folder(room=count)
         with written(path) as aside:
             array = np.lib.format.open_memmap(aside, "w+", np.uint8, (len(items), *shape))
-            good = _fill(array, items)
+            _keep(path.with_suffix(".npz"), _fill(array, items, scans, value_range))
             array.flush()
-            write_json(path.with_suffix(".json"), good)
-    good = read_json(path.with_suffix(".json"))
     # Copy-on-write: torch refuses to promise that it leaves a read-only array alone.
-    return torch.from_numpy(np.load(path, mmap_mode="c"))[: len(good)], good
+    return _kept_rows(path.with_suffix(".npz"), torch.from_numpy(np.load(path, mmap_mode="c")))
 
 
-def _fill(array: np.ndarray, items: Sequence[Item]) -> list[int]:
-    """Decode items into the first rows of `array`, without gaps; the indices of those that could be read."""
+def _keep(path: Path, rows: Rows) -> None:
+    """Keep what was found beside the pixels."""
+    with written(path) as aside:
+        np.savez(
+            aside,
+            digests=rows.digests.numpy(),
+            hashes=rows.hashes.numpy(),
+            good=np.array(rows.good, np.int64),
+            failed=np.array(list(rows.failures), np.int64),
+            reasons=np.array(list(rows.failures.values()), np.str_),
+        )
+
+
+def _kept_rows(path: Path, pixels: Tensor) -> Rows:
+    with np.load(path, allow_pickle=False) as kept:
+        good = kept["good"].tolist()
+        failures = dict(zip(kept["failed"].tolist(), kept["reasons"].tolist(), strict=True))
+        return Rows(
+            pixels[: len(good)], torch.from_numpy(kept["digests"]), torch.from_numpy(kept["hashes"]), good, failures
+        )
+
+
+def _fill(array: np.ndarray, items: Sequence[Item], scans: Sequence[Scan], value_range: tuple[int, int] | None) -> Rows:
+    """Decode items into the first rows of `array`, without gaps."""
+
+    def decode_one(pair: tuple[Item, Scan]) -> Row:
+        return read_row(pair[0].open, pair[1].header, array.shape[1:], value_range)
+
     good: list[int] = []
-    for i, pixels in enumerate(_in_threads(lambda item: _decode_one(item, array.shape[1:]), items)):
-        if pixels is not None:
-            array[len(good)] = pixels
-            good.append(i)
-    return good
-
-
-def _decode_one(item: Item, shape: Sequence[int]) -> np.ndarray | None:
-    """One image as uint8 [C H W]; None when it cannot be read."""
-    channels, size, _ = shape
-    try:
-        with item.open() as image:
-            image.draft(None, (2 * size, 2 * size))  # JPEG: decode at a fraction of the size where that is enough
-            image = to_mode(ImageOps.exif_transpose(image), "L" if channels == 1 else "RGB")
-            if image.size != (size, size):
-                image = ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
-            return np.asarray(image).reshape(size, size, channels).transpose(2, 0, 1)
-    except Exception:  # as above
-        return None
-
-
-def to_mode(image: Image.Image, mode: str) -> Image.Image:
-    """The image as 8-bit "L" or "RGB".
-
-    Raises:
-        ValueError: for floating-point images, and integers beyond 16 bits: nothing says what their white is.
-    """
-    if image.mode == "F":
-        raise ValueError("floating-point image")
-    if image.mode.startswith("I"):
-        values = np.asarray(image, np.int64)
-        if values.min() < 0 or values.max() > 0xFFFF:
-            raise ValueError("integers beyond 16 bits")
-        image = Image.fromarray((values >> 8).astype(np.uint8))
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert(mode)
+    failures: dict[int, str] = {}
+    digests, hashes = np.zeros((len(items), 16), np.uint8), np.zeros((len(items), 8), np.uint8)
+    pairs = zip(items, scans, strict=True)
+    for i, row in enumerate(_in_threads(partial(_or_reason, decode_one), pairs)):
+        if isinstance(row, str):
+            failures[i] = row
+            continue
+        array[len(good)], digests[len(good)], hashes[len(good)] = row
+        good.append(i)
+    pixels, digests, hashes = (numbers[: len(good)] for numbers in (array, digests, hashes))
+    return Rows(torch.from_numpy(pixels), torch.from_numpy(digests), torch.from_numpy(hashes), good, failures)
 
 
 def _in_threads(function: Callable[[Source], Result], items: Iterable[Source]) -> Iterator[Result]:

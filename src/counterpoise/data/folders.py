@@ -1,119 +1,233 @@
-"""Users' own images: a folder of them, or a CSV or Parquet table of their paths and labels."""
+"""Users' folders of images: which files lie in them, and which class and split their layout says."""
 
 from __future__ import annotations
 
+import math
+import os
+import re
 import unicodedata
 from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-import pyarrow
-import pyarrow.csv
-import pyarrow.parquet
+from PIL import Image
 
-from counterpoise.data.decoding import file_item, first_line, to_splits, warn
-from counterpoise.data.images import UNLABELLED, Splits
-from counterpoise.errors import InputError, unknown
+from counterpoise.data.decoding import Item, file_item
+from counterpoise.data.images import UNLABELLED
+from counterpoise.data.reading import Unreadable, looks_like_image, readable_suffixes
+from counterpoise.errors import InputError
+from counterpoise.files import is_output, outputs_in
 
-EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
-TABLES = (".csv", ".parquet")
-COLUMNS = {
-    "path": ("path", "file", "filename", "image"),
-    "label": ("label", "class", "target", "category"),
-    "split": ("split",),
-}
 ROLES = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("test", "testing"), "test"),
     **dict.fromkeys(("val", "valid", "validation", "dev"), "validation"),
 }
+SPLIT_LIKE = re.compile(
+    rf"(images?|imgs?|data)?[ _.-]?({'|'.join(ROLES)})[ _.-]?(\d+|sets?|data|images?|imgs?|splits?)?", re.IGNORECASE
+)
+# A camera's raw file opens as TIFF, but what it opens with is a thumbnail.
+RAW = {".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".pef", ".raf", ".rw2", ".srw"}
+# Images all the same, where nothing here reads them: they are counted and named, not passed over.
+OTHER_IMAGES = {
+    *RAW, ".dcm", ".emf", ".eps", ".exr", ".hdr", ".heic", ".heif", ".hif", ".jxl", ".jxr", ".svg", ".svgz", ".wdp",
+    ".wmf", ".xcf",
+}  # fmt: skip
+# Texts are not opened to see what they are: one may start with a format's two letters.
+TEXTS = {
+    ".csv", ".db", ".htm", ".html", ".ini", ".json", ".jsonl", ".log", ".md", ".py", ".rst", ".toml", ".tsv", ".txt",
+    ".xml", ".yaml", ".yml",
+}  # fmt: skip
+PICTURES = {"image", "images", "img", "imgs", "jpegimages"}  # folders of all images, whatever they show
+MARKINGS = {
+    "annotation", "annotations", "label", "labels", "mask", "masks", "segmentationclass", "segmentationobject",
+}  # fmt: skip
+NAMED = 3  # how many files a note names
 
 
-def read_folder(root: Path, size: int | None = None, seed: int = 0) -> Splits:
-    """The images in a folder.
+@dataclass(frozen=True)
+class Listing:
+    """What a source says of its images, before any of them is decoded.
+
+    Args:
+        name: what the data is called.
+        items: one for each image, in the source's own order; their `split` is the source's own word.
+        labels: for each image the name of its class, None without one; or indices into `classes`, -1 without one.
+        classes: where the source has them in an order of its own; None: those that occur, sorted.
+        notes: what was passed over, or taken for what, in words.
+    """
+
+    name: str
+    items: Sequence[Item]
+    labels: Sequence[Any]
+    classes: tuple[str, ...] | None = None
+    notes: tuple[str, ...] = ()
+
+    def labelled(self) -> tuple[list[Item], tuple[str, ...]]:
+        """The items with their labels as indices, and the names of the classes."""
+        labels, classes = index_labels(self.labels) if self.classes is None else (self.labels, self.classes)
+        return [replace(item, label=label) for item, label in zip(self.items, labels, strict=True)], classes
+
+
+@dataclass(frozen=True)
+class Found:
+    """What lies below a folder, hidden files apart; each in the order of paths."""
+
+    images: list[Path] = field(default_factory=list)
+    folders: list[Path] = field(default_factory=list)
+    outputs: list[Path] = field(default_factory=list)
+    circles: list[Path] = field(default_factory=list)
+    dead: list[Path] = field(default_factory=list)
+
+    def notes(self, root: Path) -> tuple[str, ...]:
+        """What was passed over."""
+        said = {
+            "written by counterpoise, and passed over": self.outputs,
+            "links to a folder that they lie in are not followed": self.circles,
+            "links that lead nowhere are passed over": self.dead,
+        }
+        return tuple(
+            f"{root}: {counted(what, [path.relative_to(root).as_posix() for path in paths])}"
+            for what, paths in said.items()
+            if paths
+        )
+
+
+@dataclass(frozen=True)
+class Part:
+    """A folder whose sub-folders are classes: a split, or all that there is.
+
+    `images` are its images, each with the names of folders below this one, and its own.
+    """
+
+    folder: Path
+    split: str | None
+    images: list[tuple[Path, tuple[str, ...]]]
+
+    @cached_property
+    def inside(self) -> dict[str, tuple[str, ...]]:
+        """The sub-folders that hold images, with the folders that hold images in each."""
+        found: dict[str, dict[str, None]] = {}
+        for _, below in self.images:
+            if len(below) > 1:
+                found.setdefault(below[0], {}).update({below[1]: None} if len(below) > 2 else {})
+        return {name: tuple(folders) for name, folders in found.items()}
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The sub-folders that hold images."""
+        return tuple(self.inside)
+
+    def beside(self) -> list[str]:
+        """The images that lie beside class folders, in none of them."""
+        return [path.name for path, below in self.images if len(below) == 1] if self.inside else []
+
+
+def list_folder(root: Path, whole: bool = False) -> Listing:
+    """The images in a folder, by class and split as its layout says.
 
     Sub-folders are classes, with images at any depth below; or they are `train` and `test` (or `val`) with the classes
-    inside. A folder without sub-folders holds unlabelled images. Hidden files and other kinds of files are passed over.
+    inside. A folder without sub-folders holds unlabelled images. Linked folders are followed; hidden files, and what
+    this program wrote, are passed over.
 
     Args:
         root: the folder.
-        size: side of the square images in pixels; None: their median short side, at most 64.
-        seed: of the division into train and test where the folders do not say.
+        whole: take every image, whatever its place; else a layout that shows no classes and splits is refused.
 
     Raises:
-        InputError: when there is no image, or none that can be read.
+        InputError: when there is no image, or a layout is not one of these.
     """
-    name = root.resolve().name
-    folders = {folder.name: folder for folder in _sub_folders(root)}
-    parts = pick_splits(folders) if _are_splits(folders) else {}
+    found = walk(root)
+    notes = found.notes(root)
+    if not found.images:
+        looked = "looked for .png, .jpg, .tif and all else that Pillow reads"
+        raise InputError("; ".join([f"{root}: holds no images ({looked})", *notes]))
+    parts, outside = _parts(root, found)
+    if whole:
+        parts = [*parts, outside]
+    else:
+        _check_layout(root, parts, found)
+        notes += _left_out(root, parts, outside, found)
+    rows = sorted(
+        (path, part.split, below[0] if len(below) > 1 else None)
+        for part in parts
+        for path, below in part.images
+        if whole or len(below) > 1 or not part.inside
+    )
+    items = [image_item(path, path.relative_to(root).as_posix(), split) for path, split, _ in rows]
+    labels = [class_name for _, _, class_name in rows]
+    return Listing(root.resolve().name, items, labels, None, notes)
+
+
+def walk(root: Path) -> Found:
+    """All that lies below a folder, through links, each of which is followed unless it leads back to where it lies.
+
+    Raises:
+        InputError: for a folder that cannot be read.
+    """
+    found = Found()
+    # Folders, each with the real folders that lead to it.
+    pending: list[tuple[Path, tuple[Path, ...]]] = [(root, (root.resolve(),))]
+    while pending:
+        folder, above = pending.pop()
+        ours = outputs_in(folder)
+        for entry in _entries(folder):
+            path = folder / entry.name
+            linked = entry.is_symlink()
+            real = Path(os.path.realpath(path)) if linked else above[-1] / entry.name
+            if os.path.isdir(path) if linked else entry.is_dir():
+                if _goes_round(real, above):
+                    found.circles.append(path)
+                elif is_output(real):
+                    found.outputs.append(path)
+                else:
+                    found.folders.append(path)
+                    pending.append((path, (*above, real)))
+            elif entry.name in ours or (linked and is_output(real)):
+                found.outputs.append(path)
+            elif linked and not os.path.exists(path):
+                (found.images if is_image(path) else found.dead).append(path)
+            elif os.path.isfile(path) and is_image(path):  # a pipe would make whoever opens it wait
+                found.images.append(path)
+    for paths in vars(found).values():
+        paths.sort()
+    return found
+
+
+def is_image(path: Path) -> bool:
+    """Whether a file is an image, by its ending; by its first bytes where the ending says nothing."""
+    suffix = path.suffix.lower()
+    known = suffix in readable_suffixes() or suffix in OTHER_IMAGES
+    return known or (suffix not in TEXTS and looks_like_image(path))
+
+
+def image_item(path: Path, name: str, split: str | None) -> Item:
+    """The item for an image file, which may be missing."""
+    item = file_item(path, name, UNLABELLED, split)
+    return replace(item, open=partial(_refuse_raw, path)) if path.suffix.lower() in RAW else item
+
+
+def choose_splits(listing: Listing) -> Listing:
+    """What is learnt from and judged by: items whose split is "train" or "test", or None where all are to be divided.
+
+    Raises:
+        InputError: where there are splits, but none to learn from.
+    """
+    words = list(dict.fromkeys(item.split for item in listing.items))
+    if words == [None]:
+        return listing
+    parts = pick_splits(word for word in words if word is not None)
+    if "train" not in parts.values():
+        named = ", ".join(map(str, words))
+        raise InputError(f"{listing.name}: expected a split named train to learn from, found: {named}")
     divided = "test" in parts.values()
-    places = [(folders[part], split if divided else None) for part, split in parts.items()] or [(root, None)]
-    found = [(path, class_name, split) for folder, split in places for path, class_name in _files(folder)]
-    if not found:
-        raise InputError(f"{root}: holds no images (looked for {', '.join(EXTENSIONS)})")
-    labels, classes = index_labels([class_name for _, class_name, _ in found])
-    items = [
-        file_item(path, path.relative_to(root).as_posix(), label, split)
-        for (path, _, split), label in zip(found, labels, strict=True)
-    ]
-    return to_splits(items, classes, name, size, seed, left_out(folders, parts) if parts else ())
-
-
-def read_table(path: Path, size: int | None = None, seed: int = 0) -> Splits:
-    """The images listed in a CSV or Parquet table.
-
-    Columns: `path` (or file, filename, image), relative to the table; `label` (or class, target, category), empty for
-    an image without one; and, where wanted, `split`: train, test or validation.
-
-    Args:
-        path: the table.
-        size: side of the square images in pixels; None: their median short side, at most 64.
-        seed: of the division into train and test where there is no `split`.
-
-    Raises:
-        InputError: for a malformed table, a missing column, an unknown split, or when no image can be read.
-    """
-    columns = _read_columns(path)
-    files, values = columns["path"], columns["label"]
-    if not files:
-        raise InputError(f"{path}: has no rows")
-    empty = next((row for row, file in enumerate(files, 1) if not file), None)
-    if empty:
-        raise InputError(f"{path}: row {empty} has no path")
-    splits: Sequence[str | None] = [None] * len(files)
-    notes: tuple[str, ...] = ()
-    if "split" in columns:
-        given = [str(split).strip().lower() for split in columns["split"]]
-        for split in dict.fromkeys(given):
-            if split not in ROLES:
-                raise unknown(f"{path}: split", split, ROLES)
-        parts = pick_splits(given)
-        notes = left_out(dict.fromkeys(given), parts)
-        rows = [row for row, split in enumerate(given) if split in parts]
-        files, values = [files[row] for row in rows], [values[row] for row in rows]
-        splits = [parts[given[row]] if "test" in parts.values() else None for row in rows]
-    labels, classes = index_labels(values)
-    items = [
-        file_item(path.parent / str(file), str(file), label, split)
-        for file, label, split in zip(files, labels, splits, strict=True)
-    ]
-    return to_splits(items, classes, path.name, size, seed, notes)
-
-
-def index_labels(values: Iterable[Any]) -> tuple[list[int], tuple[str, ...]]:
-    """Labels as indices into the sorted class names; numbers are sorted as numbers. No value is no label: -1.
-
-    >>> index_labels(["10", "9", None, "10"])
-    ([1, 0, -1, 1], ('9', '10'))
-    """
-    texts = [_text(value) for value in values]
-    names = {text for text in texts if text}
-    try:
-        classes = tuple(sorted(names, key=lambda name: (float(name), name)))
-    except ValueError:
-        classes = tuple(sorted(names))
-    index = {name: i for i, name in enumerate(classes)}
-    return [index.get(text, UNLABELLED) for text in texts], classes
+    kept = [i for i, item in enumerate(listing.items) if item.split in parts]
+    items = [replace(listing.items[i], split=parts[str(listing.items[i].split)] if divided else None) for i in kept]
+    others = [str(word) for word in words if word not in parts]
+    notes = (*listing.notes, f"left out of the data: {', '.join(others)}") if others else listing.notes
+    return replace(listing, items=items, labels=[listing.labels[i] for i in kept], notes=notes)
 
 
 def pick_splits(names: Iterable[str]) -> dict[str, str]:
@@ -127,14 +241,21 @@ def pick_splits(names: Iterable[str]) -> dict[str, str]:
     return {name: "test" if role == judge else role for name, role in roles.items() if role in ("train", judge)}
 
 
-def left_out(names: Collection[str], parts: dict[str, str]) -> tuple[str, ...]:
-    """The note that names the splits which are not used."""
-    others = [name for name in names if name not in parts]
-    return (f"left out of the data: {', '.join(others)}",) if others else ()
+def index_labels(values: Iterable[Any]) -> tuple[list[int], tuple[str, ...]]:
+    """Labels as indices into the sorted class names; numbers are sorted as numbers. No value is no label: -1.
+
+    >>> index_labels(["10", "9", None, "10"])
+    ([1, 0, -1, 1], ('9', '10'))
+    """
+    texts = [label_text(value) for value in values]
+    names = dict.fromkeys(text for text in texts if text)
+    classes = tuple(sorted(names, key=(lambda name: (float(name), name)) if all(map(_is_number, names)) else None))
+    index = {name: i for i, name in enumerate(classes)}
+    return [index.get(text, UNLABELLED) for text in texts], classes
 
 
-def _text(value: Any) -> str:
-    """A label as text: Parquet has 3.0 where pandas had a gap in a column of integers."""
+def label_text(value: Any) -> str:
+    """A label as text, empty without one: Parquet has 3.0 where pandas had a gap in a column of integers."""
     if value is None or value != value:
         return ""
     if isinstance(value, float) and value.is_integer():
@@ -142,66 +263,145 @@ def _text(value: Any) -> str:
     return unicodedata.normalize("NFC", str(value).strip())
 
 
-def _are_splits(names: Collection[str]) -> bool:
-    """Whether folders are splits, and not classes of which one happens to be called train."""
-    return set(pick_splits(names).values()) == {"train", "test"} or [name.lower() for name in names] == ["train"]
+def counted(what: str, names: Sequence[str]) -> str:
+    """How many there are, with the first few of them.
+
+    >>> counted("links are passed over", ["a", "b", "c", "d"])
+    'links are passed over (4): a, b, c and 1 more'
+    """
+    more = f" and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
+    return f"{what} ({len(names):,}): {', '.join(names[:NAMED])}{more}"
 
 
-def _files(folder: Path) -> list[tuple[Path, str | None]]:
-    """Every image file below a folder, with its class: the sub-folder that it is in, None where there are none."""
-    direct = [path for path in sorted(folder.iterdir()) if _is_image(path, folder)]
-    classes = _sub_folders(folder)
-    if not classes:
-        return [(path, None) for path in direct]
-    if direct:
-        names = [path.name for path in direct]
-        warn(f"{folder}: images beside the class folders are left out ({len(names):,})", names)
-    found = {sub: [path for path in sorted(sub.rglob("*")) if _is_image(path, sub)] for sub in classes}
-    empty = [sub.name for sub, paths in found.items() if not paths]
-    if empty and len(empty) < len(found):
-        warn(f"{folder}: folders without images are left out ({len(empty):,})", empty)
-    return [(path, sub.name) for sub, paths in found.items() for path in paths]
-
-
-def _sub_folders(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-
-
-def _is_image(path: Path, folder: Path) -> bool:
-    hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-    return path.suffix.lower() in EXTENSIONS and not hidden and not path.is_dir()
-
-
-def _read_columns(path: Path) -> dict[str, list[Any]]:
-    """The table's columns by what they mean."""
+def _is_number(text: str) -> bool:
+    """Whether a text is a number that can be put in order: "nan" is before and after none."""
     try:
-        table = _read_csv(path) if path.suffix.lower() == ".csv" else pyarrow.parquet.read_table(path)
-    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read: {first_line(error)}") from error
-    named = _find_columns(path, table.column_names)
-    return {meaning: table.column(name).to_pylist() for meaning, name in named.items()}
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
 
 
-def _read_csv(path: Path) -> pyarrow.Table:
-    """A CSV table as text, so that class 007 keeps its name; only empty cells count as missing."""
-    with pyarrow.csv.open_csv(path) as reader:
-        names = _find_columns(path, reader.schema.names).values()
-    options = pyarrow.csv.ConvertOptions(
-        column_types=dict.fromkeys(names, pyarrow.string()),
-        include_columns=list(names),
-        null_values=[""],
-        strings_can_be_null=True,
-    )
-    return pyarrow.csv.read_csv(path, convert_options=options)
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return [entry for entry in entries if not entry.name.startswith(".")]
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be read ({error.strerror})") from error
 
 
-def _find_columns(path: Path, names: Sequence[str]) -> dict[str, str]:
-    found = {}
-    for meaning, accepted in COLUMNS.items():
-        matching = [name for known in accepted for name in names if name.strip().lower() == known]
-        if matching:
-            found[meaning] = matching[0]
-        elif meaning != "split":
-            expected = f"{', '.join(accepted[:-1])} or {accepted[-1]}"
-            raise InputError(f"{path}: expected a column named {expected}, found: {', '.join(names)}")
-    return found
+def _goes_round(real: Path, above: Sequence[Path]) -> bool:
+    """Whether a folder is, or holds, one of those that lead to it."""
+    return any(real == folder or real in folder.parents for folder in above)
+
+
+def _refuse_raw(path: Path) -> Image.Image:
+    raise Unreadable(f"a camera's raw file: {path.suffix.lower()}")
+
+
+def _parts(root: Path, found: Found) -> tuple[list[Part], Part]:
+    """The folders of classes, and what lies outside of them: the splits and what is beside, or all in one."""
+    below = [(path, path.relative_to(root).parts) for path in found.images]
+    holding = dict.fromkeys(parts[0] for _, parts in below if len(parts) > 1)
+    top = [path.name for path in found.folders if path.parent == root]
+    splits = _split_folders([name for name in top if name in holding or name.lower() in ROLES])
+    if not splits:
+        return [Part(root, None, below)], Part(root, None, [])
+    inside: dict[str, list[tuple[Path, tuple[str, ...]]]] = {split: [] for split in splits}
+    outside = []
+    for path, parts in below:
+        if len(parts) > 1 and parts[0] in inside:
+            inside[parts[0]].append((path, parts[1:]))
+        else:
+            outside.append((path, parts))
+    return [Part(root / split, split, images) for split, images in inside.items()], Part(root, None, outside)
+
+
+def _split_folders(names: Collection[str]) -> list[str]:
+    """Those of some folders that are splits, and not classes of which one happens to be called train."""
+    named = [name for name in names if name.lower() in ROLES]
+    roles = {ROLES[name.lower()] for name in named}
+    return named if len(named) == len(names) or ("train" in roles and len(roles) > 1) else []
+
+
+def _check_layout(root: Path, parts: Sequence[Part], found: Found) -> None:
+    """Refuse a layout whose folders are something else than classes and splits.
+
+    Raises:
+        InputError: naming what is there.
+    """
+    for part in parts:
+        if not part.images and ROLES[str(part.split).lower()] != "validation":
+            raise InputError(f"{part.folder}: holds no images; remove it, or fill it")
+        _check_boxes(part, found)
+        _check_splits_inside(part)
+    names = dict.fromkeys(name for part in parts for name in part.classes)
+    if len(names) == 1:
+        _check_level(root, parts, next(iter(names)))
+    elif parts[0].split is None and names and all(map(SPLIT_LIKE.fullmatch, names)):
+        raise InputError(
+            f"{root}: its folders look like splits ({_several(names)}); rename them to train and test (or val)"
+        )
+
+
+def _check_boxes(part: Part, found: Found) -> None:
+    names = {folder.name.lower(): folder.name for folder in found.folders if folder.parent == part.folder}
+    pictures = [name for name in part.classes if name.lower() in PICTURES]
+    markings = [name for lower, name in names.items() if lower in MARKINGS]
+    if pictures and markings and {name.lower() for name in part.classes} <= PICTURES | MARKINGS:
+        raise InputError(
+            f"{part.folder}: {pictures[0]}/ beside {markings[0]}/ is a layout of boxes or masks (YOLO, COCO), which "
+            f"gives no class for each image; give {part.folder / pictures[0]} to learn without labels, or a table of "
+            "paths and labels"
+        )
+
+
+def _check_splits_inside(part: Part) -> None:
+    held = part.inside
+    splits = {name: inside for name, inside in held.items() if len(_split_folders(inside)) > 1}
+    if splits and len(held) > 1:
+        name, inside = next(iter(splits.items()))
+        raise InputError(
+            f"{part.folder}: its folders hold splits ({_several(f'{name}/{split}' for split in inside)}); expected "
+            f"the splits above the classes ({inside[0]}/{name}), or one of the folders alone as data"
+        )
+    for name in held if part.split is None else ():
+        if name.lower() in ROLES and set(held[name]) & set(held):
+            raise InputError(
+                f"{part.folder}: '{name}' holds the folders {_several(held[name])}, as a split does, and lies beside "
+                "class folders; move these into a folder named train"
+            )
+
+
+def _check_level(root: Path, parts: Sequence[Part], name: str) -> None:
+    """Refuse a single folder that holds others: these are the classes, or splits."""
+    part = next(part for part in parts if name in part.classes)
+    inside = part.inside[name]
+    if inside:
+        more = f"give {root / name} as data" if part.split is None else f"move them up, into {part.folder}"
+        raise InputError(
+            f"{part.folder}: holds one folder, '{name}', which has folders of its own ({_several(inside)}); if these "
+            f"are the classes or splits, {more}"
+        )
+
+
+def _left_out(root: Path, parts: Sequence[Part], outside: Part, found: Found) -> tuple[str, ...]:
+    """What is said of images and folders that are not learnt from, and of a class that is named as a split."""
+    notes = []
+    if stray := [path.name for path, below in outside.images if len(below) == 1]:
+        notes.append(f"{root}: {counted('images beside the folders of splits are left out', stray)}")
+    if others := outside.classes:
+        notes.append(f"left out of the data: {', '.join(others)}")
+    for part in parts:
+        if stray := part.beside():
+            notes.append(f"{part.folder}: {counted('images beside the class folders are left out', stray)}")
+        folders = [folder.name for folder in found.folders if folder.parent == part.folder]
+        if part.inside and (empty := [name for name in folders if name not in part.inside]):
+            notes.append(f"{part.folder}: {counted('folders without images are left out', empty)}")
+        if part.split is None and (odd := [name for name in part.classes if name.lower() in ROLES]):
+            notes.append(f"{part.folder}: {counted('folders named as splits are taken as classes', odd)}")
+    return tuple(notes)
+
+
+def _several(names: Iterable[str]) -> str:
+    names = list(names)
+    return ", ".join(names[:NAMED]) + (", …" if len(names) > NAMED else "")

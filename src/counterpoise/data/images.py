@@ -6,12 +6,12 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Int, Int64, UInt8
+from jaxtyping import Bool, Int, Int64, Integer, UInt8
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -23,6 +23,10 @@ MEMORY_LIMIT = 2 * 1024**3
 """Bytes of pixels above which an array lies in a memory-mapped file instead of memory."""
 
 CHUNK = 1024  # images worked on at once
+NEARLY_CONSTANT = 2.0  # standard deviation of every channel, of 255: no one sees anything in such an image
+
+EACH = 5  # rows of a class that `fair_sample` keeps at the least, so that there are pairs of one class to see
+SPREAD = 2654435761  # 2³² by the golden ratio (Knuth): its multiples lie evenly over the range
 
 UNLABELLED = -1
 """The label of an image without one."""
@@ -37,14 +41,18 @@ class Images(Dataset):
 
     Args:
         pixels: uint8, in memory or memory-mapped.
-        labels: int64, an index into `classes`; -1 for an image without a label.
+        labels: an index into `classes`, of any type of integer (kept as int64); -1 for an image without a label.
         classes: the names of the classes, in the order of their labels; empty when nothing is labelled.
         name: what the data is called in tables and reports.
         notes: what was done to the data, in words; reports tell all of them.
         paths: the file of each image, relative to the folder or table that was loaded.
         unreadable: the files that were left out because they could not be decoded.
+        reasons: why each of them could not be, by its name.
         original_sizes: height and width of each image before it was resized, where that is known.
         factors: what else is known of each image, by name: one value, 0 or more, for each image.
+        value_range: the numbers that became 0 and 255 in files of more than 8 bits; None without such files.
+        digests: equal for two images exactly when the whole of them is, before its middle was cut out and resized.
+        hashes: the 64 bits of a perceptual hash of each whole image, of which those that look alike share most.
 
     Raises:
         InputError: where shapes, types or labels do not fit together.
@@ -57,24 +65,32 @@ class Images(Dataset):
     """
 
     pixels: UInt8[Tensor, "images channels height width"]
-    labels: Int64[Tensor, " images"]
+    labels: Integer[Tensor, " images"]
     classes: tuple[str, ...]
     name: str
     notes: tuple[str, ...] = ()
     paths: tuple[str, ...] | None = None
     unreadable: tuple[str, ...] = ()
     original_sizes: Int64[Tensor, "images 2"] | None = None
-    factors: Mapping[str, Int64[Tensor, " images"]] = field(default_factory=dict)
+    factors: Mapping[str, Integer[Tensor, " images"]] = field(default_factory=dict)
+    reasons: Mapping[str, str] = field(default_factory=dict)
+    value_range: tuple[int, int] | None = None
+    digests: UInt8[Tensor, "images 16"] | None = None
+    hashes: UInt8[Tensor, "images 8"] | None = None
 
     def __post_init__(self) -> None:
         if self.pixels.ndim != 4 or self.pixels.dtype != torch.uint8:
             got = f"{self.pixels.dtype} of shape {list(self.pixels.shape)}"
             raise InputError(f"pixels: expected uint8 of shape [images, channels, height, width], got {got}")
-        check_integers("labels", self.labels, rows=len(self.pixels), low=UNLABELLED, high=len(self.classes))
-        if self.paths is not None and len(self.paths) != len(self.pixels):
-            raise InputError(f"paths: expected one for each of the {len(self.pixels)} images, got {len(self.paths)}")
-        for name, values in self.factors.items():
-            check_integers(f"factors: {name}", values, rows=len(self.pixels))
+        rows = len(self.pixels)
+        labels = check_integers("labels", self.labels, rows, low=UNLABELLED, high=len(self.classes))
+        factors = {name: check_integers(f"factors: {name}", values, rows) for name, values in self.factors.items()}
+        object.__setattr__(self, "labels", labels)
+        object.__setattr__(self, "factors", factors)
+        for name in ("paths", "original_sizes", "digests", "hashes"):
+            values = getattr(self, name)
+            if values is not None and len(values) != rows:
+                raise InputError(f"{name}: expected one for each of the {rows} images, got {len(values)}")
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -94,14 +110,26 @@ class Images(Dataset):
 
     def subset(self, index: Int[Tensor, " kept"], note: str | None = None) -> Images:
         """The images at `index`, in that order, with `note` added to the notes."""
+        notes = self.notes if note is None else (*self.notes, note)
+        return self._pick(lambda x: x[index], gather(self.pixels, index), notes)
+
+    def rows(self, start: int, stop: int) -> Images:
+        """Some images in a row, without a copy of their pixels."""
+        return self._pick(lambda x: x[start:stop], self.pixels[start:stop], self.notes)
+
+    def _pick(self, pick: Callable[[Tensor], Tensor], pixels: Tensor, notes: tuple[str, ...]) -> Images:
+        """The images with these pixels: `pick` takes their entries from a tensor that has one for each image."""
+        chosen = pick(torch.arange(len(self))).tolist()
         return replace(
             self,
-            pixels=gather(self.pixels, index),
-            labels=self.labels[index],
-            paths=None if self.paths is None else tuple(self.paths[i] for i in index.tolist()),
-            original_sizes=None if self.original_sizes is None else self.original_sizes[index],
-            factors={name: values[index] for name, values in self.factors.items()},
-            notes=self.notes if note is None else (*self.notes, note),
+            pixels=pixels,
+            labels=pick(self.labels),
+            paths=None if self.paths is None else tuple(self.paths[i] for i in chosen),
+            original_sizes=None if self.original_sizes is None else pick(self.original_sizes),
+            factors={name: pick(values) for name, values in self.factors.items()},
+            digests=None if self.digests is None else pick(self.digests),
+            hashes=None if self.hashes is None else pick(self.hashes),
+            notes=notes,
         )
 
     def with_channels(self, channels: int) -> Images:
@@ -125,6 +153,80 @@ class Splits(NamedTuple):
 
     train: Images
     test: Images
+
+
+def nearly_constant(pixels: Tensor) -> Bool[Tensor, " batch"]:
+    """Whether every channel of an image [B C H W] varies by less than anyone can see."""
+    return (pixels.float().std((2, 3), correction=0) < NEARLY_CONSTANT).all(1)
+
+
+def joined(parts: Sequence[Images]) -> Images:
+    """The images of several parts of one data set, one part after the other; of the same size and classes.
+
+    >>> some = Images(torch.zeros(2, 1, 2, 2, dtype=torch.uint8), torch.tensor([0, 1]), ("cat", "dog"), "pets")
+    >>> joined([some, some.subset(torch.tensor([1]))]).labels.tolist()
+    [0, 1, 1]
+    """
+    first, start = parts[0], 0
+    pixels = allocate((sum(map(len, parts)), *first.pixels.shape[1:]))
+    for part in parts:
+        for at in range(0, len(part), CHUNK):
+            chunk = part.pixels[at : at + CHUNK]
+            pixels[start + at : start + at + len(chunk)] = chunk
+        start += len(part)
+    others = {f.name: [getattr(part, f.name) for part in parts] for f in fields(Images) if f.name != "pixels"}
+    paths = others.pop("paths")
+    return replace(
+        first,
+        pixels=pixels,
+        paths=None if None in paths else tuple(path for some in paths for path in some),
+        **{name: _joined(values) for name, values in others.items()},
+    )
+
+
+def _joined(values: Sequence[Any]) -> Any:
+    """One field of several parts: tensors and mappings one after the other, of tuples what differs."""
+    first = values[0]
+    if any(value is None for value in values):
+        return None
+    if isinstance(first, Tensor):
+        return torch.cat(list(values))
+    if isinstance(first, Mapping):
+        return {name: _joined([some[name] for some in values if name in some]) for value in values for name in value}
+    if not isinstance(first, tuple) or all(value == first for value in values):
+        return first
+    return tuple(dict.fromkeys(one for value in values for one in value))
+
+
+def fair_sample(labels: Int[Tensor, " images"], most: int, seed: int = 0) -> Int64[Tensor, " kept"]:
+    """Rows for a picture or a quick measure of data that may be sorted by class: drawn from all classes alike.
+
+    Of more classes than give 5 rows each, some are drawn: the same for two parts of one data set.
+
+    Args:
+        labels: class of each row; -1, no label, counts as one more class.
+        most: how many rows; all where there are no more.
+        seed: of the draw of rows.
+
+    Returns:
+        Indices in ascending order. Classes differ by one row at most, but for those that have too few to give.
+
+    >>> labels = torch.tensor([0] * 500 + [1] * 500 + [2])
+    >>> labels[fair_sample(labels, most=11)].bincount()
+    tensor([5, 5, 1])
+    """
+    if len(labels) <= most:
+        return torch.arange(len(labels))
+    classes, counts = labels.unique(return_counts=True)
+    spread = ((classes + 1) * SPREAD).remainder(1 << 32).argsort()  # an order that does not depend on which there are
+    enough = int((counts[spread].clamp(max=EACH).cumsum(0) < most).sum()) + 1
+    rows = torch.isin(labels, classes[spread[:enough]]).nonzero().flatten()
+    shuffled = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))]
+    by_class = shuffled[labels[shuffled].argsort(stable=True)]
+    _, counts = labels[rows].unique(return_counts=True)
+    turn = torch.empty_like(labels, dtype=torch.int64)  # of each row: how many of its class come before it
+    turn[by_class] = torch.arange(len(rows)) - (counts.cumsum(0) - counts).repeat_interleave(counts)
+    return shuffled[turn[shuffled].argsort(stable=True)[:most]].sort().values
 
 
 def gather(

@@ -2,32 +2,69 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from jaxtyping import Bool
+import numpy as np
+import torch
+from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 from torch import Tensor
 
-from counterpoise.data.images import CHUNK, UNLABELLED, Images, Splits
+from counterpoise.data.decoding import Undivided, count_reasons
+from counterpoise.data.images import CHUNK, UNLABELLED, Images, Splits, nearly_constant
 from counterpoise.data.imperfect import make_imperfect
-from counterpoise.data.sources import load
-from counterpoise.errors import InputError
-from counterpoise.files import written
+from counterpoise.data.reading import HASHED_SIDE, digest_of, perceptual_hash
+from counterpoise.data.sources import load, load_all, source_files
+from counterpoise.errors import InputError, printable
+from counterpoise.files import check_output, check_writable, output
 from counterpoise.ops.checks import check_number
+from counterpoise.terminal import make_console
 
-NEARLY_CONSTANT = 2.0  # standard deviation of every channel, of 255: no one sees anything in such an image
+NEAR = (
+    4  # of the 64 bits of a perceptual hash: other sizes and qualities of one photo differ in 0 to 4, two photos in 20
+)
+MOST_PAIRS = 1 << 22  # of alike hashes that are held at once
 EXAMPLES = 5
+MOST_UNREADABLE = 300  # files that are printed
 MOST_CLASSES = 20
 MOST_ROWS = 100  # of the printed table; of more classes only the largest and the smallest are told
 CELL, GAP = 56, 4  # pixels of the contact sheet
+LETTERS, LINES, MOST_INDENT = 15, 3, 700  # of its class names: height in pixels, lines of one, width in pixels
+
+
+@dataclass(frozen=True)
+class Alike:
+    """Images that are the same, or nearly so.
+
+    Args:
+        names: of the images.
+        labels: the name of each one's class, None without one.
+        splits: in which each lies.
+        distance: how many of the 64 bits of their perceptual hashes differ at most, from one to the next; 0 where the
+            images are the same.
+    """
+
+    names: tuple[str, ...]
+    labels: tuple[str | None, ...]
+    splits: tuple[str, ...]
+    distance: int = 0
+
+    @property
+    def conflict(self) -> bool:
+        """Whether they lie in different classes."""
+        return len(set(self.labels) - {None}) > 1
+
+    @property
+    def leak(self) -> bool:
+        """Whether they lie in different splits."""
+        return len(set(self.splits)) > 1
 
 
 @dataclass(frozen=True)
@@ -41,10 +78,12 @@ class Inspection:
         unlabelled: images without a label.
         shape: channels, height and width of the images as they are learnt from.
         sizes: how many images had which original size, "height×width", the most frequent first.
-        duplicates: groups of identical images within one split, by name.
-        leaks: groups of identical images that lie in more than one split, by name.
+        alike: groups of images that are the same.
+        near: groups of images that look alike.
+        too_small: images of less than 32 pixels, of which it is not judged what looks alike.
         nearly_constant: images in which nothing can be seen.
         unreadable: files that were left out.
+        reasons: why, by their names.
         notes: what was done to the data.
     """
 
@@ -54,11 +93,28 @@ class Inspection:
     unlabelled: dict[str, int]
     shape: tuple[int, int, int]
     sizes: dict[str, int]
-    duplicates: tuple[tuple[str, ...], ...]
-    leaks: tuple[tuple[str, ...], ...]
+    alike: tuple[Alike, ...]
+    near: tuple[Alike, ...]
+    too_small: int
     nearly_constant: tuple[str, ...]
     unreadable: tuple[str, ...]
+    reasons: Mapping[str, str]
     notes: tuple[str, ...]
+
+    @property
+    def conflicts(self) -> tuple[tuple[str, ...], ...]:
+        """Groups of the same images in different classes, by name."""
+        return tuple(group.names for group in self.alike if group.conflict)
+
+    @property
+    def leaks(self) -> tuple[tuple[str, ...], ...]:
+        """Groups of the same images in different splits, by name; one that is a conflict, too, is in both."""
+        return tuple(group.names for group in self.alike if group.leak)
+
+    @property
+    def duplicates(self) -> tuple[tuple[str, ...], ...]:
+        """Groups of the same images in one class of one split, by name."""
+        return tuple(group.names for group in self.alike if not group.leak and not group.conflict)
 
     def imbalance(self, split: str) -> float | None:
         """The largest class's size over that of the smallest one that has any; None without labelled images."""
@@ -77,9 +133,11 @@ class Inspection:
 
 
 def inspect_images(data: Splits | Images) -> Inspection:
-    """Count, and look for what spoils a comparison: duplicates, test images that are in train, empty and damaged ones.
+    """Count, and look for what spoils a comparison: duplicates, conflicts, leaks, empty and damaged images.
 
-    Images are duplicates when their decoded pixels are equal.
+    Images of files are duplicates when all of their decoded pixels are equal, those that were cut off at the sides
+    included; other images when the pixels that they have are. They look alike when their perceptual hashes (pHash, of
+    the library imagehash) differ in at most 4 of 64 bits; of images of less than 32 pixels it is not judged.
 
     >>> import torch
     >>> images = Images(torch.zeros(2, 1, 3, 3, dtype=torch.uint8), torch.tensor([0, 0]), ("cat",), "pets")
@@ -88,24 +146,9 @@ def inspect_images(data: Splits | Images) -> Inspection:
     ((('images[0]', 'images[1]'),), [('cat', '2')])
     """
     parts = data._asdict() if isinstance(data, Splits) else {"images": data}
-    groups: dict[bytes, list[tuple[str, str]]] = defaultdict(list)
-    constant: list[str] = []
-    sizes: Counter[str] = Counter()
-    for split, images in parts.items():
-        for start in range(0, len(images), CHUNK):
-            pixels = images.pixels[start : start + CHUNK]
-            for i, image in enumerate(pixels.numpy(), start):
-                groups[hashlib.blake2b(image.tobytes(), digest_size=16).digest()].append(
-                    (split, _name(images, split, i))
-                )
-            empty = nearly_constant(pixels).nonzero().flatten() + start
-            constant += [_name(images, split, i) for i in empty.tolist()]
-        height, width = images.pixels.shape[2:]
-        originals = [[height, width]] * len(images) if images.original_sizes is None else images.original_sizes.tolist()
-        sizes.update(f"{height}×{width}" for height, width in originals)
-    equal = [group for group in groups.values() if len(group) > 1]
-    across = [len({split for split, _ in group}) > 1 for group in equal]
-    named = [tuple(name for _, name in group) for group in equal]
+    every = [_Place(split, images, i) for split, images in parts.items() for i in range(len(images))]
+    empty = np.concatenate([_constant_rows(images) for images in parts.values()])
+    groups = _equal_groups(list(parts.values()))
     first = next(iter(parts.values()))
     channels, height, width = first.pixels.shape[1:]
     return Inspection(
@@ -114,30 +157,167 @@ def inspect_images(data: Splits | Images) -> Inspection:
         counts={split: tuple(images.counts().tolist()) for split, images in parts.items()},
         unlabelled={split: int((images.labels == UNLABELLED).sum()) for split, images in parts.items()},
         shape=(channels, height, width),
-        sizes=dict(sizes.most_common()),
-        duplicates=tuple(group for group, leak in zip(named, across, strict=True) if not leak),
-        leaks=tuple(group for group, leak in zip(named, across, strict=True) if leak),
-        nearly_constant=tuple(constant),
+        sizes=_sizes(parts.values()),
+        alike=tuple(_alike([every[i] for i in group]) for group in groups if len(group) > 1),
+        near=_near(list(parts.values()), every, groups, empty),
+        too_small=sum(int((~_large_enough(images)).sum()) for images in parts.values()),
+        nearly_constant=tuple(every[i].name for i in np.flatnonzero(empty)),
         unreadable=tuple(dict.fromkeys(file for images in parts.values() for file in images.unreadable)),
+        reasons={name: reason for images in parts.values() for name, reason in images.reasons.items()},
         notes=tuple(dict.fromkeys(note for images in parts.values() for note in images.notes)),
     )
 
 
-def nearly_constant(pixels: Tensor) -> Bool[Tensor, " batch"]:
-    """Whether every channel of an image [B C H W] varies by less than anyone can see."""
-    return (pixels.float().std((2, 3), correction=0) < NEARLY_CONSTANT).all(1)
+@dataclass(frozen=True)
+class _Place:
+    """One image among those of all splits."""
+
+    split: str
+    images: Images
+    index: int
+
+    @property
+    def name(self) -> str:
+        return self.images.paths[self.index] if self.images.paths else f"{self.split}[{self.index}]"
+
+    @property
+    def label(self) -> str | None:
+        label = int(self.images.labels[self.index])
+        return None if label == UNLABELLED else self.images.classes[label]
+
+
+def _alike(places: Sequence[_Place], distance: int = 0) -> Alike:
+    return Alike(
+        tuple(place.name for place in places),
+        tuple(place.label for place in places),
+        tuple(place.split for place in places),
+        distance,
+    )
+
+
+def _constant_rows(images: Images) -> np.ndarray:
+    chunks = [nearly_constant(images.pixels[i : i + CHUNK]) for i in range(0, len(images), CHUNK)]
+    return torch.cat(chunks).numpy() if chunks else np.zeros(0, bool)
+
+
+def _sizes(parts: Iterable[Images]) -> dict[str, int]:
+    sizes: Counter[str] = Counter()
+    for images in parts:
+        height, width = images.pixels.shape[2:]
+        known = images.original_sizes
+        originals = [[height, width]] * len(images) if known is None else known.tolist()
+        sizes.update(f"{height}×{width}" for height, width in originals)
+    return dict(sizes.most_common())
+
+
+def _equal_groups(parts: Sequence[Images]) -> list[list[int]]:
+    """Which images of all parts together are the same: every image is in one group, alone or not."""
+    whole = all(images.digests is not None for images in parts)
+    groups: dict[bytes, list[int]] = defaultdict(list)
+    row = 0
+    for images in parts:
+        digests = images.digests.numpy() if whole and images.digests is not None else map(digest_of, _arrays(images))
+        for digest in digests:
+            groups[digest.tobytes()].append(row)
+            row += 1
+    return list(groups.values())
+
+
+def _arrays(images: Images) -> Iterator[UInt8[np.ndarray, "channels height width"]]:
+    for start in range(0, len(images), CHUNK):
+        yield from images.pixels[start : start + CHUNK].numpy()
+
+
+def _near(
+    parts: Sequence[Images], every: Sequence[_Place], groups: Sequence[list[int]], empty: np.ndarray
+) -> tuple[Alike, ...]:
+    """Groups of images that look alike and are not all the same, those that matter most first."""
+    judged = np.concatenate([_large_enough(images) for images in parts]) & ~empty
+    ours = [group for group in groups if judged[group[0]]]
+    hashes = np.concatenate([_hashes(images) for images in parts])
+    joined = join_near(hashes[[group[0] for group in ours]])
+    found = [_alike([every[i] for k in group for i in ours[k]], distance) for group, distance in joined]
+    return tuple(sorted(found, key=lambda group: (-group.leak - group.conflict, group.distance)))
+
+
+def _large_enough(images: Images) -> np.ndarray:
+    """Which images are large enough for a perceptual hash."""
+    if images.hashes is not None and images.original_sizes is not None:
+        return (images.original_sizes.amin(1) >= HASHED_SIDE).numpy()
+    return np.full(len(images), min(images.pixels.shape[2:]) >= HASHED_SIDE)
+
+
+def _hashes(images: Images) -> UInt8[np.ndarray, "images 8"]:
+    if images.hashes is not None:
+        return images.hashes.numpy()
+    if not _large_enough(images).any():
+        return np.zeros((len(images), 8), np.uint8)
+    return np.stack([perceptual_hash(_picture(pixels)) for pixels in _arrays(images)])
+
+
+def join_near(hashes: UInt8[np.ndarray, "rows 8"]) -> list[tuple[list[int], int]]:
+    """Rows that are joined by steps of at most `NEAR` bits: each group of two or more, and its largest step.
+
+    >>> join_near(np.array([[0] * 8, [255] * 8, [0] * 7 + [3], [0] * 7 + [63]], np.uint8))
+    [([0, 2, 3], 4)]
+    """
+    if not len(hashes):
+        return []
+    unique, places = np.unique(hashes, axis=0, return_inverse=True)
+    component, step = np.arange(len(unique)), np.zeros(len(unique), int)
+    waiting: list[np.ndarray] = []
+    for pairs, distances in _near_pairs(unique):
+        np.maximum.at(step, pairs[0], distances)
+        waiting.append(pairs)
+        if sum(pairs.shape[1] for pairs in waiting) > MOST_PAIRS:
+            component, waiting = _connected(component, waiting), []
+    component = _connected(component, waiting)
+    groups: dict[int, list[int]] = defaultdict(list)
+    for row, place in enumerate(places.ravel().tolist()):
+        groups[component[place]].append(row)
+    largest = np.zeros(len(unique), int)
+    np.maximum.at(largest, component, step)
+    return [(group, int(largest[key])) for key, group in groups.items() if len(group) > 1]
+
+
+def _near_pairs(hashes: UInt8[np.ndarray, "rows 8"]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The pairs of hashes that differ in at most `NEAR` bits, [2, pairs], each once; and in how many."""
+    import faiss
+
+    # Two hashes that differ in at most 4 bits agree in one of 5 parts of 12 bits, by which they are looked up.
+    index = faiss.IndexBinaryMultiHash(64, NEAR + 1, 12)
+    index.add(hashes)
+    for start in range(0, len(hashes), CHUNK):
+        limits, distances, found = index.range_search(hashes[start : start + CHUNK], NEAR + 1)
+        asked = np.repeat(np.arange(len(limits) - 1), np.diff(limits.astype(int))) + start
+        once = asked < found
+        yield np.stack([asked, found])[:, once], distances.astype(int)[once]
+
+
+def _connected(component: np.ndarray, pairs: Sequence[np.ndarray]) -> np.ndarray:
+    """For each row the first one of its component, once the two of each pair are in one."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    rows = np.arange(len(component))
+    edges = np.concatenate([np.stack([rows, component]), *pairs], 1)
+    graph = coo_array((np.ones(edges.shape[1], bool), (edges[0], edges[1])), (len(rows), len(rows)))
+    numbers = connected_components(graph, directed=False)[1]
+    return np.unique(numbers, return_index=True)[1][numbers]
 
 
 def print_inspection(inspection: Inspection, console: Console) -> None:
-    """Print an inspection: a table of counts, then a line for each finding.
+    """Print an inspection: a table of counts, then a line for each finding, and one for each unreadable file.
 
-    Of more than 100 classes the table tells the 10 largest and the 10 smallest of the first split.
+    Of more than 100 classes the table tells the 10 largest and the 10 smallest of the first split. A name is printed
+    whole, in several lines where the terminal is narrow, and what is no printable character in it is escaped.
     """
-    table = Table("class", title=escape(inspection.name))
+    table = Table(title=Text(printable(inspection.name)))
+    table.add_column("class", overflow="fold")
     for split in inspection.counts:
-        table.add_column(split, justify="right")
+        table.add_column(split, justify="right", no_wrap=True)
     for row in _told_rows(inspection):
-        table.add_row(*map(escape, row))
+        table.add_row(*(Text(printable(cell)) for cell in row))
     totals = [sum(counts) + inspection.unlabelled[split] for split, counts in inspection.counts.items()]
     table.add_section()
     table.add_row("all", *(f"{total:,}" for total in totals))
@@ -146,21 +326,51 @@ def print_inspection(inspection: Inspection, console: Console) -> None:
         "imbalance (largest class / smallest)", *("–" if ratio is None else f"{ratio:.4g}" for ratio in ratios)
     )
     console.print(table)
+    for line in _lines(inspection):
+        console.print(Text(printable(line)), soft_wrap=True)
+
+
+def _lines(inspection: Inspection) -> Iterator[str]:
     channels, height, width = inspection.shape
-    for line in (
-        f"images: {'grey' if channels == 1 else 'RGB'}, {height}×{width}",
-        f"original sizes: {_several([f'{size} ({count:,})' for size, count in inspection.sizes.items()])}",
-        f"in train and in test: {_groups(inspection.leaks)}",
-        f"duplicates: {_groups(inspection.duplicates)}",
-        f"nearly constant: {_several(inspection.nearly_constant)}",
-        f"unreadable: {_several(inspection.unreadable)}",
-        *(f"note: {note}" for note in inspection.notes),
-    ):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    leaks = [group for group in inspection.alike if group.leak]
+    conflicts = [group for group in inspection.alike if group.conflict]
+    others = [group for group in inspection.alike if not group.leak and not group.conflict]
+    yield f"images: {'grey' if channels == 1 else 'RGB'}, {height}×{width}"
+    yield f"original sizes: {_several([f'{size} ({count:,})' for size, count in inspection.sizes.items()])}"
+    yield f"in train and in test: {_groups(leaks)}"
+    yield f"under different labels: {_groups(conflicts)}"
+    yield f"duplicates: {_groups(others)}"
+    yield f"nearly alike: {_told_near(inspection)}"
+    yield f"nearly constant: {_several(inspection.nearly_constant)}"
+    yield from _told_unreadable(inspection)
+    yield from (f"note: {note}" for note in inspection.notes)
+
+
+def _told_unreadable(inspection: Inspection) -> Iterator[str]:
+    files = inspection.unreadable
+    if not files:
+        yield "unreadable: none"
+        return
+    reasons = [inspection.reasons.get(file, "no reason known") for file in files]
+    yield f"unreadable: {len(files):,} ({count_reasons(reasons)})"
+    yield from (f"  {file}: {reason}" for file, reason in list(zip(files, reasons, strict=True))[:MOST_UNREADABLE])
+    if len(files) > MOST_UNREADABLE:
+        yield f"  and {len(files) - MOST_UNREADABLE:,} more"
+
+
+def _told_near(inspection: Inspection) -> str:
+    near = inspection.near
+    told = _several([f"{_members(group, ' ≈ ')} ({group.distance} of 64 bits)" for group in near])
+    count = f"{len(near):,} groups, {sum(group.leak for group in near):,} of them in train and in test, "
+    count += f"{sum(group.conflict for group in near):,} under different labels: {told}"
+    about = [f"perceptual hashes that differ in at most {NEAR} of 64 bits"]
+    if inspection.too_small:
+        about.append(f"not judged of {inspection.too_small:,} images of less than {HASHED_SIDE} pixels")
+    return f"{count if near else told} ({'; '.join(about)})"
 
 
 def contact_sheet(images: Images, path: str | Path, per_class: int = 8) -> None:
-    """Write a PNG with the first images of each class, one class a row, at most 20 classes.
+    """Write a PNG with images of each class, drawn from all of it, one class a row, at most 20 classes.
 
     Args:
         images: what to show; unlabelled ones get a row of their own.
@@ -168,31 +378,61 @@ def contact_sheet(images: Images, path: str | Path, per_class: int = 8) -> None:
         per_class: how many images of each class.
 
     Raises:
-        InputError: for a number below 1, a path that does not end in .png or cannot be written.
+        InputError: for a number below 1, a path that does not end in .png or cannot be written, or a file there that
+            this program did not write.
     """
     path = Path(path)
-    check_number("per_class", per_class, at_least=1)
-    if path.suffix.lower() != ".png":
-        raise InputError(f"path: expected a file ending in .png, got {path}")
+    check_number("per_class", per_class, at_least=1, whole=True)
+    _check_sheet(path)
     counts = images.counts().tolist()
     rows = [(label, f"{name} ({counts[label]:,})") for label, name in enumerate(images.classes)][:MOST_CLASSES]
     without = int((images.labels == UNLABELLED).sum())
     if without:
         rows.append((UNLABELLED, f"unlabelled ({without:,})"))
-    font = ImageFont.truetype(_font_file(), 15)
-    texts = [_drawable(text) for _, text in rows]
+    font = ImageFont.truetype(_font_file(), LETTERS)
+    texts = [_folded(_drawable(printable(text)), font) for _, text in rows]
     if len(images.classes) > MOST_CLASSES:
         texts.append(f"and {len(images.classes) - MOST_CLASSES:,} more classes")
-    indent = int(max(font.getlength(text) for text in texts)) + 4 * GAP
+    indent = int(max(font.getlength(line) for text in texts for line in text.splitlines())) + 4 * GAP
     sheet = Image.new("RGB", (indent + per_class * (CELL + GAP), len(texts) * (CELL + GAP) + GAP), "white")
     draw = ImageDraw.Draw(sheet)
     for row, text in enumerate(texts):
-        draw.text((2 * GAP, GAP + row * (CELL + GAP) + CELL // 2), text, "black", font, anchor="lm")
+        draw.text((2 * GAP, GAP + row * (CELL + GAP) + CELL // 2), text, "black", font, anchor="lm", spacing=1)
     for row, (label, _) in enumerate(rows):
-        for column, i in enumerate((images.labels == label).nonzero().flatten()[:per_class].tolist()):
+        for column, i in enumerate(_sample(images, label, per_class)):
             sheet.paste(_thumbnail(images.pixels[i]), (indent + column * (CELL + GAP), GAP + row * (CELL + GAP)))
-    with written(path) as aside:
+    with output(path) as aside:
         sheet.save(aside)
+
+
+def _check_sheet(path: Path, inputs: Sequence[Path] = ()) -> None:
+    if path.suffix.lower() != ".png":
+        raise InputError(f"path: expected a file ending in .png, got {path}")
+    check_output(path, inputs)
+    if path.parent.is_dir():
+        check_writable(path.parent, path)
+
+
+def _sample(images: Images, label: int, count: int) -> list[int]:
+    """Some images of a class, drawn from all of it, the same at every call."""
+    members = (images.labels == label).nonzero().flatten()
+    drawn = torch.randperm(len(members), generator=torch.Generator().manual_seed(0))[:count]
+    return members[drawn.sort().values].tolist()
+
+
+def _folded(text: str, font: ImageFont.FreeTypeFont) -> str:
+    """A text in lines that are not too wide; the middle of one that is too long for them is left out."""
+    lines, start = [], 0
+    while start < len(text):
+        stop = start + 1
+        while stop < len(text) and font.getlength(text[start : stop + 1]) <= MOST_INDENT:
+            stop += 1
+        lines.append(text[start:stop])
+        start = stop
+    if len(lines) <= LINES:
+        return "\n".join(lines)
+    half = min(map(len, lines[:-1])) * LINES // 2 - 2
+    return _folded(f"{text[:half]} … {text[-half:]}", font)
 
 
 def show_data(
@@ -210,7 +450,8 @@ def show_data(
     Args:
         data: a name or a path, as `load` takes it.
         imperfect: specs, as `make_imperfect` takes them.
-        sheet: where the contact sheet of the train images goes; None: NAME-sheet.png in the current folder.
+        sheet: where the contact sheet of the train images goes; None: NAME-sheet.png in the current folder. A file
+            there that this program did not write, or that is one of the images, is not replaced.
         size: as for `load`.
         data_dir: as for `load`.
         download: as for `load`.
@@ -222,18 +463,39 @@ def show_data(
     Raises:
         InputError: for data, specs or a path that are at fault.
     """
-    splits = make_imperfect(load(data, size=size, data_dir=data_dir, download=download, seed=seed), imperfect, seed)
-    inspection = inspect_images(splits)
-    console = Console()
+    path = Path(sheet) if sheet else Path(f"{_stem(data)}-sheet.png")
+    _refuse_sheet(path, source_files(data, data_dir), named=sheet is not None)
+    given: dict[str, Any] = {"size": size, "data_dir": data_dir, "download": download}
+    images: Splits | Images
+    try:
+        images = make_imperfect(load(data, **given, seed=seed), imperfect, seed)
+    except Undivided:  # one image a class: none to be judged by, but all of them can be looked at
+        if imperfect:
+            raise
+        images = load_all(data, **given).images
+    inspection = inspect_images(images)
+    console = make_console()
     print_inspection(inspection, console)
-    path = Path(sheet or f"{inspection.name.replace(':', '-').replace('/', '-')}-sheet.png")
-    contact_sheet(splits.train, path)
-    console.print(f"contact sheet: {path}", markup=False, highlight=False, soft_wrap=True)
+    contact_sheet(images.train if isinstance(images, Splits) else images, path)
+    console.print(Text(f"contact sheet: {printable(path)}"), soft_wrap=True)
     return inspection
 
 
-def _name(images: Images, split: str, index: int) -> str:
-    return images.paths[index] if images.paths else f"{split}[{index}]"
+def _stem(data: str) -> str:
+    """What the contact sheet of data is called after."""
+    path = Path(data).expanduser()
+    name = path.resolve().name if path.exists() else data
+    if name.startswith("hf:"):
+        name = f"hf-{Path(name).name}"
+    return "".join(c if c.isprintable() and c not in "/\\:" else "-" for c in name)[:80] or "data"
+
+
+def _refuse_sheet(path: Path, inputs: Sequence[Path], named: bool) -> None:
+    """Refuse a place for the contact sheet that is taken, and say how to choose another."""
+    try:
+        _check_sheet(path, inputs)
+    except InputError as error:
+        raise InputError(f"{error}" if named else f"{error} (--sheet FILE.png names the contact sheet)") from error
 
 
 def _told_rows(inspection: Inspection) -> list[tuple[str, ...]]:
@@ -252,16 +514,31 @@ def _several(names: Sequence[str]) -> str:
     return ", ".join(names[:EXAMPLES]) + more if names else "none"
 
 
-def _groups(groups: Sequence[tuple[str, ...]]) -> str:
+def _groups(groups: Sequence[Alike]) -> str:
     if not groups:
         return "none"
-    return f"{len(groups):,} images occur more than once: {_several([' = '.join(group[:3]) for group in groups])}"
+    return f"{len(groups):,} images occur more than once: {_several([_members(group, ' = ') for group in groups])}"
+
+
+def _members(group: Alike, sign: str) -> str:
+    """The first few of a group, each with its class and split where these differ."""
+    named = []
+    for name, label, split in list(zip(group.names, group.labels, group.splits, strict=True))[:3]:
+        about = [label or "unlabelled"] if group.conflict else []
+        about += [split] if group.leak and not name.startswith(split) else []
+        named.append(f"{name} ({', '.join(about)})" if about else name)
+    more = f" and {len(group.names) - 3:,} more" if len(group.names) > 3 else ""
+    return sign.join(named) + more
+
+
+def _picture(pixels: UInt8[np.ndarray, "channels height width"]) -> Image.Image:
+    array = pixels.transpose(1, 2, 0)
+    return Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array)
 
 
 def _thumbnail(pixels: Tensor) -> Image.Image:
     """One image in a cell: small ones enlarged without smoothing, by a whole factor."""
-    array = pixels.permute(1, 2, 0).numpy()
-    image = Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array)
+    image = _picture(pixels.numpy())
     longest = max(image.size)
     if longest > CELL:
         image.thumbnail((CELL, CELL))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,15 +11,13 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow
-import pyarrow.csv
-import pyarrow.parquet
 import torch
 from jaxtyping import Float, Int64, Shaped, UInt8
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from counterpoise.data.folders import TABLES
-from counterpoise.data.sources import KNOWN, load
+from counterpoise.data.sources import KNOWN, as_path, load
+from counterpoise.data.tables import TABLES, read_columns
 from counterpoise.errors import InputError, unknown
 from counterpoise.ops.checks import check_finite, check_number
 
@@ -95,7 +95,7 @@ class TargetSplits(NamedTuple):
     test: Targets
 
 
-def load_targets(data: str, seed: int = 0) -> TargetSplits:
+def load_targets(data: str | Path, seed: int = 0) -> TargetSplits:
     """Data for regression by name or path.
 
     - `rotations`: images of one class, each turned by an angle from 0 to 90 degrees, which is the target, in whole
@@ -117,11 +117,13 @@ def load_targets(data: str, seed: int = 0) -> TargetSplits:
     >>> train.inputs.shape[1:], len(test), train.unit, float(train.targets.max())
     (torch.Size([1, 28, 28]), 2050, 'degrees', 90.0)
     """
-    kind, *texts = data.split(":")
+    kind, *texts = str(data).split(":")
     if kind not in NAMES:
-        path = Path(data).expanduser()
-        if path.suffix not in TABLES:
-            raise unknown("data", data, [*NAMES, "a .csv or .parquet table"])
+        path = as_path("data", data)
+        if path.suffix.lower() not in TABLES:
+            raise unknown("data", str(data), [*NAMES, "a .csv or .parquet table"])
+        if not path.is_file():
+            raise InputError(f"data: no such file: {path}")
         return _table(path, seed)
     options = {}
     for text in texts:
@@ -187,27 +189,40 @@ def _diabetes(seed: int) -> TargetSplits:
 
 
 def _table(path: Path, seed: int) -> TargetSplits:
-    try:
-        reader = pyarrow.csv.read_csv if path.suffix == ".csv" else pyarrow.parquet.read_table
-        table = reader(path)
-    except (OSError, pyarrow.ArrowException) as error:
-        raise InputError(f"{path}: cannot be read as a table: {' '.join(str(error).split())[:200]}") from error
-    if "target" not in table.column_names:
-        raise InputError(f"{path}: expected a column 'target', got {', '.join(table.column_names)}")
-    columns = {}
-    for name in table.column_names:
-        kind = table.schema.field(name).type
-        if not (pyarrow.types.is_integer(kind) or pyarrow.types.is_floating(kind)):
-            raise InputError(f"{path}: column '{name}': expected numbers, got {kind}")
-        columns[name] = table[name].cast(pyarrow.float64()).to_numpy(zero_copy_only=False)
+    columns = _numbers(path)
     targets = columns.pop("target")
     if not columns:
         raise InputError(f"{path}: expected a column of numbers besides 'target'")
     rows = np.stack([*columns.values()], 1)
-    whole = np.isfinite(rows).all(1) & np.isfinite(targets)
-    notes = () if whole.all() else (f"{(~whole).sum()} rows with an empty place are left out",)
-    given, goal = (torch.from_numpy(x[whole]).float() for x in (rows, targets))
+    empty = np.isnan(rows).any(1) | np.isnan(targets)
+    endless = (np.isinf(rows).any(1) | np.isinf(targets)) & ~empty
+    said = {"an empty place": empty.sum(), "an infinite number": endless.sum()}
+    notes = tuple(f"{count} rows with {what} are left out" for what, count in said.items() if count)
+    for note in notes:
+        warnings.warn(f"{path}: {note}")
+    given, goal = (torch.from_numpy(x[~empty & ~endless]).float() for x in (rows, targets))
     return _divided(given, goal, path.name, notes, seed)
+
+
+def _numbers(path: Path) -> dict[str, np.ndarray]:
+    """The columns of a table of numbers, by their names.
+
+    Raises:
+        InputError: for a column of anything else, two of one name, or none called target.
+    """
+    table = read_columns(path)
+    names = [name.strip() for name in table.column_names]
+    if "target" not in names:
+        raise InputError(f"{path}: expected a column 'target', got {', '.join(names)}")
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise InputError(f"{path}: has more than one column '{twice[0]}'; rename or remove all but one")
+    for name, kind in zip(names, table.schema.types, strict=True):
+        if not (pyarrow.types.is_integer(kind) or pyarrow.types.is_floating(kind)):
+            raise InputError(f"{path}: column '{name}': expected numbers, got {kind}")
+    return {
+        name: column.cast(pyarrow.float64(), safe=False).to_numpy()
+        for name, column in zip(names, table.columns, strict=True)
+    }
 
 
 def _divided(
