@@ -151,5 +151,21 @@ def test_what_is_no_query_is_refused_by_name():
             Composed(**given, **{**right, **wrong})
     with pytest.raises(InputError, match="gallery: expected at least 1 image to find, got an empty one"):
         check_answers(torch.tensor([0]), torch.tensor([0]), 0)
+    small = Composed(**given, **{**right, "answers": torch.tensor([1, 0], dtype=torch.uint8)})
+    assert small.answers.dtype == torch.int64
+    for call, message in (
+        (
+            lambda: check_answers(torch.tensor([1]), torch.tensor([0]), 1.5),
+            "items: expected a whole number of at least 0",
+        ),
+        (lambda: check_answers(torch.tensor([1]), torch.tensor([0.0]), 2), "references: expected integers"),
+        (lambda: read("the same letter"), "texts: expected a list of texts, got 'the same letter'"),
+        (lambda: read([3]), r"texts: expected a list of texts, got \[3\]"),
+        (lambda: compose(plain, 0.5), "seed: expected a whole number"),
+        (lambda: compose(plain, 0, "grave"), "words: expected several words, got the text 'grave'"),
+        (lambda: compose(plain, 0, ["gravy"]), "word 'gravy' is not known; did you mean 'grave'"),
+    ):
+        with pytest.raises(InputError, match=message):
+            call()
     with pytest.raises(InputError, match="classes: expected Unicode names of characters, as glyphs have, got 'cat'"):
         compose(Images(plain.pixels, plain.labels, ("cat", "dog"), "pets"))  # CAT is a character

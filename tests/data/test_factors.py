@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from counterpoise.data import load
-from counterpoise.data.factors import LAYOUTS
+from counterpoise.data.factors import LAYOUTS, make_factors
+from counterpoise.data.images import Images, Splits
 from counterpoise.errors import InputError
 
 
@@ -89,3 +90,24 @@ def test_factors_follow_their_images(made):
 def test_an_unknown_layout_is_refused():
     with pytest.raises(InputError, match=r"layout of factors 'tnt'.*tint"):
         load("factors:tnt")
+
+
+@pytest.mark.usefixtures("plain_shapes")
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_other_sprites_and_seeds_are_refused_by_name(layout):
+    right = Splits(*(images.subset(torch.arange(5)) for images in load("mnist")))
+    grey, none = torch.zeros(5, 1, 32, 32, dtype=torch.uint8), torch.full((5,), -1)
+    wrong = (
+        right.train.with_channels(3),
+        right.train.subset(torch.arange(0)),
+        Images(grey, right.train.labels, right.train.classes, "large"),
+        Images(right.train.pixels, none, right.train.classes, "unlabelled"),
+    )
+    for images in wrong:
+        with pytest.raises(InputError, match=r"digits: test: expected labelled images of shape \[images, 1, 28, 28\]"):
+            make_factors(layout, right, right._replace(test=images))
+        with pytest.raises(InputError, match="garments: train: expected labelled images"):
+            make_factors(layout, right._replace(train=images), right)
+    for seed in (1.5, float("nan"), "0", 2**62):
+        with pytest.raises(InputError, match="seed: expected a whole number"):
+            make_factors(layout, right, right, seed)

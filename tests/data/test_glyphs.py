@@ -15,7 +15,7 @@ import torch
 
 from counterpoise import cli
 from counterpoise.data import Glyphs, Splits, attributes_of, draw_glyphs, glyphs, inspect_images, load
-from counterpoise.data.glyphs import ALIKE, FACES, SPLITS, Attributes
+from counterpoise.data.glyphs import ALIKE, FACES, SPLITS, Attributes, load_glyphs
 from counterpoise.errors import InputError
 
 ROOT = Path(__file__).parents[2]
@@ -298,7 +298,12 @@ def test_the_seed_decides_what_is_held_out(drawn, split):
             r"expected classes=N with N from 2 to 5067, the characters it has, got 'glyphs:classes=1'",
         ),
         ("glyphs:classes=9999", "with N from 2 to 5067"),
-        ("glyphs:classes=many", "with N from 2 to 5067"),
+        *(
+            (f"glyphs:classes={wrong}", "with N from 2 to 5067")
+            for wrong in ("many", "1.5", "0", "-3", "nan", "²", "9" * 5000)
+        ),
+        ("glyphs:split=face:split=face", "split is given twice"),
+        ("glyphs::", "expected glyphs:name=value"),
         ("glyphs:script=nko:split=script", "too few scripts"),
         ("glyphs:script=hiragana", "too few characters"),
         ("glyhps", "'glyhps' is not known; did you mean 'glyphs'"),
@@ -314,8 +319,16 @@ def test_other_sizes_are_drawn_not_resized(few):
     assert small.images.pixels.shape[1:] == (1, 8, 8)
     assert large.images.pixels.shape[1:] == (1, 65, 65)
     assert large.images.pixels.amax() > 250
-    with pytest.raises(InputError, match="size: expected a number of at least 8, got 7"):
-        draw_glyphs(7)
+
+
+@pytest.mark.usefixtures("plain_shapes")
+def test_numbers_are_refused_by_name():
+    for size in (7, 0, 8.5, float("nan"), "28", True):
+        with pytest.raises(InputError, match="size: expected a whole number of at least 8, got "):
+            draw_glyphs(size)
+    for seed in (1.5, float("nan"), "0", 2**63):
+        with pytest.raises(InputError, match="seed: expected a whole number"):
+            load_glyphs("glyphs:script=greek", seed=seed)
 
 
 def stored(folder: Path) -> Path:

@@ -1,12 +1,32 @@
 """Imperfections: exact figures, their limits, what they leave alone, and what they refuse."""
 
+import math
+
 import pytest
 import scipy.ndimage
 import torch
 from torchvision.transforms.v2 import functional
 
 from counterpoise.data.images import Images, Splits
-from counterpoise.data.imperfect import IMPERFECTIONS, colour, make_imperfect, parse_spec, rotate
+from counterpoise.data.imperfect import (
+    IMPERFECTIONS,
+    asymmetric_label_noise,
+    blur,
+    colour,
+    fewer,
+    label_noise,
+    linear_tail,
+    long_tail,
+    make_imperfect,
+    noise,
+    parse_spec,
+    random_tail,
+    rotate,
+    rotation,
+    tint,
+    unknown_classes,
+    unlabelled,
+)
 from counterpoise.errors import InputError
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -255,11 +275,54 @@ def test_specs_apply_in_order_and_draw_independently():
         ("test:long-tail=10", "long-tail applies to train, got 'test'"),
         ("val:noise=0.1", "noise applies to test or train, got 'val'"),
         ("", "imperfection '' is not known"),
+        ("long-tail= ", "expected long-tail=VALUE"),
+        ("long-tail=1e400", "expected a number of at least 1, got inf"),
+        ("rotation=1e400", "of at most 180, got inf"),
+        ("noise=0.1=2", "expected noise=VALUE"),
+        (":noise=0.1", "noise applies to test or train, got ''"),
+        ("unknown=inf", "of at least 1, got inf"),
+        (3, "imperfection 3: expected a text such as 'long-tail=100'"),
+        (None, "imperfection None: expected a text"),
     ],
 )
+@pytest.mark.usefixtures("plain_shapes")
 def test_specs_that_are_refused(spec, message):
     with pytest.raises(InputError, match=message):
         make_imperfect(SPLITS, [spec], 0)
+
+
+@pytest.mark.usefixtures("plain_shapes")
+@pytest.mark.parametrize(
+    ("function", "name", "wrong"),
+    [
+        *((f, "ratio", (0.5, 0, -1, math.nan, math.inf, "2")) for f in (long_tail, random_tail, linear_tail)),
+        *((f, "share", (-0.5, 2, math.nan, "0.1")) for f in (fewer, label_noise, asymmetric_label_noise, unlabelled)),
+        (unknown_classes, "count", (0, -1, 1.5, math.nan, "2")),
+        (rotation, "degrees", (-3, 181, math.nan, "3")),
+        (tint, "strength", (-1, 2, math.nan, True)),
+        (blur, "sigma", (-1, 101, math.nan, "1")),
+        (noise, "deviation", (-1, 2, math.nan, "0.1")),
+    ],
+)
+def test_the_functions_refuse_what_their_specs_refuse(function, name, wrong):
+    for value in wrong:
+        with pytest.raises(InputError, match=f"^{name}: expected a "):
+            function(SPLITS.train, value, torch.Generator())
+
+
+@pytest.mark.usefixtures("plain_shapes")
+def test_specs_are_a_list_and_a_seed_is_a_whole_number():
+    with pytest.raises(InputError, match=r"specs: expected a list of specs, got the text 'noise=0\.1'"):
+        make_imperfect(SPLITS, "noise=0.1", 0)
+    for seed in (1.5, float("nan"), "0", None):
+        with pytest.raises(InputError, match="seed: expected a whole number"):
+            make_imperfect(SPLITS, [], seed)
+
+
+@pytest.mark.parametrize("sigma", ["1e-300", "1e-46", "0.0009"])
+def test_a_blur_too_narrow_to_be_a_number_changes_nothing(sigma):
+    """It made every image black."""
+    assert torch.equal(make_imperfect(SPLITS, [f"blur={sigma}"], 0).test.pixels, SPLITS.test.pixels)
 
 
 def test_a_spec_given_twice():

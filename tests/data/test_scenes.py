@@ -16,11 +16,13 @@ from counterpoise.data.scenes import (
     PREDICATES,
     VISIBLE,
     Scenes,
+    box_of,
     collate,
     find_relations,
     scenes,
 )
 from counterpoise.errors import InputError, MissingExtra
+from counterpoise.measure.ap_pool import Detections, ap_fixed, read_truth
 
 COUNT = 60
 
@@ -179,9 +181,21 @@ def test_other_sprites_and_sizes():
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"count": 0}, "count: expected a number of at least 1"),
-        ({"size": 16}, "size: expected a number of at least 32"),
-        ({"least": 4, "most": 3}, "most: expected a number of at least 4"),
+        ({"count": 0}, "count: expected a whole number of at least 1"),
+        ({"count": 2.5}, "count: expected a whole number of at least 1, got 2.5"),
+        ({"count": "3"}, "count: expected a whole number of at least 1, got '3'"),
+        ({"size": 16}, "size: expected a whole number of at least 32"),
+        ({"size": float("nan")}, "size: expected a whole number of at least 32, got nan"),
+        ({"least": 0}, "least: expected a whole number of at least 1, got 0"),
+        ({"least": 1.5}, "least: expected a whole number of at least 1, got 1.5"),
+        ({"least": 4, "most": 3}, "most: expected a whole number of at least 4"),
+        ({"most": True}, "most: expected a whole number of at least 3, got True"),
+        ({"seed": -1}, "seed: expected a whole number of at least 0 and of at most"),
+        ({"seed": 2**62}, "seed: expected a whole number of at least 0 and of at most"),
+        ({"seed": 0.5}, "seed: expected a whole number of at least 0"),
+        ({"held_out": float("nan")}, "held_out: expected a number of at least 0 and of at most 0.875, got nan"),
+        ({"held_out": "0.5"}, "held_out: expected a number of at least 0 and of at most 0.875, got '0.5'"),
+        ({"domain": 3}, "domain '3' is not known"),
         ({"domain": "nigth"}, "domain 'nigth' is not known; did you mean 'night'"),
         ({"split": "tset"}, "split 'tset' is not known"),
         ({"held_out": 1.0}, "held_out: expected a number of at least 0 and of at most 0.875"),
@@ -213,6 +227,91 @@ def test_coco_s_own_reader_finds_masks_boxes_and_classes(tmp_path):
         told = {(numbers.index(s), PREDICATES.index(p), numbers.index(o)) for s, p, o in info["relations"]}
         assert told == {tuple(row) for row in scene.relations.tolist()}
     assert json.loads(path.read_text())["categories"][0] == {"id": 1, "name": "T-shirt/top"}
+
+
+def contents(folder):
+    """The files that a user sees, and what is in them."""
+    files = (path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".counterpoise"))
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+def test_our_own_reader_finds_what_was_written(tmp_path):
+    path = scenes(str(tmp_path), count=4, seed=2)
+    made = Scenes(4, seed=2)
+    for masks in (False, True):
+        truth = read_truth(path, masks=masks)
+        assert len(truth) == sum(len(made[i].labels) for i in range(4))
+        found = Detections(truth.images, truth.labels, np.ones(len(truth)), truth.boxes, truth.masks)
+        assert ap_fixed(found, truth).value == pytest.approx(1, abs=1e-12)
+
+
+def test_a_later_call_leaves_no_image_of_an_earlier_one(tmp_path):
+    for count, seed, folder in ((5, 0, "out"), (2, 1, "out"), (2, 1, "fresh")):
+        scenes(str(tmp_path / folder), count=count, seed=seed)
+    found = contents(tmp_path / "out")
+    assert found == contents(tmp_path / "fresh")
+    listed = [image["file_name"] for image in json.loads(found["annotations.json"])["images"]]
+    assert sorted(found) == ["annotations.json", *listed]
+
+
+def test_a_folder_that_holds_what_a_user_made_is_refused_and_left_as_it_was(tmp_path):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "000001.png").write_bytes(b"a user's own")
+    before = contents(tmp_path)
+    with pytest.raises(InputError, match=r"holds what counterpoise did not write \(images\)"):
+        scenes(str(tmp_path), count=2)
+    assert contents(tmp_path) == before
+    assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("name", ["images/000001.png", "images/000004.png", "annotations.json"])
+def test_what_a_user_changed_or_added_under_a_name_of_ours_is_refused_and_left(tmp_path, name):
+    """000004 is one that no call has written, and that the second call would not write either."""
+    scenes(str(tmp_path), count=3)
+    (tmp_path / name).write_bytes(b"a user's own")
+    before = contents(tmp_path)
+    with pytest.raises(InputError, match=rf"{name}: was not written by counterpoise or was changed since"):
+        scenes(str(tmp_path), count=3, seed=1)
+    assert contents(tmp_path) == before
+
+
+def test_other_files_in_our_folder_are_left(tmp_path):
+    scenes(str(tmp_path), count=3)
+    mine = {"notes.txt": b"read", "images/cat.png": b"a cat"}
+    for name, content in mine.items():
+        (tmp_path / name).write_bytes(content)
+    scenes(str(tmp_path), count=1)
+    assert {name: content for name, content in contents(tmp_path).items() if name in mine} == mine
+
+
+@pytest.mark.parametrize("again", [0, 1])
+def test_a_call_that_was_stopped_is_begun_again_and_its_images_are_never_those_of_other_annotations(
+    tmp_path, monkeypatch, again
+):
+    scenes(str(tmp_path), count=4, seed=again)
+
+    def stop(self, index):
+        if index == 2:
+            raise KeyboardInterrupt
+        return whole(self, index)
+
+    whole = Scenes.__getitem__
+    monkeypatch.setattr(Scenes, "__getitem__", stop)
+    with pytest.raises(KeyboardInterrupt):
+        scenes(str(tmp_path), count=4, seed=1)
+    monkeypatch.undo()
+    assert sorted(contents(tmp_path)) == ["images/000000.png", "images/000001.png"]
+    scenes(str(tmp_path), count=4, seed=1)
+    scenes(str(tmp_path / "fresh"), count=4, seed=1)
+    fresh = contents(tmp_path / "fresh")
+    assert {name: content for name, content in contents(tmp_path).items() if not name.startswith("fresh")} == fresh
+
+
+def test_nothing_is_collated_from_no_scenes_and_boxed_in_an_empty_mask():
+    with pytest.raises(InputError, match="scenes: expected at least one"):
+        collate([])
+    with pytest.raises(InputError, match="mask: expected at least one pixel"):
+        box_of(np.zeros((2, 2), dtype=bool))
 
 
 def test_without_pycocotools_its_extra_is_named(tmp_path, monkeypatch):

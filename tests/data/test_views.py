@@ -297,7 +297,16 @@ def test_wrong_images_are_refused_by_name(apply, images, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"size": 1}, "size: expected a number of at least 2, got 1"),
+        ({"size": 1}, "size: expected a whole number of at least 2, got 1"),
+        ({"size": 8.5}, "size: expected a whole number of at least 2, got 8.5"),
+        ({"size": "32"}, "size: expected a whole number of at least 2, got '32'"),
+        ({"crop": 0.5}, "crop: expected two shares 0 < low <= high <= 1, got 0.5"),
+        ({"crop": (0.5,)}, "crop: expected two shares"),
+        ({"crop": ("0.2", "1")}, "crop: expected two shares"),
+        ({"crop": (float("nan"), 1.0)}, "crop: expected two shares"),
+        ({"ratio": 1.0}, "ratio: expected two numbers 0 < low <= high, got 1.0"),
+        ({"ratio": (1.0, float("inf"))}, "ratio: expected two numbers"),
+        ({"flip": "0.5"}, "flip: expected a number of at least 0 and of at most 1, got '0.5'"),
         ({"crop": (0.0, 1.0)}, r"crop: expected two shares 0 < low <= high <= 1, got \(0.0, 1.0\)"),
         ({"crop": (0.9, 0.5)}, "crop: "),
         ({"crop": (0.5, 1.1)}, "crop: "),
@@ -310,11 +319,79 @@ def test_wrong_images_are_refused_by_name(apply, images, message):
         ({"blur": -1.0}, "blur: "),
     ],
 )
+@pytest.mark.usefixtures("plain_shapes")
 def test_wrong_options_are_refused_by_name(options, message):
     with pytest.raises(InputError, match=message):
         Views(**({"size": 32} | options))
 
 
-def test_to_float_refuses_no_pixels():
-    with pytest.raises(InputError, match="size: expected a number of at least 1, got 0"):
-        to_float(COLOUR, 0)
+@pytest.mark.usefixtures("plain_shapes")
+@pytest.mark.parametrize(
+    ("steps", "message"),
+    [
+        ("crop,crop=0.5", "augmentations: crop is given twice in 'crop,crop=0.5'"),
+        ("crop=nan", "crop: expected two shares 0 < low <= high <= 1"),
+        ("crop=1e400", "crop: expected two shares"),
+        ("crop=0", "crop: expected two shares"),
+        ("crop= ", "augmentations: expected a number for crop, got ''"),
+        ("flip=0.5=2", "augmentations: expected a number for flip, got '0.5=2'"),
+        ("jitter=-1", "jitter: expected a number of at least 0 and of at most 2, got -1"),
+        ("blur=nan", "blur: expected a number of at least 0 and of at most 1, got nan"),
+        ("", "step of the views '' is not known"),
+        (3, "augmentations: expected a text such as 'crop=0.6,blur', got 3"),
+        (["crop"], "augmentations: expected a text"),
+    ],
+)
+def test_wrong_steps_are_refused_by_name(steps, message):
+    with pytest.raises(InputError, match=message):
+        Views.of(32, steps)
+
+
+@pytest.mark.usefixtures("plain_shapes")
+@pytest.mark.parametrize("size", [0, -1, 2.5, float("nan"), "8", True])
+def test_to_float_refuses_what_is_no_size(size):
+    with pytest.raises(InputError, match="size: expected a whole number of at least 1, got "):
+        to_float(COLOUR, size)
+
+
+TWO = UNIT[:2]
+WHOLE = torch.tensor([[0, 0], [0, 0], [32, 32], [32, 32]])
+
+
+@pytest.mark.usefixtures("plain_shapes")
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: random_boxes(TWO, (float("nan"), 1.0), (1.0, 1.0)), "crop: expected two shares"),
+        (lambda: random_boxes(TWO, (1.0, 0.2), (1.0, 1.0)), "crop: expected two shares"),
+        (lambda: random_boxes(TWO, (0.2, 1.0), (0.0, 1.0)), "ratio: expected two numbers"),
+        (
+            lambda: crop_resize(TWO, WHOLE, torch.tensor([False, True]), 0),
+            "size: expected a whole number of at least 1",
+        ),
+        (lambda: crop_resize(TWO, WHOLE, torch.tensor([False, True]), 2.5), "size: expected a whole number"),
+        (
+            lambda: crop_resize(TWO, WHOLE + 1, torch.tensor([False, True]), 8),
+            r"box: expected top, left, height and width inside of 32 x 32, got \[1, 1, 33, 33\]",
+        ),
+        (lambda: crop_resize(TWO, 0 * WHOLE, torch.tensor([False, True]), 8), r"box: .*, got \[0, 0, 0, 0\]"),
+        (
+            lambda: adjust_brightness(TWO, torch.tensor([1.0, -1.0])),
+            "factor: expected finite numbers of at least 0, got",
+        ),
+        (lambda: adjust_contrast(TWO, torch.tensor([1.0, torch.nan])), "factor: expected finite numbers .*, got nan"),
+        (lambda: adjust_saturation(TWO, torch.tensor([torch.inf, 1.0])), "factor: expected finite numbers .*, got inf"),
+        (lambda: adjust_hue(TWO, torch.tensor([0.0, torch.nan])), "turn: expected finite numbers, got nan"),
+        (
+            lambda: gaussian_blur(TWO, torch.tensor([1.0, -1.0]), 2),
+            "sigma: expected finite numbers of at least 0, got -1",
+        ),
+        (lambda: gaussian_blur(TWO, torch.ones(2), 32), "radius: expected a whole number .* of at most 31, got 32"),
+        (lambda: gaussian_blur(TWO, torch.ones(2), -1), "radius: expected a whole number of at least 0"),
+        (lambda: gaussian_blur(TWO, torch.ones(2), 1.5), "radius: expected a whole number of at least 0"),
+        (lambda: luma(TWO[:, :2]), "x: expected 1 or 3 channels, got 2"),
+    ],
+)
+def test_steps_refuse_numbers_that_would_give_nan(call, message):
+    with pytest.raises(InputError, match=message):
+        call()

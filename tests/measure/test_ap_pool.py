@@ -17,12 +17,14 @@ from counterpoise.errors import InputError, MissingExtra
 from counterpoise.measure import ap_pool as module
 from counterpoise.measure.ap_pool import (
     THRESHOLDS,
+    Calibration,
     Detections,
     LargeVocabularyAP,
     Truth,
     ap_fixed,
     ap_image_cap,
     ap_pool,
+    box_iou,
     calibrate,
     calibration_errors,
     expected_calibration_error,
@@ -36,6 +38,7 @@ from counterpoise.measure.ap_pool import (
     precision_at_recalls,
     read_detections,
     read_truth,
+    simulate,
     study,
 )
 
@@ -795,7 +798,7 @@ def broken(part, change):
         (
             "truth",
             lambda c: c["annotations"][3].update(category_id="cat"),
-            r"expected an integer as category_id, got 'cat'",
+            r"expected an integer of at most 64 bits as category_id, got 'cat'",
         ),
         ("truth", lambda c: c["annotations"].append(7), r"annotations\[60\]: expected an object, got 7"),
         ("truth", lambda c: c["images"][2].pop("neg_category_ids"), r"images\[2\]: has no neg_category_ids"),
@@ -809,7 +812,11 @@ def broken(part, change):
         ("found", lambda c: c[5].update(bbox=[1, 2, -3, 4]), r"\[5\]: expected left, top, width and height as bbox"),
         ("found", lambda c: c[5].update(bbox=[1, 2, "3", 4]), r"\[5\]: expected left, top, width and height as bbox"),
         ("found", lambda c: c[5].update(category_id=99), r"category_id 99 is not in the annotations' categories"),
-        ("found", lambda c: c[5].update(image_id=True), r"\[5\]: expected an integer as image_id, got True"),
+        (
+            "found",
+            lambda c: c[5].update(image_id=True),
+            r"\[5\]: expected an integer of at most 64 bits as image_id, got True",
+        ),
     ],
 )
 def test_a_faulty_entry_is_named(files, part, change, message):
@@ -866,15 +873,17 @@ def test_masks_of_another_size_are_refused(files):
     content, found = masks_json(0)
     for image in content["images"]:
         image["height"] = 100
-    paths = files(content, found)
-    truth = read_truth(paths[0], masks=True)
-    with pytest.raises(InputError, match=r"masks: expected those of an image to be of one size, got \[200, 200\]"):
-        ap_fixed(read_detections(paths[1], truth, masks=True), truth)
+    with pytest.raises(InputError, match=r"has the size \[200, 200\], its image \[100, 200\]"):
+        read_truth(files(content, found)[0], masks=True)
+    small, large = ({"size": [side, side], "counts": counts} for side, counts in ((5, "02g0"), (6, "02R1")))
+    with pytest.raises(InputError, match=r"masks: expected those of an image to be of one size, got \[6, 6\]"):
+        ap_fixed(Detections(ROW, ROW, HALF, masks=[large]), Truth(ROW, ROW, masks=[small]))
 
 
 ROW = np.array([1])
 BOX = np.array([[0.0, 0.0, 5.0, 5.0]])
 HALF = np.array([0.5])
+RLE = {"size": [5, 5], "counts": "02g0"}
 ONE, OBJECT = Detections(ROW, ROW, HALF, BOX), Truth(ROW, ROW, BOX)
 ENTRY = {"boxes": torch.zeros(1, 4), "labels": torch.ones(1, dtype=torch.long), "scores": torch.zeros(1)}
 
@@ -891,8 +900,8 @@ def update(metric, pred=None, true=None):
         (lambda: Detections(ROW, ROW, np.array([-0.5]), BOX), "scores: expected numbers from 0 to 1, got -0.5"),
         (lambda: Detections(ROW, ROW, np.array([np.nan]), BOX), "scores: 1 of 1 numbers are NaN"),
         (lambda: Detections(ROW, ROW, np.array([0.1, 0.2]), BOX), r"scores: expected shape \[1\], got \[2\]"),
-        (lambda: Detections(ROW, HALF, HALF, BOX), "labels: expected integers, got torch.float64"),
-        (lambda: Detections(HALF, ROW, HALF, BOX), "images: expected integers, got torch.float64"),
+        (lambda: Detections(ROW, HALF, HALF, BOX), "labels: expected integers of at most 64 bits, got float64"),
+        (lambda: Detections(HALF, ROW, HALF, BOX), "images: expected integers of at most 64 bits, got float64"),
         (lambda: Detections(ROW, ROW, HALF, BOX[:, :3]), r"boxes: expected shape \[1, 4\], got \[1, 3\]"),
         (lambda: Detections(ROW, ROW, HALF, -BOX), r"boxes: expected left, top, width and height, got .* in row 0"),
         (lambda: Detections(ROW, ROW, HALF, BOX + np.inf), "boxes: 4 of 4 numbers are NaN or infinite"),
@@ -900,7 +909,29 @@ def update(metric, pred=None, true=None):
         (lambda: Detections(ROW, ROW, HALF, BOX, [{}]), "boxes and masks: expected one of them"),
         (lambda: Detections(ROW, ROW, HALF, masks=[]), "masks: expected 1, got 0"),
         (lambda: Detections(ROW, ROW, HALF, BOX, ties=BOX), r"ties: expected shape \[1\], got \[1, 4\]"),
-        (lambda: Truth(ROW, np.array([1, 2]), BOX), "labels: expected one integer for each of the 1 rows"),
+        (lambda: Detections(ROW, ROW, HALF, masks=[None]), r"masks: expected a compressed RLE .* in row 0"),
+        (lambda: Detections(ROW, ROW, HALF, masks=[{"size": [5, 5], "counts": [25]}]), "masks: expected a compressed"),
+        (
+            lambda: Detections(ROW, ROW, HALF, 1e200 * BOX),
+            "boxes: expected left, top, width and height, got .* in row 0",
+        ),
+        (
+            lambda: Detections([2**64], [1], [0.5], BOX),
+            "images: expected integers of at most 64 bits, got object, as 1844",
+        ),
+        (lambda: Detections([2**63], [1], [0.5], BOX), "images: expected integers of at most 64 bits, got uint64"),
+        (lambda: Detections(1, 1, 0.5, BOX[0]), r"images: expected integers of shape \[1\], got \[\]"),
+        (lambda: Detections(ROW, [True], HALF, BOX), "labels: expected integers of at most 64 bits, got bool"),
+        (lambda: Detections(ROW, ["ash"], HALF, BOX), "labels: expected integers of at most 64 bits, got <U3, as"),
+        (lambda: Detections(ROW, ROW, ["0.5"], BOX), "scores: expected numbers, got <U3, as"),
+        (lambda: Detections(ROW, ROW, [10**400], BOX), "scores: expected numbers, got object, as 1000"),
+        (lambda: Detections(ROW, ROW, HALF, [[1, 2], [3]]), "boxes: expected numbers in rows of one length"),
+        (lambda: Truth(ROW, ROW, BOX, areas=[-1.0]), "areas: expected numbers of at least 0, got -1 in row 0"),
+        (lambda: Truth(ROW, ROW, BOX, classes=[0.5]), "classes: expected integers of at most 64 bits, got float64"),
+        (lambda: Truth(ROW, ROW, BOX, known_images=BOX), "known_images: expected integers of at most 64 bits"),
+        (lambda: Truth(ROW, ROW, BOX, groups={"r": ["ash"]}), "groups: r: expected integers of at most 64 bits"),
+        (lambda: Truth(ROW, ROW, BOX, groups={"r": 4}), "groups: r: expected integers of shape"),
+        (lambda: Truth(ROW, np.array([1, 2]), BOX), r"labels: expected integers of shape \[1\], got \[2\]"),
         (lambda: Truth(ROW, ROW, BOX, areas=BOX), r"areas: expected shape \[1\]"),
         (lambda: Truth(ROW, ROW, BOX, crowd=ROW), "crowd: expected 1 of true and false, got int64"),
         (
@@ -914,18 +945,53 @@ def update(metric, pred=None, true=None):
         ),
         (lambda: match(ONE, replace(OBJECT, known_images=ROW + 1)), "images: 1 in row 0 of the detections is not in"),
         (lambda: match(ONE, replace(OBJECT, classes=ROW + 1)), "labels: 1 in row 0 of the detections is not in"),
-        (lambda: match(Detections(ROW, ROW, HALF, masks=[{}]), OBJECT), "expected boxes in both or masks in both"),
+        (lambda: match(Detections(ROW, ROW, HALF, masks=[RLE]), OBJECT), "expected boxes in both or masks in both"),
         (lambda: match(ONE, OBJECT, np.array([0.0])), "thresholds: expected numbers above 0 and at most 1"),
         (lambda: match(ONE, OBJECT, np.array([])), r"thresholds: expected numbers above 0 and at most 1, got \[\]"),
-        (lambda: ap_fixed(ONE, OBJECT, 0), "dets_per_class: expected a number of at least 1, got 0"),
-        (lambda: ap_image_cap(ONE, OBJECT, 0), "max_dets: expected a number of at least 1, got 0"),
+        (
+            lambda: match(ONE, OBJECT, np.array([75.0])),
+            r"thresholds: expected numbers above 0 and at most 1, got \[75.0\]",
+        ),
+        (lambda: match(ONE, OBJECT, np.array([np.nan])), "thresholds: expected numbers above 0 and at most 1, got"),
+        (lambda: match(ONE, OBJECT, ["0.5"]), "thresholds: expected numbers above 0 and at most 1, got"),
+        (
+            lambda: match(ONE, OBJECT, area=(9, 1)),
+            "area: expected a smallest area of at least 0 and a largest one, got",
+        ),
+        (
+            lambda: match(ONE, OBJECT, area=(np.nan, 1)),
+            "area: expected a smallest area of at least 0 and a largest one",
+        ),
+        (lambda: match(ONE, OBJECT, area="all"), "area: expected a smallest area of at least 0 and a largest one"),
+        (lambda: ap_fixed(ONE, OBJECT, 2.5), "dets_per_class: expected a whole number of at least 1, got 2.5"),
+        (lambda: ap_pool(ONE, OBJECT, "all"), "dets_per_class: expected a whole number of at least 1, got 'all'"),
+        (lambda: ap_image_cap(ONE, OBJECT, np.nan), "max_dets: expected a whole number of at least 1, got nan"),
+        (lambda: calibrate(ONE, OBJECT, iou=np.nan), "iou: expected a number above 0 and of at most 1, got nan"),
+        (lambda: calibrate(ONE, OBJECT, method=3), "method '3' is not known"),
+        (lambda: Calibration({}, "kep"), "did you mean 'keep'"),
+        (lambda: frequency_groups({0: -1}), "counts: 0: expected a whole number of at least 0, got -1"),
+        (lambda: frequency_groups({0: 1.5}), "counts: 0: expected a whole number of at least 0, got 1.5"),
+        (lambda: precision_at_recalls(BOX > 0, BOX > 0, -1), "expected: expected a whole number of at least 0, got -1"),
+        (
+            lambda: precision_at_recalls(BOX > 0, BOX[0] > 0, 1),
+            r"expected one shape \[n, thresholds\], got \[1, 4\] and",
+        ),
+        (lambda: box_iou(BOX, BOX[:, :3], ROW > 0), r"others: expected shape \[1, 4\], got \[1, 3\]"),
+        (lambda: box_iou(-BOX, BOX, ROW > 0), "boxes: expected left, top, width and height"),
+        (lambda: simulate(0, BOX[:, :2], np.random.default_rng(0)), "images: expected a whole number of at least 1"),
+        (lambda: simulate(1, BOX, np.random.default_rng(0)), r"habits: expected shape \[1, 2\], got \[1, 4\]"),
+        (lambda: simulate(1, BOX[:, :2], np.random.default_rng(0), np.nan), "spread: expected a number that is finite"),
+        (lambda: study("simulated", -1), "seed: expected a whole number of at least 0, got -1"),
+        (lambda: study("simulated", 0, classes=2), "classes: expected a whole number of at least 3, got 2"),
+        (lambda: ap_fixed(ONE, OBJECT, 0), "dets_per_class: expected a whole number of at least 1, got 0"),
+        (lambda: ap_image_cap(ONE, OBJECT, 0), "max_dets: expected a whole number of at least 1, got 0"),
         (lambda: calibrate(ONE, OBJECT, "isotonc"), "did you mean 'isotonic'"),
         (lambda: calibrate(ONE, OBJECT, otherwise="zeroo"), "did you mean 'zero'"),
         (lambda: calibrate(ONE, OBJECT, iou=75), "iou: expected a number above 0 and of at most 1, got 75"),
         (lambda: expected_calibration_error(HALF[:0], ROW[:0] > 0), "scores: expected at least one, got none"),
-        (lambda: expected_calibration_error(HALF, ROW > 0, 0), "bins: expected a number of at least 1"),
+        (lambda: expected_calibration_error(HALF, ROW > 0, 0), "bins: expected a whole number of at least 1"),
         (lambda: study("simulatd", 0), "did you mean 'simulated'"),
-        (lambda: LargeVocabularyAP(max_dets=0), "max_dets: expected a number of at least 1"),
+        (lambda: LargeVocabularyAP(max_dets=0), "max_dets: expected a whole number of at least 1"),
         (lambda: LargeVocabularyAP(box_format="xyhw"), "did you mean 'xywh'"),
         (
             lambda: LargeVocabularyAP().update([ENTRY], []),
@@ -936,17 +1002,169 @@ def update(metric, pred=None, true=None):
             r"preds\[0\]: expected boxes of shape \[n, 4\]",
         ),
         (lambda: update(LargeVocabularyAP(), {"labels": torch.ones(1)}), r"preds\[0\]: labels: expected integers"),
-        (lambda: update(LargeVocabularyAP(), {"scores": torch.ones(2)}), "scores: expected 1 numbers for image 0"),
+        (
+            lambda: update(LargeVocabularyAP(), {"scores": torch.ones(2)}),
+            r"preds\[0\]: scores: expected 1 numbers, got",
+        ),
         (
             lambda: update(LargeVocabularyAP(), {}, {"iscrowd": torch.ones(2)}),
-            "iscrowd: expected 1 numbers for image 0",
+            r"target\[0\]: iscrowd: expected 1 numbers, got",
         ),
         (lambda: update(LargeVocabularyAP(), {}, {"negative": torch.ones(2)}), "negative: expected integers"),
+        (
+            lambda: LargeVocabularyAP(dets_per_class=0.5),
+            "dets_per_class: expected a whole number of at least 1, got 0.5",
+        ),
+        (lambda: LargeVocabularyAP(groups={"r": [0.5]}), "groups: r: expected integers"),
+        (
+            lambda: LargeVocabularyAP().update(ENTRY, [ENTRY]),
+            "preds: expected a list of a dictionary an image, got dict",
+        ),
     ],
 )
 def test_bad_input_is_refused_by_name(call, message):
     with pytest.raises(InputError, match=message):
         call()
+
+
+WRONG = torch.tensor
+FAULTS = [  # in the second image
+    ("preds", {"scores": WRONG([3.9])}, "scores: expected numbers from 0 to 1, got 3.9 in row 0"),
+    ("preds", {"scores": WRONG([-0.1])}, "scores: expected numbers from 0 to 1, got -0.1 in row 0"),
+    ("preds", {"scores": WRONG([torch.nan])}, "scores: expected numbers from 0 to 1, got nan in row 0"),
+    ("preds", {"scores": WRONG([])}, r"scores: expected 1 numbers, got shape \[0\]"),
+    ("preds", {"scores": [0.5]}, "scores: expected a tensor of numbers, got list"),
+    ("preds", {"scores": WRONG([0.5j])}, "scores: expected a tensor of numbers, got torch.complex64"),
+    ("preds", {"scores": None}, "scores: expected a tensor of numbers, got NoneType"),
+    ("preds", {"labels": WRONG([])}, "labels: expected 1 integers, got none"),
+    ("preds", {"labels": WRONG([2**53 + 1])}, "labels: expected integers from -9007199254740992 to 9007199254740992"),
+    ("preds", {"labels": WRONG([2**63], dtype=torch.uint64)}, "labels: expected integers"),
+    ("preds", {"boxes": WRONG([])}, "labels: expected one integer for each of the 0 rows"),
+    (
+        "preds",
+        {"boxes": WRONG([[1, 2, torch.nan, 4]])},
+        r"boxes: expected xyxy: left, .*, got \[1.0, 2.0, nan, 4.0\] in row",
+    ),
+    (
+        "target",
+        {"boxes": WRONG([[1, 2, torch.inf, 4]])},
+        "boxes: expected xyxy: left, top, right and bottom, with right",
+    ),
+    (
+        "target",
+        {"boxes": WRONG([[3.0, 3, 1, 1]])},
+        r"boxes: expected xyxy: left, .*, got \[3.0, 3.0, 1.0, 1.0\] in row 0",
+    ),
+    ("target", {"boxes": torch.zeros(1, 5)}, r"expected boxes of shape \[n, 4\], got \[1, 5\]"),
+    ("target", {"iscrowd": WRONG([2])}, "iscrowd: expected 0 or 1, got 2 in row 0"),
+    ("target", {"iscrowd": WRONG([torch.nan])}, "iscrowd: expected 0 or 1, got nan in row 0"),
+    ("target", {"area": WRONG([-1.0])}, "area: expected finite numbers of at least 0, got -1 in row 0"),
+    ("target", {"area": WRONG([torch.inf])}, "area: expected finite numbers of at least 0, got inf in row 0"),
+    ("target", {"not_exhaustive": WRONG([0.5])}, "not_exhaustive: expected integers, got torch.float32"),
+    ("target", {"negative": WRONG([[1]])}, "negative: expected one integer for each of the 1 rows"),
+]
+
+
+@pytest.mark.usefixtures("plain_shapes")
+@pytest.mark.parametrize(("side", "change", "message"), FAULTS)
+def test_a_fault_is_named_with_its_image_when_it_comes_and_its_batch_is_not_kept(side, change, message):
+    metric, sides = LargeVocabularyAP(), {"preds": [ENTRY, dict(ENTRY)], "target": [ENTRY, dict(ENTRY)]}
+    sides[side][1] |= change
+    with pytest.raises(InputError, match=rf"^{side}\[1\]: {message}"):
+        metric.update(**sides)
+    assert metric.found == metric.counts == []
+
+
+@pytest.mark.parametrize(("side", "key"), [("preds", "scores"), ("preds", "boxes"), ("target", "labels")])
+def test_a_field_that_is_missing_is_named_with_its_image(side, key):
+    sides = {"preds": [ENTRY, dict(ENTRY)], "target": [ENTRY, dict(ENTRY)]}
+    del sides[side][1][key]
+    with pytest.raises(InputError, match=rf"^{side}\[1\]: has no {key}"):
+        LargeVocabularyAP().update(**sides)
+
+
+@pytest.mark.parametrize("box_format", ["xywh", "cxcywh"])
+def test_a_box_at_fault_is_shown_in_the_format_that_it_came_in(box_format):
+    metric = LargeVocabularyAP(box_format=box_format)
+    with pytest.raises(InputError, match=rf"{box_format}: .*width and height.* got \[9.0, 8.0, -2.0, 1.0\] in row 0"):
+        update(metric, {"boxes": torch.tensor([[9.0, 8.0, -2.0, 1.0]])})
+
+
+EMPTY = [
+    torch.tensor([], dtype=dtype) for dtype in (torch.float32, torch.float16, torch.int64, torch.uint8, torch.bool)
+]
+EMPTY += [torch.zeros(0, 4), torch.zeros(1, 0), torch.zeros(0, 0, 4)]
+
+
+@pytest.mark.usefixtures("plain_shapes")
+@pytest.mark.parametrize("nothing", EMPTY, ids=lambda x: f"{x.dtype} {list(x.shape)}")
+def test_an_empty_tensor_of_any_shape_and_dtype_is_none(nothing):
+    one = {"boxes": torch.tensor([[0.0, 0, 9, 9]]), "labels": torch.tensor([1]), "scores": torch.tensor([0.9])}
+    none = dict.fromkeys(("boxes", "labels", "scores", "iscrowd", "area", "negative", "not_exhaustive"), nothing)
+    missed = {**one, "labels": torch.tensor([2])}
+    values = []
+    for order in ((0, 1, 2), (2, 1, 0), (1, 2, 0)):
+        pairs = [(one, one), (none, missed), ({**one, "scores": torch.tensor([0.5])}, none)]
+        metric = LargeVocabularyAP()
+        metric.update([pairs[i][0] for i in order], [pairs[i][1] for i in order])
+        values.append({name: float(value) for name, value in metric.compute().items()})
+    assert values[0] == values[1] == values[2]
+    assert values[0]["ap_fixed"] == pytest.approx(0.5, abs=1e-12)  # 1 and 0
+
+
+@pytest.mark.usefixtures("plain_shapes")
+def test_arrays_in_any_order_type_and_none_at_all_are_taken():
+    detections, truth = made(26)
+    expected = ap_fixed(detections, truth).curves
+    parts = [getattr(detections, name) for name in ("images", "labels", "scores", "boxes")]
+    backwards = Detections(*(part[::-1].copy()[::-1] for part in parts))  # negative strides
+    small = Detections(parts[0].astype(np.uint8), parts[1].astype(">u2"), *parts[2:])
+    graph = Detections(parts[0], parts[1], torch.tensor(parts[2], requires_grad=True), parts[3])
+    for one in (backwards, small, graph):
+        np.testing.assert_array_equal(ap_fixed(one, truth).curves, expected)
+    sets = replace(truth, groups={name: set(members) for name, members in GROUPS.items()})
+    assert ap_fixed(detections, sets).groups == ap_fixed(detections, truth).groups
+    none = Detections([], [], [], [])
+    assert ap_fixed(none, Truth([], [], [], crowd=[], negative=[], known_images=[], classes=[])).value == -1
+
+
+@pytest.mark.usefixtures("plain_shapes")
+@pytest.mark.parametrize("fit", [expected_calibration_error, *FITS])
+@pytest.mark.parametrize(
+    ("scores", "correct", "message"),
+    [
+        ([0.2, np.nan], [True, False], "scores: 1 of 2 numbers are NaN or infinite"),
+        ([0.2, 1.5], [True, False], "scores: expected numbers from 0 to 1, got 1.5 in row 1"),
+        ([-0.2, 0.5], [True, False], "scores: expected numbers from 0 to 1, got -0.2 in row 0"),
+        ([0.2, 0.5], [True], r"correct: expected 2 of true and false, got bool of shape \[1\]"),
+        ([0.2], [True, False], r"correct: expected 1 of true and false, got bool of shape \[2\]"),
+        ([0.2, 0.5], [0.5, 0.5], "correct: expected 2 of true and false, got float64"),
+        ([0.2, 0.5], [1.0, np.nan], "correct: expected 2 of true and false, got float64"),
+        (["0.2", "0.5"], [True, False], "scores: expected numbers, got <U3"),
+        ([[0.2, 0.5]], [True], r"scores: expected shape \[1\], got \[1, 2\]"),
+        (0.5, True, "scores: "),
+        ([], [], "scores: expected at least one, got none"),
+    ],
+)
+def test_calibration_refuses_scores_that_are_none(fit, scores, correct, message):
+    with pytest.raises(InputError, match=message):
+        fit(np.array(scores), np.array(correct))
+
+
+@pytest.mark.usefixtures("plain_shapes")
+@pytest.mark.parametrize("fit", FITS)
+@pytest.mark.parametrize("wrong", [np.nan, 1.5, -0.5])
+def test_a_fitted_map_refuses_scores_that_are_none(fit, wrong):
+    with pytest.raises(InputError, match="scores: "):
+        fit(SCORES, CORRECT)(np.array([0.5, wrong]))
+
+
+@pytest.mark.usefixtures("plain_shapes")
+@pytest.mark.parametrize("bins", [0, -1, 2.5, np.nan, "20", True])
+def test_bins_are_a_whole_number(bins):
+    for call in (fit_histogram, expected_calibration_error):
+        with pytest.raises(InputError, match="bins: expected a whole number of at least 1"):
+            call(SCORES, CORRECT, bins=bins)
 
 
 # The claim.

@@ -16,10 +16,10 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from counterpoise.data.glyphs import Attributes, attributes_of
+from counterpoise.data.glyphs import LAST_SEED, Attributes, attributes_of
 from counterpoise.data.images import Images
 from counterpoise.errors import InputError, unknown
-from counterpoise.ops.checks import check_integers
+from counterpoise.ops.checks import check_integers, check_number
 
 ARTICLES = ("a", "an", "the")
 FRAME = ("same", "letter", "with", "without", "accent", "and")
@@ -66,7 +66,9 @@ class Composed(Images):
         super().__post_init__()
         if len(self.texts) != len(self):
             raise InputError(f"texts: expected one for each of the {len(self)} images, got {len(self.texts)}")
-        check_answers(self.answers, torch.arange(len(self)), len(self))
+        answers = check_integers("answers", self.answers, rows=len(self))
+        object.__setattr__(self, "answers", answers)
+        check_answers(answers, torch.arange(len(self)), len(self))
         read(self.texts)
 
     @property
@@ -89,15 +91,17 @@ def check_answers(answers: Int64[Tensor, " queries"], references: Int64[Tensor, 
         items: how many images the gallery has.
 
     Raises:
-        InputError: naming the query.
+        InputError: naming the query, or for what is no integer.
 
     >>> check_answers(torch.tensor([1, 7]), torch.tensor([0, 1]), 2)
     Traceback (most recent call last):
     counterpoise.errors.InputError: answers: query 1 seeks image 7, which is not among the 2 of the gallery
     """
+    check_number("items", items, at_least=0, whole=True)
     if items == 0:
         raise InputError("gallery: expected at least 1 image to find, got an empty one")
-    check_integers("answers", answers, rows=len(references))
+    answers = check_integers("answers", answers, rows=len(references))
+    references = check_integers("references", references, rows=len(references))
     outside = (answers < 0) | (answers >= items)
     for found, says in ((outside, f"is not among the {items} of the gallery"), (answers == references, "is its own")):
         if found.any():
@@ -109,7 +113,7 @@ def read(texts: Sequence[str]) -> Int64[Tensor, "texts words"]:
     """How often each of `WORDS` is in each text; articles and commas are passed over.
 
     Raises:
-        InputError: for any other word, or a text that says nothing.
+        InputError: for any other word, a text that says nothing, or one text in the place of a list.
 
     >>> read(["The same letter, with an acute accent"])[0, [PLACE["acute"], PLACE["letter"], PLACE["small"]]].tolist()
     [1, 1, 0]
@@ -117,6 +121,8 @@ def read(texts: Sequence[str]) -> Int64[Tensor, "texts words"]:
     Traceback (most recent call last):
     counterpoise.errors.InputError: word 'gravy' is not known; did you mean 'grave'?
     """
+    if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
+        raise InputError(f"texts: expected a list of texts, got {texts!r:.100}")
     said = [_places(text) for text in texts]
     rows = torch.arange(len(texts)).repeat_interleave(torch.tensor([len(places) for places in said], dtype=torch.int64))
     places = torch.tensor([place for places in said for place in places], dtype=torch.int64)
@@ -149,13 +155,20 @@ def compose(images: Images, seed: int = 0, words: Collection[str] = WORDS) -> Co
         The images that have a query; every answer is one of them.
 
     Raises:
-        InputError: for a class that is no character's name, or where no image has a query.
+        InputError: for a class that is no character's name, an unknown word, a seed that is no whole number of 64 bits,
+            or where no image has a query.
 
     >>> pixels, names = torch.zeros(3, 1, 8, 8, dtype=torch.uint8), tuple(map(unicodedata.name, "aà!"))
     >>> found = compose(Images(pixels, torch.tensor([0, 1, 2]), names, "three"))
     >>> found.texts, found.answers.tolist()
     (('the same letter, with a grave accent', 'the same letter, without accent'), [1, 0])
     """
+    check_number("seed", seed, at_least=-LAST_SEED, at_most=LAST_SEED, whole=True)
+    if isinstance(words, str):
+        raise InputError(f"words: expected several words, got the text '{words}'")
+    for word in words:
+        if word not in PLACE:
+            raise unknown("word", word, WORDS)
     attributes = [_of_name(name) for name in images.classes]
     counts = images.counts().tolist()
     letters: dict[tuple[Attributes, bool], list[int]] = {}

@@ -16,13 +16,16 @@ from torch import Tensor
 from torch.nn import functional
 
 from counterpoise.data.images import Images, Splits
-from counterpoise.errors import unknown
+from counterpoise.errors import InputError, unknown
+from counterpoise.ops.checks import check_number
 
 Grey = Float[Tensor, "images height width"]  # from 0 to 1
 Factors = dict[str, Int64[Tensor, " images"]]
 
 TINTS = 10
 MOST_OBJECTS = 3
+SIDE = 28
+LAST_SEED = (1 << 62) - 1  # twice a seed and one more is an integer of 64 bits
 
 
 class Sprites(NamedTuple):
@@ -46,15 +49,19 @@ def make_factors(layout: str, garments: Splits, digits: Splits, seed: int = 0) -
 
     Args:
         layout: its name.
-        garments: grey images of 28×28.
+        garments: grey images of 28×28, labelled.
         digits: likewise.
         seed: of which digit meets which garment, of places, hues and levels.
 
     Raises:
-        InputError: for an unknown layout.
+        InputError: for an unknown layout, other images, or a seed that is no whole number of 63 bits.
     """
     if layout not in LAYOUTS:
         raise unknown("layout of factors", layout, LAYOUTS)
+    check_number("seed", seed, at_least=-LAST_SEED, at_most=LAST_SEED, whole=True)
+    for name, splits in (("garments", garments), ("digits", digits)):
+        for split, images in splits._asdict().items():
+            _check_sprites(f"{name}: {split}", images)
     parts = []
     for part, sprites in enumerate(map(Sprites, garments, digits)):
         generator = torch.Generator().manual_seed(2 * seed + part)
@@ -125,6 +132,12 @@ def _pairs(sprites: Sprites, generator: torch.Generator) -> tuple[Grey, Grey, Fa
     chosen = torch.randint(len(sprites.digits), (len(sprites.garments),), generator=generator)
     factors = {"garment": sprites.garments.labels, "digit": sprites.digits.labels[chosen]}
     return _unit(sprites.garments), _unit(sprites.digits)[chosen], factors
+
+
+def _check_sprites(name: str, images: Images) -> None:
+    got = list(images.pixels.shape)
+    if not len(images) or got[1:] != [1, SIDE, SIDE] or not (images.labels >= 0).all():
+        raise InputError(f"{name}: expected labelled images of shape [images, 1, {SIDE}, {SIDE}], got shape {got}")
 
 
 def _unit(images: Images) -> Grey:

@@ -22,7 +22,7 @@ from jaxtyping import Bool, Int64, UInt8
 from PIL import Image, ImageDraw, ImageFont, features
 from PIL import __version__ as pillow_version
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from counterpoise.data.images import Images, Splits, allocate, cache_folder, cache_path
@@ -56,6 +56,7 @@ EM, BASELINE, MARGIN = 0.8, 0.77, 1 / 28  # shares of the image's side
 FINER = 4  # glyphs are drawn so many times larger and averaged
 ALIKE = 16  # of 255: where no pixel differs by more, a face repeats another's drawing
 TEST_SHARE = 0.2
+LAST_SEED = (1 << 63) - 1  # of a generator
 
 OPTIONS = ("classes", "script", "split")
 SPLITS = ("face", "family", "character", "script")
@@ -142,6 +143,7 @@ class Glyphs:
         for name in wanted:
             if name not in Attributes.__dataclass_fields__:
                 raise unknown("attribute", name, Attributes.__dataclass_fields__)
+        wanted = {name: tuple(value) if isinstance(value, list) else value for name, value in wanted.items()}
         if like is not None:
             wanted = vars(replace(attributes_of(like), **wanted))
         return tuple(
@@ -169,7 +171,7 @@ def attributes_of(character: str) -> Attributes:
     >>> attributes_of(unicodedata.lookup("MATHEMATICAL BOLD CAPITAL A")).variant
     'mathematical bold'
     """
-    name = unicodedata.name(character, None) if len(character) == 1 else None
+    name = unicodedata.name(character, None) if isinstance(character, str) and len(character) == 1 else None
     if name is None:
         raise InputError(f"character: expected one character that Unicode names, got {character!r}")
     kind = KINDS.get(unicodedata.category(character)[0], "symbol")
@@ -210,12 +212,13 @@ def load_glyphs(data: str = "glyphs", size: int | None = None, seed: int = 0) ->
         seed: of what is drawn.
 
     Raises:
-        InputError: for an unknown option or value, or when there are too few characters for it.
+        InputError: for an unknown option or value, a number out of range, or when there are too few characters for it.
 
     >>> train, test = load_glyphs("glyphs:script=latin:classes=26")
     >>> test.pixels.shape, test.classes[25], test.counts()[25].item(), train.counts()[25].item()
     (torch.Size([78, 1, 28, 28]), 'LATIN CAPITAL LETTER Z', 3, 13)
     """
+    check_number("seed", seed, at_least=-LAST_SEED, at_most=LAST_SEED, whole=True)
     options = _options(data)
     split = options.get("split", "face")
     glyphs = draw_glyphs(SIZE if size is None else size)
@@ -246,7 +249,7 @@ def draw_glyphs(size: int = SIZE) -> Glyphs:
     >>> glyphs.images.classes[0], list(FACES)[glyphs.faces[0]], glyphs.characters[0].char
     ('EXCLAMATION MARK', 'DejaVu Sans', '!')
     """
-    check_number("size", size, at_least=SMALLEST)
+    check_number("size", size, at_least=SMALLEST, whole=True)
     path = cache_path() / f"glyphs-{size}-{_key()}.safetensors"
     stored = _read(path)
     if stored is None:
@@ -325,7 +328,7 @@ def _first_classes(
     most, wanted = int(chosen.sum()), options.get("classes")
     if wanted is None:
         return chosen
-    if not wanted.isdecimal() or not 2 <= int(wanted) <= most:
+    if not wanted.isdecimal() or len(wanted) > 9 or not 2 <= int(wanted) <= most:
         raise InputError(f"data: expected classes=N with N from 2 to {most}, the characters it has, got '{data}'")
     return chosen & (chosen.cumsum(0) <= int(wanted))
 
@@ -490,7 +493,7 @@ def _picture(font: ImageFont.FreeTypeFont, char: str, size: int) -> UInt8[np.nda
 
 def _write(path: Path, stored: Stored) -> None:
     with written(path) as aside:
-        save_file(stored, aside, metadata={"crc": _checksum(stored)})
+        aside.write_bytes(save(stored, metadata={"crc": _checksum(stored)}))
 
 
 def _read(path: Path) -> Stored | None:

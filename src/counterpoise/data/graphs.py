@@ -13,6 +13,8 @@ from counterpoise.errors import InputError, MissingExtra, unknown
 from counterpoise.ops.checks import check_number
 
 KNOWN = ("AMiner", "DBLP", "IMDB")
+DIGITS = 9
+WORDS, SAID = 100, 10  # of which a paper is made, and how many it says
 PLANTED = {"nodes": 600, "classes": 4}
 NAMES = ("planted", *(f"pyg:{name}" for name in KNOWN))
 
@@ -31,6 +33,8 @@ def load_graph(data: str, data_dir: str | None = None, download: bool = False, s
         InputError: for an unknown name or option, or a set that is not there.
         MissingExtra: without torch_geometric.
     """
+    if not isinstance(data, str):
+        raise InputError(f"data: expected a name such as 'planted', got {data!r}")
     kind, _, rest = data.partition(":")
     if kind == "planted":
         return planted_graph(**_options(data, rest), seed=seed)
@@ -45,8 +49,10 @@ def _options(data: str, text: str) -> dict[str, int]:
         name, _, value = pair.partition("=")
         if name not in PLANTED:
             raise unknown(f"option of {data}", name, PLANTED)
-        if not value.isdecimal():
-            raise InputError(f"data: expected a number for {name}, got '{value}'")
+        if name in options:
+            raise InputError(f"data: {name} is given twice in '{data}'")
+        if not value.isdecimal() or len(value) > DIGITS:
+            raise InputError(f"data: expected a whole number of at most {DIGITS} digits for {name}, got '{value:.20}'")
         options[name] = int(value)
     return options
 
@@ -74,8 +80,8 @@ def planted_graph(nodes: int = 600, classes: int = 4, seed: int = 0) -> Any:
 
     Args:
         nodes: how many papers, at least 20.
-        classes: how many classes, at least 2; at most as many as there are venues.
-        seed: of all that is drawn.
+        classes: how many classes, at least 2; at most as many as there are venues, and as there are words.
+        seed: of all that is drawn, from 0.
 
     Returns:
         A `HeteroData`: `paper` with features `x` and labels `y`, `author`, `venue`, and edges from papers to both.
@@ -92,8 +98,9 @@ def planted_graph(nodes: int = 600, classes: int = 4, seed: int = 0) -> Any:
         from torch_geometric.data import HeteroData
     except ModuleNotFoundError as error:
         raise MissingExtra("torch_geometric", "graph") from error
-    check_number("nodes", nodes, at_least=20)
-    check_number("classes", classes, at_least=2, at_most=max(2, nodes // 20))
+    check_number("nodes", nodes, at_least=20, whole=True)
+    check_number("classes", classes, at_least=2, at_most=min(max(2, nodes // 20), WORDS), whole=True)
+    check_number("seed", seed, at_least=0, whole=True)
     rng = np.random.default_rng(seed)
     label = rng.integers(classes, size=nodes)
     graph = HeteroData()
@@ -108,9 +115,10 @@ def planted_graph(nodes: int = 600, classes: int = 4, seed: int = 0) -> Any:
     return graph
 
 
-def _words(label: np.ndarray, classes: int, rng: np.random.Generator, words: int = 100, each: int = 10) -> np.ndarray:
-    typical = rng.integers(words // classes, size=(len(label), each)) * classes + label[:, None]
-    chosen = np.where(rng.random((len(label), each)) < 0.15, typical, rng.integers(words, size=(len(label), each)))
-    found = np.zeros((len(label), words))
+def _words(label: np.ndarray, classes: int, rng: np.random.Generator) -> np.ndarray:
+    shape = len(label), SAID
+    typical = rng.integers(WORDS // classes, size=shape) * classes + label[:, None]
+    chosen = np.where(rng.random(shape) < 0.15, typical, rng.integers(WORDS, size=shape))
+    found = np.zeros((len(label), WORDS))
     np.put_along_axis(found, chosen, 1, 1)
     return found

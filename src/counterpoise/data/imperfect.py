@@ -1,7 +1,7 @@
 """Imperfections made to order: long tails, wrong and missing labels, shifted test images, classes train never shows.
 
-`make_imperfect` takes specs such as "long-tail=100"; each is also a function on `Images`. All are deterministic from a
-seed, and each tells what it did in the images' notes.
+`make_imperfect` takes specs such as "long-tail=100"; each is also a function on `Images`, which refuses what the spec
+refuses. All are deterministic from a seed, and each tells what it did in the images' notes.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ def make_imperfect(splits: Splits, specs: Sequence[str], seed: int) -> Splits:
         The altered data, of one number of channels, with a note for each imperfection.
 
     Raises:
-        InputError: for an unknown name or split, a missing value or one out of range, a spec given twice, or data that
-            has too few labelled classes for it.
+        InputError: for an unknown name or split, a missing value or one out of range, a spec given twice, a seed that
+            is no whole number, or data that has too few labelled classes for it.
 
     >>> images = Images(torch.zeros(40, 1, 2, 2, dtype=torch.uint8), torch.arange(40) % 2, ("cat", "dog"), "pets")
     >>> made = make_imperfect(Splits(images, images), ["long-tail=10"], seed=0)
@@ -47,6 +47,9 @@ def make_imperfect(splits: Splits, specs: Sequence[str], seed: int) -> Splits:
     >>> print(made.train.notes[-1])
     train: long tail, ratio 10: 20 → 2 images per class, 22 of 40 images kept
     """
+    check_number("seed", seed, whole=True)
+    if isinstance(specs, str):
+        raise InputError(f"specs: expected a list of specs, got the text '{specs}'")
     seen = set()
     for spec in specs:
         split, name, value = parse_spec(spec)
@@ -66,6 +69,8 @@ def parse_spec(spec: str) -> tuple[str, str, float]:
     >>> parse_spec("rotation=30"), parse_spec("train:rotation=30")
     (('test', 'rotation', 30.0), ('train', 'rotation', 30.0))
     """
+    if not isinstance(spec, str):
+        raise InputError(f"imperfection {spec!r}: expected a text such as 'long-tail=100'")
     given, colon, rest = spec.strip().rpartition(":")
     name, _, text = rest.partition("=")
     if name not in IMPERFECTIONS:
@@ -90,24 +95,28 @@ def long_tail(images: Images, ratio: float, generator: Generator) -> tuple[Image
     Class c of C keeps n·ratio^(-c/(C-1)) images, n being the size of the largest class, or all that it has where that
     is fewer. Classes without images are not counted; unlabelled images stay.
     """
+    check_number("ratio", ratio, at_least=1)
     made, note = _thinned(images, "long-tail", lambda place: ratio**-place, generator)
     return made, f"long tail, ratio {ratio:g}: {note}"
 
 
 def random_tail(images: Images, ratio: float, generator: Generator) -> tuple[Images, str]:
     """As `long_tail`, but which classes are frequent is drawn: over seeds it is no matter of which class it is."""
+    check_number("ratio", ratio, at_least=1)
     made, note = _thinned(images, "random-tail", lambda place: ratio**-place, generator, shuffled=True)
     return made, f"long tail over classes in a drawn order, ratio {ratio:g}: {note}"
 
 
 def linear_tail(images: Images, ratio: float, generator: Generator) -> tuple[Images, str]:
     """As `long_tail`, but the sizes fall linearly, from n images of the first class to n/ratio of the last."""
+    check_number("ratio", ratio, at_least=1)
     made, note = _thinned(images, "linear-tail", lambda place: 1 - place * (1 - 1 / ratio), generator)
     return made, f"linear tail, ratio {ratio:g}: {note}"
 
 
 def fewer(images: Images, share: float, generator: Generator) -> tuple[Images, str]:
     """Every class keeps this share of the largest class's size, or all that it has where that is fewer."""
+    check_number("share", share, at_least=0, at_most=1)
     made, note = _thinned(images, "fewer", lambda place: share, generator)
     return made, f"fewer images, {share:.0%}: {note}"
 
@@ -136,6 +145,9 @@ def unlabelled(images: Images, share: float, generator: Generator) -> tuple[Imag
 
 def unknown_classes(images: Images, count: float, generator: Generator) -> tuple[Images, str]:
     """All images of some classes, which are drawn, are taken away."""
+    check_number("count", count, at_least=1)
+    if count != int(count):
+        raise InputError(f"count: expected a whole number, got {count:g}")
     present = _present(images, "unknown", at_least=int(count) + 1)
     gone = present[torch.randperm(len(present), generator=generator)[: int(count)]].sort().values
     made = images.subset((~torch.isin(images.labels, gone)).nonzero().flatten())
@@ -146,6 +158,7 @@ def unknown_classes(images: Images, count: float, generator: Generator) -> tuple
 
 def rotation(images: Images, degrees: float, generator: Generator) -> tuple[Images, str]:
     """Each image is turned about its centre by an angle drawn from ±degrees; corners become black."""
+    check_number("degrees", degrees, at_least=0, at_most=180)
     angles = (torch.rand(len(images), generator=generator) * 2 - 1) * degrees
     made = _map_rows(images, rotate, angles)
     return made, f"each of {len(images):,} images turned by an angle within ±{degrees:g}°"
@@ -153,6 +166,7 @@ def rotation(images: Images, degrees: float, generator: Generator) -> tuple[Imag
 
 def tint(images: Images, strength: float, generator: Generator) -> tuple[Images, str]:
     """Each image is multiplied by a colour of a drawn hue, at full saturation for strength 1; grey becomes RGB."""
+    check_number("strength", strength, at_least=0, at_most=1)
     hues = torch.rand(len(images), generator=generator)
     made = _map_rows(images.with_channels(3), lambda pixels, hue: colour(pixels, hue, strength), hues)
     return made, f"each of {len(images):,} images tinted in a hue of its own, strength {strength:g}"
@@ -162,14 +176,16 @@ def blur(images: Images, sigma: float, generator: Generator) -> tuple[Images, st
     """Gaussian blur, the same for all; sigma in pixels."""
     from torchvision.transforms.v2.functional import gaussian_blur
 
+    check_number("sigma", sigma, at_least=0, at_most=100)
     radius = min(math.ceil(3 * sigma), min(images.pixels.shape[2:]) - 1)
-    if radius > 0:
+    if radius > 0 and sigma > NO_BLUR:
         images = map_pixels(images, lambda pixels: gaussian_blur(pixels, [2 * radius + 1] * 2, [sigma] * 2))
     return images, f"blurred, sigma {sigma:g} pixels"
 
 
 def noise(images: Images, deviation: float, generator: Generator) -> tuple[Images, str]:
     """Gaussian noise on every value; its standard deviation as a share of the full range."""
+    check_number("deviation", deviation, at_least=0, at_most=1)
     made = map_pixels(
         images, lambda pixels: _to_bytes(pixels + 255 * deviation * torch.randn(pixels.shape, generator=generator))
     )
@@ -188,6 +204,7 @@ class Imperfection:
     whole: bool = False
 
 
+NO_BLUR = 1e-3  # pixels: a Gaussian so narrow changes nothing, and one of 1e-46 is NaN in float32
 SHIFTED = ("test", "train")
 IMPERFECTIONS = {
     "long-tail": Imperfection(
@@ -293,6 +310,7 @@ def _present(images: Images, name: str, at_least: int) -> Tensor:
 
 def _drawn(index: Tensor, share: float, generator: Generator) -> Tensor:
     """A share of `index`; a larger share holds the smaller one's draw."""
+    check_number("share", share, at_least=0, at_most=1)
     return index[torch.randperm(len(index), generator=generator)[: round(share * len(index))]]
 
 

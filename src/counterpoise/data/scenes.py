@@ -6,7 +6,9 @@ same in any order and with any number of workers.
 
 from __future__ import annotations
 
+import io
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
@@ -20,7 +22,15 @@ from torch.utils.data import Dataset
 
 from counterpoise.data.sources import load
 from counterpoise.errors import InputError, MissingExtra, unknown
-from counterpoise.files import make_folder, write_json, written
+from counterpoise.files import (
+    locked,
+    make_folder,
+    make_output_folder,
+    outputs_in,
+    record_outputs,
+    write_json,
+    written,
+)
 from counterpoise.ops.checks import check_number
 
 Split = Literal["train", "test"]
@@ -46,8 +56,11 @@ TEXTURES = ("plain", "gradient", "stripes", "checks", "noise")
 PREDICATES = ("left of", "right of", "above", "below", "in front of", "behind", "larger than", "smaller than")
 SMALLEST, LARGEST = 0.22, 0.5  # side of a sprite as a share of the scene's
 INK = 40  # grey value from which a sprite's pixel belongs to the object
+LAST_SEED = (1 << 62) - 1  # twice a seed and one more is an integer of 64 bits
 VISIBLE = 0.5  # least share of every object that is not covered
 TRIES = 10  # to find a place
+ANNOTATIONS = "annotations.json"
+WRITTEN = re.compile(r"images/\d{6,}\.png|annotations\.json")
 LARGER = 1.4  # times the side, from where one object is larger than another
 
 
@@ -103,7 +116,7 @@ class Scenes(Dataset):
         most: most objects.
         domain: one of `DOMAINS`, or "mixed" for any.
         held_out: share of the colours that train never shows with a class; which, is drawn for each class by the seed.
-        seed: of everything.
+        seed: of everything, from 0.
 
     Raises:
         InputError: for names that are not known, numbers out of range, or sprites in colour.
@@ -129,10 +142,11 @@ class Scenes(Dataset):
         held_out: float = 0.0,
         seed: int = 0,
     ):
-        check_number("count", count, at_least=1)
-        check_number("size", size, at_least=32)
-        check_number("least", least, at_least=1)
-        check_number("most", most, at_least=least)
+        check_number("count", count, at_least=1, whole=True)
+        check_number("size", size, at_least=32, whole=True)
+        check_number("least", least, at_least=1, whole=True)
+        check_number("most", most, at_least=least, whole=True)
+        check_number("seed", seed, at_least=0, at_most=LAST_SEED, whole=True)
         check_number("held_out", held_out, at_least=0, at_most=(len(COLOURS) - 1) / len(COLOURS))
         if split not in get_args(Split):
             raise unknown("split", split, get_args(Split))
@@ -239,9 +253,14 @@ def _noise(rng: np.random.Generator, size: int, cells: int) -> np.ndarray:
 def box_of(mask: np.ndarray) -> np.ndarray:
     """Left, top, right and bottom of what is true in a mask [height width]; the last two are just outside.
 
+    Raises:
+        InputError: where nothing is.
+
     >>> box_of(np.array([[0, 0, 0], [0, 1, 1]], dtype=bool)).tolist()
     [1, 1, 3, 2]
     """
+    if not mask.any():
+        raise InputError("mask: expected at least one pixel that is true, got none")
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     return np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1])
 
@@ -312,6 +331,8 @@ def collate(scenes: Sequence[Scene]) -> Batch:
     >>> batch.image.shape, len(batch.boxes) == len(batch.scene), int(batch.scene.max())
     (torch.Size([8, 3, 64, 64]), True, 7)
     """
+    if not scenes:
+        raise InputError("scenes: expected at least one, got none")
     counts = torch.tensor([len(scene.labels) for scene in scenes])
     first = counts.cumsum(0) - counts
     ends = torch.tensor([1, 0, 1])  # of a relation, what numbers an object
@@ -348,7 +369,8 @@ def scenes(
     annotation its `colour` and its `depth`, 0 for the one in front.
 
     Args:
-        out: a folder; gets `images/` and `annotations.json`.
+        out: a folder, new, empty or of an earlier call; gets `images/` and `annotations.json`, and loses the images of
+            the earlier call. No other file in it is touched.
         count: how many scenes.
         split: "train" or "test"; they share no sprite.
         sprites: data of one channel whose images are the objects, by name as for `load`.
@@ -363,7 +385,8 @@ def scenes(
         The path of `annotations.json`.
 
     Raises:
-        InputError: as `Scenes` does, or if the folder cannot be written to.
+        InputError: as `Scenes` does, or if the folder holds anything else, or an image that was changed, or cannot be
+            written to.
         MissingExtra: without pycocotools.
     """
     made = Scenes(
@@ -382,38 +405,82 @@ def scenes(
 
 def write_coco(scenes: Scenes, folder: Path) -> Path:
     """What `scenes` writes, for `Scenes` at hand."""
-    try:
-        from pycocotools.mask import encode
-    except ModuleNotFoundError as error:
-        raise MissingExtra("pycocotools", "coco") from error
+    encode = _encoder()
+    with locked(make_output_folder(folder, "scenes"), "call of scenes"):
+        return _write(scenes, folder, encode)
+
+
+def _write(scenes: Scenes, folder: Path, encode: Any) -> Path:
+    names = [f"images/{i:06}.png" for i in range(len(scenes))]
+    _clear(scenes, folder, names)
     make_folder(folder / "images")
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    for i in range(len(scenes)):
-        scene, name = scenes[i], f"images/{i:06}.png"
+    for i, name in enumerate(names):
+        scene, first = scenes[i], len(annotations) + 1
         with written(folder / name) as aside:
-            Image.fromarray(scene.image.permute(1, 2, 0).numpy()).save(aside)
-        first = len(annotations) + 1
-        for depth, mask in enumerate(scene.masks.numpy()):
-            left, top, right, bottom = scene.boxes[depth].tolist()
-            rle = encode(np.asfortranarray(mask, dtype=np.uint8))
-            annotations.append(
-                {
-                    "id": first + depth,
-                    "image_id": i,
-                    "category_id": int(scene.labels[depth]) + 1,
-                    "bbox": [left, top, right - left, bottom - top],
-                    "area": int(mask.sum()),
-                    "segmentation": {"size": rle["size"], "counts": rle["counts"].decode()},
-                    "iscrowd": 0,
-                    "colour": list(COLOURS)[scene.colours[depth]],
-                    "depth": depth,
-                }
-            )
+            aside.write_bytes(_png(scene))
+        annotations += [
+            {"id": first + depth, "image_id": i, **_annotation(scene, depth, encode)}
+            for depth in range(len(scene.masks))
+        ]
         relations = [[first + s, PREDICATES[p], first + o] for s, p, o in scene.relations.tolist()]
         about = {"id": i, "file_name": name, "width": scenes.size, "height": scenes.size}
         images.append({**about, "caption": scene.caption, "domain": scene.domain, "relations": relations})
     categories = [{"id": label + 1, "name": name} for label, name in enumerate(scenes.classes)]
-    target = folder / "annotations.json"
+    target = folder / ANNOTATIONS
     write_json(target, {"images": images, "annotations": annotations, "categories": categories})
+    record_outputs(folder, [*names, ANNOTATIONS])
     return target
+
+
+def _encoder() -> Any:
+    try:
+        from pycocotools.mask import encode
+    except ModuleNotFoundError as error:
+        raise MissingExtra("pycocotools", "coco") from error
+    return encode
+
+
+def _clear(scenes: Scenes, folder: Path, names: Sequence[str]) -> None:
+    """Take away what an earlier call wrote, the annotations first, so that they never describe other images.
+
+    An image that is not as an earlier call left it may be a user's. It is refused, before anything is taken away,
+    unless it is one of these scenes, as it is where this very call was killed.
+
+    Raises:
+        InputError: naming the file.
+    """
+    own = outputs_in(folder)
+    numbers = {name: i for i, name in enumerate(names)}
+    there = (path.relative_to(folder).as_posix() for path in (*folder.glob("images/*"), *folder.glob(ANNOTATIONS)))
+    for name in sorted(name for name in there if name not in own and WRITTEN.fullmatch(name)):
+        if name not in numbers or (folder / name).read_bytes() != _png(scenes[numbers[name]]):
+            raise InputError(
+                f"{folder / name}: was not written by counterpoise or was changed since; "
+                "choose another folder, or move it away"
+            )
+    for name in sorted(own):  # annotations.json is before images/
+        (folder / name).unlink()
+
+
+def _png(scene: Scene) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(scene.image.permute(1, 2, 0).numpy()).save(file, "PNG")
+    return file.getvalue()
+
+
+def _annotation(scene: Scene, depth: int, encode: Any) -> dict[str, Any]:
+    """What COCO tells of one object, but for its numbers."""
+    mask = scene.masks[depth].numpy()
+    left, top, right, bottom = scene.boxes[depth].tolist()
+    rle = encode(np.asfortranarray(mask, dtype=np.uint8))
+    return {
+        "category_id": int(scene.labels[depth]) + 1,
+        "bbox": [left, top, right - left, bottom - top],
+        "area": int(mask.sum()),
+        "segmentation": {"size": rle["size"], "counts": rle["counts"].decode()},
+        "iscrowd": 0,
+        "colour": list(COLOURS)[scene.colours[depth]],
+        "depth": depth,
+    }

@@ -11,7 +11,9 @@ Images come in as uint8 and go out as float32 in [-1, 1]: 0 becomes -1 and 255 b
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
+from numbers import Real
 
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
@@ -47,7 +49,7 @@ def to_float(
     _check_images(images)
     unit = images.float().div_(255)
     if size is not None:
-        check_number("size", size, at_least=1)
+        check_number("size", size, at_least=1, whole=True)
         unit = functional.interpolate(unit, (size, size), mode="bilinear", antialias=True)
     return _centre(unit)
 
@@ -93,11 +95,8 @@ class Views(nn.Module):
         blur: float = 0.0,
     ):
         super().__init__()
-        check_number("size", size, at_least=2)
-        if not 0 < crop[0] <= crop[1] <= 1:
-            raise InputError(f"crop: expected two shares 0 < low <= high <= 1, got {crop}")
-        if not 0 < ratio[0] <= ratio[1] < math.inf:
-            raise InputError(f"ratio: expected two numbers 0 < low <= high, got {ratio}")
+        check_number("size", size, at_least=2, whole=True)
+        _check_spans(crop, ratio)
         check_number("jitter", jitter, at_least=0, at_most=2)
         check_number("flip", flip, at_least=0, at_most=1)
         check_number("jitter_probability", jitter_probability, at_least=0, at_most=1)
@@ -122,17 +121,21 @@ class Views(nn.Module):
                 jitter its strength, that of the others a probability.
 
         Raises:
-            InputError: for an unknown step, or a value that is not a number in its range.
+            InputError: for an unknown step, one that is there twice, or a value that is not a number in its range.
 
         >>> views = Views.of(32, "crop=0.6,blur")
         >>> views.crop, views.blur, views.flip, views.jitter
         ((0.6, 1.0), 0.5, 0.0, 0.0)
         """
+        if not isinstance(steps, str):
+            raise InputError(f"augmentations: expected a text such as 'crop=0.6,blur', got {steps!r}")
         chosen: dict[str, float] = {}
         for step in steps.split(","):
             name, equals, text = step.strip().partition("=")
             if name not in STEPS:
                 raise unknown("step of the views", name, STEPS)
+            if name in chosen:
+                raise InputError(f"augmentations: {name} is given twice in '{steps}'")
             try:
                 chosen[name] = float(text) if equals else STEPS[name]
             except ValueError as error:
@@ -208,7 +211,11 @@ def random_boxes(
 
     Returns:
         top, left, height and width in whole pixels; every box lies inside its image.
+
+    Raises:
+        InputError: for shares or ratios out of range.
     """
+    _check_spans(crop, ratio)
     batch, _, height, width = x.shape
     tries = (CROP_TRIES, batch)
     area = height * width * _uniform(x, tries, *crop, generator)
@@ -247,7 +254,12 @@ def crop_resize(
 
     Returns:
         The resized boxes.
+
+    Raises:
+        InputError: for a size below 1, or on the CPU a box that is empty or not inside its image.
     """
+    check_number("size", size, at_least=1, whole=True)
+    _check_boxes(box, x.shape[2], x.shape[3])
     top, left, height, width = box
     rows = _resampling(top, height, torch.zeros_like(flip), x.shape[2], size)
     columns = _resampling(left, width, flip, x.shape[3], size)
@@ -258,6 +270,7 @@ def adjust_brightness(
     x: Float[Tensor, "batch channels height width"], factor: Float[Tensor, " batch"]
 ) -> Float[Tensor, "batch channels height width"]:
     """Multiply each image in [0, 1] by its factor >= 0, cut off at 1."""
+    _check_amounts("factor", factor, at_least=0)
     return x.mul(factor[:, None, None, None]).clamp_(0, 1)
 
 
@@ -265,6 +278,7 @@ def adjust_contrast(
     x: Float[Tensor, "batch channels height width"], factor: Float[Tensor, " batch"]
 ) -> Float[Tensor, "batch channels height width"]:
     """Move each pixel in [0, 1] away from the image's mean luma, by a factor >= 0 (0: all grey, 1: as it was)."""
+    _check_amounts("factor", factor, at_least=0)
     mean = luma(x).mean((1, 2))
     return x.mul(factor[:, None, None, None]).add_(((1 - factor) * mean)[:, None, None, None]).clamp_(0, 1)
 
@@ -273,6 +287,7 @@ def adjust_saturation(
     x: Float[Tensor, "batch 3 height width"], factor: Float[Tensor, " batch"]
 ) -> Float[Tensor, "batch 3 height width"]:
     """Move each pixel in [0, 1] away from its luma, by a factor >= 0 (0: grey, 1: as it was)."""
+    _check_amounts("factor", factor, at_least=0)
     grey = luma(x).mul_(1 - factor[:, None, None])
     return x.mul(factor[:, None, None, None]).add_(grey[:, None]).clamp_(0, 1)
 
@@ -281,6 +296,7 @@ def adjust_hue(
     x: Float[Tensor, "batch 3 height width"], turn: Float[Tensor, " batch"]
 ) -> Float[Tensor, "batch 3 height width"]:
     """Turn the hue of each image in [0, 1] by a share of a full turn, in HSV (hexagonal) coordinates."""
+    _check_amounts("turn", turn)
     red, green, blue = x.unbind(1)
     value = x.amax(1)
     chroma = value - x.amin(1)
@@ -300,6 +316,8 @@ def luma(x: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batc
     """Return the brightness of each pixel as the eye weighs red, green and blue (ITU-R BT.601)."""
     if x.shape[1] == 1:
         return x[:, 0].clone()
+    if x.shape[1] != 3:
+        raise InputError(f"x: expected 1 or 3 channels, got {x.shape[1]}")
     red, green, blue = x.unbind(1)
     return red.mul(0.2989).add_(green, alpha=0.587).add_(blue, alpha=0.114)
 
@@ -316,7 +334,12 @@ def gaussian_blur(
 
     Returns:
         The blurred images.
+
+    Raises:
+        InputError: for a radius that is no whole number below the image's sides, or on the CPU a sigma below 0 or NaN.
     """
+    check_number("radius", radius, at_least=0, at_most=min(x.shape[2:]) - 1, whole=True)
+    _check_amounts("sigma", sigma, at_least=0)
     offset = torch.arange(-radius, radius + 1, device=x.device)
     # The tiny floor makes sigma = 0 a single 1 in the middle.
     taps = torch.exp(-0.5 * (offset / sigma[:, None].clamp(min=1e-6)).square())
@@ -369,6 +392,35 @@ def _happens(probability: float, x: Tensor, generator: torch.Generator | None) -
 def _centre(unit: Tensor) -> Tensor:
     """From [0, 1] to [-1, 1]; rounding in the resampling may leave [0, 1] by a hair."""
     return unit.clamp_(0, 1).mul_(2).sub_(1)
+
+
+def _check_spans(crop: tuple[float, float], ratio: tuple[float, float]) -> None:
+    for name, span, most, expected in (
+        ("crop", crop, 1.0, "two shares 0 < low <= high <= 1"),
+        ("ratio", ratio, sys.float_info.max, "two numbers 0 < low <= high"),
+    ):
+        numbers = list(span) if isinstance(span, Sequence) else []
+        fits = len(numbers) == 2 and all(isinstance(x, Real) for x in numbers)
+        if not fits or not 0 < numbers[0] <= numbers[1] <= most:
+            raise InputError(f"{name}: expected {expected}, got {span}")
+
+
+def _check_amounts(name: str, x: Tensor, at_least: float = -math.inf) -> None:
+    """Refuse NaN, infinity, and what is less; only on the CPU, since it would have to wait for a device."""
+    if x.device.type == "cpu" and not (right := (x >= at_least) & x.isfinite()).all():
+        bounds = f" of at least {at_least:g}" if at_least > -math.inf else ""
+        raise InputError(f"{name}: expected finite numbers{bounds}, got {float(x[~right][0]):g}")
+
+
+def _check_boxes(box: Tensor, height: int, width: int) -> None:
+    """Refuse boxes that are empty or not inside the image; only on the CPU, as above."""
+    if box.device.type != "cpu":
+        return
+    start, length, sides = box[:2], box[2:], torch.tensor([[height], [width]])
+    right = ((start >= 0) & (length > 0) & (start + length <= sides)).all(0)
+    if not right.all():
+        wrong = box[:, ~right][:, 0].tolist()
+        raise InputError(f"box: expected top, left, height and width inside of {height} x {width}, got {wrong}")
 
 
 def _check_images(images: Tensor) -> None:

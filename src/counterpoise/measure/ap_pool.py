@@ -12,9 +12,11 @@ and categories are integers. `read_truth` and `read_detections` read COCO's and 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+import reprlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
+from numbers import Real
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -28,9 +30,9 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchvision.ops import box_convert
 
-from counterpoise.errors import InputError, MissingExtra, unknown
-from counterpoise.files import read_json
-from counterpoise.ops.checks import check_finite, check_integers, check_number
+from counterpoise.data import coco
+from counterpoise.errors import InputError, unknown
+from counterpoise.ops.checks import check_integers, check_number
 
 THRESHOLDS = np.linspace(0.5, 0.95, 10)  # of IoU
 RECALLS = np.linspace(0.0, 1.0, 101)
@@ -56,7 +58,8 @@ class Detections:
         ties: order among equal scores, the higher first; `Calibration` keeps the scores it was given here.
 
     Raises:
-        InputError: for other shapes or dtypes, NaN, scores out of range, negative sizes, or not one of boxes and masks.
+        InputError: for other shapes or dtypes, integers beyond 64 bits, NaN, scores out of range, negative sizes, masks
+            that are no compressed RLE, or not one of boxes and masks.
 
     >>> Detections(np.array([1]), np.array([0]), np.array([1.2]), np.array([[0.0, 0.0, 4.0, 4.0]]))
     Traceback (most recent call last):
@@ -71,17 +74,10 @@ class Detections:
     ties: Float[np.ndarray, " n"] | None = None
 
     def __post_init__(self) -> None:
-        _as_arrays(self)
-        check_integers("images", torch.as_tensor(self.images), rows=len(self.images))
-        check_integers("labels", torch.as_tensor(self.labels), rows=len(self.images))
-        _set(self, scores=_numbers("scores", self.scores, (len(self.images),)))
-        wrong = np.flatnonzero((self.scores < 0) | (self.scores > 1))
-        if len(wrong):
-            row = wrong[0]
-            raise InputError(f"scores: expected numbers from 0 to 1, got {self.scores[row]:g} in row {row}")
+        n = _check_rows(self)
+        _set(self, scores=_scores(self.scores, n))
         if self.ties is not None:
-            _set(self, ties=_numbers("ties", self.ties, (len(self.images),)))
-        _check_shapes(self)
+            _set(self, ties=_numbers("ties", self.ties, (n,)))
 
     def __len__(self) -> int:
         return len(self.images)
@@ -113,7 +109,8 @@ class Truth:
         groups: categories by the name of their group, such as "r", "c" and "f"; see `frequency_groups`.
 
     Raises:
-        InputError: for other shapes or dtypes, NaN, negative sizes, or not one of boxes and masks.
+        InputError: for other shapes or dtypes, integers beyond 64 bits, NaN, negative sizes or areas, masks that are no
+            compressed RLE, or not one of boxes and masks.
     """
 
     images: Int[np.ndarray, " n"]
@@ -130,17 +127,16 @@ class Truth:
     groups: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        _as_arrays(self)
-        n = len(self.images)
-        check_integers("images", torch.as_tensor(self.images), rows=n)
-        check_integers("labels", torch.as_tensor(self.labels), rows=n)
-        _check_shapes(self)
+        n = _check_rows(self)
         if self.areas is not None:
-            _set(self, areas=_numbers("areas", self.areas, (n,)))
-        _check_flags("crowd", self.crowd, n)
-        _check_flags("ignored", self.ignored, n)
-        _check_pairs("negative", self.negative)
-        _check_pairs("not_exhaustive", self.not_exhaustive)
+            areas = _numbers("areas", self.areas, (n,))
+            _check_each("areas", areas, areas >= 0, "numbers of at least 0")
+            _set(self, areas=areas)
+        flags = {name: _flags(name, getattr(self, name), n) for name in ("crowd", "ignored")}
+        pairs = {name: _pairs(name, getattr(self, name)) for name in ("negative", "not_exhaustive")}
+        given = {name: getattr(self, name) for name in ("known_images", "classes")}
+        known = {name: None if x is None else _integers(name, x) for name, x in given.items()}
+        _set(self, **flags, **pairs, **known, groups=_check_groups(self.groups))
 
     def __len__(self) -> int:
         return len(self.images)
@@ -165,9 +161,14 @@ def frequency_groups(counts: Mapping[int, int]) -> dict[str, list[int]]:
     Returns:
         "r": fewer than 10 training images; "c": 10 to 99; "f": 100 and more.
 
+    Raises:
+        InputError: for a count that is no whole number of at least 0.
+
     >>> frequency_groups({0: 9, 1: 10, 2: 5000})
     {'r': [0], 'c': [1], 'f': [2]}
     """
+    for label, count in counts.items():
+        check_number(f"counts: {label}", count, at_least=0, whole=True)
     return {
         name: [label for label, n in counts.items() if low <= n < high] for name, (low, high) in FREQUENCIES.items()
     }
@@ -223,7 +224,8 @@ def match(
             not count. COCO's "medium" is (32**2, 96**2).
 
     Raises:
-        InputError: for a detection in an unknown image or of an unknown category, or masks against boxes.
+        InputError: for a detection in an unknown image or of an unknown category, masks against boxes, or thresholds or
+            areas out of range.
 
     >>> truth = Truth(np.array([7]), np.array([0]), np.array([[0.0, 0.0, 10.0, 10.0]]))
     >>> boxes = np.array([[0.0, 0.0, 10.0, 6.0], [0.0, 0.0, 10.0, 10.0]])
@@ -232,15 +234,13 @@ def match(
            [False,  True,  True,  True]])
     """
     _check_known(detections, truth)
-    limits = np.minimum(np.asarray(thresholds, dtype=float), 1 - 1e-10)
-    if limits.ndim != 1 or not ((limits > 0) & (limits <= 1)).all() or not len(limits):
-        raise InputError(f"thresholds: expected numbers above 0 and at most 1, got {np.asarray(thresholds).tolist()}")
+    limits = _limits(thresholds)
+    low, high = _area_range(area)
     cells, object_cells, negative, not_exhaustive = _cells(detections, truth)
     judged = np.ones(len(detections), bool)
     if truth.negative is not None:
         judged = np.isin(cells, np.concatenate([object_cells, negative]))
 
-    low, high = area
     unexpected, crowd = truth.unexpected(low, high), truth.crowds()
     rows, objects, overlaps = _candidates(detections, truth, cells, object_cells, float(limits.min()))
     # The best candidate of each detection first, in the order in which it would take them.
@@ -260,11 +260,26 @@ def match(
             matched[who] |= hit
             ignored[who] |= hit & unexpected[found, None]
     pardoned = np.isin(cells, not_exhaustive)
-    if area != ANY_SIZE:
+    if (low, high) != ANY_SIZE:
         sizes = _areas(detections)
         pardoned |= (sizes < low) | (sizes > high)
     ignored |= ~matched & pardoned[:, None]
     return Matches(detections, truth, judged, matched, ignored, ~unexpected)
+
+
+def _limits(thresholds: Any) -> np.ndarray:
+    """Thresholds of the overlap; that of 1 is met by an overlap that rounding left just below it."""
+    found = _array("thresholds", thresholds)
+    if found.dtype.kind not in "iuf" or found.ndim != 1 or not len(found) or not ((found > 0) & (found <= 1)).all():
+        raise InputError(f"thresholds: expected numbers above 0 and at most 1, got {reprlib.repr(found.tolist())}")
+    return np.minimum(found.astype(float), 1 - 1e-10)
+
+
+def _area_range(area: Any) -> tuple[float, float]:
+    numbers = list(area) if isinstance(area, Sequence | np.ndarray) else []
+    if len(numbers) != 2 or not all(isinstance(x, Real) for x in numbers) or not 0 <= numbers[0] <= numbers[1]:
+        raise InputError(f"area: expected a smallest area of at least 0 and a largest one, got {area!r}")
+    return float(numbers[0]), float(numbers[1])
 
 
 def _rounds(
@@ -328,10 +343,10 @@ def _candidates(
 
 def _overlaps(detections: Detections, truth: Truth, rows: np.ndarray, objects: np.ndarray) -> np.ndarray:
     if detections.boxes is not None and truth.boxes is not None:
-        return box_iou(detections.boxes[rows], truth.boxes[objects], truth.crowds()[objects])
+        return _iou(detections.boxes[rows], truth.boxes[objects], truth.crowds()[objects])
     assert detections.masks is not None
     assert truth.masks is not None
-    mask, crowd = _pycocotools_mask(), truth.crowds().astype(np.uint8)
+    mask, crowd = coco.pycocotools_mask(), truth.crowds().astype(np.uint8)
     found = np.zeros(len(rows))
     ends = np.flatnonzero(np.diff(rows, append=-1)) + 1
     for part in np.split(np.arange(len(rows)), ends[:-1]) if len(rows) else []:
@@ -355,9 +370,19 @@ def box_iou(
         others: as many.
         crowd: whether the other is one.
 
+    Raises:
+        InputError: for other shapes, NaN, or negative sizes.
+
     >>> box_iou(np.array([[0, 0, 2, 2]] * 2), np.array([[1, 0, 4, 2]] * 2), np.array([False, True])).tolist()
     [0.2, 0.5]
     """
+    n = len(boxes)
+    flags = _flags("crowd", crowd, n)
+    assert flags is not None
+    return _iou(_boxes("boxes", boxes, n), _boxes("others", others, n), flags)
+
+
+def _iou(boxes: np.ndarray, others: np.ndarray, crowd: np.ndarray) -> np.ndarray:
     a, b = boxes.T.astype(float), others.T.astype(float)
     width = np.minimum(a[2] + a[0], b[2] + b[0]) - np.maximum(a[0], b[0])
     height = np.minimum(a[3] + a[1], b[3] + b[1]) - np.maximum(a[1], b[1])
@@ -394,10 +419,17 @@ def precision_at_recalls(
         ignored: whether it is neither a true nor a false positive.
         expected: how many objects there are to be found; with none, precision is -1.
 
+    Raises:
+        InputError: for other shapes, or a number of objects that is no whole number of at least 0.
+
     >>> flags = np.array([[True], [False], [True]])
     >>> precision_at_recalls(flags, np.zeros((3, 1), bool), expected=4)[0, [0, 25, 26, 50, 51]].round(3).tolist()
     [1.0, 1.0, 0.667, 0.667, 0.0]
     """
+    check_number("expected", expected, at_least=0, whole=True)
+    if matched.ndim != 2 or matched.shape != ignored.shape:
+        got = f"{list(matched.shape)} and {list(ignored.shape)}"
+        raise InputError(f"matched and ignored: expected one shape [n, thresholds], got {got}")
     shape = matched.shape[1], len(RECALLS)
     if expected == 0:
         return np.full(shape, -1.0)
@@ -511,7 +543,7 @@ def _fixed(matches: Matches, dets_per_class: int) -> AveragePrecision:
 
 
 def _image_cap(matches: Matches, max_dets: int, per_class: bool) -> AveragePrecision:
-    check_number("max_dets", max_dets, at_least=1)
+    check_number("max_dets", max_dets, at_least=1, whole=True)
     detections = matches.detections
     competing = _cells(detections, matches.truth)[0] if per_class else detections.images
     return _mean_over_classes(matches, _rank(competing, *detections.ranks()) < max_dets)
@@ -552,7 +584,7 @@ def _mean(curves: np.ndarray) -> float:
 
 def _best(detections: Detections, count: int) -> np.ndarray:
     """Which are among so many of their category with the highest scores."""
-    check_number("dets_per_class", count, at_least=1)
+    check_number("dets_per_class", count, at_least=1, whole=True)
     return _rank(detections.labels, *detections.ranks()) < count
 
 
@@ -566,14 +598,20 @@ def _ranking(matches: Matches, kept: np.ndarray) -> np.ndarray:
 def fit_histogram(scores: Float[np.ndarray, " n"], correct: Bool[np.ndarray, " n"], bins: int = 20) -> ScoreMap:
     """Histogram binning: the share of correct ones in each of `bins` equal bins of scores; an empty bin's centre.
 
+    Raises:
+        InputError: as all fits do, and the maps they give: for scores that are NaN or not from 0 to 1, for none, or
+            where `correct` is not as many of true and false.
+
     >>> fit_histogram(np.array([0.1, 0.2, 0.9]), np.array([False, True, True]), bins=2)(np.array([0.0, 0.6]))
     array([0.5, 1. ])
     """
+    check_number("bins", bins, at_least=1, whole=True)
+    scores, correct = _judged(scores, correct)
     place = _bin(scores, bins)
     counts = np.bincount(place, minlength=bins)
     hits = np.bincount(place, weights=correct, minlength=bins)
     shares = np.divide(hits, counts, out=(np.arange(bins) + 0.5) / bins, where=counts > 0)
-    return partial(_look_up, shares)
+    return partial(_mapped, partial(_look_up, shares))
 
 
 def fit_isotonic(scores: Float[np.ndarray, " n"], correct: Bool[np.ndarray, " n"]) -> ScoreMap:
@@ -582,7 +620,8 @@ def fit_isotonic(scores: Float[np.ndarray, " n"], correct: Bool[np.ndarray, " n"
     >>> fit_isotonic(np.array([0.1, 0.2, 0.9]), np.array([True, False, True]))(np.array([0.0, 0.55]))
     array([0.5 , 0.75])
     """
-    return IsotonicRegression(y_min=0.0, y_max=1.0, out_of_bounds="clip").fit(scores, correct).predict
+    fitted = IsotonicRegression(y_min=0.0, y_max=1.0, out_of_bounds="clip").fit(*_judged(scores, correct))
+    return partial(_mapped, fitted.predict)
 
 
 def fit_platt(scores: Float[np.ndarray, " n"], correct: Bool[np.ndarray, " n"]) -> ScoreMap:
@@ -607,6 +646,21 @@ FITS: dict[str, Callable[..., ScoreMap]] = {
     "beta": fit_beta,
     "temperature": fit_temperature,
 }
+
+
+def _judged(scores: Any, correct: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Scores, at least one, and whether each is of a correct detection."""
+    found = _scores(scores)
+    if not len(found):
+        raise InputError("scores: expected at least one, got none")
+    flags = _flags("correct", correct, len(found))
+    assert flags is not None
+    return found, flags
+
+
+def _mapped(function: ScoreMap, scores: Any) -> np.ndarray:
+    """What a map makes of scores; none is fitted to NaN or to what lies beyond 0 and 1."""
+    return function(_scores(scores))
 
 
 def _bin(scores: np.ndarray, bins: int) -> np.ndarray:
@@ -639,6 +693,7 @@ def _fit_logistic(
 
     Not scikit-learn's `LogisticRegression`, which cannot hold slopes at 0 or above.
     """
+    scores, correct = _judged(scores, correct)
     x, sign = features(scores), np.where(correct, 1.0, -1.0)
     x = np.column_stack([x, np.ones(len(x))]) if bias else x
     slopes = x.shape[1] - bias
@@ -652,7 +707,7 @@ def _fit_logistic(
 
     # scipy's default tolerance on the loss would stop far from the optimum of rare classes.
     weight = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"ftol": 1e-14, "gtol": 1e-8}).x
-    return partial(_logistic, features, weight)
+    return partial(_mapped, partial(_logistic, features, weight))
 
 
 def _logistic(features: Callable[[np.ndarray], np.ndarray], weight: np.ndarray, scores: np.ndarray) -> np.ndarray:
@@ -667,10 +722,17 @@ class Calibration:
     Attributes:
         maps: by category.
         otherwise: for categories that are not there: "zero" or "keep".
+
+    Raises:
+        InputError: for another word as `otherwise`.
     """
 
     maps: Mapping[int, ScoreMap]
     otherwise: Literal["zero", "keep"] = "zero"
+
+    def __post_init__(self) -> None:
+        if self.otherwise not in ("zero", "keep"):
+            raise unknown("otherwise", self.otherwise, ("zero", "keep"))
 
     def __call__(self, detections: Detections) -> Detections:
         """The same detections with calibrated scores; equal ones stay in the order of the scores given."""
@@ -758,14 +820,14 @@ def expected_calibration_error(
         bins: how many.
 
     Raises:
-        InputError: without a score, or for numbers out of range.
+        InputError: without a score, for scores that are NaN or not from 0 to 1, where `correct` is not as many of true
+            and false, or for `bins` that is no whole number of at least 1.
 
     >>> round(expected_calibration_error(np.array([0.8, 0.82, 0.1]), np.array([True, False, False])), 4)
     0.24
     """
-    check_number("bins", bins, at_least=1)
-    if not len(scores):
-        raise InputError("scores: expected at least one, got none")
+    check_number("bins", bins, at_least=1, whole=True)
+    scores, correct = _judged(scores, correct)
     place = _bin(scores, bins)
     return float(np.abs(np.bincount(place, weights=scores - correct)).sum() / len(scores))
 
@@ -828,7 +890,9 @@ class LargeVocabularyAP(Metric):
 
     `update(preds, target)` takes a dictionary an image, as torchmetrics' `MeanAveragePrecision` does: `boxes`,
     `labels`, and in `preds` `scores`; in `target` optionally `iscrowd`, `area`, and for federated data `negative` and
-    `not_exhaustive`: the categories that are not in the image, and those annotated in part.
+    `not_exhaustive`: the categories that are not in the image, and those annotated in part. An empty tensor of any
+    shape and dtype, such as `torch.tensor([])`, is none. Equal scores are ranked in the order of their images, as in
+    pycocotools.
 
     Args:
         dets_per_class: how many detections AP-Fixed and AP-Pool keep of each category.
@@ -837,6 +901,11 @@ class LargeVocabularyAP(Metric):
         federated: whether the images' negatives count. If not, all categories were looked for in all images.
         box_format: "xyxy", "xywh" or "cxcywh".
         **options: of `Metric`.
+
+    Raises:
+        InputError: for arguments out of range; by `update`, naming the image and the field, for what is missing, NaN,
+            or of another shape or dtype, for scores not from 0 to 1, boxes that are not of the format, flags other than
+            0 and 1, or labels beyond ±2^53. Nothing of a batch that is refused is kept.
 
     >>> metric = LargeVocabularyAP()
     >>> boxes, labels = torch.tensor([[0.0, 0.0, 9.0, 9.0]]), torch.tensor([3])
@@ -860,11 +929,11 @@ class LargeVocabularyAP(Metric):
         **options: Any,
     ):
         super().__init__(**options)
-        check_number("dets_per_class", dets_per_class, at_least=1)
-        check_number("max_dets", max_dets, at_least=1)
+        check_number("dets_per_class", dets_per_class, at_least=1, whole=True)
+        check_number("max_dets", max_dets, at_least=1, whole=True)
         if box_format not in FORMATS:
             raise unknown("box_format", box_format, FORMATS)
-        self.dets_per_class, self.max_dets, self.groups = dets_per_class, max_dets, dict(groups or {})
+        self.dets_per_class, self.max_dets, self.groups = dets_per_class, max_dets, _check_groups(groups or {})
         self.federated, self.box_format = federated, box_format
         # All states are flat and of one dtype, so that they can be gathered with those of a process without images.
         # `counts` tells how many rows of each table belong to an image, so that images need no numbers until the end.
@@ -876,27 +945,19 @@ class LargeVocabularyAP(Metric):
         return getattr(self, name)
 
     def update(self, preds: Sequence[Mapping[str, Tensor]], target: Sequence[Mapping[str, Tensor]]) -> None:
+        for name, images in (("preds", preds), ("target", target)):
+            if not isinstance(images, Sequence):
+                raise InputError(f"{name}: expected a list of a dictionary an image, got {type(images).__name__}")
         if len(preds) != len(target):
             raise InputError(f"preds and target: expected one of each an image, got {len(preds)} and {len(target)}")
-        for i, (pred, true) in enumerate(zip(preds, target, strict=True)):
-            found, objects = (
-                _image_boxes(f"{name}[{i}]", one, self.box_format) for name, one in (("preds", pred), ("target", true))
-            )
-            crowd, area = true.get("iscrowd", found.new_zeros(len(objects))), true.get("area", objects[:, 2:].prod(1))
-            for name, x, rows in (
-                ("scores", pred["scores"], found),
-                ("iscrowd", crowd, objects),
-                ("area", area, objects),
-            ):
-                if list(x.shape) != [len(rows)]:
-                    raise InputError(f"{name}: expected {len(rows)} numbers for image {i}, got shape {list(x.shape)}")
-            listed = [true.get(name, true["labels"][:0]) for name in ("negative", "not_exhaustive")]
-            for name, labels in zip(("negative", "not_exhaustive"), listed, strict=True):
-                check_integers(name, labels, rows=labels.numel())
-            tables = [(found, pred["scores"], pred["labels"]), (objects, area, crowd, true["labels"])]
-            for name, columns in zip(COLUMNS, [*tables, *((labels,) for labels in listed)], strict=True):
-                self._state(name).append(_flat(columns))
-            self._state("counts").append(found.new_tensor([len(found), len(objects), *map(len, listed)]))
+        checked = [
+            (*_found(f"preds[{i}]", pred, self.box_format), *_objects(f"target[{i}]", true, self.box_format))
+            for i, (pred, true) in enumerate(zip(preds, target, strict=True))
+        ]
+        for tables in checked:
+            for name, table in zip(COLUMNS, tables, strict=True):
+                self._state(name).append(table.flatten())
+            self._state("counts").append(tables[0].new_tensor([len(table) for table in tables]))
 
     def compute(self) -> dict[str, Tensor]:
         """Each figure by its name, and those of groups as in "ap_pool r"."""
@@ -928,27 +989,84 @@ class LargeVocabularyAP(Metric):
         return {name: torch.tensor(value, device=self.device) for name, value in named.items()}
 
 
-FORMATS = ("xyxy", "xywh", "cxcywh")
+FORMATS = {
+    "xyxy": "left, top, right and bottom, with right ≥ left and bottom ≥ top",
+    "xywh": "left, top, width and height, with both ≥ 0",
+    "cxcywh": "the centre's x and y, width and height, with both ≥ 0",
+}
 COLUMNS = {"found": 6, "objects": 7, "negative": 1, "not_exhaustive": 1}  # of the tables that the metric keeps
+EXACT = 1 << 53  # up to which float64 holds integers
 
 
-def _image_boxes(name: str, one: Mapping[str, Tensor], box_format: str) -> Tensor:
-    """Boxes of one image in COCO's form, in float64."""
-    boxes, labels = one["boxes"], one["labels"]
+def _found(name: str, one: Any, box_format: str) -> tuple[Tensor]:
+    """The detections of one image: a row of box, score and label each, in float64."""
+    boxes, labels = _image_boxes(name, one, box_format)
+    scores = _column(name, one, "scores", len(boxes), "numbers from 0 to 1", lambda x: (x >= 0) & (x <= 1))
+    return (_side_by_side(boxes, scores, labels),)
+
+
+def _objects(name: str, one: Any, box_format: str) -> tuple[Tensor, Tensor, Tensor]:
+    """The objects of one image: a row of box, area, crowd and label each; negatives; what is annotated in part."""
+    boxes, labels = _image_boxes(name, one, box_format)
+    n = len(boxes)
+    one = {"area": boxes[:, 2:].prod(1), "iscrowd": boxes.new_zeros(n), **one}
+    area = _column(name, one, "area", n, "finite numbers of at least 0", lambda x: (x >= 0) & x.isfinite())
+    crowd = _column(name, one, "iscrowd", n, "0 or 1", lambda x: (x == 0) | (x == 1))
+    negative, partly = (_label_column(name, one, key) for key in ("negative", "not_exhaustive"))
+    return _side_by_side(boxes, area, crowd, labels), negative, partly
+
+
+def _side_by_side(boxes: Tensor, *columns: Tensor) -> Tensor:
+    return torch.column_stack([boxes, *(column.to(boxes.device) for column in columns)])
+
+
+def _image_boxes(name: str, one: Any, box_format: str) -> tuple[Tensor, Tensor]:
+    """Boxes of one image in COCO's form, and their labels."""
+    boxes = _field(name, one, "boxes")
+    boxes = boxes if boxes.numel() else boxes.new_zeros(0, 4)
     if boxes.ndim != 2 or boxes.shape[1] != 4:
         raise InputError(f"{name}: expected boxes of shape [n, 4], got {list(boxes.shape)}")
-    check_integers(f"{name}: labels", labels, rows=len(boxes))
-    return box_convert(boxes.detach().double(), box_format, "xywh")
+    made = box_convert(boxes, box_format, "xywh")
+    right = (boxes.abs() <= coco.FARTHEST).all(1) & (made[:, 2:] >= 0).all(1)
+    _check_each(f"{name}: boxes", boxes, right, f"{box_format}: {FORMATS[box_format]}")
+    return made, _label_column(name, one, "labels", len(boxes))
 
 
-def _flat(columns: Sequence[Tensor]) -> Tensor:
-    """Columns side by side, row by row."""
-    several = [column.detach().double() for column in columns]
-    return torch.cat([column if column.ndim == 2 else column[:, None] for column in several], dim=1).flatten()
+def _field(name: str, one: Any, key: str) -> Tensor:
+    """A field of an image in float64; whatever is empty is none."""
+    if not isinstance(one, Mapping) or key not in one:
+        raise InputError(f"{name}: has no {key}" if isinstance(one, Mapping) else f"{name}: expected a dictionary")
+    x = one[key]
+    if not isinstance(x, Tensor) or x.is_complex():
+        got = x.dtype if isinstance(x, Tensor) else type(x).__name__
+        raise InputError(f"{name}: {key}: expected a tensor of numbers, got {got}")
+    return x.detach().double() if x.numel() else x.new_zeros(0, dtype=torch.float64)
+
+
+def _column(
+    name: str, one: Any, key: str, rows: int, expected: str, is_right: Callable[[Tensor], Tensor]
+) -> Float[Tensor, " rows"]:
+    x = _field(name, one, key)
+    if list(x.shape) != [rows]:
+        raise InputError(f"{name}: {key}: expected {rows} numbers, got shape {list(x.shape)}")
+    _check_each(f"{name}: {key}", x, is_right(x), expected)
+    return x
+
+
+def _label_column(name: str, one: Any, key: str, rows: int | None = None) -> Tensor:
+    """Labels of one image, by default none and else any number of them."""
+    if rows is None and key not in one:
+        return torch.zeros(0, dtype=torch.float64, device=one["boxes"].device)
+    x = _field(name, one, key)
+    if x.numel():
+        check_integers(f"{name}: {key}", one[key], x.numel() if rows is None else rows, low=-EXACT, high=EXACT + 1)
+    elif rows:
+        raise InputError(f"{name}: {key}: expected {rows} integers, got none")
+    return x
 
 
 def _rows(parts: list[Tensor] | Tensor, columns: int) -> np.ndarray:
-    """What `_flat` made of all images."""
+    """The rows of all images, one after the other."""
     several = [parts] if isinstance(parts, Tensor) else parts
     joined = np.concatenate([np.zeros(0), *(part.cpu().numpy() for part in several)])
     return joined.reshape(-1, columns)
@@ -966,52 +1084,11 @@ def read_truth(path: str | Path, masks: bool = False) -> Truth:
         masks: whether to read the objects' masks (polygons or RLE), not their boxes.
 
     Raises:
-        InputError: naming the file, and the line where it is malformed or the entry that is at fault.
+        InputError: naming the file, and the line where it is malformed or the entry that is at fault; also for an id
+            that is there twice or beyond 64 bits, and for a mask of no area or of another size than its image.
         MissingExtra: for masks without pycocotools.
     """
-    path = Path(path)
-    content = read_json(path)
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: expected an object with images, annotations and categories, got {_kind(content)}")
-    images, annotations, categories = (
-        _entries(path, name, _get(str(path), content, name, list)) for name in ("images", "annotations", "categories")
-    )
-    sizes = {_get(where, one, "id", int): (where, one) for where, one in images}
-    classes = [_get(where, one, "id", int) for where, one in categories]
-    groups: dict[str, list[int]] = {}
-    for where, one in categories:
-        if "frequency" in one:
-            groups.setdefault(_get(where, one, "frequency", str), []).append(one["id"])
-    federated = any("neg_category_ids" in one for _, one in images)
-    lists: dict[str, list[tuple[int, int]]] = {"neg_category_ids": [], "not_exhaustive_category_ids": []}
-    for where, one in images if federated else ():
-        for name, pairs in lists.items():
-            listed = _get(where, one, name, list)
-            if not all(type(label) is int for label in listed):
-                raise InputError(f"{where}: expected integers in {name}, got {listed}")
-            pairs += [(one["id"], label) for label in listed]
-    known = set(classes)
-    rows: list[tuple[int, int, float, bool]] = []
-    for where, one in annotations:
-        image, label = _known(where, one, "image_id", sizes), _known(where, one, "category_id", known)
-        rows.append(
-            (image, label, _get(where, one, "area", float), bool(one.get("ignore" if federated else "iscrowd", 0)))
-        )
-    flags = np.array([row[3] for row in rows], dtype=bool)
-    return Truth(
-        np.array([row[0] for row in rows], dtype=int),
-        np.array([row[1] for row in rows], dtype=int),
-        boxes=None if masks else _boxes(annotations),
-        masks=[_rle(where, one, *sizes[one["image_id"]]) for where, one in annotations] if masks else None,
-        areas=np.array([row[2] for row in rows], dtype=float),
-        crowd=None if federated else flags,
-        ignored=flags if federated else None,
-        negative=np.array(lists["neg_category_ids"], dtype=int).reshape(-1, 2) if federated else None,
-        not_exhaustive=np.array(lists["not_exhaustive_category_ids"], dtype=int).reshape(-1, 2),
-        known_images=np.array(list(sizes), dtype=int),
-        classes=np.array(classes, dtype=int),
-        groups=groups,
-    )
+    return Truth(**coco.read_annotations(Path(path), masks))
 
 
 def read_detections(path: str | Path, truth: Truth, masks: bool = False) -> Detections:
@@ -1020,104 +1097,15 @@ def read_detections(path: str | Path, truth: Truth, masks: bool = False) -> Dete
     Args:
         path: JSON; an empty list is no detections.
         truth: from `read_truth`; other images and categories than its own are refused.
-        masks: whether to read masks (compressed RLE), not boxes.
+        masks: whether to read masks (RLE, compressed or not), not boxes.
 
     Raises:
         InputError: naming the file, and the line where it is malformed or the entry that is at fault.
+        MissingExtra: for masks without pycocotools.
     """
-    path = Path(path)
-    content = read_json(path)
-    if not isinstance(content, list):
-        raise InputError(f"{path}: expected a list of detections, got {_kind(content)}")
-    entries = _entries(path, "", content)
-    images = None if truth.known_images is None else set(truth.known_images.tolist())
-    classes = None if truth.classes is None else set(truth.classes.tolist())
-    rows = []
-    for where, one in entries:
-        score = _get(where, one, "score", float)
-        if not 0 <= score <= 1:
-            raise InputError(f"{where}: expected a score from 0 to 1, got {score:g}")
-        rows.append((_known(where, one, "image_id", images), _known(where, one, "category_id", classes), score))
-    return Detections(
-        np.array([row[0] for row in rows], dtype=int),
-        np.array([row[1] for row in rows], dtype=int),
-        np.array([row[2] for row in rows], dtype=float),
-        boxes=None if masks else _boxes(entries),
-        masks=[_rle(where, one) for where, one in entries] if masks else None,
-    )
-
-
-def _entries(path: Path, name: str, content: list[Any]) -> list[tuple[str, dict[str, Any]]]:
-    """Each entry with its place, for errors."""
-    found = [(f"{path}: {name}[{i}]", one) for i, one in enumerate(content)]
-    for where, one in found:
-        if not isinstance(one, dict):
-            raise InputError(f"{where}: expected an object, got {_kind(one)}")
-    return found
-
-
-def _get(where: str, one: Mapping[str, Any], name: str, kind: type) -> Any:
-    """A field of an entry; an integer is welcome where a number is expected."""
-    if name not in one:
-        raise InputError(f"{where}: has no {name}")
-    value = one[name]
-    right = isinstance(value, (int, float) if kind is float else kind) and not isinstance(value, bool)
-    if not right or (kind is float and not math.isfinite(value)):
-        wanted = {int: "an integer", float: "a number", list: "a list", str: "a string"}[kind]
-        raise InputError(f"{where}: expected {wanted} as {name}, got {value!r}")
-    return value
-
-
-def _known(where: str, one: Mapping[str, Any], name: str, known: Any) -> int:
-    value = _get(where, one, name, int)
-    if known is not None and value not in known:
-        raise InputError(f"{where}: {name} {value} is not in the annotations' {NAMES[name]}")
-    return value
-
-
-NAMES = {"image_id": "images", "category_id": "categories"}
-
-
-def _kind(value: Any) -> str:
-    return {dict: "an object", list: "a list", str: "a string", type(None): "null"}.get(type(value), repr(value))
-
-
-def _boxes(entries: list[tuple[str, dict[str, Any]]]) -> np.ndarray:
-    found = []
-    for where, one in entries:
-        box = _get(where, one, "bbox", list)
-        fine = len(box) == 4 and all(isinstance(x, (int, float)) and math.isfinite(x) for x in box)
-        if not fine or min(box[2:]) < 0:
-            raise InputError(f"{where}: expected left, top, width and height as bbox, got {box}")
-        found.append(box)
-    return np.array(found, dtype=float).reshape(-1, 4)
-
-
-def _rle(where: str, one: Mapping[str, Any], image_where: str = "", image: Mapping[str, Any] | None = None) -> Any:
-    """The mask of an entry as a compressed RLE; polygons need the image's height and width."""
-    mask = _pycocotools_mask()
-    shape = one.get("segmentation")
-    compressed = isinstance(shape, dict) and isinstance(shape.get("counts"), (str, bytes)) and "size" in shape
-    if compressed:
-        return shape
-    if image is None or not isinstance(shape, (list, dict)):
-        raise InputError(
-            f"{where}: expected a segmentation as RLE{' or polygons' if image else ''}, got {_kind(shape)}"
-        )
-    height, width = (_get(image_where, image, name, int) for name in ("height", "width"))
-    try:
-        made = mask.frPyObjects(shape, height, width)
-    except Exception as error:
-        raise InputError(f"{where}: its segmentation is neither RLE nor polygons ({error})") from error
-    return mask.merge(made) if isinstance(made, list) else made
-
-
-def _pycocotools_mask() -> Any:
-    try:
-        from pycocotools import mask
-    except ModuleNotFoundError as error:
-        raise MissingExtra("pycocotools", "coco") from error
-    return mask
+    known = {"image_id": truth.known_images, "category_id": truth.classes}
+    sizes = dict(zip(truth.images.tolist(), (list(one["size"]) for one in truth.masks or ()), strict=False))
+    return Detections(**coco.read_results(Path(path), known, sizes, masks))
 
 
 def _set(one: object, **values: Any) -> None:
@@ -1125,49 +1113,122 @@ def _set(one: object, **values: Any) -> None:
         object.__setattr__(one, name, value)
 
 
-def _as_arrays(one: Detections | Truth) -> None:
-    """Take lists and tensors for arrays."""
-    several = {part.name: getattr(one, part.name) for part in fields(one) if part.name not in ("masks", "groups")}
-    _set(one, **{name: np.asarray(value) for name, value in several.items() if value is not None})
+def _array(name: str, x: Any) -> np.ndarray:
+    """Lists and tensors as an array."""
+    if isinstance(x, Tensor):
+        x = x.detach().cpu()
+        return (x.double() if x.is_floating_point() else x).numpy()
+    try:
+        return np.asarray(x)
+    except ValueError as error:
+        raise InputError(f"{name}: expected numbers in rows of one length, got {reprlib.repr(x)}") from error
 
 
-def _numbers(name: str, x: Any, shape: tuple[int, ...]) -> np.ndarray:
-    found = np.asarray(x, dtype=float)
+def _integers(name: str, x: Any, shape: tuple[int, ...] | None = None) -> np.ndarray:
+    """Integers as int64; a vector of any length without a shape."""
+    found = _array(name, x)
+    shape = shape or found.shape[:1] or (1,)
+    found = found if found.size else np.zeros(shape if 0 in shape else 0, np.int64)
+    if found.dtype.kind not in "iu" or (found.dtype == np.uint64 and found.max(initial=0) >= 1 << 63):
+        raise InputError(f"{name}: expected integers of at most 64 bits, got {_got(found)}")
+    if found.shape != shape:
+        raise InputError(f"{name}: expected integers of shape {list(shape)}, got {list(found.shape)}")
+    return found.astype(np.int64, copy=False)
+
+
+def _numbers(name: str, x: Any, shape: tuple[int, ...] | None = None) -> np.ndarray:
+    """Finite numbers as float64; a vector of any length without a shape."""
+    found = _array(name, x)
+    shape = shape or found.shape[:1] or (1,)
+    found = found if found.size or 0 not in shape else np.zeros(shape)
+    if found.dtype.kind not in "iuf":
+        raise InputError(f"{name}: expected numbers, got {_got(found)}")
     if found.shape != shape:
         raise InputError(f"{name}: expected shape {list(shape)}, got {list(found.shape)}")
-    check_finite(name, torch.as_tensor(found))
+    found = found.astype(float, copy=False)
+    bad = int((~np.isfinite(found)).sum())
+    if bad:
+        raise InputError(f"{name}: {bad} of {found.size} numbers are NaN or infinite")
     return found
 
 
-def _check_flags(name: str, x: np.ndarray | None, rows: int) -> None:
-    if x is not None and (x.shape != (rows,) or x.dtype != bool):
-        raise InputError(f"{name}: expected {rows} of true and false, got {x.dtype} of shape {list(x.shape)}")
+def _got(found: np.ndarray) -> str:
+    return (
+        f"{found.dtype}, as {reprlib.repr(found.flat[0])}"
+        if found.dtype.kind in "OU" and found.size
+        else f"{found.dtype}"
+    )
 
 
-def _check_pairs(name: str, x: np.ndarray | None) -> None:
-    if x is not None and (x.ndim != 2 or x.shape[1] != 2 or x.dtype.kind not in "iu"):
-        raise InputError(f"{name}: expected rows of an image and a category, got {x.dtype} of shape {list(x.shape)}")
+def _scores(x: Any, rows: int | None = None) -> np.ndarray:
+    found = _numbers("scores", x, None if rows is None else (rows,))
+    _check_each("scores", found, (found >= 0) & (found <= 1), "numbers from 0 to 1")
+    return found
 
 
-def _check_shapes(one: Detections | Truth) -> None:
-    n = len(one.images)
+def _check_each(name: str, x: Any, right: Any, expected: str) -> None:
+    """Refuse the first row, of an array or a tensor, that is not right."""
+    if right.all():
+        return
+    row = int((~right).nonzero()[0].flatten()[0])
+    got = x[row].tolist()
+    raise InputError(f"{name}: expected {expected}, got {got if isinstance(got, list) else f'{got:g}'} in row {row}")
+
+
+def _flags(name: str, x: Any, rows: int) -> np.ndarray | None:
+    if x is None:
+        return None
+    found = _array(name, x)
+    found = found if found.size or rows else np.zeros(0, bool)
+    if found.shape != (rows,) or found.dtype != bool:
+        raise InputError(f"{name}: expected {rows} of true and false, got {found.dtype} of shape {list(found.shape)}")
+    return found
+
+
+def _pairs(name: str, x: Any) -> np.ndarray | None:
+    if x is None:
+        return None
+    found = _array(name, x)
+    if found.size and (found.ndim != 2 or found.shape[1] != 2 or found.dtype.kind not in "iu"):
+        got = f"{found.dtype} of shape {list(found.shape)}"
+        raise InputError(f"{name}: expected rows of an image and a category, got {got}")
+    return _integers(name, found, (len(found), 2) if found.size else (0, 2))
+
+
+def _check_groups(groups: Mapping[str, Any]) -> dict[str, list[int]]:
+    """Groups as lists of integers; sets, too, which NumPy would take for one thing."""
+    several = {name: [*part] if isinstance(part, Iterable) else part for name, part in groups.items()}
+    return {name: _integers(f"groups: {name}", part).tolist() for name, part in several.items()}
+
+
+def _check_rows(one: Detections | Truth) -> int:
+    """Check images, labels, and boxes or masks; how many there are."""
+    images = _integers("images", one.images)
+    n = len(images)
+    _set(one, images=images, labels=_integers("labels", one.labels, (n,)))
     if (one.boxes is None) == (one.masks is None):
         raise InputError("boxes and masks: expected one of them")
-    if one.masks is not None:
-        if len(one.masks) != n:
-            raise InputError(f"masks: expected {n}, got {len(one.masks)}")
-        return
-    boxes = _numbers("boxes", one.boxes, (n, 4))
-    if (boxes[:, 2:] < 0).any():
-        row = int(np.flatnonzero((boxes[:, 2:] < 0).any(1))[0])
-        raise InputError(f"boxes: expected left, top, width and height, got {boxes[row].tolist()} in row {row}")
-    _set(one, boxes=boxes)
+    if one.boxes is not None:
+        _set(one, boxes=_boxes("boxes", one.boxes, n))
+    if one.masks is not None and len(one.masks) != n:
+        raise InputError(f"masks: expected {n}, got {len(one.masks)}")
+    for row, mask in enumerate(one.masks or ()):
+        if not isinstance(mask, Mapping) or "size" not in mask or not isinstance(mask.get("counts"), str | bytes):
+            raise InputError(f"masks: expected a compressed RLE (pycocotools.mask.frPyObjects makes one) in row {row}")
+    return n
+
+
+def _boxes(name: str, x: Any, rows: int) -> np.ndarray:
+    boxes = _numbers(name, x, (rows, 4))
+    right = (boxes[:, 2:] >= 0).all(1) & (np.abs(boxes) <= coco.FARTHEST).all(1)
+    _check_each(name, boxes, right, "left, top, width and height")
+    return boxes
 
 
 def _areas(one: Detections | Truth) -> np.ndarray:
     if one.boxes is not None:
         return one.boxes[:, 2] * one.boxes[:, 3]
-    return np.asarray(_pycocotools_mask().area(list(one.masks or ())), dtype=float).reshape(-1)
+    return np.asarray(coco.pycocotools_mask().area(list(one.masks or ())), dtype=float).reshape(-1)
 
 
 def _check_known(detections: Detections, truth: Truth) -> None:
@@ -1200,7 +1261,14 @@ def simulate(
         habits: slope and offset of the logit of the score against the evidence, the most frequent category first.
         rng: decides everything.
         spread: wrong detections are of a category in proportion to its frequency to this power; 0 is all alike.
+
+    Raises:
+        InputError: for numbers out of range, or habits of another shape or with NaN.
     """
+    check_number("images", images, at_least=1, whole=True)
+    check_number("spread", spread)
+    habits = _numbers("habits", habits, (len(habits), 2))
+    check_number("habits", len(habits), at_least=1)
     frequency = 1 / np.arange(1, len(habits) + 1)
     at, clutter_at = np.repeat(np.arange(images), 8), np.repeat(np.arange(images), 200)
     labels = rng.choice(len(habits), len(at), p=frequency / frequency.sum())
@@ -1257,13 +1325,16 @@ def study(
         calibrated`: the expected calibration error before and after.
 
     Raises:
-        InputError: for other data.
+        InputError: for other data, or numbers out of range.
 
     >>> study("simulated", 1, images=50, classes=12)["rarity fixed"]
     0.0
     """
     if data != "simulated":
         raise unknown("data", data, ("simulated",))
+    check_number("seed", seed, at_least=0, whole=True)
+    check_number("classes", classes, at_least=3, whole=True)
+    check_number("top", top, at_least=1, whole=True)
     rng = np.random.default_rng(seed)
     # Trained on a long tail, a detector is less sure of rarer categories, and of each in its own way.
     offset = -1.0 - 1.5 * np.arange(classes) / (classes - 1) + rng.normal(0, 0.7, classes)
