@@ -3,7 +3,8 @@ import torch
 from sklearn import metrics
 
 from counterpoise.errors import InputError
-from counterpoise.measure import accuracy, balanced_accuracy, class_accuracy, group_accuracy
+from counterpoise.measure import accuracy, balanced_accuracy, class_accuracy, group_accuracy, knn_accuracy
+from counterpoise.measure.retrieval import retrieval
 
 rng = torch.Generator().manual_seed(0)
 LABELS = torch.randint(0, 5, (200,), generator=rng)
@@ -80,10 +81,23 @@ def test_two_classes_are_head_and_tail_and_groups_without_rows_are_left_out():
         (lambda: accuracy(PREDICTED[:2], torch.tensor([-1, -1])), "labels: none of the 2 rows is labelled"),
         (lambda: accuracy(PREDICTED[:0], LABELS[:0]), "labels: none of the 0 rows is labelled"),
         (lambda: class_accuracy(PREDICTED, LABELS, 4), "labels: expected integers from -1 to 3, got 4"),
-        (lambda: class_accuracy(PREDICTED, LABELS, 0), "classes: expected a number of at least 1, got 0"),
-        (lambda: group_accuracy(PREDICTED, LABELS, torch.arange(5) - 1), "train_counts: expected counts of at least 0"),
+        (lambda: class_accuracy(PREDICTED, LABELS, 0), "classes: expected a whole number of at least 1, got 0"),
+        (
+            lambda: group_accuracy(PREDICTED, LABELS, torch.arange(5) - 1),
+            "train_counts: expected integers of",
+        ),
     ],
 )
 def test_bad_input_is_refused_by_name(call, message):
     with pytest.raises(InputError, match=message):
         call()
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16, torch.uint32, torch.uint64, torch.int8, torch.int32])
+def test_labels_of_every_integer_type_are_taken(dtype):
+    """Also by the shapes in the signatures, which are checked here."""
+    labels = torch.arange(6) % 3
+    rows, given = torch.eye(3)[labels] + 0.1 * torch.randn(6, 3), labels.to(dtype)
+    assert accuracy(given, given) == 1.0
+    assert knn_accuracy(rows, given, rows, given, 3, k=1) == 1.0
+    assert retrieval(rows, given, ks=(1,)).recall == retrieval(rows, labels, ks=(1,)).recall

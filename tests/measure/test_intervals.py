@@ -87,15 +87,19 @@ def test_verdict(low, high, above, below):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: interval([]), "values: expected at least one value, got none"),
-        (lambda: interval([1.0, math.nan]), "values: 1 of 2 values are NaN or infinite"),
-        (lambda: interval([1.0, math.inf]), "values: 1 of 2 values are NaN or infinite"),
-        (lambda: interval([1.0, 2.0], 95), "confidence: expected a number between 0 and 1, got 95"),
+        (lambda: interval([]), "values: expected at least one number, got none"),
+        (lambda: interval([1.0, math.nan]), "values: expected a number that is finite, got nan"),
+        (lambda: interval([1.0, math.inf]), "values: expected a number that is finite, got inf"),
+        (lambda: interval([1.0, 2.0], 95), "confidence: expected a number above 0 and below 1, got 95"),
         (lambda: paired([1.0], [1.0, 2.0]), "a and b: expected as many values, got 1 and 2"),
-        (lambda: paired([1.0], [math.nan]), "b: 1 of 1 values are NaN"),
+        (lambda: interval(["1"]), "values: expected a number that is finite, got '1'"),
+        (lambda: interval(5), r"values: expected a sequence of numbers, such as \(5,\), got 5"),
+        (lambda: verdict(Interval(0.1, math.nan, 0.3, 3), "above"), "difference: expected a number"),
+        (lambda: paired([1.0], [math.nan]), "b: expected a number that is finite, got nan"),
         (lambda: verdict(Interval(1.0, 0.5, 1.5, 3), "abov"), "did you mean 'above'"),
     ],
 )
+@pytest.mark.usefixtures("plain_shapes")
 def test_bad_input_is_refused_by_name(call, message):
     with pytest.raises(InputError, match=message):
         call()

@@ -144,7 +144,7 @@ def test_bad_input_is_refused_by_name():
     for far, name in (((0.0, 0.1), r"far\[0\]"), ((0.2, 0.1), r"far\[1\]"), ((0.2, 1.1), r"far\[1\]")):
         with pytest.raises(InputError, match=name):
             utility_curves(ROWS, LABELS, far)
-    with pytest.raises(InputError, match="thresholds: expected a number of at least 1"):
+    with pytest.raises(InputError, match="thresholds: expected a whole number of at least 1"):
         utility_curves(ROWS, LABELS, thresholds=0)
     with pytest.raises(InputError, match=r"epsilon: expected a number above 0 and of at most 0\.5"):
         epsilon_opis(torch.eye(2), 0.6)

@@ -11,7 +11,8 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 
 from counterpoise.errors import InputError
-from counterpoise.measure import few_shot_accuracy, knn_accuracy, knn_predict, linear_probe, stratified_split
+from counterpoise.measure import few_shot_accuracy, knn_accuracy, knn_predict, linear_probe, probes, stratified_split
+from counterpoise.ops.neighbours import ranked_in_parts
 
 digits = load_digits()
 ORDER = np.random.default_rng(0).permutation(len(digits.data))
@@ -48,6 +49,32 @@ def test_knn_equal_votes_go_to_the_lowest_class():
     query = torch.tensor([[1.0, 1.0], [0.0, 0.0]])
     assert knn_predict(train, torch.tensor([2, 1]), query, 3, 2).tolist() == [1, 1]
     assert knn_predict(train, torch.tensor([1, 2]), query, 3, 2).tolist() == [1, 1]
+
+
+def test_knn_shares_the_last_votes_among_rows_that_are_equally_near():
+    """Two votes: one of class 2, and one that three rows share, of which two are of class 1."""
+    train = torch.tensor([[0.8, 0.6], [1.0, 0.0], [0.8, 0.6], [0.8, 0.6]])
+    labels = torch.tensor([0, 2, 1, 1])
+    assert knn_predict(train, labels, torch.tensor([[1.0, 0.0]]), 3, 2, temperature=1e6).item() == 2
+    for order in ([0, 1, 2, 3], [3, 2, 1, 0], [2, 0, 3, 1]):
+        found = ranked_in_parts(torch.tensor([[1.0, 0.0]]), train[order], 2)
+        votes = probes._votes(next(found), labels[order], 3, temperature=1e6)
+        torch.testing.assert_close(votes, torch.tensor([[1 / 3, 2 / 3, 1.0]], dtype=torch.float64))
+
+
+def test_knn_of_a_collapsed_encoder_knows_no_class_whatever_the_order_of_rows():
+    """With the classes evenly there, it is right as often as random features; else it says the most frequent."""
+    labels = torch.arange(8).repeat_interleave(25)
+    assert knn_accuracy(torch.ones(200, 600), labels, torch.ones(200, 600), labels, 8) == 1 / 8
+    random = [knn_accuracy(torch.randn(200, 9), labels, torch.randn(200, 9), labels, 8) for _ in range(40)]
+    assert np.mean(random) == pytest.approx(1 / 8, abs=4 * np.std(random) / 40**0.5)
+    uneven = torch.cat([torch.zeros(60), torch.ones(140)]).long()
+    assert knn_predict(torch.ones(200, 5), uneven, torch.ones(3, 5), 2).tolist() == [1, 1, 1]
+
+
+def test_few_shot_of_a_collapsed_encoder_is_right_by_chance():
+    labels = torch.arange(8).repeat_interleave(25)
+    assert few_shot_accuracy(torch.ones(200, 9), labels, episodes=20)[0] == pytest.approx(1 / 5)
 
 
 def test_knn_takes_all_where_there_are_fewer_than_k():
@@ -235,7 +262,7 @@ def test_few_shot_leaves_out_small_classes_and_the_unlabelled():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: knn_predict(X, Y, X, 10, k=0), "k: expected a number of at least 1, got 0"),
+        (lambda: knn_predict(X, Y, X, 10, k=0), "k: expected a whole number of at least 1, got 0"),
         (lambda: knn_predict(X, Y, X, 10, temperature=0), "temperature: expected a number above 0, got 0"),
         (lambda: knn_predict(X, Y, X, 9), "train_labels: expected integers from -1 to 8, got 9"),
         (lambda: knn_predict(X[:2], Y[:2] * 0 - 1, X, 9), "train_labels: no row is labelled, so there is none to vote"),
@@ -243,18 +270,18 @@ def test_few_shot_leaves_out_small_classes_and_the_unlabelled():
         (lambda: knn_predict(X.log().log(), Y, X, 10), r"train_features: \d+ of \d+ numbers are NaN"),
         (lambda: knn_accuracy(X, Y, X, Y[:3], 10), "labels: expected one integer for each of the 1797 rows"),
         (lambda: knn_accuracy(X, Y, X[:2], Y[:2] * 0 - 1, 10), "labels: none of the 0 rows is labelled"),
-        (lambda: linear_probe(X, Y, X, Y, 10, ()), "strengths: expected at least one, got none"),
+        (lambda: linear_probe(X, Y, X, Y, 10, ()), "strengths: expected at least one number, got none"),
         (lambda: linear_probe(X, Y, X, Y, 10, (1.0, 0.0)), "strengths: expected a number above 0, got 0"),
         (lambda: linear_probe(X, Y, X, Y, 10, tolerance=0), "tolerance: expected a number above 0, got 0"),
         (lambda: linear_probe(X, Y, X[:, 1:], Y, 10), "features: expected 64 columns as in training, got 63"),
         (lambda: linear_probe(X, Y, X, Y + 1, 10), "valid_labels: expected integers from -1 to 9, got 10"),
         (lambda: linear_probe(X, Y * 0 - 1, X, Y, 10), "train_labels: no row is labelled, so there is nothing to fit"),
         (lambda: linear_probe(X[:9], Y[:9], X, Y, 10, (1.0,)).predict(X[:, 1:]), "features: expected 64 columns"),
-        (lambda: stratified_split(Y, 1.0, torch.Generator()), "share: expected a number between 0 and 1, got 1"),
+        (lambda: stratified_split(Y, 1.0, torch.Generator()), "share: expected a number above 0 and below 1, got 1"),
         (lambda: few_shot_accuracy(X, Y, shots=170), "labels: 0 classes have at least 185 rows"),
         (lambda: few_shot_accuracy(X, Y, ways=11), "labels: 10 classes have at least 20 rows .* too few for 11 ways"),
-        (lambda: few_shot_accuracy(X, Y, ways=1), "ways: expected a number of at least 2, got 1"),
-        (lambda: few_shot_accuracy(X, Y, episodes=1), "episodes: expected a number of at least 2, got 1"),
+        (lambda: few_shot_accuracy(X, Y, ways=1), "ways: expected a whole number of at least 2, got 1"),
+        (lambda: few_shot_accuracy(X, Y, episodes=1), "episodes: expected a whole number of at least 2, got 1"),
     ],
 )
 def test_bad_input_is_refused_by_name(call, message):

@@ -1,5 +1,6 @@
 """Retrieval against plain loops and pytorch-metric-learning, and what it refuses."""
 
+import itertools
 import time
 
 import numpy as np
@@ -72,6 +73,77 @@ def test_equal_rows_do_not_take_the_query_s_own_place():
     assert found[:4] == ({1: 1.0, 2: 1.0}, 1.0, 1.0, 0)
 
 
+def mean_over_orders(labels, queries, gallery, gallery_labels, itself, ks=(1, 3)):
+    """Plain counts, averaged over all orders of the gallery, by which equal rows are ranked."""
+    found = []
+    for order in itertools.permutations(range(len(gallery))):
+        order = list(order)
+        if itself:
+            found.append(plain(queries[order], labels[order], queries[order], labels[order], ks, True))
+        else:
+            found.append(plain(queries, labels, gallery[order], gallery_labels[order], ks, False))
+    return np.mean(found, 0)
+
+
+@pytest.mark.parametrize("itself", [True, False])
+@pytest.mark.parametrize("labels", [[0, 0, 1, 1, -1, 0], [2, 1, 1, 2, 2, 0]])
+@pytest.mark.parametrize("rows", [[0, 0, 0, 0, 0, 0], [0, 1, 0, 1, 0, 0], [0, 0, 1, 1, 2, 2], [3, 1, 0, 2, 4, 5]])
+def test_ties_count_with_the_mean_over_their_orders(rows, labels, itself):
+    points, labels = torch.eye(6)[rows] + 0.1 * torch.arange(6), torch.tensor(labels)
+    given = () if itself else (points.flip(0), labels)
+    found = retrieval(points, labels, *given, ks=(1, 3), ties="average")
+    expected = mean_over_orders(labels, points, points.flip(0), labels, itself)
+    assert [*found.recall.values(), found.map_r, found.r_precision] == pytest.approx(expected, abs=1e-9)
+
+
+def test_ties_may_be_ranked_by_row_number():
+    points, labels = torch.ones(6, 3), torch.tensor([0, 0, 1, 1, 1, 0])
+    found = retrieval(points, labels, ks=(1, 3), ties="rows")
+    expected = plain(points, labels, points, labels, (1, 3), True)
+    assert [*found.recall.values(), found.map_r, found.r_precision] == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("dim", [8, 700])  # faiss adds up long rows in another order in some places
+def test_a_collapsed_encoder_scores_what_random_features_do(dim):
+    """On rows that come class by class, by all the same embeddings, and by a few different ones."""
+    labels = torch.arange(8).repeat_interleave(25)
+    measures = ("map_r", "r_precision")
+    random = [retrieval(torch.randn(200, 16), labels, ks=(1, 4)) for _ in range(40)]
+    for rows in (torch.ones(200, dim), torch.zeros(200, dim), torch.randn(1, dim).expand(200, dim)):
+        found = retrieval(rows, labels, ks=(1, 4))
+        assert found.recall[1] == pytest.approx(24 / 199)
+        assert found.r_precision == pytest.approx(24 / 199)
+        for name in measures:
+            values = [getattr(one, name) for one in random]
+            assert getattr(found, name) == pytest.approx(np.mean(values), abs=4 * np.std(values) / 40**0.5)
+        values = [one.recall[4] for one in random]
+        assert found.recall[4] == pytest.approx(np.mean(values), abs=4 * np.std(values) / 40**0.5)
+    few = torch.randn(3, dim)[torch.arange(200) % 3]
+    assert retrieval(few, labels).map_r < 2 * retrieval(rows, labels).map_r
+
+
+def test_the_order_of_rows_does_not_matter_where_ties_are_averaged():
+    rows, order = torch.randn(5, 600)[torch.arange(120) % 5], torch.randperm(120, generator=rng)
+    labels = torch.arange(6).repeat_interleave(20)
+    sorted_, mixed = (retrieval(rows[o], labels[o], ties="average") for o in (torch.arange(120), order))
+    assert mixed[1:3] == pytest.approx(sorted_[1:3], abs=1e-9)
+    assert list(mixed.recall.values()) == pytest.approx(list(sorted_.recall.values()), abs=1e-9)
+
+
+@pytest.mark.parametrize("part", [1 << 20, 100])
+def test_without_ties_the_figures_are_the_same_to_the_last_bit(part, monkeypatch):
+    monkeypatch.setattr(neighbours, "PART", part)
+    assert retrieval(ROWS, LABELS, ties="average")[:4] == retrieval(ROWS, LABELS, ties="rows")[:4]
+
+
+def test_ties_are_averaged_by_default_where_rows_come_class_by_class():
+    rows, labels = torch.ones(60, 4), LABELS.sort().values
+    assert retrieval(rows, labels)[:4] == retrieval(rows, labels, ties="average")[:4]
+    assert retrieval(rows, LABELS)[:4] == retrieval(rows, LABELS, ties="rows")[:4]
+    halves = torch.cat([labels[::2], labels[1::2]])
+    assert retrieval(rows, halves)[:4] == retrieval(rows, halves, ties="average")[:4]
+
+
 def test_it_says_how_long_it_took():
     before = time.perf_counter()
     found = retrieval(ROWS, LABELS)
@@ -105,8 +177,16 @@ def test_bad_input_is_refused_by_name():
         retrieval(ROWS, LABELS.float())
     with pytest.raises(InputError, match="gallery_labels: expected one for each item of the gallery, got none"):
         retrieval(ROWS, LABELS, ROWS)
-    with pytest.raises(InputError, match="ks: expected a number of at least 1, got 0"):
+    with pytest.raises(InputError, match="ks: expected a whole number of at least 1, got 0"):
         retrieval(ROWS, LABELS, ks=(0,))
+    for ks in ((-1,), (1.5,), (2.0,), (), 5, "12", (float("nan"),), (True,)):
+        with pytest.raises(InputError, match="ks: expected"):
+            retrieval(ROWS, LABELS, ks=ks)
+    with pytest.raises(InputError, match="ties 'mean' is not known"):
+        retrieval(ROWS, LABELS, ties="mean")
+    for name, labels in (("labels", (LABELS - 2, LABELS)), ("gallery_labels", (LABELS, LABELS - 2))):
+        with pytest.raises(InputError, match=rf"{name}: expected a class from 0, or -1 for none, got -2"):
+            retrieval(ROWS, labels[0], ROWS, labels[1])
     with pytest.raises(InputError, match="queries and keys: expected as many columns, got 7 and 6"):
         retrieval(ROWS, LABELS, ROWS[:, :6], LABELS)
     with pytest.raises(InputError, match="labels: expected at least 1 row with a label"):

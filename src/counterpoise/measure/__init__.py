@@ -3,6 +3,7 @@
 - `probes`: what frozen features hold: kNN, linear and few-shot accuracy.
 - `geometry`: how embeddings lie: alignment, uniformity, tolerance, effective rank, and the name of their collapse.
 - `accuracy`: overall, balanced, per class, and for head, medium and tail classes.
+- `undertraining`: warnings by name where training was too short or has taught little.
 - `intervals`: means over seeds with their confidence intervals, and the verdict on a claimed difference.
 """
 

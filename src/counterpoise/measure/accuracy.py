@@ -6,7 +6,7 @@ Rows whose label is -1, unlabelled, are left out everywhere.
 from __future__ import annotations
 
 import torch
-from jaxtyping import Bool, Float64, Int
+from jaxtyping import Bool, Float64, Int64, Integer
 from torch import Tensor
 
 from counterpoise.errors import InputError
@@ -16,7 +16,7 @@ from counterpoise.ops.checks import check_integers, check_number
 BALANCED = 1.5
 
 
-def accuracy(predicted: Int[Tensor, " n"], labels: Int[Tensor, " n"]) -> float:
+def accuracy(predicted: Integer[Tensor, " n"], labels: Integer[Tensor, " n"]) -> float:
     """Share of rows whose predicted class is their label, from 0 to 1.
 
     Args:
@@ -34,7 +34,7 @@ def accuracy(predicted: Int[Tensor, " n"], labels: Int[Tensor, " n"]) -> float:
 
 
 def class_accuracy(
-    predicted: Int[Tensor, " n"], labels: Int[Tensor, " n"], classes: int
+    predicted: Integer[Tensor, " n"], labels: Integer[Tensor, " n"], classes: int
 ) -> Float64[Tensor, " classes"]:
     """Share of each class's rows that are predicted as that class (its recall); NaN for a class without rows.
 
@@ -49,14 +49,13 @@ def class_accuracy(
     >>> class_accuracy(torch.tensor([0, 1, 1]), torch.tensor([0, 1, 0]), classes=3)
     tensor([0.5000, 1.0000,    nan], dtype=torch.float64)
     """
-    check_number("classes", classes, at_least=1)
     predicted, labels = _kept(predicted, labels, classes)
     rows = torch.bincount(labels, minlength=classes)
     right = torch.bincount(labels[predicted == labels], minlength=classes)
     return right.double() / rows
 
 
-def balanced_accuracy(predicted: Int[Tensor, " n"], labels: Int[Tensor, " n"], classes: int) -> float:
+def balanced_accuracy(predicted: Integer[Tensor, " n"], labels: Integer[Tensor, " n"], classes: int) -> float:
     """Mean of `class_accuracy` over the classes that have rows: every class counts alike, however rare.
 
     Args:
@@ -74,7 +73,7 @@ def balanced_accuracy(predicted: Int[Tensor, " n"], labels: Int[Tensor, " n"], c
 
 
 def group_accuracy(
-    predicted: Int[Tensor, " n"], labels: Int[Tensor, " n"], train_counts: Int[Tensor, " classes"]
+    predicted: Integer[Tensor, " n"], labels: Integer[Tensor, " n"], train_counts: Integer[Tensor, " classes"]
 ) -> dict[str, float]:
     """Balanced accuracy of the classes with many (head), some (medium) and few (tail) training images.
 
@@ -99,20 +98,37 @@ def group_accuracy(
     >>> group_accuracy(torch.tensor([0, 1, 0]), torch.tensor([0, 1, 2]), torch.tensor([9, 9, 8]))
     {'all': 0.6666666666666666}
     """
-    classes = train_counts.numel()
-    check_integers("train_counts", train_counts, rows=classes)
-    if classes and int(train_counts.min()) < 0:
-        raise InputError(f"train_counts: expected counts of at least 0, got {int(train_counts.min())}")
-    recall = class_accuracy(predicted, labels, classes)
-    if int(train_counts.max()) <= BALANCED * int(train_counts.min()):
-        return {"all": float(recall.nanmean())}
-    names = ("head", "medium", "tail") if classes > 2 else ("head", "tail")
-    order = train_counts.to(recall.device).argsort(descending=True, stable=True)
-    groups = {name: recall[part] for name, part in zip(names, order.tensor_split(len(names)), strict=True)}
+    members = class_groups(train_counts)
+    recall = class_accuracy(predicted, labels, len(train_counts))
+    groups = {name: recall[part.to(recall.device)] for name, part in members.items()}
     return {name: float(part.nanmean()) for name, part in groups.items() if not part.isnan().all()}
 
 
-def labelled(labels: Int[Tensor, " n"], rows: int, classes: int | None = None) -> Bool[Tensor, " n"]:
+def class_groups(train_counts: Integer[Tensor, " classes"]) -> dict[str, Integer[Tensor, " members"]]:
+    """The classes with most, some and fewest training images: a third each; one group where all have about as many.
+
+    Args:
+        train_counts: training images of each class.
+
+    Raises:
+        InputError: for no classes, negative counts, or what is no integer.
+
+    >>> class_groups(torch.tensor([9, 100, 30]))
+    {'head': tensor([1]), 'medium': tensor([2]), 'tail': tensor([0])}
+    >>> class_groups(torch.tensor([9, 9, 8]))
+    {'all': tensor([0, 1, 2])}
+    """
+    train_counts = check_integers("train_counts", train_counts, rows=train_counts.numel(), low=0)
+    if not len(train_counts):
+        raise InputError("train_counts: expected a count for each class, got none")
+    if int(train_counts.max()) <= BALANCED * int(train_counts.min()):
+        return {"all": torch.arange(len(train_counts))}
+    names = ("head", "medium", "tail") if len(train_counts) > 2 else ("head", "tail")
+    order = train_counts.argsort(descending=True, stable=True)
+    return dict(zip(names, order.tensor_split(len(names)), strict=True))
+
+
+def labelled(labels: Integer[Tensor, " n"], rows: int, classes: int | None = None) -> Bool[Tensor, " n"]:
     """Which rows have a label, -1 meaning that they have none.
 
     Args:
@@ -126,15 +142,39 @@ def labelled(labels: Int[Tensor, " n"], rows: int, classes: int | None = None) -
     >>> labelled(torch.tensor([2, -1]), rows=2)
     tensor([ True, False])
     """
-    check_integers("labels", labels, rows=rows, low=-1, high=classes)
+    return known_classes("labels", labels, rows, classes) >= 0
+
+
+def known_classes(
+    name: str, labels: Integer[Tensor, " n"], rows: int, classes: int | None = None
+) -> Int64[Tensor, " n"]:
+    """Labels as int64, -1 meaning that a row has none; see `labelled`.
+
+    Args:
+        name: of the argument.
+        labels: class of each row, integers of any type.
+        rows: how many there must be.
+        classes: number of classes, where it is known.
+
+    Raises:
+        InputError: for other shapes or dtypes, labels below -1, or from `classes` on.
+
+    >>> known_classes("labels", torch.tensor([2, -1], dtype=torch.int8), rows=2)
+    tensor([ 2, -1])
+    """
+    check_number("rows", rows, at_least=0, whole=True)
+    if classes is not None:
+        check_number("classes", classes, at_least=1, whole=True)
+    labels = check_integers(name, labels, rows)
     if rows and int(labels.min()) < -1:
-        raise InputError(f"labels: expected a class from 0, or -1 for none, got {int(labels.min())}")
-    return labels >= 0
+        raise InputError(f"{name}: expected a class from 0, or -1 for none, got {int(labels.min())}")
+    return check_integers(name, labels, rows, low=-1, high=classes)
 
 
 def _kept(predicted: Tensor, labels: Tensor, classes: int | None = None) -> tuple[Tensor, Tensor]:
-    kept = labelled(labels, labels.numel(), classes)
-    check_integers("predicted", predicted, rows=len(labels))
+    labels = known_classes("labels", labels, labels.numel(), classes)
+    predicted = check_integers("predicted", predicted, rows=len(labels))
+    kept = labels >= 0
     if not kept.any():
         raise InputError(f"labels: none of the {len(labels)} rows is labelled")
     return predicted[kept], labels[kept]

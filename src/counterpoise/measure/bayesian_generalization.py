@@ -18,7 +18,7 @@ from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float64, Int, Int64, UInt8
+from jaxtyping import Bool, Float, Float64, Int64, Integer, UInt8
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 from torch.nn import functional
@@ -27,10 +27,10 @@ from torch.utils.data import Dataset
 from counterpoise.data.scenes import background
 from counterpoise.data.sources import load
 from counterpoise.errors import InputError, unknown
-from counterpoise.measure.accuracy import labelled
+from counterpoise.measure.accuracy import known_classes
 from counterpoise.nets.backbones import backbone
 from counterpoise.nets.features import embed
-from counterpoise.ops.checks import check_finite, check_integers, check_matrix, check_number
+from counterpoise.ops.checks import check_finite, check_integers, check_matrix, check_number, check_seed
 
 EPSILON = 1e-12  # added to Q, which is 0 where a single concept has an attribute
 MOST = 50  # images that describe a concept
@@ -84,11 +84,13 @@ def pool_images(network: nn.Module, images: Float[Tensor, "n *shape"], batch_siz
         batch_size: images at a time; matters for memory and speed only.
 
     Raises:
-        InputError: as `pool` does, or without images.
+        InputError: as `pool` does, without images, or for a batch size that is no whole number of at least 1.
 
     >>> pool_images(nn.Conv2d(3, 8, 3), torch.rand(5, 3, 9, 9)).peak.shape
     torch.Size([5, 8])
     """
+    check_number("batch_size", batch_size, at_least=1, whole=True)
+    check_finite("images", images)
     both = embed(_Pooling(network), _Rows(images), lambda batch: batch, batch_size)
     return Pooled._make(both.tensor_split(2, dim=1))
 
@@ -119,7 +121,7 @@ class _Rows(Dataset):
 
 
 def concept_activations(
-    peaks: Float[Tensor, "n dim"], labels: Int[Tensor, " n"], concepts: int, most: int = MOST
+    peaks: Float[Tensor, "n dim"], labels: Integer[Tensor, " n"], concepts: int, most: int = MOST
 ) -> Float64[Tensor, "concepts dim"]:
     r"""The embedding $m_c$ of each concept: the mean peak of each attribute over the concept's first images.
 
@@ -136,7 +138,7 @@ def concept_activations(
     tensor([[2., 0.],
             [0., 5.]], dtype=torch.float64)
     """
-    check_number("most", most, at_least=1)
+    check_number("most", most, at_least=1, whole=True)
     members = _members(labels, peaks, "peaks", concepts)
     _check_activations("peaks", peaks)
     return torch.stack([peaks[rows[:most]].double().mean(0) for rows in members])
@@ -235,7 +237,7 @@ def importance(entropy: Float[Tensor, " concepts"]) -> Importance:
 
 
 def quadruple_importance(
-    weights: Float[Tensor, " concepts"], triples: Int[Tensor, "triples 3"], novel: int = -1
+    weights: Float[Tensor, " concepts"], triples: Integer[Tensor, "triples 3"], novel: int = -1
 ) -> Float64[Tensor, " triples"]:
     r"""Importance of three concepts x, y, z beside a novel one w: $\frac{xyzw}{x + y + z + w}$ of their weights.
 
@@ -252,9 +254,11 @@ def quadruple_importance(
     """
     _check_values("weights", weights)
     count = len(weights)
-    check_integers("triples", triples.flatten(), rows=triples.numel(), low=0, high=count)
-    check_integers("novel", torch.tensor([novel]), rows=1, low=-count, high=count)
-    four = torch.cat([weights.double()[triples.long()], weights.double()[novel].expand(len(triples), 1)], 1)
+    if triples.ndim != 2 or triples.shape[1] != 3:
+        raise InputError(f"triples: expected three concepts a row, got shape {list(triples.shape)}")
+    triples = check_integers("triples", triples.flatten(), triples.numel(), low=0, high=count).view_as(triples)
+    check_number("novel", novel, at_least=-count, below=count, whole=True)
+    four = torch.cat([weights.double()[triples], weights.double()[novel].expand(len(triples), 1)], 1)
     return four.prod(1) / four.sum(1)
 
 
@@ -263,7 +267,7 @@ def quadruple_importance(
 
 def masked_accuracy(
     features: Float[Tensor, "n dim"],
-    labels: Int[Tensor, " n"],
+    labels: Integer[Tensor, " n"],
     head: nn.Linear,
     scores: Float[Tensor, "concepts dim"],
 ) -> Float64[Tensor, "concepts dim"]:
@@ -395,6 +399,9 @@ def pooled_complexity(accuracy: Float[Tensor, "concepts dim"]) -> float | None:
 
     Raises:
         InputError: as `subjective_complexity` does.
+
+    >>> round(pooled_complexity(torch.tensor([[0.5, 0.85, 1.0, 0.9], [1.0, 0.2, 0.2, 0.5]])), 4)
+    -0.8411
     """
     loss = _losses(accuracy)
     valid = torch.stack([(loss >= -reject).all(1) for reject in REJECT]).double()
@@ -451,7 +458,7 @@ def visual_complexity(
             raise InputError(f"images: expected values from 0 to 1, got {images.min():g} to {images.max():g}")
         images = (images * (LEVELS - 1)).round().to(torch.uint8)
     if size is not None:
-        check_number("size", size, at_least=1)
+        check_number("size", size, at_least=1, whole=True)
     return torch.tensor([_entropy(image, size, normalisation) for image in images.cpu()], dtype=torch.float64)
 
 
@@ -481,7 +488,7 @@ class Spread(NamedTuple):
     variance: Float64[Tensor, " concepts"]
 
 
-def by_concept(values: Float[Tensor, " n"], labels: Int[Tensor, " n"], concepts: int) -> Spread:
+def by_concept(values: Float[Tensor, " n"], labels: Integer[Tensor, " n"], concepts: int) -> Spread:
     """Mean and variance of a value over each concept's images, such as their visual complexity.
 
     Args:
@@ -548,7 +555,7 @@ def parabola(x: Float[Tensor, " n"], y: Float[Tensor, " n"]) -> Parabola:
 
 def hypothesis_posterior(
     inside: Bool[Tensor, "examples hypotheses"],
-    sizes: Int[Tensor, " hypotheses"],
+    sizes: Integer[Tensor, " hypotheses"],
     prior: Float[Tensor, " hypotheses"],
 ) -> Float64[Tensor, " hypotheses"]:
     r"""Posterior of hypotheses, each a set of items, after examples: $p(h \mid X) \propto p(h) \, |h|^{-n}$.
@@ -575,7 +582,7 @@ def hypothesis_posterior(
     """
     if inside.ndim != 2 or not len(inside) or inside.dtype != torch.bool:
         raise InputError(f"inside: expected booleans [examples, hypotheses], got {inside.dtype}, {list(inside.shape)}")
-    check_integers("sizes", sizes, rows=inside.shape[1])
+    sizes = check_integers("sizes", sizes, rows=inside.shape[1])
     _check_values("prior", prior)
     if prior.shape != sizes.shape or (prior < 0).any():
         raise InputError(f"prior: expected a number of at least 0 for each of the {len(sizes)} hypotheses")
@@ -604,7 +611,7 @@ class Generalisation(NamedTuple):
 
 def generalise(
     peaks: Float[Tensor, "items dim"],
-    examples: Int[Tensor, " examples"],
+    examples: Integer[Tensor, " examples"],
     known: Float[Tensor, "concepts dim"],
     length: int = 4,
 ) -> Generalisation:
@@ -630,16 +637,18 @@ def generalise(
     """
     check_matrix("peaks", peaks)
     _check_activations("peaks", peaks)
-    check_integers("examples", examples, rows=examples.numel(), low=0, high=len(peaks))
-    check_number("length", length, at_least=1)
+    examples = check_integers("examples", examples, rows=examples.numel(), low=0, high=len(peaks))
+    check_number("length", length, at_least=1, whole=True)
     if known.ndim != 2 or not len(known) or known.shape[1] != peaks.shape[1]:
         raise InputError(f"known: expected a matrix [concepts, {peaks.shape[1]}], got shape {list(known.shape)}")
+    check_matrix("known", known)
+    _check_activations("known", known)
     if not len(examples):
         raise InputError("examples: expected at least one, got none")
-    seen = peaks[examples.long()].double().mean(0)
+    seen = peaks[examples].double().mean(0)
     prior = representativeness(torch.cat([known.double(), seen[None]])).roa[-1]
     has = peaks > peaks.mean(0)
-    posterior = hypothesis_posterior(has[examples.long()], has.sum(0), prior)
+    posterior = hypothesis_posterior(has[examples], has.sum(0), prior)
     best = posterior.argsort(descending=True, stable=True)[: min(length, int((posterior > 0).sum()))]
     rule = has[:, best].all(1) if len(best) else torch.zeros_like(has[:, 0])
     return Generalisation(has.double() @ posterior, rule, posterior)
@@ -650,9 +659,9 @@ def generalise(
 
 def _members(labels: Tensor, rows: Tensor, name: str, concepts: int) -> list[Tensor]:
     """The numbers of each concept's rows."""
-    check_number("concepts", concepts, at_least=1)
+    check_number("concepts", concepts, at_least=1, whole=True)
     check_matrix(name, rows, at_least=0)
-    labelled(labels, len(rows), concepts)
+    labels = known_classes("labels", labels, len(rows), concepts)
     members = [(labels == concept).nonzero().flatten() for concept in range(concepts)]
     for concept, found in enumerate(members):
         if not len(found):
@@ -723,10 +732,11 @@ def study(
     Raises:
         InputError: for numbers out of range, or a net too poor for its concepts to have a subjective complexity.
     """
-    check_number("images", images, at_least=len(FAMILIES))
-    check_number("epochs", epochs, at_least=1)
-    check_number("items", items, at_least=5)  # four are examples
-    check_number("draws", draws, at_least=1)
+    check_seed(seed)
+    # Of each concept's items, four are examples.
+    least = {"images": len(FAMILIES), "epochs": 1, "items": 5, "length": 1, "draws": 1}
+    for (name, low), value in zip(least.items(), (images, epochs, items, length, draws), strict=True):
+        check_number(name, value, at_least=low, whole=True)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return _study(data, seed, images, epochs, items, length, draws)
@@ -781,14 +791,33 @@ class _Objects(NamedTuple):
 def draw_scenes(
     family: str, objects: _Objects, chosen: Int64[Tensor, " n"], rng: np.random.Generator
 ) -> UInt8[Tensor, "n 1 side side"]:
-    """Scenes of one family: the chosen objects at random places, before what lies about, before a ground."""
-    count = len(chosen)
-    canvas = torch.zeros(count, SIDE, SIDE)
+    """Scenes of one family: the chosen objects at random places, before what lies about, before a ground.
+
+    Args:
+        family: of `FAMILIES`.
+        objects: what may be in the scenes.
+        chosen: number of the object of each scene.
+        rng: of the grounds; the rest comes from torch's own generator.
+
+    Raises:
+        InputError: for an unknown family, or numbers that are none of an object.
+
+    >>> objects = _Objects(torch.rand(3, SPRITE, SPRITE), torch.arange(3))
+    >>> draw_scenes("few", objects, torch.tensor([0, 2]), np.random.default_rng(0)).shape
+    torch.Size([2, 1, 32, 32])
+    """
+    if family not in FAMILIES:
+        raise unknown("family", family, FAMILIES)
+    count = len(objects.labels)
+    if objects.pictures.ndim != 3 or len(objects.pictures) != count:
+        raise InputError(f"objects: expected pictures [{count}, side, side], got {list(objects.pictures.shape)}")
+    chosen = check_integers("chosen", chosen, rows=chosen.numel(), low=0, high=count)
+    canvas = torch.zeros(len(chosen), SIDE, SIDE)
     if family in ("texture", "noise"):
-        grounds = np.stack([background(rng, SIDE).mean(2) for _ in range(count)])
+        grounds = np.stack([background(rng, SIDE).mean(2) for _ in range(len(chosen))])
         canvas = torch.from_numpy(grounds).float() / 255
     for _ in range(ABOUT.get(family, 0)):
-        small = _shrunk(objects.pictures[torch.randint(len(objects.labels), (count,)), None], SMALL)[:, 0]
+        small = _shrunk(objects.pictures[torch.randint(len(objects.labels), (len(chosen),)), None], SMALL)[:, 0]
         canvas = _put(canvas, small)
     front = objects.pictures[chosen]
     canvas = _put(canvas, (front > INK).float() if family == "silhouette" else front)

@@ -17,16 +17,16 @@ import math
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Integer
 from scipy.special import betaln, gammaln
 from scipy.stats import linregress, spearmanr
 from torch import Tensor
 
 from counterpoise.data import load
 from counterpoise.errors import InputError, unknown
-from counterpoise.measure.accuracy import labelled
+from counterpoise.measure.accuracy import known_classes
 from counterpoise.measure.probes import knn_accuracy
-from counterpoise.ops.checks import check_matrix, check_number
+from counterpoise.ops.checks import check_matrix, check_number, check_seed
 from counterpoise.ops.neighbours import TILE, nearest
 
 ESTIMATES = ("sample", "evt")
@@ -191,7 +191,7 @@ def error_bound(space: HypothesisSpace, samples: float, bits: float) -> float:
 
 def classification_space(
     points: Float[Tensor, "n dim"],
-    labels: Int[Tensor, " n"],
+    labels: Integer[Tensor, " n"],
     dimension: float | None = None,
     resolution: float | str = "sample",
     seed: int = 0,
@@ -268,7 +268,9 @@ def meta_learning_space(
     >>> print(f"{space.dimension:g} {space.outputs:.3g} {difficulty(space, 1e30, error=0.01).bits:.3g}")
     447 7.94e+20 1.79e+145
     """
-    check_number("ways", ways, at_least=2)
+    check_number("ways", ways, at_least=2, whole=True)
+    check_number("within", within, at_least=1)
+    check_number("across", across, at_least=1)
     single = HypothesisSpace(within, radius, resolution, 1, 2 * ways * (ways - 1))
     if single.log_size > 700:
         raise InputError(f"within: expected at most about 1e304 outputs, got exp({single.log_size:.0f})")
@@ -299,8 +301,8 @@ def control_difficulty(
     >>> print(f"{control_difficulty(2, samples=1e4).bits:.4e} {control_difficulty(6, actions=2).bits:.1e}")
     4.4147e+09 2.9e+25
     """
-    check_number("observations", observations, at_least=1)
-    check_number("actions", actions, at_least=1)
+    check_number("observations", observations, at_least=1, whole=True)
+    check_number("actions", actions, at_least=1, whole=True)
     check_number("samples", samples, at_least=1)
     check_number("resolution", resolution, above=0)
     check_number("error", error, above=0)
@@ -336,8 +338,9 @@ def intrinsic_dimension(
     >>> round(intrinsic_dimension(torch.rand(500, 2) @ torch.randn(2, 10)))
     2
     """
-    check_number("neighbours", neighbours, at_least=2)
-    check_number("queries", queries, at_least=1)
+    check_number("neighbours", neighbours, at_least=2, whole=True)
+    check_number("queries", queries, at_least=1, whole=True)
+    check_seed(seed)
     check_matrix("points", points)
     points = points.detach().unique(dim=0)
     if len(points) <= neighbours:
@@ -354,7 +357,7 @@ def intrinsic_dimension(
 
 def class_distance(
     points: Float[Tensor, "n dim"],
-    labels: Int[Tensor, " n"],
+    labels: Integer[Tensor, " n"],
     above: float = 0.0,
     most: int = 30_000,
     seed: int = 0,
@@ -376,7 +379,8 @@ def class_distance(
     (0.25, 0.75)
     """
     check_number("above", above, at_least=0)
-    check_number("most", most, at_least=2)
+    check_number("most", most, at_least=2, whole=True)
+    check_seed(seed)
     points, labels = _classes(points, labels)
     generator = torch.Generator().manual_seed(seed)
     drawn = torch.randperm(len(points), generator=generator)[:most].to(points.device)
@@ -390,7 +394,7 @@ def class_distance(
 
 def extreme_class_distance(
     points: Float[Tensor, "n dim"],
-    labels: Int[Tensor, " n"],
+    labels: Integer[Tensor, " n"],
     above: float = 0.0,
     pairs: int = 4_000_000,
     extremes: int = 2000,
@@ -423,8 +427,9 @@ def extreme_class_distance(
     True
     """
     check_number("above", above, at_least=0)
-    check_number("extremes", extremes, at_least=2)
-    check_number("pairs", pairs, above=extremes)
+    check_number("extremes", extremes, at_least=2, whole=True)
+    check_number("pairs", pairs, above=extremes, whole=True)
+    check_seed(seed)
     points, labels = _classes(points, labels)
     n, classes = len(points), len(labels.unique())
     distances = _random_distances(points, labels, pairs, seed)
@@ -462,6 +467,9 @@ def study(data: str, seed: int, samples: int = 1000, error: float = 0.01) -> dic
     >>> found["slope"] > 0.1, round(found["frequency"])
     (True, 21)
     """
+    check_seed(seed)
+    check_number("samples", samples, at_least=2, whole=True)
+    check_number("error", error, above=0)
     tasks = [task for name in data.split(",") for task in _tasks(name, seed, samples)]
     found = [_fare(task, error, seed) for task in tasks]
     figures = {name: sum(one[name] for one in found) / len(found) for name in found[0]}
@@ -547,7 +555,8 @@ def _exp(x: float) -> float:
 
 def _classes(points: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     check_matrix("points", points)
-    kept = labelled(labels, len(points))
+    labels = known_classes("labels", labels, len(points))
+    kept = labels >= 0
     points, labels = points.detach().to(torch.promote_types(points.dtype, torch.float32))[kept], labels[kept]
     classes = len(labels.unique())
     if classes < 2:

@@ -9,11 +9,11 @@ from __future__ import annotations
 import math
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Integer
 from torch import Tensor
 
 from counterpoise.errors import InputError
-from counterpoise.measure.accuracy import labelled
+from counterpoise.measure.accuracy import known_classes
 from counterpoise.ops.checks import check_matrix, check_number, check_same_shape
 from counterpoise.ops.similarity import similarity_logsumexp, unit_rows
 
@@ -82,7 +82,7 @@ def uniformity(z: Float[Tensor, "n dim"], t: float = 2.0) -> Float[Tensor, ""]:
     return others.logsumexp(0) - math.log(len(u) * (len(u) - 1))
 
 
-def tolerance(z: Float[Tensor, "n dim"], labels: Int[Tensor, " n"]) -> Float[Tensor, ""]:
+def tolerance(z: Float[Tensor, "n dim"], labels: Integer[Tensor, " n"]) -> Float[Tensor, ""]:
     r"""Mean cosine of all pairs of different rows of the same class.
 
     Wang & Liu, "Understanding the Behaviour of Contrastive Loss", CVPR 2021, arXiv 2012.09740. Pairs count alike, so
@@ -103,7 +103,8 @@ def tolerance(z: Float[Tensor, "n dim"], labels: Int[Tensor, " n"]) -> Float[Ten
     0.3333333432674408
     """
     check_matrix("z", z)
-    kept = labelled(labels, len(z))
+    labels = known_classes("labels", labels, len(z))
+    kept = labels >= 0
     u = unit_rows(z)[kept]
     _, member, counts = labels[kept].unique(return_inverse=True, return_counts=True)
     pairs = int((counts * (counts - 1)).sum())

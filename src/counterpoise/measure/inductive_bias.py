@@ -33,7 +33,7 @@ from counterpoise.errors import InputError, unknown
 from counterpoise.measure.generalization_difficulty import classification_space, difficulty
 from counterpoise.measure.intervals import Interval
 from counterpoise.nets.heads import mlp
-from counterpoise.ops.checks import check_finite, check_matrix, check_number
+from counterpoise.ops.checks import check_finite, check_matrix, check_number, check_seed
 
 SPACES = ("kernel", "network")
 DIMENSIONS = {"sines": range(1, 13), "components": range(2, 17, 2)}  # of the study's tasks
@@ -181,7 +181,7 @@ def bias_interval(
 
     Args:
         losses: as in `inductive_bias`.
-        error: as in `inductive_bias`.
+        error: as in `inductive_bias`, but above 0, where the bias is infinite.
         confidence: between 0 and 1.
         resamples: at least 2.
         seed: of the samples.
@@ -195,9 +195,10 @@ def bias_interval(
     True
     """
     values = _losses(losses)
-    check_number("confidence", confidence, above=0)
-    check_number("1 - confidence", 1 - confidence, above=0)
-    check_number("resamples", resamples, at_least=2)
+    check_number("error", error, above=0)
+    check_number("confidence", confidence, above=0, below=1)
+    check_number("resamples", resamples, at_least=2, whole=True)
+    check_seed(seed)
     nats = fit_losses(losses).surprise(error)
     generator = np.random.default_rng(seed)
     found: list[float] = []
@@ -311,7 +312,8 @@ def kernel_losses(
     >>> losses.shape, bool(losses.max() < 0.1)
     (torch.Size([100]), True)
     """
-    check_number("hypotheses", hypotheses, at_least=1)
+    check_number("hypotheses", hypotheses, at_least=1, whole=True)
+    check_seed(seed)
     _check_data(train, targets, test, test_targets)
     mean, covariance = kernel_posterior(train, targets, test, width, jitter)
     variance, axes = torch.linalg.eigh(covariance)
@@ -365,7 +367,8 @@ def network_losses(
     (torch.Size([3]), True)
     """
     for name, value in (("hypotheses", hypotheses), ("epochs", epochs), ("batch_size", batch_size)):
-        check_number(name, value, at_least=1)
+        check_number(name, value, at_least=1, whole=True)
+    check_seed(seed)
     check_number("lr", lr, above=0)
     _check_data(train, targets, test, test_targets)
     with torch.random.fork_rng(devices=[]):
@@ -402,6 +405,9 @@ def perceptron(inputs: int, outputs: int, width: int = 64, depth: int = 1) -> Ca
         width: of its hidden layers.
         depth: hidden layers beyond the first, at least 0.
 
+    Raises:
+        InputError: for numbers out of range.
+
     >>> perceptron(2, 1, width=8, depth=0)()
     Sequential(
       (0): Linear(in_features=2, out_features=8, bias=True)
@@ -409,7 +415,13 @@ def perceptron(inputs: int, outputs: int, width: int = 64, depth: int = 1) -> Ca
       (2): Linear(in_features=8, out_features=1, bias=True)
     )
     """
-    check_number("depth", depth, at_least=0)
+    for name, value, least in (
+        ("inputs", inputs, 1),
+        ("outputs", outputs, 1),
+        ("width", width, 1),
+        ("depth", depth, 0),
+    ):
+        check_number(name, value, at_least=least, whole=True)
     return lambda: mlp(inputs, width, outputs, layers=depth + 2, batch_norm=False)
 
 
@@ -446,6 +458,10 @@ def study(
     """
     if space not in SPACES:
         raise unknown("space", space, SPACES)
+    check_seed(seed)
+    check_number("error", error, above=0)
+    check_number("hypotheses", hypotheses, at_least=2, whole=True)
+    check_number("samples", samples, at_least=1, whole=True)
     dimensions = DIMENSIONS["sines" if data == "sines" else "components"]
     found: list[dict[str, float]] = []
     for dimension in dimensions:

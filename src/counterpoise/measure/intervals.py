@@ -14,6 +14,7 @@ from typing import Literal
 from scipy.special import stdtrit
 
 from counterpoise.errors import InputError, unknown
+from counterpoise.ops.checks import check_number, check_numbers
 
 Verdict = Literal["confirmed", "refuted", "inconclusive"]
 
@@ -47,8 +48,7 @@ def interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
     >>> interval([0.5])
     Interval(mean=0.5, low=None, high=None, n=1)
     """
-    if not 0 < confidence < 1:
-        raise InputError(f"confidence: expected a number between 0 and 1, got {confidence:g}")
+    check_number("confidence", confidence, above=0, below=1)
     values = _finite("values", values)
     n = len(values)
     # The standard library's mean and deviation are exact: equal values have deviation 0, not a rounding error.
@@ -75,10 +75,10 @@ def paired(a: Sequence[float], b: Sequence[float], confidence: float = 0.95) -> 
     >>> paired([3.0, 5.0], [1.0, 3.0])
     Interval(mean=2.0, low=2.0, high=2.0, n=2)
     """
+    a, b = _finite("a", a), _finite("b", b)
     if len(a) != len(b):
         raise InputError(f"a and b: expected as many values, got {len(a)} and {len(b)}")
-    differences = [x - y for x, y in zip(_finite("a", a), _finite("b", b), strict=True)]
-    return interval(differences, confidence)
+    return interval([x - y for x, y in zip(a, b, strict=True)], confidence)
 
 
 def verdict(difference: Interval, expected: str) -> Verdict:
@@ -93,7 +93,7 @@ def verdict(difference: Interval, expected: str) -> Verdict:
         side, "inconclusive" if it touches zero or there is no interval.
 
     Raises:
-        InputError: if `expected` is another word.
+        InputError: if `expected` is another word, or an end of the interval is NaN or infinite.
 
     >>> verdict(Interval(2.0, 0.5, 3.5, 5), "above"), verdict(Interval(2.0, 0.5, 3.5, 5), "below")
     ('confirmed', 'refuted')
@@ -103,16 +103,13 @@ def verdict(difference: Interval, expected: str) -> Verdict:
     if expected not in ("above", "below"):
         raise unknown("expected side", expected, ("above", "below"))
     low, high = difference.low, difference.high
-    if low is None or high is None or low <= 0 <= high:
+    if low is None or high is None:
+        return "inconclusive"
+    check_numbers("difference", (low, high))
+    if low <= 0 <= high:
         return "inconclusive"
     return "confirmed" if (low > 0) == (expected == "above") else "refuted"
 
 
 def _finite(name: str, values: Sequence[float]) -> list[float]:
-    if not values:
-        raise InputError(f"{name}: expected at least one value, got none")
-    numbers = [float(value) for value in values]
-    bad = sum(not math.isfinite(number) for number in numbers)
-    if bad:
-        raise InputError(f"{name}: {bad} of {len(numbers)} values are NaN or infinite")
-    return numbers
+    return [float(value) for value in check_numbers(name, values)]

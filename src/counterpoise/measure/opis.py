@@ -11,11 +11,12 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Float64, Int
+from jaxtyping import Float, Float64, Integer
 from torch import Tensor
 
 from counterpoise.errors import InputError
-from counterpoise.ops.checks import check_integers, check_matrix, check_number
+from counterpoise.measure.accuracy import known_classes
+from counterpoise.ops.checks import check_finite, check_matrix, check_number, check_numbers
 from counterpoise.ops.similarity import unit_rows
 
 # `utility_curves` takes this many distances at a time: 16 MB.
@@ -36,23 +37,40 @@ class Curves(NamedTuple):
 
     thresholds: Float64[Tensor, " thresholds"]
     utility: Float64[Tensor, "classes thresholds"]
-    classes: Int[Tensor, " classes"]
+    classes: Integer[Tensor, " classes"]
     alone: int
 
 
 def harmonic_mean(a: Float[Tensor, "*shape"], b: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """2ab / (a + b), of sensitivity and specificity the utility; 0 where both are 0.
 
+    Args:
+        a: from 0 to 1.
+        b: of the same shape.
+
+    Raises:
+        InputError: for other numbers, NaN, or different shapes.
+
     >>> round(harmonic_mean(torch.tensor(0.5), torch.tensor(1.0)).item(), 6)
     0.666667
     """
+    for name, x in (("a", a), ("b", b)):
+        check_finite(name, x)
+        if x.numel() and (x.min() < 0 or x.max() > 1):
+            raise InputError(f"{name}: expected numbers from 0 to 1, got {float(x.min()):g} to {float(x.max()):g}")
+    if a.shape != b.shape:
+        raise InputError(f"a and b: expected the same shape, got {list(a.shape)} and {list(b.shape)}")
+    return _harmonic_mean(a, b)
+
+
+def _harmonic_mean(a: Tensor, b: Tensor) -> Tensor:
     total = a + b
     return 2 * a * b / total.where(total > 0, 1)
 
 
 def utility_curves(
     embeddings: Float[Tensor, "n dim"],
-    labels: Int[Tensor, " n"],
+    labels: Integer[Tensor, " n"],
     far: tuple[float, float] = (0.01, 0.1),
     thresholds: int = 101,
 ) -> Curves:
@@ -83,10 +101,12 @@ def utility_curves(
             [0.6667, 0.0000]], dtype=torch.float64), 1)
     """
     check_matrix("embeddings", embeddings)
-    check_integers("labels", labels, rows=len(embeddings))
+    labels = known_classes("labels", labels, len(embeddings))
+    if len(check_numbers("far", far)) != 2:
+        raise InputError(f"far: expected the rates at both ends of the range, got {far!r}")
     check_number("far[0]", far[0], above=0, at_most=1)
     check_number("far[1]", far[1], at_least=far[0], at_most=1)
-    check_number("thresholds", thresholds, at_least=1)
+    check_number("thresholds", thresholds, at_least=1, whole=True)
     labels = labels.to(embeddings.device)
     found, sizes = labels[labels >= 0].unique(return_counts=True)
     classes = found[sizes > 1]
@@ -128,10 +148,10 @@ def _utility(z: Tensor, own: Tensor, thresholds: Tensor) -> Float64[Tensor, "cla
         part += key.flatten().bincount(minlength=part.numel()).view(part.shape)
     within = counts.cumsum(2)[:, :, :-1].double()
     positives, negatives = sizes * (sizes - 1), sizes * (len(own) - sizes)
-    return harmonic_mean(within[:, 1] / positives[:, None], 1 - within[:, 0] / negatives[:, None])
+    return _harmonic_mean(within[:, 1] / positives[:, None], 1 - within[:, 0] / negatives[:, None])
 
 
-def _distances(z: Float64[Tensor, "n dim"]) -> Iterator[tuple[Int[Tensor, " part"], Float64[Tensor, "part n"]]]:
+def _distances(z: Float64[Tensor, "n dim"]) -> Iterator[tuple[Integer[Tensor, " part"], Float64[Tensor, "part n"]]]:
     """Numbers of some rows, and their distances to all."""
     for rows in torch.arange(len(z), device=z.device).split(max(1, TILE // len(z))):
         yield rows, (2 - 2 * z[rows] @ z.T).clamp(min=0).sqrt()
@@ -154,9 +174,13 @@ def opis(utility: Float[Tensor, "classes thresholds"]) -> float:
     Returns:
         From 0, where one threshold does the same for all classes, to 0.25.
 
+    Raises:
+        InputError: for another shape, NaN, or no thresholds.
+
     >>> opis(torch.tensor([[0.5, 1.0], [0.5, 0.5]]))
     0.03125
     """
+    _check_utility(utility)
     return float(utility.var(0, unbiased=False).mean())
 
 
@@ -173,12 +197,19 @@ def epsilon_opis(utility: Float[Tensor, "classes thresholds"], epsilon: float = 
         From 0 to 1.
 
     Raises:
-        InputError: for `epsilon` out of range.
+        InputError: for `epsilon` out of range, and as in `opis`.
 
     >>> epsilon_opis(torch.tensor([[0.5, 1.0], [0.5, 0.5], [0.5, 0.7]]))
     0.125
     """
     check_number("epsilon", epsilon, above=0, at_most=0.5)
-    ranked = utility[utility.mean(1).argsort()]
+    _check_utility(utility)
+    ranked = utility[utility.mean(1).argsort(stable=True)]
     some = _ceil(epsilon * len(ranked))
     return float((ranked[-some:].mean(0) - ranked[:some].mean(0)).square().mean())
+
+
+def _check_utility(utility: Tensor) -> None:
+    check_matrix("utility", utility)
+    if not utility.shape[1]:
+        raise InputError("utility: expected at least one threshold, got none")

@@ -10,16 +10,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int, Int64
+from jaxtyping import Float, Float64, Int64, Integer
 from sklearn.metrics import average_precision_score
 from torch import Tensor
-from torch.nn import functional as F
+from torch.nn import functional
 
 from counterpoise.errors import InputError
-from counterpoise.measure.accuracy import accuracy, labelled
+from counterpoise.measure.accuracy import accuracy, known_classes
 from counterpoise.measure.intervals import interval
-from counterpoise.ops.checks import check_integers, check_matrix, check_number
-from counterpoise.ops.neighbours import nearest
+from counterpoise.ops.checks import check_matrix, check_number, check_numbers, check_seed
+from counterpoise.ops.neighbours import Ranked, ranked_in_parts
 from counterpoise.ops.similarity import unit_rows
 
 STRENGTHS = (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
@@ -27,7 +27,7 @@ STRENGTHS = (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
 
 def knn_predict(
     train_features: Float[Tensor, "n dim"],
-    train_labels: Int[Tensor, " n"],
+    train_labels: Integer[Tensor, " n"],
     features: Float[Tensor, "m dim"],
     classes: int,
     k: int = 20,
@@ -36,7 +36,8 @@ def knn_predict(
     r"""Class of each row by a vote of its `k` nearest training rows, each with weight $e^{\cos / T}$.
 
     Wu et al., "Unsupervised Feature Learning via Non-Parametric Instance Discrimination", CVPR 2018,
-    arXiv 1805.01978, section 3.4.
+    arXiv 1805.01978, section 3.4. Where the k-th nearest row is as near as others beyond it, these share the votes that
+    are left, so that the order of the rows does not matter.
 
     Args:
         train_features: rows that vote; directions count, lengths do not.
@@ -57,24 +58,38 @@ def knn_predict(
     tensor([0, 1])
     """
     check_matrix("features", features, at_least=0)
-    check_number("k", k, at_least=1)
+    check_number("k", k, at_least=1, whole=True)
     check_number("temperature", temperature, above=0)
     train_features, train_labels = _labelled("train", train_features, train_labels, classes)
     if not len(train_labels):
         raise InputError("train_labels: no row is labelled, so there is none to vote")
     _check_same_width(train_features, features)
-    cosine, index = nearest(features, train_features, min(k, len(train_features)))
+    train_labels = train_labels.cpu()
+    votes = torch.zeros(len(features), classes, dtype=torch.float64)
+    for found in ranked_in_parts(features, train_features, min(k, len(train_features))):
+        votes[found.rows] = _votes(found, train_labels, classes, temperature)
+    return votes.argmax(1).to(features.device)
+
+
+def _votes(found: Ranked, train_labels: Tensor, classes: int, temperature: float) -> Float64[Tensor, "n classes"]:
+    """Of each class, the mean over all choices of the k nearest rows where these are tied with others."""
     # Weights relative to the nearest row's: no exponential overflows, however small the temperature.
-    weights = ((cosine - cosine[:, :1]).double() / temperature).exp()
-    votes = weights.new_zeros(len(features), classes)
-    return votes.scatter_add_(1, train_labels.to(index.device)[index], weights).argmax(1)
+    weights = ((found.cosine - found.cosine[:, :1]).double() / temperature).exp()
+    votes = weights.new_zeros(len(weights), classes)
+    if found.edge is None:
+        return votes.scatter_add_(1, train_labels[found.numbers], weights)
+    last = found.group == found.group[:, -1:]
+    votes.scatter_add_(1, train_labels[found.numbers], weights.masked_fill(last, 0))
+    each = (weights * last).amax(1) * last.sum(1) / found.edge.sum(1)
+    members = found.edge.double() @ functional.one_hot(train_labels, classes).double()
+    return votes + each[:, None] * members
 
 
 def knn_accuracy(
     train_features: Float[Tensor, "n dim"],
-    train_labels: Int[Tensor, " n"],
+    train_labels: Integer[Tensor, " n"],
     features: Float[Tensor, "m dim"],
-    labels: Int[Tensor, " m"],
+    labels: Integer[Tensor, " m"],
     classes: int,
     k: int = 20,
     temperature: float = 0.07,
@@ -134,9 +149,9 @@ class LinearProbe:
 
 def linear_probe(
     train_features: Float[Tensor, "n dim"],
-    train_labels: Int[Tensor, " n"],
+    train_labels: Integer[Tensor, " n"],
     valid_features: Float[Tensor, "m dim"],
-    valid_labels: Int[Tensor, " m"],
+    valid_labels: Integer[Tensor, " m"],
     classes: int,
     strengths: Sequence[float] = STRENGTHS,
     tolerance: float = 1e-4,
@@ -170,11 +185,8 @@ def linear_probe(
     (tensor([0, 1]), 1.0)
     """
     check_number("tolerance", tolerance, above=0)
-    check_number("iterations", iterations, at_least=1)
-    if not strengths:
-        raise InputError("strengths: expected at least one, got none")
-    for strength in strengths:
-        check_number("strengths", strength, above=0)
+    check_number("iterations", iterations, at_least=1, whole=True)
+    strengths = check_numbers("strengths", strengths, above=0)
     x, y = _labelled("train", train_features, train_labels, classes)
     valid_x, valid_y = _labelled("valid", valid_features, valid_labels, classes)
     _check_same_width(x, valid_x)
@@ -210,9 +222,9 @@ def linear_probe(
 
 def probe_factors(
     train_features: Float[Tensor, "n dim"],
-    train_factors: Mapping[str, Int[Tensor, " n"]],
+    train_factors: Mapping[str, Integer[Tensor, " n"]],
     features: Float[Tensor, "m dim"],
-    factors: Mapping[str, Int[Tensor, " m"]],
+    factors: Mapping[str, Integer[Tensor, " m"]],
 ) -> dict[str, float]:
     """How well a linear probe reads each factor off the features.
 
@@ -226,19 +238,27 @@ def probe_factors(
         By factor, from 0 to 1: the accuracy; for a factor of two values, the average precision of the second. A factor
         that is constant in either is left out.
 
+    Raises:
+        InputError: for other shapes, NaN, or a factor that is not given of both.
+
     >>> x, y = torch.tensor([[0.0], [1.0], [4.0], [5.0], [0.5], [4.5]]), torch.tensor([0, 0, 1, 1, 0, 1])
     >>> probe_factors(x, {"large": y}, x, {"large": y})
     {'large': 1.0}
     """
+    check_matrix("features", features)
+    if missing := [name for name in train_factors if name not in factors]:
+        raise InputError(f"factors: expected all of train_factors, got none for {', '.join(missing)}")
     found = {}
-    for name, values in train_factors.items():
-        kept = factors[name] >= 0
-        if min(len(known[known >= 0].unique()) for known in (values, factors[name])) < 2:
+    for name in train_factors:
+        values = known_classes(f"train_factors: {name}", train_factors[name], len(train_features))
+        asked = known_classes(f"factors: {name}", factors[name], len(features))
+        kept = asked >= 0
+        if min(len(known[known >= 0].unique()) for known in (values, asked)) < 2:
             continue
-        classes = 1 + int(max(values.max(), factors[name].max()))
+        classes = 1 + int(max(values.max(), asked.max()))
         fitted, valid = stratified_split(values, 0.75, torch.Generator().manual_seed(0))
         probe = linear_probe(train_features[fitted], values[fitted], train_features[valid], values[valid], classes)
-        logits, target = probe.logits(features[kept]), factors[name][kept]
+        logits, target = probe.logits(features[kept]), asked[kept]
         if classes == 2:
             found[name] = float(average_precision_score(target, logits[:, 1] - logits[:, 0]))
         else:
@@ -264,7 +284,7 @@ def _fit(
         solver.zero_grad()
         # With the classes first, the softmax runs along the long dimension: 20 times faster for few classes.
         logits = weight @ x.T + bias[:, None]
-        value = F.cross_entropy(logits[None], target[None]) + strength / 2 * weight.square().sum()
+        value = functional.cross_entropy(logits[None], target[None]) + strength / 2 * weight.square().sum()
         value.backward()
         return value
 
@@ -283,7 +303,7 @@ def _standard(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def stratified_split(
-    labels: Int[Tensor, " n"], share: float, generator: torch.Generator
+    labels: Integer[Tensor, " n"], share: float, generator: torch.Generator
 ) -> tuple[Int64[Tensor, " first"], Int64[Tensor, " second"]]:
     """Numbers of the rows of two parts, the first with `share` of every class.
 
@@ -302,12 +322,11 @@ def stratified_split(
     >>> len(first), len(second)
     (4, 2)
     """
-    kept = labelled(labels, labels.numel()).cpu()
-    if not 0 < share < 1:
-        raise InputError(f"share: expected a number between 0 and 1, got {share:g}")
+    check_number("share", share, above=0, below=1)
+    labels = known_classes("labels", labels, labels.numel()).cpu()
+    kept = labels >= 0
     first = torch.zeros(len(labels), dtype=torch.bool)
     second = first.clone()
-    labels = labels.cpu()
     for label in labels[kept].unique():
         rows = (labels == label).nonzero().flatten()
         rows = rows[torch.randperm(len(rows), generator=generator)]
@@ -319,7 +338,7 @@ def stratified_split(
 
 def few_shot_accuracy(
     features: Float[Tensor, "n dim"],
-    labels: Int[Tensor, " n"],
+    labels: Integer[Tensor, " n"],
     shots: int = 5,
     ways: int = 5,
     episodes: int = 200,
@@ -350,13 +369,17 @@ def few_shot_accuracy(
     >>> few_shot_accuracy(torch.eye(2).repeat(6, 1), torch.tensor([0, 1] * 6), shots=2, ways=2, episodes=9, queries=3)
     (1.0, 0.0)
     """
-    check_number("shots", shots, at_least=1)
-    check_number("ways", ways, at_least=2)
-    check_number("episodes", episodes, at_least=2)
-    check_number("queries", queries, at_least=1)
+    for name, value, least in (
+        ("shots", shots, 1),
+        ("ways", ways, 2),
+        ("episodes", episodes, 2),
+        ("queries", queries, 1),
+    ):
+        check_number(name, value, at_least=least, whole=True)
+    check_seed(seed)
     check_matrix("features", features)
-    kept = labelled(labels, len(features)).cpu()
-    u, labels = unit_rows(features.detach()), labels.cpu()
+    labels = known_classes("labels", labels, len(features)).cpu()
+    kept, u = labels >= 0, unit_rows(features.detach())
     members = [(labels == label).nonzero().flatten() for label in labels[kept].unique()]
     members = [rows for rows in members if len(rows) >= shots + queries]
     if len(members) < ways:
@@ -381,11 +404,10 @@ def few_shot_accuracy(
 def _labelled(part: str, features: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
     """The labelled rows, after checking both; `part` is the prefix of the arguments' names."""
     prefix = f"{part}_" if part else ""
-    check_number("classes", classes, at_least=1)
     check_matrix(f"{prefix}features", features, at_least=0)
-    check_integers(f"{prefix}labels", labels, rows=len(features), low=-1, high=classes)
+    labels = known_classes(f"{prefix}labels", labels, len(features), classes)
     kept = labels >= 0
-    return features.detach()[kept], labels[kept].long()
+    return features.detach()[kept], labels[kept]
 
 
 def _check_same_width(train_features: Tensor, features: Tensor) -> None:

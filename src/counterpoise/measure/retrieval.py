@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Literal, NamedTuple, get_args
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Float64, Int64, Integer
 from sklearn.metrics import normalized_mutual_info_score
 from torch import Tensor
 
-from counterpoise.errors import InputError
-from counterpoise.ops.checks import check_integers, check_matrix, check_number
-from counterpoise.ops.clusters import kmeans
-from counterpoise.ops.neighbours import nearest_in_parts
+from counterpoise.errors import InputError, unknown
+from counterpoise.measure.accuracy import known_classes
+from counterpoise.ops.checks import check_matrix, check_numbers, check_seed
+from counterpoise.ops.clusters import LARGEST_SEED, kmeans
+from counterpoise.ops.neighbours import Ranked, nearest_in_parts, ranked_in_parts
+
+Ties = Literal["average", "rows"]
 
 
 class Retrieval(NamedTuple):
@@ -39,12 +42,17 @@ class Retrieval(NamedTuple):
 
 def retrieval(
     queries: Float[Tensor, "queries dim"],
-    labels: Int[Tensor, " queries"],
+    labels: Integer[Tensor, " queries"],
     gallery: Float[Tensor, "items dim"] | None = None,
-    gallery_labels: Int[Tensor, " items"] | None = None,
+    gallery_labels: Integer[Tensor, " items"] | None = None,
     ks: Sequence[int] = (1, 2, 4, 8),
+    ties: Ties | None = None,
 ) -> Retrieval:
     """Recall@k and MAP@R by cosine. Nothing of the size queries × items is formed.
+
+    Items that are equally near to a query have no order of their own. Ranked by row number, as a plain count does, they
+    are in the order of their classes where rows come class by class: embeddings that are all the same would then score
+    better than random ones. The mean over all orders of such items is exact, and the same for every order of the rows.
 
     Args:
         queries: one row per query.
@@ -52,32 +60,31 @@ def retrieval(
         gallery: one row per item; without it, each query seeks among all other queries.
         gallery_labels: class of each item; one with -1 belongs to no query's class.
         ks: numbers of neighbours, each at least 1; one above the number of items counts as this.
+        ties: of items that are equally near, "average" takes the mean over all their orders, "rows" ranks them by their
+            row number. By default "average" where rows come class by class (neighbouring rows change class at least a
+            quarter less often than in a random order), else "rows", whose order is then a random one.
 
     Raises:
-        InputError: for shapes that do not go together, NaN, an empty gallery, or queries of which none has anything of
-            its class to find.
+        InputError: for shapes that do not go together, NaN, labels below -1, other `ks` or `ties`, an empty gallery, or
+            queries of which none has anything of its class to find.
 
-    >>> rows = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [0.5, 0.5]])
+    >>> rows = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [0.5, 0.4]])
     >>> found = retrieval(rows, torch.tensor([0, 0, 1, 1]), ks=(1, 2))
     >>> found.recall, found.map_r, found.r_precision, found.alone
-    ({1: 0.75, 2: 1.0}, 0.75, 0.75, 0)
+    ({1: 0.75, 2: 0.75}, 0.75, 0.75, 0)
+    >>> round(retrieval(torch.ones(4, 2), torch.tensor([0, 0, 1, 1]), ks=(1,)).recall[1], 4)  # 1 of 3 equally near
+    0.3333
     """
     start = time.perf_counter()
-    for k in ks:
-        check_number("ks", k, at_least=1)
-    ks = sorted(set(ks))
+    ks = sorted(set(check_numbers("ks", ks, at_least=1, whole=True)))
+    if ties is not None and ties not in get_args(Ties):
+        raise unknown("ties", ties, get_args(Ties))
     check_matrix("queries", queries)
-    check_integers("labels", labels, rows=len(queries))
+    labels = known_classes("labels", labels, len(queries)).cpu()
     among_themselves = gallery is None
-    if gallery is None:
-        gallery, gallery_labels = queries, labels
-    if gallery_labels is None:
-        raise InputError("gallery_labels: expected one for each item of the gallery, got none")
-    check_matrix("gallery", gallery, at_least=0)
-    check_integers("gallery_labels", gallery_labels, rows=len(gallery))
+    gallery, gallery_labels = _gallery(queries, labels) if gallery is None else _gallery(gallery, gallery_labels)
     if len(gallery) <= among_themselves:
         raise InputError("gallery: expected at least 1 item to find, got an empty one")
-    labels, gallery_labels = labels.cpu(), gallery_labels.cpu()
     same = _of_class(labels, gallery_labels) - int(among_themselves)
     able = ((labels >= 0) & (same > 0)).nonzero().flatten()
     if not len(able):
@@ -85,55 +92,132 @@ def retrieval(
             f"labels: none of the {int((labels >= 0).sum())} queries has another item of its class to find"
         )
     most = min(max(ks[-1], int(same[able].max())), len(gallery) - among_themselves)
-    hits = dict.fromkeys(ks, 0)
-    average = precision = 0.0
-    for rows, index in nearest_in_parts(queries[able.to(queries.device)], gallery, most + among_themselves):
-        own = able[rows]
-        if among_themselves:
-            index = _without(index, own)
-        match = gallery_labels[index] == labels[own, None]
-        r = same[own, None]
-        within = match & (torch.arange(most) < r)
-        precisions = match.cumsum(1) / torch.arange(1, most + 1, dtype=torch.float64)
-        average += float(((within * precisions).sum(1) / r[:, 0]).sum())
-        precision += float((within.sum(1).double() / r[:, 0]).sum())
-        for k in ks:
-            hits[k] += int(match[:, :k].any(1).sum())
+    average = (ties or ("average" if _class_by_class(gallery_labels) else "rows")) == "average"
+    totals = torch.zeros(len(ks) + 2, dtype=torch.float64)
+    search = ranked_in_parts if average else _by_row_number
+    for found in search(queries[able.to(queries.device)], gallery, most + among_themselves):
+        own = able[found.rows]
+        places = _Places.of(found, labels[own], gallery_labels, own if among_themselves else None)
+        totals += _expected(places, same[own], ks)
     n = len(able)
     alone = int((labels >= 0).sum()) - n
-    recall = {k: count / n for k, count in hits.items()}
-    return Retrieval(recall, average / n, precision / n, alone, time.perf_counter() - start)
+    map_r, r_precision, *recall = (totals / n).tolist()
+    return Retrieval(dict(zip(ks, recall, strict=True)), map_r, r_precision, alone, time.perf_counter() - start)
 
 
-def _of_class(labels: Tensor, gallery_labels: Tensor) -> Int[Tensor, " queries"]:
+def _gallery(gallery: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
+    if labels is None:
+        raise InputError("gallery_labels: expected one for each item of the gallery, got none")
+    check_matrix("gallery", gallery, at_least=0)
+    return gallery, known_classes("gallery_labels", labels, len(gallery)).cpu()
+
+
+def _of_class(labels: Tensor, gallery_labels: Tensor) -> Integer[Tensor, " queries"]:
     """How many items of the gallery have each query's class."""
     classes, place = torch.cat([labels, gallery_labels]).unique(return_inverse=True)
     return place[len(labels) :].bincount(minlength=len(classes))[place[: len(labels)]]
 
 
-def _without(index: Int[Tensor, "n k"], own: Int[Tensor, " n"]) -> Tensor:
+def _class_by_class(labels: Tensor) -> bool:
+    """Whether the order of rows shows their classes: a quarter fewer runs of one class than a random order has."""
+    counts = labels.unique(return_counts=True)[1].double()
+    runs = 1 + int((labels[1:] != labels[:-1]).sum())
+    return runs <= 0.75 * (1 + len(labels) - float(counts.square().sum()) / len(labels))
+
+
+def _by_row_number(queries: Tensor, gallery: Tensor, k: int) -> Iterator[Ranked]:
+    for rows, index in nearest_in_parts(queries, gallery, k):
+        group = torch.arange(k).expand(len(rows), k)
+        yield Ranked(rows, torch.zeros(group.shape), index, group, None)
+
+
+class _Places(NamedTuple):
+    """Of each place in a query's ranking, the items that share it, since they are equally near."""
+
+    before: Int64[Tensor, "n k"]  # nearer items
+    hits: Int64[Tensor, "n k"]  # those of the query's class among them
+    tied: Int64[Tensor, "n k"]  # tied items
+    right: Int64[Tensor, "n k"]  # those of the query's class among them
+
+    @classmethod
+    def of(cls, found: Ranked, labels: Tensor, gallery_labels: Tensor, own: Tensor | None) -> _Places:
+        """From the neighbours of queries, which are `own` rows of the gallery or none of it."""
+        group, index = (found.group, found.numbers) if own is None else _without(found.group, found.numbers, own)
+        n, length = group.shape
+        place = torch.arange(length)
+        starts = torch.cat([torch.ones(n, 1, dtype=torch.bool), group[:, 1:] != group[:, :-1]], 1)
+        before = place.where(starts, 0).cummax(1).values
+        # Seen from the end, the next start is the smallest one so far.
+        nexts = torch.cat([place.where(starts, length)[:, 1:], torch.full((n, 1), length)], 1)
+        after = nexts.flip(1).cummin(1).values.flip(1)
+        match = gallery_labels[index] == labels[:, None]
+        hits = torch.cat([torch.zeros(n, 1, dtype=torch.int64), match.cumsum(1)], 1)
+        hits_before = hits.gather(1, before)
+        tied, right = after - before, hits.gather(1, after) - hits_before
+        if found.edge is not None:
+            edge = found.edge if own is None else found.edge.scatter(1, own[:, None], False)
+            there = group == found.group[:, -1:]
+            tied = edge.sum(1, keepdim=True).where(there, tied)
+            right = (edge & (gallery_labels == labels[:, None])).sum(1, keepdim=True).where(there, right)
+        return cls(before, hits_before, tied, right)
+
+
+def _without(group: Tensor, index: Integer[Tensor, "n k"], own: Integer[Tensor, " n"]) -> tuple[Tensor, Tensor]:
     """The neighbours but the query itself; where equal rows have pushed it out, without the last."""
     itself = index == own[:, None]
     itself[~itself.any(1), -1] = True
-    return index[~itself].view(len(index), -1)
+    return group[~itself].view(len(index), -1), index[~itself].view(len(index), -1)
 
 
-def clustering_nmi(features: Float[Tensor, "n dim"], labels: Int[Tensor, " n"], seed: int = 0) -> float:
+def _expected(places: _Places, r: Integer[Tensor, " n"], ks: Sequence[int]) -> Float64[Tensor, " measures"]:
+    r"""Sums over queries of MAP@R, R-precision and Recall@k, each the mean over all orders within ties.
+
+    Let t items be tied, m of them of the query's class, after P nearer ones with H of its class. At each of their
+    places i, the item is of the class with the chance $m/t$, and if it is, the $i - P - 1$ tied ones before it hold
+    $(i - P - 1) \frac{m-1}{t-1}$ of the class, in the mean. That none is among the first a of them has the chance
+    $\binom{t-m}{a} / \binom{t}{a}$.
+
+    Args:
+        places: where ties reach beyond the last place, all of it.
+        r: items of the query's class.
+        ks: numbers of neighbours.
+    """
+    before, hits, tied, right = places
+    place = torch.arange(before.shape[1])
+    chance = (right.double() / tied) * (place < r[:, None])
+    found = hits + 1 + (place - before) * (right - 1) / (tied - 1).clamp(min=1).double()
+    sums = [float((part.sum(1) / r).sum()) for part in (chance * (found / (place + 1)), chance)]
+    for k in ks:
+        at = min(k, len(place)) - 1
+        none = _chance_of_none(tied[:, at], right[:, at], at + 1 - before[:, at])
+        sums.append(float(torch.where(hits[:, at] > 0, 1, 1 - none).sum()))
+    return torch.tensor(sums, dtype=torch.float64)
+
+
+def _chance_of_none(tied: Tensor, right: Tensor, drawn: Tensor) -> Float64[Tensor, " n"]:
+    """The chance that no right one is among some drawn of those tied."""
+    wrong = tied - right
+    a, b, c, d = (torch.lgamma(x.double() + 1) for x in (wrong, (wrong - drawn).clamp(min=0), tied, tied - drawn))
+    return (a - b - c + d).exp() * (wrong >= drawn)
+
+
+def clustering_nmi(features: Float[Tensor, "n dim"], labels: Integer[Tensor, " n"], seed: int = 0) -> float:
     """Normalised mutual information of the classes and of as many k-means clusters, from 0 to 1.
 
     Args:
         features: one row per sample; scaled to length 1 here.
         labels: class of each row; -1 leaves it out.
-        seed: of the clusters' start.
+        seed: of the clusters' start, below 2³¹.
 
     Raises:
-        InputError: for other shapes, NaN, or no labelled row.
+        InputError: for other shapes, NaN, no labelled row, or a seed out of range.
 
     >>> clustering_nmi(torch.eye(2).repeat(5, 1), torch.tensor([0, 1] * 5))
     1.0
     """
+    check_seed(seed, most=LARGEST_SEED)
     check_matrix("features", features)
-    check_integers("labels", labels, rows=len(features))
+    labels = known_classes("labels", labels, len(features))
     kept = labels >= 0
     if not kept.any():
         raise InputError("labels: expected at least 1 row with a label, got none")
