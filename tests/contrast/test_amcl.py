@@ -271,11 +271,11 @@ def test_bad_input_is_refused_by_name():
     z, tau = Z1[:, 0], torch.ones(N, dtype=torch.float64)
     with pytest.raises(InputError, match=r"z1 and h1: expected as many rows and columns, got \[6, 5\] and \[6, 4\]"):
         adaptive_negative_cosine(z, z, z[:, :4], z[:, :4], tau, tau)
-    with pytest.raises(InputError, match="tau2: expected temperatures above 0, got -1"):
+    with pytest.raises(InputError, match="tau2: expected a number above 0, got -1"):
         adaptive_negative_cosine(z, z, z, z, tau, -tau)
     with pytest.raises(InputError, match=r"tau: expected temperatures of shape \[5, 5\], got \[6\]"):
         adaptive_cross_correlation(z, z, tau)
-    with pytest.raises(InputError, match="heads: expected a number of at least 1, got 0"):
+    with pytest.raises(InputError, match="heads: expected a whole number of at least 1, got 0"):
         MultiHeadProjector(8, 8, 8, heads=0)
 
 

@@ -288,5 +288,5 @@ def test_method_takes_as_many_views_as_it_is_told_and_trains_the_encoder():
     index = torch.arange(8)
     method.loss(images, index, index).backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in method.encoder.parameters())
-    with pytest.raises(InputError, match="views: expected a number of at least 2, got 1"):
+    with pytest.raises(InputError, match="views: expected a whole number of at least 2, got 1"):
         CACR(Flat(), views=1)

@@ -262,7 +262,7 @@ def test_bad_input_is_refused_by_name():
     for make in (HardContrastiveLoss, SimpleContrastiveLoss):
         with pytest.raises(InputError, match="alpha: expected a number above 0 and of at most 1, got 0"):
             make(alpha=0)
-        with pytest.raises(InputError, match="num_hard: expected a number of at least 1, got 0"):
+        with pytest.raises(InputError, match="num_hard: expected a whole number of at least 1, got 0"):
             make(num_hard=0)
     with pytest.raises(InputError, match="temperature: expected a number above 0, got -1"):
         HardContrastiveLoss(-1)
@@ -349,5 +349,5 @@ def test_diagnostics_measure_the_embeddings():
 
 @pytest.mark.parametrize(("name", "value"), [("momentum", 1.5), ("alpha", 2.0), ("temperature", 0)])
 def test_arguments_out_of_range_are_refused_by_name(name, value):
-    with pytest.raises(InputError, match=f"{name}: expected a number .*, got {value:g}"):
+    with pytest.raises(InputError, match=f"{name}: expected a (whole )?number .*, got {value:g}"):
         made(**{name: value})

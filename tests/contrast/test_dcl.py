@@ -184,7 +184,7 @@ def test_bad_input_is_refused_by_name():
         loss(Z1[0], Z2[0])
     with pytest.raises(InputError, match="z2: 35 of 35 numbers are NaN or infinite"):
         npc_multiplier(Z1, Z2 * math.nan)
-    with pytest.raises(InputError, match=r"weights and positives: expected the same shape, got \[7, 1\] and \[7\]"):
+    with pytest.raises(InputError, match=r"weights: expected one for each of the 7 samples, got shape \[7, 1\]"):
         dcl(Z1, Z2, weights=torch.ones(N, 1))
     with pytest.raises(InputError, match="z1: expected at least 2 rows, got 1"):
         von_mises_fisher_weights(Z1[:1], Z2[:1])

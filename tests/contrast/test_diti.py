@@ -344,9 +344,9 @@ def test_bad_input_is_refused_by_name():
         DiTiLoss()(e, e, e, t + 999)
     with pytest.raises(InputError, match="noise: expected at least 1 rows, got 0"):
         DiTiLoss()(e[:0], e[:0], e[:0], t[:0])
-    with pytest.raises(InputError, match="blocks: expected a number of at least 1 and of at most 8, got 9"):
+    with pytest.raises(InputError, match="blocks: expected a whole number of at least 1 and of at most 8, got 9"):
         TimeBlocks(8, 9)
-    with pytest.raises(InputError, match="blocks: expected a number of at least 1 and of at most 5, got 6"):
+    with pytest.raises(InputError, match="blocks: expected a whole number of at least 1 and of at most 5, got 6"):
         TimeBlocks(8, 6, steps=5)
     with pytest.raises(InputError, match="stages: expected ascending ends of which the last is 1000, got"):
         TimeBlocks(8, 4, 1000, (500, 900), (4, 4))
@@ -366,5 +366,67 @@ def test_bad_input_is_refused_by_name():
         DiTi(Encoder(), mode="bas")
     with pytest.raises(InputError, match="share: expected a number of at least 0 and of at most 1, got 2"):
         method().interpolate(X, X, share=2)
-    with pytest.raises(InputError, match="first: expected a number of at least 0 and of at most 2, got 3"):
+    with pytest.raises(InputError, match="first: expected a whole number of at least 0 and of at most 2, got 3"):
         method().interpolate(X, X, first=3, last=2)
+
+
+class Normalising(nn.Sequential):
+    """Whose result depends on the whole batch in training mode, and on the seed."""
+
+    features = 6
+
+    def __init__(self):
+        super().__init__(nn.Flatten(), nn.Linear(64, 6), nn.BatchNorm1d(6), nn.Dropout(0.5))
+
+
+def test_images_are_edited_in_evaluation_mode_and_each_part_is_in_its_own_mode_afterwards():
+    found = DiTi(Normalising(), dim=8, blocks=4, width=8)
+    found.schedule, found.blocks = Schedule(8), TimeBlocks(8, 4, 8)
+    nn.init.normal_(found.decoder.up.last[2].weight, std=0.5)
+    nn.init.normal_(found.encoder[1].weight, std=2.0)
+    found.train()
+    found.decoder.net.eval()  # frozen
+    modes = {name: module.training for name, module in found.named_modules()}
+    x, y = X[:3], X[1:4]
+    together = found.interpolate(x, y, share=0.5, steps=4)
+    alone = torch.cat([found.interpolate(x[i : i + 1], y[i : i + 1], share=0.5, steps=4) for i in range(3)])
+    torch.testing.assert_close(together, alone)
+    assert {name: module.training for name, module in found.named_modules()} == modes
+    assert found.encoder[0][2].num_batches_tracked == 0
+    with pytest.raises(InputError, match="steps: expected a whole number of at least 1 and of at most 8, got 9"):
+        found.interpolate(x, y, steps=9)
+    assert {name: module.training for name, module in found.named_modules()} == modes
+
+
+@pytest.mark.usefixtures("plain_shapes")
+def test_blocks_refuse_what_they_do_not_know():
+    blocks, z, t = TimeBlocks(8, 4), torch.randn(2, 8), torch.tensor([0, 999])
+    with pytest.raises(InputError, match="mode 'stopgrad' is not known; did you mean 'stop_grad'"):
+        blocks(z, t, "stopgrad")
+    with pytest.raises(InputError, match=r"z: expected codes of 8 numbers, got shape \[2, 7\]"):
+        blocks(z[:, :7], t)
+    for mode in ("base", "pdae"):
+        with pytest.raises(InputError, match="t: expected integers from 0 to 999, got 1000"):
+            blocks(z, t + 1, mode)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("mode", ["base", "stop_grad", "dual", "pdae"])
+def test_codes_keep_their_precision(mode, dtype):
+    blocks, z = TimeBlocks(8, 4), torch.randn(5, 8, generator=rng).to(dtype)
+    found, expected = blocks(z, T, mode), blocks(z.float(), T, mode)
+    assert all(x.dtype == dtype for x in found)
+    torch.testing.assert_close([x.float() for x in found], expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_the_whole_method_in_another_precision(dtype):
+    found = method().to(dtype)
+    found.schedule, found.blocks = Schedule(8).to(dtype), TimeBlocks(8, 4, 8)
+    assert found.interpolate(X[:2].to(dtype), X[2:4].to(dtype), steps=2).dtype == dtype
+
+
+def test_small_steps_are_of_any_integer_type():
+    blocks = TimeBlocks(8, 4, steps=200)
+    t = torch.tensor([0, 60, 199])  # times four blocks, beyond a byte
+    assert torch.equal(blocks.at(t.to(torch.uint8)), blocks.at(t))

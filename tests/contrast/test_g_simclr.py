@@ -2,6 +2,7 @@
 
 import copy
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -21,6 +22,8 @@ from counterpoise.contrast.simclr import nt_xent
 from counterpoise.data import Images
 from counterpoise.errors import InputError
 from counterpoise.fitting import fit
+from counterpoise.tasks.images import build
+from counterpoise.tasks.runs import Run, Settings
 
 UNEQUAL = torch.tensor([0] * 3 + [1] * 12 + [2] * 6 + [3] * 7 + [4] * 5)  # 33 images
 UNEQUAL = UNEQUAL[torch.randperm(33, generator=torch.Generator().manual_seed(0))]
@@ -268,17 +271,42 @@ def test_bad_input_is_refused_by_name(images):
         guided_batches(UNEQUAL, torch.arange(33), 6, strict=True)
     with pytest.raises(InputError, match="batch_size: expected at most the 1 pseudo-labels, if strict, got 2"):
         PseudoLabelBatchSampler(torch.zeros(8).long(), 2, strict=True)
-    with pytest.raises(InputError, match="batch_size: expected a number of at least 1, got 0"):
+    with pytest.raises(InputError, match="batch_size: expected a whole number of at least 1, got 0"):
         PseudoLabelBatchSampler(UNEQUAL, 0)
-    with pytest.raises(InputError, match="clusters: expected a number of at least 1 and of at most 90, got 91"):
+    with pytest.raises(InputError, match="clusters: expected a whole number of at least 1 and of at most 90, got 91"):
         method(clusters=91)
-    with pytest.raises(InputError, match="clusters: expected a number of at least 1 and of at most 90, got 0"):
+    with pytest.raises(InputError, match="clusters: expected a whole number of at least 1 and of at most 90, got 0"):
         method(clusters=0)
     with pytest.raises(InputError, match="noise: expected a number of at least 0, got -1"):
         method(noise=-1)
     with pytest.raises(InputError, match="guide 'code' is not known; did you mean 'codes'"):
         method(guide="code")
-    with pytest.raises(InputError, match="autoencoder_epochs: expected a number of at least 1, got 0"):
+    with pytest.raises(InputError, match="autoencoder_epochs: expected a whole number of at least 1, got 0"):
         method(autoencoder_epochs=0)
     with pytest.raises(InputError, match="images: expected a number of at least 2, got 1"):
         train_autoencoder(images.subset(torch.arange(1)), 1)
+
+
+def test_no_pair_is_no_pair_of_one_class():
+    assert same_class_share([], torch.arange(4)) == 0
+    assert same_class_share([[0], [3], []], torch.zeros(4, dtype=torch.int64)) == 0
+
+
+def test_by_default_there_are_as_many_clusters_as_images_in_a_batch(images):
+    """The authors' choice; the tasks know the batch size, and nobody else may fill it in."""
+    run = Run("g-simclr", "noise", settings=Settings(batch_size=12))
+    assert build(run, images).clusters == 12
+    assert build(replace(run, settings=Settings(batch_size=256)), images).clusters == 90
+    assert build(replace(run, arguments={"clusters": 5}), images).clusters == 5
+    assert method().clusters == 64  # by itself, with the authors' batches
+    with pytest.raises(InputError, match="argument of g-simclr 'batch_size' is not known"):
+        build(replace(run, arguments={"batch_size": 5}), images)
+
+
+@pytest.mark.usefixtures("plain_shapes")
+def test_an_order_that_is_none_is_refused():
+    for order in (torch.zeros(33, dtype=torch.int64), torch.arange(1, 34), torch.arange(33) - 1):
+        with pytest.raises(InputError, match="order: expected"):
+            guided_batches(UNEQUAL, order, 5)
+    with pytest.raises(InputError, match="labels: expected at least 1, got none"):
+        PseudoLabelBatchSampler(UNEQUAL[:0], 5)

@@ -390,6 +390,8 @@ def test_bad_input_is_refused_by_name():
         nt_xent_pairs(Z1[:1], Z2[:1])
     with pytest.raises(InputError, match="variations 'clas' is not known; did you mean 'class'"):
         GenView(Encoder(), 3, variations="clas")
+    with pytest.raises(InputError, match="generator_width: expected an even number, got 7"):
+        GenView(Encoder(), 3, generator_width=7)
     with pytest.raises(InputError, match="gamma: expected a number of at least 0"):
         GenView(Encoder(), 3, gamma=-1)
     with pytest.raises(InputError, match="variations: expected 'diffusion' where a generator is given, got 'class'"):
@@ -398,3 +400,12 @@ def test_bad_input_is_refused_by_name():
         InputError, match=r"generator: expected uint8 of shape \[12, 1, 8, 8\] from it, got torch.float"
     ):
         started(images(), generator=lambda pixels, levels: pixels.float())
+
+
+def test_weights_leave_the_frozen_encoder_in_its_mode():
+    given = images()
+    method = started(given, variations="class")
+    for mode in (True, False):
+        method.train(mode)
+        method.weights(*[torch.randn(N, 1, 8, 8, generator=rng) for _ in range(2)])
+        assert all(module.training == mode for module in method.modules())

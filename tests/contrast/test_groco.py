@@ -228,7 +228,7 @@ def test_bad_input_is_refused_by_name():
         GroCoLoss()(VIEWS[:, :1])
     with pytest.raises(InputError, match="views: 140 of 140 numbers are NaN"):
         GroCoLoss()(VIEWS * math.nan)
-    with pytest.raises(InputError, match="negatives: expected a number of at least 1, got 0"):
+    with pytest.raises(InputError, match="negatives: expected a whole number of at least 1, got 0"):
         GroCoLoss(negatives=0)
     with pytest.raises(InputError, match="steepness: expected a number above 0, got 0"):
         GroCoLoss(steepness=0)

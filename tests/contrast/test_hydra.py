@@ -238,7 +238,7 @@ def test_bad_input_is_refused_by_name():
         hydra(Q, K, LABELS, PARTNERS, GATES[:, :4])
     with pytest.raises(InputError, match="gates: 60 of 60 numbers are NaN or infinite"):
         hydra(Q, K, LABELS, PARTNERS, GATES * math.nan)
-    with pytest.raises(InputError, match="partners: expected classes from 0, or -1 for none, got -2"):
+    with pytest.raises(InputError, match="partners: expected integers of at least -1, got -2"):
         hydra(Q, K, LABELS, PARTNERS - 1)
     with pytest.raises(InputError, match="gates: expected rows of a length of at most 1e"):
         hydra(Q, K, LABELS, PARTNERS, GATES * 1e30, similarity="dot")
@@ -248,7 +248,7 @@ def test_bad_input_is_refused_by_name():
         HydraLoss(similarity="cosin")
     with pytest.raises(InputError, match="temperature: expected a number above 0, got 0"):
         HydraLoss(0)
-    with pytest.raises(InputError, match="classes: expected a number of at least 1, got 0"):
+    with pytest.raises(InputError, match="classes: expected a whole number of at least 1, got 0"):
         Filter(0, 3)
     for wrong in (
         {"gate": "shut"},
@@ -390,3 +390,24 @@ def test_images_without_a_label_are_negatives_alone():
     assert torch.isfinite(value)
     value.backward()
     assert leaves[0].grad[:4].abs().max() > 0
+
+
+def test_images_of_a_single_class_are_refused():
+    """All keys would be positives, and the loss 0 whatever is learnt."""
+    one = Images(torch.zeros(20, 1, 4, 4, dtype=torch.uint8), torch.ones(20, dtype=torch.int64), ("a", "b"), "one")
+    with pytest.raises(InputError, match="labels: Hydra contrasts classes, but all 20 training images are of one"):
+        made().start_epoch(one, 0)
+
+
+@pytest.mark.usefixtures("plain_shapes")
+def test_a_scale_that_makes_no_sense_is_refused():
+    z, labels = torch.eye(3), torch.arange(3)
+    for wrong in (0, -1.0, math.nan, "x", torch.tensor(0.0), torch.tensor(math.nan), torch.ones(3)):
+        with pytest.raises(InputError, match="scale: "):
+            hydra(z, z, labels, scale=wrong)
+    with pytest.raises(InputError, match="queries: expected at least 2 rows, got 1"):
+        info_nce(z[:1], z[:1])
+    gate = Filter(classes=3, dim=4).eval()
+    torch.testing.assert_close(gate(labels.to(torch.uint8), labels.to(torch.uint16)), gate(labels, labels))
+    with pytest.raises(InputError, match="partners: expected integers from 0 to 2, got 3"):
+        gate(labels, labels + 1)

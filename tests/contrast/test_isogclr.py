@@ -325,7 +325,7 @@ def test_half_precision_is_computed_in_single():
         (lambda: ISogCLRLoss(10)(Z1, Z2[:4], INDEX), "z1 and z2: expected the same shape"),
         (lambda: ISogCLRLoss(10)(Z1, Z2 * torch.nan, INDEX), "z2: 24 of 24 numbers are NaN"),
         (lambda: ISogCLRLoss(10).half()(Z1, Z2, INDEX), "temperatures were cast to torch.float16"),
-        (lambda: ISogCLRLoss(0), "samples: expected a number of at least 1, got 0"),
+        (lambda: ISogCLRLoss(0), "samples: expected a whole number of at least 1, got 0"),
         (lambda: ISogCLRLoss(10, gamma=0.0), "gamma: expected a number above 0 and of at most 1, got 0"),
         (lambda: ISogCLRLoss(10, tau=0.01), "tau: expected a number of at least 0.05 and of at most 1, got 0.01"),
         (lambda: ISogCLRPairLoss(10, 10)(Z1[:1], Z2[:1], INDEX[:1], INDEX[:1]), "image: expected at least 2 rows"),

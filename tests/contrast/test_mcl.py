@@ -373,11 +373,11 @@ def test_the_loss_is_nt_xent_of_the_current_stage():
 def test_bad_input_is_refused_by_name(images, tmp_path):
     with pytest.raises(InputError, match="labels: expected integers from 0 to 2, got 3"):
         next_pseudo_labels(torch.zeros(2).long(), torch.tensor([1, 3]), 3)
-    with pytest.raises(InputError, match="batch_size: expected a number of at least 1, got 0"):
+    with pytest.raises(InputError, match="batch_size: expected a whole number of at least 1, got 0"):
         cluster_batches(UNEVEN, shuffled(33), 0)
-    with pytest.raises(InputError, match="stages: expected a number of at least 1, got 0"):
+    with pytest.raises(InputError, match="stages: expected a whole number of at least 1, got 0"):
         method(stages=0)
-    with pytest.raises(InputError, match="clusters: expected a number of at least 1, got 0"):
+    with pytest.raises(InputError, match="clusters: expected a whole number of at least 1, got 0"):
         method(clusters=0)
     with pytest.raises(InputError, match="leftovers 'dorp' is not known; did you mean 'drop'"):
         method(leftovers="dorp")

@@ -457,3 +457,32 @@ def test_planted_graphs_by_name():
         load_graph("pyg:DBLP", data_dir="/nowhere")
     with pytest.raises(InputError, match="graph 'cora'"):
         load_graph("cora")
+
+
+def test_the_concentration_is_passed_on(small, plain_shapes):
+    assert Meow(small, clusters="4").objective.concentration == "distance"
+    torch.manual_seed(0)
+    released = Meow(small, clusters="4", concentration="released", dropout=0.0)
+    assert released.objective.concentration == "released"
+    torch.manual_seed(0)
+    distance = Meow(small, clusters="4", dropout=0.0)
+    assert not torch.equal(released.loss(), distance.loss())
+    with pytest.raises(InputError, match="concentration 'release' is not known; did you mean 'released'"):
+        Meow(small, clusters="4", concentration="release", negatives="learnt")
+
+
+def test_nodes_without_a_path_to_themselves_are_no_division_by_zero():
+    found = path_similarity(csr_matrix([[0, 3, 0], [0, 0, 1], [0, 0, 2]]))
+    assert found.toarray().tolist() == [[0, 0, 0], [0, 0, 1], [0, 0, 1]]
+    assert strongest(csr_matrix([[0, 3], [0, 0]]), 1).toarray().tolist() == [[0, 3], [0, 0]]
+    for wrong in (csr_matrix([[1, 2]]), csr_matrix([[-1.0]]), csr_matrix([[math.nan]])):
+        with pytest.raises(InputError, match="counts: expected"):
+            path_similarity(wrong)
+
+
+def test_embedding_leaves_each_part_in_its_own_mode(small):
+    method = Meow(small, clusters="4")
+    method.nodes.eval()  # frozen
+    modes = {name: module.training for name, module in method.named_modules()}
+    method.embed()
+    assert {name: module.training for name, module in method.named_modules()} == modes

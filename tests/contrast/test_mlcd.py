@@ -219,7 +219,7 @@ def test_bad_input_is_refused_by_name():
     with pytest.raises(InputError, match="ratio: expected a number above 0 and of at most 1, got 2"):
         MLCDLoss(ratio=2)
     for name, value in {"positives": 11, "clusters": 1, "samples": 0}.items():
-        with pytest.raises(InputError, match=f"{name}: expected a number of at"):
+        with pytest.raises(InputError, match=f"{name}: expected a whole number of at"):
             MLCD(Encoder(), **{"samples": 10, name: value})
 
 
@@ -365,3 +365,13 @@ def test_diagnostics(images):
     assert found["off_the_shelf"] > 0.99
     plain = Images(images.pixels, images.labels, images.classes, "no factors")
     assert method.diagnostics(plain, plain, plain).keys() == {"positive_cosine", "negative_cosine"}
+
+
+def test_a_loss_that_no_negative_is_left_for_is_refused():
+    """Without negatives these two are 0, whatever is learnt."""
+    for form in ("mlc", "softmax"):
+        classes = 2 if form == "mlc" else 1
+        with pytest.raises(InputError, match=f"targets: all {classes} classes belong to each image"):
+            MLCDLoss(form)(torch.eye(2), torch.eye(2)[:classes], torch.arange(classes).expand(2, classes))
+    with pytest.raises(InputError, match="positives: expected fewer than the 6 clusters"):
+        made(form="mlc", positives=6)

@@ -378,7 +378,7 @@ def test_proxy_accuracy_counts_positives_that_come_first():
 
 @pytest.mark.parametrize(("name", "value"), [("num_hard", 0), ("pairs", -1), ("query_pairs", -1), ("plain_epochs", -1)])
 def test_arguments_out_of_range_are_refused_by_name(name, value):
-    with pytest.raises(InputError, match=f"{name}: expected a number .*, got {value:g}"):
+    with pytest.raises(InputError, match=f"{name}: expected a (whole )?number .*, got {value:g}"):
         made(**{name: value})
 
 
@@ -386,3 +386,34 @@ def test_arguments_out_of_range_are_refused_by_name(name, value):
 def test_unknown_negatives_are_refused():
     with pytest.raises(InputError, match="negatives 'other-image' is not known; did you mean 'other-images'"):
         made(negatives="other-image")
+
+
+def test_explicit_ranks_beyond_what_is_there_are_refused():
+    """A query whose own keys are left out has fewer negatives than others; what follows them is no negative."""
+    own, owners = torch.arange(2), torch.tensor([0, 0, 0, 1, 5])
+    mixing, queries, queue = HardNegativeMixing(4, 1, 1), Q[:2], K[:5]  # query 0 has 2 negatives, query 1 has 4
+
+    def draws(first=0, partner=0, alpha=0.3, beta=0.2):
+        pairs = torch.tensor([[[first, 1]], [[3, 1]]])
+        share = torch.full((2, 1), alpha), torch.full((2, 1), beta)
+        return Draws(pairs, share[0], torch.tensor([[partner], [3]]), share[1])
+
+    exclude = (own, owners)
+    assert mixing(queries, queue, exclude, draws(first=1)).shape == (2, 2, D)
+    with pytest.raises(InputError, match=r"draws.pairs: expected ranks below 2, the negatives of query 0, got 2"):
+        mixing(queries, queue, exclude, draws(first=2))
+    with pytest.raises(InputError, match=r"draws.partners: expected ranks below 2, the negatives of query 0, got 3"):
+        mixing(queries, queue, exclude, draws(partner=3))
+    with pytest.raises(InputError, match=r"draws.pairs: expected integers of at least 0, got -1"):
+        mixing(queries, queue, exclude, draws(first=-1))
+    for name in ("alpha", "beta"):
+        with pytest.raises(InputError, match=rf"draws.{name}: expected a number of at least 0 and of at most 1, got 2"):
+            mixing(queries, queue, exclude, draws(**{name: 2.0}))
+
+
+@pytest.mark.usefixtures("plain_shapes")
+def test_draws_of_other_shapes_are_refused():
+    good = one([0, 1])
+    for name, wrong in (("pairs", good.pairs[..., :1]), ("partners", good.partners[0]), ("pairs", good.pairs[:0])):
+        with pytest.raises(InputError, match=f"draws.{name}: expected"):
+            MIXING(Q, K, draws=good._replace(**{name: wrong}))

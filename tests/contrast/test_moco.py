@@ -163,5 +163,5 @@ def test_a_checkpoint_carries_queue_pointer_and_key_encoder():
 
 @pytest.mark.parametrize(("name", "value"), [("queue", 0), ("momentum", 1.5), ("momentum", -0.1), ("temperature", 0)])
 def test_arguments_out_of_range_are_refused_by_name(name, value):
-    with pytest.raises(InputError, match=f"{name}: expected a number .*, got {value:g}"):
+    with pytest.raises(InputError, match=f"{name}: expected a (whole )?number .*, got {value:g}"):
         made(**{name: value})

@@ -239,7 +239,7 @@ def test_bad_input_is_refused_by_name():
         linear_weights(STRENGTH * 0, PRESERVED, 3, 1)
     with pytest.raises(InputError, match=r"preserved: expected a number of at least 0 and of at most 1, got 1\.2"):
         population_loss(torch.eye(4), STRENGTH, PRESERVED + 0.3)
-    with pytest.raises(InputError, match="layer: expected a number of at least 1 and of at most 2, got 3"):
+    with pytest.raises(InputError, match="layer: expected a whole number of at least 1 and of at most 2, got 3"):
         linear_weights(STRENGTH, PRESERVED, 3, 3)
     with pytest.raises(InputError, match="kappa: expected a number above 0, got 0"):
         FixedReweightHead(4, kappa=0)
@@ -316,3 +316,27 @@ def test_diagnostics_read_each_factor_before_and_after_the_head():
     assert set(method.diagnostics(plain, plain, plain)) == {"before label", "after label", "gain label"}
     nothing = plain.subset(torch.arange(0))
     assert method.diagnostics(plain, nothing, plain) == {}
+
+
+@pytest.mark.parametrize(("values", "dim"), [((1.0, 0.5, 0.5, 0.5), 2), ((0.5, 0.5), 1), ((0.0, 0.0, 0.9), 2)])
+def test_the_least_loss_at_ties_is_what_a_net_reaches_with_any_of_them(values, dim):
+    preserved = torch.tensor(values, dtype=torch.float64)
+    strength = torch.tensor([1.0, 2.0, 0.5, 1.5], dtype=torch.float64)[: len(values)]
+    expected = least_loss(preserved, dim)
+    for order in (torch.arange(len(values)), torch.arange(len(values)).flip(0)):
+        chosen = order[preserved[order].argsort(descending=True, stable=True)][:dim]
+        weight = torch.zeros(dim, len(values), dtype=torch.float64)
+        weight[torch.arange(dim), chosen] = preserved[chosen] / strength[chosen]
+        close(population_loss(weight, strength, preserved), expected.item())
+    for _ in range(20):  # and none is better
+        nearby = weight + torch.randn(weight.shape, generator=rng, dtype=torch.float64) / 10
+        assert population_loss(nearby, strength, preserved) > expected
+
+
+def test_weights_that_no_float_holds_are_refused():
+    with pytest.raises(InputError, match=r"kappa: expected a larger number, since 0\.5 to the power of -199 is beyond"):
+        FixedReweightHead(200, kappa=0.5)
+    with pytest.raises(InputError, match="weights: expected one that is not 0"):
+        indicator(torch.zeros(4), torch.ones(4))
+    with pytest.raises(InputError, match="weights: expected one above 0"):
+        weight_inequality(torch.zeros(4))

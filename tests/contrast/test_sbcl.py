@@ -291,7 +291,7 @@ def test_bad_input_is_refused_by_name():
     with pytest.raises(InputError, match="z2: 32 of 32 numbers are NaN"):
         loss(Z1, Z2 * math.nan, LABELS, SUBCLASSES)
     for wrong in (TAU[:3], TAU - 0.3, TAU * math.nan):
-        with pytest.raises(InputError, match="temperatures: expected a number above 0 for each image"):
+        with pytest.raises(InputError, match=r"temperatures: (expected a number above 0|.* NaN)"):
             loss(Z1, Z2, LABELS, SUBCLASSES, wrong)
     for name, value in {"temperature": 0, "base_temperature": -1, "gamma": -0.1}.items():
         with pytest.raises(InputError, match=f"{name}: expected a number"):
@@ -299,7 +299,7 @@ def test_bad_input_is_refused_by_name():
     with pytest.raises(InputError, match="temperature / base_temperature: expected a number of at most 1e\\+09"):
         SBCLLoss(temperature=1.0, base_temperature=1e-12)
     for name, value in {"delta": 0, "every": 0, "warm_epochs": -1, "samples": 0, "classes": 0}.items():
-        with pytest.raises(InputError, match=f"{name}: expected a number"):
+        with pytest.raises(InputError, match=f"{name}: expected a whole number"):
             SBCL(Encoder(), **{"samples": N, "classes": 3, name: value})
     with pytest.raises(InputError, match="clustering 'balance' is not known; did you mean 'balanced'"):
         SBCL(Encoder(), N, 3, clustering="balance")

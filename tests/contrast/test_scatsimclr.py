@@ -347,19 +347,19 @@ def test_bad_input_is_refused_by_name():
         Scattering(2, 2)(torch.zeros(1, 1, 3, 9))
     with pytest.raises(InputError, match=r"images: expected \[batch, 1, height, width\], got shape \[2, 3, 8, 8\]"):
         ScatteringEncoder(1)(torch.zeros(2, 3, 8, 8))
-    with pytest.raises(InputError, match="scale: expected a number of at least 1, got 0"):
+    with pytest.raises(InputError, match="scale: expected a whole number of at least 1, got 0"):
         Scattering(0)
-    with pytest.raises(InputError, match="orientations: expected a number of at least 1, got 0"):
+    with pytest.raises(InputError, match="orientations: expected a whole number of at least 1, got 0"):
         made(orientations=0)
-    with pytest.raises(InputError, match=r"widths: expected at least one, each of at least 1, got \[\]"):
+    with pytest.raises(InputError, match=r"widths: expected at least one, got none"):
         made(widths=())
-    with pytest.raises(InputError, match="pool: expected a number of at least 1, got 0"):
+    with pytest.raises(InputError, match="pool: expected a whole number of at least 1, got 0"):
         made(pool=0)
-    with pytest.raises(InputError, match="count: expected a number of at least 2 and of at most 72, got 73"):
+    with pytest.raises(InputError, match="shuffles: expected a whole number of at least 2 and of at most 72, got 73"):
         made(pretext="jigsaw", shuffles=73)
     with pytest.raises(InputError, match="weight: expected a number of at least 0, got -1"):
         made(weight=-1)
-    with pytest.raises(InputError, match="delay: expected a number of at least 0, got -1"):
+    with pytest.raises(InputError, match="delay: expected a whole number of at least 0, got -1"):
         made(delay=-1)
     with pytest.raises(InputError, match="pretext task 'rotations' is not known; did you mean 'rotation'"):
         made(pretext="rotations")

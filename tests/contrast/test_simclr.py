@@ -112,5 +112,5 @@ def test_more_views_give_the_mean_over_their_pairs():
     pairs = [method.loss([images[a], images[b]], nothing, nothing) for a, b in ((0, 1), (0, 2), (1, 2))]
     torch.testing.assert_close(method.loss(images, nothing, nothing), sum(pairs) / 3)
     assert method.views == 3
-    with pytest.raises(InputError, match="views: expected a number of at least 2"):
+    with pytest.raises(InputError, match="views: expected a whole number of at least 2"):
         SimCLR(Encoder(), views=1)

@@ -92,7 +92,7 @@ def test_bad_input_is_refused_by_name():
         loss(EMBEDDINGS, torch.arange(12))
     with pytest.raises(InputError, match="labels: no two of the 12 rows share a class"):
         loss(EMBEDDINGS, torch.full((12,), -1))
-    with pytest.raises(InputError, match="labels: expected classes from 0, or -1 for no label, got -2"):
+    with pytest.raises(InputError, match="labels: expected integers of at least -1, got -2"):
         loss(EMBEDDINGS, LABELS - 1)
     with pytest.raises(InputError, match="labels: expected one integer for each of the 12 rows"):
         loss(EMBEDDINGS, LABELS[:5])

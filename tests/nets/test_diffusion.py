@@ -121,14 +121,53 @@ def test_no_pass_leaves_the_net_as_it_is():
     assert all(torch.equal(p, q) for p, q in zip(net.parameters(), before, strict=True))
 
 
+def test_the_steps_are_embedded_in_the_net_s_precision():
+    net, t = UNet(1, width=8).double(), torch.tensor([1, 500, 999])
+    rate = torch.tensor([10_000 ** (-i / 4) for i in range(4)], dtype=torch.float64)
+    angle = t[:, None] * rate
+    torch.testing.assert_close(net.embed(t), net.time(torch.cat([angle.cos(), angle.sin()], 1)), rtol=1e-10, atol=1e-10)
+    net.half()
+    expected = net.time(torch.cat([angle.cos(), angle.sin()], 1).half())
+    torch.testing.assert_close(net.embed(t), expected, rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.usefixtures("plain_shapes")
+def test_a_net_that_wants_a_code_or_an_even_width_says_so():
+    with pytest.raises(InputError, match=r"code: expected \[batch, 5\], got none"):
+        UNet(1, width=8, code=5)(torch.zeros(1, 1, 4, 4), torch.tensor([0]))
+    with pytest.raises(InputError, match="width: expected an even number, got 7"):
+        UNet(1, width=7)
+    for name, wrong in (("channels", 0), ("width", 2.5), ("code", -1)):
+        with pytest.raises(InputError, match=f"{name}: expected a whole number of at least 1"):
+            UNet(**{"channels": 1, name: wrong})
+
+
+@pytest.mark.usefixtures("plain_shapes")
 def test_bad_numbers_are_refused_by_name():
-    with pytest.raises(InputError, match="steps: expected a number of at least 1, got 0"):
+    net, images = UNet(1, 8), torch.zeros(2, 1, 4, 4, dtype=torch.uint8)
+    for wrong in (math.nan, math.inf, "x", 2.5, -1):
+        with pytest.raises(InputError, match="steps: expected a whole number"):
+            Schedule(wrong)
+        with pytest.raises(InputError, match="steps: expected a whole number"):
+            ddim(lambda x, t: x, Schedule(10), torch.zeros(1, 1, 1, 1), wrong)
+        for name in ("epochs", "batch_size"):
+            with pytest.raises(InputError, match=f"{name}: expected a whole number"):
+                train_denoiser(net, Schedule(), images, lambda x: x, **{"epochs": 1, name: wrong})
+    for name in ("first", "last"):
+        for wrong in (math.nan, "x", 0, 1.0):
+            with pytest.raises(InputError, match=r"(first|last): expected a number"):
+                Schedule(**{name: wrong})
+    with pytest.raises(InputError, match=r"lr: expected a number above 0, got nan"):
+        train_denoiser(UNet(1, 8), Schedule(), torch.zeros(2, 1, 4, 4, dtype=torch.uint8), lambda x: x, 1, lr=math.nan)
+    with pytest.raises(InputError, match=r"x: 1 of 1 numbers are NaN"):
+        ddim(lambda x, t: x, Schedule(10), torch.full((1, 1, 1, 1), math.nan), 2)
+    with pytest.raises(InputError, match="steps: expected a whole number of at least 1, got 0"):
         Schedule(0)
     with pytest.raises(InputError, match="first: expected a number above 0"):
         Schedule(first=0)
     with pytest.raises(InputError, match=r"first: expected a number above 0 and of at most 0\.02, got 0\.5"):
         Schedule(first=0.5)
-    with pytest.raises(InputError, match="steps: expected a number of at least 1 and of at most 10, got 11"):
+    with pytest.raises(InputError, match="steps: expected a whole number of at least 1 and of at most 10, got 11"):
         ddim(lambda x, t: x, Schedule(10), torch.zeros(1, 1, 1, 1), 11)
-    with pytest.raises(InputError, match="epochs: expected a number of at least 0, got -1"):
+    with pytest.raises(InputError, match="epochs: expected a whole number of at least 0, got -1"):
         train_denoiser(UNet(1, 8), Schedule(), torch.zeros(2, 1, 4, 4, dtype=torch.uint8), lambda x: x, -1)

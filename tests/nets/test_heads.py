@@ -52,13 +52,23 @@ def test_a_gradient_reaches_every_parameter():
     assert head[0].weight.grad.abs().sum() > 0
 
 
+@pytest.mark.usefixtures("plain_shapes")
 @pytest.mark.parametrize("name", ["features", "hidden", "out", "layers"])
-def test_widths_below_one_are_refused_by_name(name):
-    sizes = {"features": 3, "hidden": 3, "out": 3, "layers": 2} | {name: 0}
-    with pytest.raises(InputError, match=f"{name}: expected a number of at least 1, got 0"):
-        mlp(**sizes)
+def test_widths_that_are_no_whole_number_of_at_least_one_are_refused_by_name(name):
+    sizes = {"features": 3, "hidden": 3, "out": 3, "layers": 2}
+    for wrong, got in (
+        (0, "0"),
+        (-1, "-1"),
+        (2.5, "2.5"),
+        (2.0, "2"),
+        (float("nan"), "nan"),
+        ("x", "'x'"),
+        (True, "True"),
+    ):
+        with pytest.raises(InputError, match=f"{name}: expected a whole number of at least 1, got {got}"):
+            mlp(**sizes | {name: wrong})
 
 
 def test_linear_refuses_no_outputs():
-    with pytest.raises(InputError, match="out: expected a number of at least 1, got 0"):
+    with pytest.raises(InputError, match="out: expected a whole number of at least 1, got 0"):
         linear(3, 0)

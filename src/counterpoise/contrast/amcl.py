@@ -20,11 +20,12 @@ from torch import Tensor, nn
 
 from counterpoise.contrast.simclr import NTXentLoss
 from counterpoise.data import Images
+from counterpoise.data.images import fair_sample
 from counterpoise.errors import InputError, unknown
 from counterpoise.method import ImageViews, Index, Labels, Method
 from counterpoise.nets import embed
 from counterpoise.nets.heads import mlp
-from counterpoise.ops.checks import check_finite, check_number, check_same_shape
+from counterpoise.ops.checks import check_counts, check_finite, check_number, check_same_shape, check_values
 from counterpoise.ops.parts import reduce_similarities
 from counterpoise.ops.processes import gather, row_numbers
 from counterpoise.ops.similarity import unit_rows
@@ -40,9 +41,18 @@ def omega(tau: Float[Tensor, "*pairs"], dim: int) -> Float[Tensor, "*pairs"]:
         tau: $\tau > 0$.
         dim: $d$, the width of the embeddings. The least value is at $\tau = 2/d$.
 
+    Raises:
+        InputError: for temperatures or a width that are not above 0.
+
     >>> omega(torch.tensor([1.0, 0.5]), dim=4)
     tensor([1.0000, 0.6137])
     """
+    check_values("tau", tau, above=0)
+    check_counts(dim=dim)
+    return _omega(tau, dim)
+
+
+def _omega(tau: Tensor, dim: int) -> Tensor:
     return dim / 2 * tau.log() + 1 / tau
 
 
@@ -57,10 +67,23 @@ def pair_temperature(
         low: $l$, at least 0.
         high: $u$, at least `low`.
 
+    Raises:
+        InputError: for different shapes, NaN, rows whose inner product is none, or bounds out of range.
+
     >>> pair_temperature(torch.zeros(1, 3), torch.ones(1, 3), low=0.5, high=1.5)
     tensor([1.])
     """
-    return low + (high - low) * (phi1 * phi2).sum(-1).sigmoid()
+    check_number("low", low, at_least=0)
+    check_number("high", high, at_least=low)
+    check_same_shape(phi1=phi1, phi2=phi2)
+    check_finite("phi1", phi1)
+    check_finite("phi2", phi2)
+    product = (phi1 * phi2).sum(-1)
+    if product.isnan().any():
+        raise InputError(
+            "phi1 and phi2: expected shorter rows, since infinities of both signs make up an inner product"
+        )
+    return low + (high - low) * product.sigmoid()
 
 
 def adaptive_contrast(
@@ -85,12 +108,26 @@ def adaptive_contrast(
         One value for each anchor. It has no lower bound where `tau_neg` can go to 0: there $-\beta\Omega$ outgrows
         $s^-/\tau^-$ for every $s^- < \beta$.
 
+    Raises:
+        InputError: for shapes that do not go together, NaN, temperatures not above 0, or a number out of range.
+
     >>> s, tau = torch.tensor([0.75]), torch.tensor([0.5])
     >>> adaptive_contrast(s, torch.tensor([[0.25]]), tau, tau[:, None], dim=4, beta=0)  # (0.25 - 0.75) / 0.5
     tensor([-1.])
     """
-    attraction = beta * omega(tau_pos, dim) - positive / tau_pos
-    repulsion = negatives / tau_neg - beta * omega(tau_neg, dim)
+    check_counts(dim=dim)
+    check_number("beta", beta, at_least=0)
+    check_same_shape(positive=positive, tau_pos=tau_pos)
+    check_same_shape(negatives=negatives, tau_neg=tau_neg)
+    if negatives.shape[:-1] != positive.shape or not negatives.shape[-1:].numel():
+        got = f"{list(positive.shape)} and {list(negatives.shape)}"
+        raise InputError(f"positive and negatives: expected [*anchors] and [*anchors, at least 1], got {got}")
+    check_finite("positive", positive)
+    check_finite("negatives", negatives)
+    check_values("tau_pos", tau_pos, above=0)
+    check_values("tau_neg", tau_neg, above=0)
+    attraction = beta * _omega(tau_pos, dim) - positive / tau_pos
+    repulsion = negatives / tau_neg - beta * _omega(tau_neg, dim)
     return attraction + repulsion.mean(-1)
 
 
@@ -116,12 +153,13 @@ def adaptive_negative_cosine(
         beta: $\beta$, at least 0.
 
     Raises:
-        InputError: for shapes that do not go together, NaN, and temperatures that are not above 0.
+        InputError: for shapes that do not go together, NaN, temperatures that are not above 0, and a beta below 0.
 
     >>> z, one = torch.tensor([[0.0, 1.0]]), torch.ones(1)
     >>> adaptive_negative_cosine(z, z, z, z, one, one, beta=0.25)  # -1 + 2 · 0.25 · Omega(1)
     tensor(-0.5000)
     """
+    check_number("beta", beta, at_least=0)
     _check_embeddings(z1=z1, z2=z2)
     _check_embeddings(h1=h1, h2=h2)
     if h1.shape != (len(z1), z1.shape[-1]):
@@ -130,7 +168,7 @@ def adaptive_negative_cosine(
         _check_temperatures(name, tau, z1.shape[:-1])
     to2, to1 = ((_by_head(unit_rows(z)) * unit_rows(h.detach())[:, None]).sum(-1) for z, h in ((z1, h2), (z2, h1)))
     tau1, tau2 = tau1.view_as(to2), tau2.view_as(to1)
-    priors = omega(tau1, z1.shape[-1]) + omega(tau2, z1.shape[-1])
+    priors = _omega(tau1, z1.shape[-1]) + _omega(tau2, z1.shape[-1])
     return gather((beta * priors - to2 / (2 * tau1) - to1 / (2 * tau2)).sum(1)).mean()
 
 
@@ -152,13 +190,16 @@ def adaptive_cross_correlation(
         off_diagonal: $\lambda$, at least 0.
 
     Raises:
-        InputError: for shapes that do not go together, fewer than 2 samples, NaN, and temperatures not above 0.
+        InputError: for shapes that do not go together, fewer than 2 samples, NaN, temperatures not above 0, and a beta
+            or off_diagonal below 0.
 
     >>> z = torch.tensor([[1.0, 1.0], [-1.0, 1.0], [1.0, -1.0], [-1.0, -1.0]])
     >>> ones = torch.ones(2, 2)
     >>> round(adaptive_cross_correlation(z, z, ones, beta=0).item(), 6)  # C = 3/4 on the diagonal, 0 elsewhere
     0.125
     """
+    check_number("beta", beta, at_least=0)
+    check_number("off_diagonal", off_diagonal, at_least=0)
     _check_embeddings(z1=z1, z2=z2)
     row_numbers(z1, "z1", at_least=2)
     dim = z1.shape[-1]
@@ -166,8 +207,8 @@ def adaptive_cross_correlation(
     a, b = (_standardised_columns(gather(z)) for z in (z1, z2))
     correlation = torch.einsum("...ln,...mn->...lm", a, b) / a.shape[-1]
     own = torch.eye(dim, dtype=torch.bool, device=tau.device)
-    attraction = (1 - correlation / tau).square() + beta * omega(tau, dim)
-    repulsion = off_diagonal * correlation.square() / tau - beta * omega(tau, dim)
+    attraction = (1 - correlation / tau).square() + beta * _omega(tau, dim)
+    repulsion = off_diagonal * correlation.square() / tau - beta * _omega(tau, dim)
     return torch.where(own, attraction, repulsion).sum()
 
 
@@ -215,7 +256,7 @@ class AMCLLoss(nn.Module):
         check_number("beta", beta, at_least=0)
         check_number("low", low, above=0)
         check_number("high", high, at_least=low)
-        check_number("top_k", top_k, at_least=1)
+        check_counts(top_k=top_k)
         self.beta, self.low, self.high = beta, low, high
         self.top_k, self.positive_competes = top_k, positive_competes
 
@@ -287,7 +328,7 @@ class MultiHeadProjector(nn.Module):
 
     def __init__(self, features: int, hidden: int, dim: int, heads: int = 3):
         super().__init__()
-        check_number("heads", heads, at_least=1)
+        check_counts(features=features, hidden=hidden, dim=dim, heads=heads)
         self.heads = nn.ModuleList(mlp(features, hidden, dim, batch_norm=False) for _ in range(heads))
 
     def forward(self, features: Float[Tensor, "batch features"]) -> Float[Tensor, "batch heads dim"]:
@@ -328,6 +369,7 @@ class AMCL(Method):
         **recipe: Any,
     ):
         super().__init__(encoder, **recipe)
+        check_counts(hidden=hidden, dim=dim)
         if form not in get_args(Form):
             raise unknown("form", form, get_args(Form))
         check_number("temperature", temperature, above=0)
@@ -358,7 +400,7 @@ class AMCL(Method):
         """
         if self.form != "adaptive":
             return {}
-        some = train.subset(torch.arange(min(SEEN, len(train))))
+        some = train.subset(fair_sample(train.labels, SEEN))
         with torch.random.fork_rng():
             torch.manual_seed(0)
             views = [embed(self.encoder, some, self.view).to(self.device) for _ in range(2)]
@@ -387,9 +429,7 @@ def _check_embeddings(**embeddings: Tensor) -> None:
 def _check_temperatures(name: str, tau: Tensor, shape: tuple[int, ...]) -> None:
     if tau.shape != torch.Size(shape):
         raise InputError(f"{name}: expected temperatures of shape {list(shape)}, got {list(tau.shape)}")
-    check_finite(name, tau)
-    if tau.min() <= 0:
-        raise InputError(f"{name}: expected temperatures above 0, got {tau.min():g}")
+    check_values(name, tau, above=0)
 
 
 def _by_head(x: Tensor) -> Float[Tensor, "rows heads dim"]:

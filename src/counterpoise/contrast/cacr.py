@@ -14,7 +14,7 @@ import math
 from typing import Any, Literal, get_args
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Integer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -22,13 +22,20 @@ from counterpoise.errors import InputError, unknown
 from counterpoise.method import ImageViews, Index, Labels, Method
 from counterpoise.nets.heads import mlp
 from counterpoise.ops import processes
-from counterpoise.ops.checks import check_finite, check_lengths, check_matrix, check_number
+from counterpoise.ops.checks import (
+    check_counts,
+    check_finite,
+    check_integers,
+    check_lengths,
+    check_matrix,
+    check_number,
+)
 from counterpoise.ops.processes import gather, row_numbers
 from counterpoise.ops.similarity import similarity_logsumexp, similarity_softmax, unit_rows
 
 Weights = Literal["both", "positive", "negative", "none"]
 Cost = Literal["euclidean", "rbf"]
-Identities = tuple[Int[Tensor, " batch"], Int[Tensor, " negatives"]]
+Identities = tuple[Integer[Tensor, " batch"], Integer[Tensor, " negatives"]]
 
 
 def attraction(
@@ -46,13 +53,27 @@ def attraction(
         detach_weights: keep the gradient out of the weights.
 
     Returns:
-        One value per query, from 0 to 4 for unit vectors.
+        One value per query, from 0 to 4 for unit vectors; at least float32.
+
+    Raises:
+        InputError: for shapes that do not go together, no positive, NaN, rows longer than 1e8, or a sharpness below 0.
 
     >>> round(attraction(torch.zeros(1, 1), torch.tensor([[[1.0], [2.0]]]), t_pos=0).item(), 4)
     2.5
     >>> round(attraction(torch.zeros(1, 1), torch.tensor([[[1.0], [2.0]]]), t_pos=1).item(), 4)
     3.8577
     """
+    check_number("t_pos", t_pos, at_least=0)
+    check_matrix("queries", queries, at_least=0)
+    check_finite("positives", positives)
+    _check_positives(queries, positives)
+    if len(queries):
+        check_lengths("queries", queries)
+        check_lengths("positives", positives)
+    return _attraction(_wide(queries), _wide(positives), t_pos, detach_weights)
+
+
+def _attraction(queries: Tensor, positives: Tensor, t_pos: float, detach_weights: bool) -> Float[Tensor, " batch"]:
     distance = (queries[:, None] - positives).square().sum(-1)
     weights = torch.softmax(t_pos * distance, dim=-1)
     return torch.einsum("bk,bk->b", weights.detach() if detach_weights else weights, distance)
@@ -80,13 +101,22 @@ def repulsion(
         One value per query, from -4 to 0 for unit vectors.
 
     Raises:
-        InputError: if a query has no negative left.
+        InputError: if a query has no negative left; for shapes that do not go together, no row, NaN, rows longer than
+            1e8, or a sharpness below 0.
 
     >>> round(repulsion(torch.zeros(1, 1), torch.tensor([[1.0], [2.0]]), t_neg=0).item(), 4)
     -2.5
     >>> round(repulsion(torch.zeros(1, 1), torch.tensor([[1.0], [2.0]]), t_neg=1).item(), 4)
     -1.1423
     """
+    check_number("t_neg", t_neg, at_least=0)
+    exclude = _check_negatives(queries, negatives, exclude)
+    return _repulsion(_wide(queries), _wide(negatives), t_neg, exclude, detach_weights, across)
+
+
+def _repulsion(
+    queries: Tensor, negatives: Tensor, t_neg: float, exclude: Identities | None, detach_weights: bool, across: bool
+) -> Float[Tensor, " batch"]:
     log_sum, distance = _distance_softmax(queries, negatives, t_neg, exclude, across)
     if detach_weights and t_neg > 0:
         # d/dD of log sum exp(-t D) is -t w: divided by -t it carries the gradient of sum w D with w held fixed.
@@ -118,11 +148,27 @@ def rbf_repulsion(
         One value per query, at most 0.
 
     Raises:
-        InputError: if a query has no negative left.
+        InputError: if a query has no negative left; for shapes that do not go together, no row, NaN, rows longer than
+            1e8, or numbers out of range.
 
     >>> round(rbf_repulsion(torch.zeros(1, 1), torch.tensor([[1.0], [1.0]]), t_rbf=3.0).item(), 4)
     -3.0
     """
+    check_number("t_neg", t_neg, at_least=0)
+    check_number("t_rbf", t_rbf, above=0)
+    exclude = _check_negatives(queries, negatives, exclude)
+    return _rbf_repulsion(_wide(queries), _wide(negatives), t_neg, t_rbf, exclude, detach_weights, across)
+
+
+def _rbf_repulsion(
+    queries: Tensor,
+    negatives: Tensor,
+    t_neg: float,
+    t_rbf: float,
+    exclude: Identities | None,
+    detach_weights: bool,
+    across: bool,
+) -> Float[Tensor, " batch"]:
     weights, _ = _distance_softmax(queries, negatives, t_neg, exclude, across)
     weighted, _ = _distance_softmax(queries, negatives, t_neg + t_rbf, exclude, across)
     value = weighted - weights
@@ -189,7 +235,8 @@ class CACRLoss(nn.Module):
             raise unknown("weights", weights, get_args(Weights))
         if cost not in get_args(Cost):
             raise unknown("cost", cost, get_args(Cost))
-        if not 0 <= class_prior < 1:
+        check_number("class_prior", class_prior, at_least=0)
+        if class_prior >= 1:
             raise InputError(f"class_prior: expected a number from 0 to below 1, got {class_prior:g}")
         if class_prior > 0 and cost == "rbf":
             raise InputError("class_prior: is defined for the 'euclidean' cost only, got cost 'rbf'")
@@ -214,7 +261,7 @@ class CACRLoss(nn.Module):
         z = unit_rows(views) if self.normalize else _wide(views)
         row, numbers = row_numbers(z[0], "views", at_least=2), range(len(z))
         attractions = [
-            attraction(z[x], z[[v for v in numbers if v != x]].transpose(0, 1), self.t_pos, self.detach_weights)
+            _attraction(z[x], z[[v for v in numbers if v != x]].transpose(0, 1), self.t_pos, self.detach_weights)
             for x in numbers
         ]
         repulsions = [self._repulsion(z[x], z[y], row) for x, y in itertools.combinations(numbers, 2)]
@@ -223,9 +270,9 @@ class CACRLoss(nn.Module):
     def _repulsion(self, queries: Tensor, others: Tensor, row: Tensor) -> Float[Tensor, ""]:
         rest: Any = ((row, row), self.detach_weights, True)
         if self.cost == "rbf":
-            logs = gather(rbf_repulsion(queries, others, self.t_neg, self.t_rbf, *rest))
+            logs = gather(_rbf_repulsion(queries, others, self.t_neg, self.t_rbf, *rest))
             return self.beta * (logs.logsumexp(0) - math.log(len(logs)))
-        repelled = self.beta * gather(repulsion(queries, others, self.t_neg, *rest)).mean()
+        repelled = self.beta * gather(_repulsion(queries, others, self.t_neg, *rest)).mean()
         own = gather((queries - others).square().sum(1)).mean()
         return (repelled - self.class_prior * own) / (1 - self.class_prior)
 
@@ -284,10 +331,7 @@ class CACRQueueLoss(nn.Module):
         check_matrix("negatives", negatives)
         check_finite("positives", positives)
         batch, dim = queries.shape
-        ends = (positives.shape[0], positives.shape[-1])
-        if positives.ndim not in (2, 3) or ends != (batch, dim) or not positives.numel():
-            got = f"{list(queries.shape)} and {list(positives.shape)}"
-            raise InputError(f"queries and positives: expected [batch, dim] and [batch, k, dim], got {got}")
+        _check_positives(queries, positives if positives.ndim != 2 else positives[:, None])
         if negatives.shape[1] != dim:
             raise InputError(f"queries and negatives: expected the same width, got {dim} and {negatives.shape[1]}")
         q, k, queue = (
@@ -298,8 +342,8 @@ class CACRQueueLoss(nn.Module):
         row = row_numbers(q)
         queue = queue if processes.is_first() else queue[:0]  # which all processes have, but it counts once
         identities = torch.cat([row.new_full((len(queue),), -1), row])
-        attracted = attraction(q, k, self.t_pos, self.detach_weights)
-        repelled = repulsion(q, torch.cat([queue, q]), self.t_neg, (row, identities), self.detach_weights, across=True)
+        attracted = _attraction(q, k, self.t_pos, self.detach_weights)
+        repelled = _repulsion(q, torch.cat([queue, q]), self.t_neg, (row, identities), self.detach_weights, across=True)
         return gather(self.alpha * attracted + self.beta * repelled).mean()
 
 
@@ -353,7 +397,7 @@ class CACRMomentumLoss(nn.Module):
             terms = 2 * temperature * (sums - (1 - distance / 2) / temperature)
         else:
             t = 1 / (2 * temperature)
-            repelled = [repulsion(q, key, t, (row, row), detach_weights=True, across=True) for q in queries]
+            repelled = [_repulsion(q, key, t, (row, row), detach_weights=True, across=True) for q in queries]
             terms = (distance + torch.stack(repelled)) / 2
         return gather((weights * terms).sum(0)).mean()
 
@@ -386,7 +430,8 @@ class CACR(Method):
         **recipe: Any,
     ):
         super().__init__(encoder, **recipe)
-        check_number("views", views, at_least=2)
+        check_counts(hidden=hidden, dim=dim)
+        check_number("views", views, at_least=2, whole=True)
         self.views = views
         self.head = mlp(self.features, hidden, dim)
         self.objective = CACRLoss(t_pos, t_neg, weights=weights, cost=cost)
@@ -402,6 +447,27 @@ def _check_views(views: Tensor, least: int) -> None:
     if len(views) < least:
         raise InputError(f"views: expected at least {least} views, got {len(views)}")
     check_finite("views", views)
+
+
+def _check_positives(queries: Tensor, positives: Tensor) -> None:
+    batch, dim = queries.shape
+    if positives.ndim != 3 or (positives.shape[0], positives.shape[-1]) != (batch, dim) or not positives.shape[1]:
+        got = f"{list(queries.shape)} and {list(positives.shape)}"
+        raise InputError(f"queries and positives: expected [batch, dim] and [batch, k, dim], got {got}")
+
+
+def _check_negatives(queries: Tensor, negatives: Tensor, exclude: Identities | None) -> Identities | None:
+    """`exclude` as int64, after a look at all arguments."""
+    for name, x in (("queries", queries), ("negatives", negatives)):
+        check_matrix(name, x)
+        check_lengths(name, x)
+    if queries.shape[1] != negatives.shape[1]:
+        widths = f"{queries.shape[1]} and {negatives.shape[1]}"
+        raise InputError(f"queries and negatives: expected the same width, got {widths}")
+    if exclude is None:
+        return None
+    own, others = exclude
+    return check_integers("exclude", own, len(queries)), check_integers("exclude", others, len(negatives))
 
 
 def _wide(x: Tensor) -> Tensor:

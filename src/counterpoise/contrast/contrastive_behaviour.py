@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Integer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -24,13 +24,13 @@ from counterpoise.measure import tolerance, uniformity
 from counterpoise.method import ImageViews, Index, Labels, Method
 from counterpoise.nets import embed
 from counterpoise.nets.heads import linear
-from counterpoise.ops.checks import check_integers, check_matrix, check_number, check_same_shape
+from counterpoise.ops.checks import check_counts, check_integers, check_matrix, check_number, check_same_shape
 from counterpoise.ops.parts import reduce_similarities
 from counterpoise.ops.processes import gather
 from counterpoise.ops.similarity import similarity_logsumexp, similarity_softmax, unit_rows
 
 # A number for each query and one for each negative: those of equal number are no pair.
-Exclude = tuple[Int[Tensor, " batch"], Int[Tensor, " negatives"]]
+Exclude = tuple[Integer[Tensor, " batch"], Integer[Tensor, " negatives"]]
 
 HARD = 0.0819  # of 50,000 images: the paper's 4,095 hard negatives on CIFAR
 
@@ -49,9 +49,14 @@ def relative_penalty(
     Returns:
         Shares that sum to 1 for each query.
 
+    Raises:
+        InputError: for a query without a negative, NaN, or a temperature that is not above 0.
+
     >>> relative_penalty(torch.tensor([1.0, 0.5, 0.0]), temperature=0.25)
     tensor([0.8668, 0.1173, 0.0159])
     """
+    check_number("temperature", temperature, above=0)
+    _check_similarity(similarity)
     return torch.softmax(similarity / temperature, dim=-1)
 
 
@@ -75,12 +80,14 @@ def penalty_entropy(
         Nats, from 0 (the nearest negative takes all) to the log of the number of negatives (all are pushed alike).
 
     Raises:
-        InputError: for shapes that do not go together, no row, a query without a negative, or NaN.
+        InputError: for shapes that do not go together, no row, a query without a negative, NaN, or a temperature
+            that is not above 0.
 
     >>> penalty_entropy(torch.eye(2), torch.eye(2), temperature=1e6)  # log 2
     tensor([0.6931, 0.6931])
     """
-    _check(queries, queries, negatives, exclude)
+    check_number("temperature", temperature, above=0)
+    exclude = _check(queries, queries, negatives, exclude)
     moments = similarity_softmax(unit_rows(queries), unit_rows(negatives), 1 / temperature, exclude=exclude)
     return moments.logsumexp - moments.mean / temperature
 
@@ -99,11 +106,21 @@ def hard_negatives(
         True for as many of the most similar negatives; ties at the threshold are all kept. It carries no gradient.
 
     Raises:
-        InputError: for a query without a negative.
+        InputError: for a query without a negative, NaN, or a number out of range.
 
     >>> hard_negatives(torch.tensor([[0.1, 0.9, 0.5, 0.5]]), num_hard=2)
     tensor([[False,  True,  True,  True]])
     """
+    _check_share(alpha, num_hard)
+    if similarity.ndim != 2:
+        raise InputError(f"similarity: expected a matrix [batch, negatives], got shape {list(similarity.shape)}")
+    if not len(similarity):
+        raise InputError("similarity: expected at least 1 query, got none")
+    _check_similarity(similarity)
+    return _hard_negatives(similarity, alpha, num_hard)
+
+
+def _hard_negatives(similarity: Tensor, alpha: float, num_hard: int | None) -> Bool[Tensor, "batch negatives"]:
     similarity = similarity.detach()
     counts = (similarity > -torch.inf).sum(1)
     _check_counts(counts)
@@ -141,13 +158,16 @@ def hard_contrastive(
         The loss in nats, above 0; $\log(1+M)$ for M negatives where all rows are equal.
 
     Raises:
-        InputError: for shapes that do not go together, no row, a query without a negative, or NaN.
+        InputError: for shapes that do not go together, no row, a query without a negative, NaN, or a number out of
+            range.
 
     >>> query, negatives = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0], [-1.0, 0.0]])
     >>> round(hard_contrastive(query, query, negatives, temperature=1.0, alpha=0.5).item(), 6)  # log(1 + 1/e)
     0.313262
     """
-    _check(queries, positives, negatives, exclude)
+    check_number("temperature", temperature, above=0)
+    _check_share(alpha, num_hard)
+    exclude = _check(queries, positives, negatives, exclude)
     queries, positives, negatives = unit_rows(queries), unit_rows(positives), unit_rows(negatives)
     positive = (queries * positives).sum(1) / temperature
     if alpha == 1 and num_hard is None:
@@ -155,7 +175,7 @@ def hard_contrastive(
     else:
 
         def log_sum(similarity: Tensor) -> Tensor:
-            hard = hard_negatives(similarity, alpha, num_hard)
+            hard = _hard_negatives(similarity, alpha, num_hard)
             return (similarity / temperature).masked_fill(~hard, -torch.inf).logsumexp(1)
 
         negative = reduce_similarities(log_sum, queries, negatives, exclude)
@@ -181,28 +201,32 @@ def simple_contrastive(
         negatives: keys of other samples; of several processes, each holds all.
         alpha: share of each query's negatives that count, above 0, at most 1; 1 costs no table of similarities.
         num_hard: how many of them count, in place of `alpha`.
-        weight: $\lambda$; `None` takes one over the number that counts, to which InfoNCE tends, scaled and shifted, as
-            its temperature grows.
+        weight: $\lambda \ge 0$; `None` takes one over the number that counts, to which InfoNCE tends, scaled and
+            shifted, as its temperature grows.
         exclude: numbers of the queries and of the negatives; those of equal number are no pair.
 
     Returns:
         The loss; from -2 to 2 without a `weight`.
 
     Raises:
-        InputError: for shapes that do not go together, no row, a query without a negative, or NaN.
+        InputError: for shapes that do not go together, no row, a query without a negative, NaN, or a number out of
+            range.
 
     >>> query, negatives = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.6, 0.8], [-1.0, 0.0]])
     >>> simple_contrastive(query, query, negatives), simple_contrastive(query, query, negatives, num_hard=1)
     (tensor(-1.2000), tensor(-0.4000))
     """
-    _check(queries, positives, negatives, exclude)
+    _check_share(alpha, num_hard)
+    if weight is not None:
+        check_number("weight", weight, at_least=0)
+    exclude = _check(queries, positives, negatives, exclude)
     queries, positives, negatives = unit_rows(queries), unit_rows(positives), unit_rows(negatives)
     if alpha == 1 and num_hard is None:
         negative = _mean_of_all(queries, negatives, exclude, weight)
     else:
 
         def mean(similarity: Tensor) -> Tensor:
-            hard = hard_negatives(similarity, alpha, num_hard)
+            hard = _hard_negatives(similarity, alpha, num_hard)
             return _mean(similarity.masked_fill(~hard, 0).sum(1), hard.sum(1), weight)
 
         negative = reduce_similarities(mean, queries, negatives, exclude)
@@ -296,7 +320,9 @@ class HardContrastive(Method):
         **recipe: Any,
     ):
         super().__init__(encoder, **recipe)
-        check_number("samples", samples, at_least=2)
+        check_counts(dim=dim)
+        check_number("samples", samples, at_least=2, whole=True)
+        check_number("temperature", temperature, above=0)
         check_number("momentum", momentum, at_least=0, at_most=1)
         self.momentum = momentum
         self.head = linear(self.features, dim)
@@ -333,7 +359,8 @@ class HardContrastive(Method):
         return found
 
 
-def _check(queries: Tensor, positives: Tensor, negatives: Tensor, exclude: Exclude | None) -> None:
+def _check(queries: Tensor, positives: Tensor, negatives: Tensor, exclude: Exclude | None) -> Exclude | None:
+    """`exclude` as int64, after a look at all arguments."""
     check_same_shape(queries=queries, positives=positives)
     check_matrix("queries", queries)
     check_matrix("positives", positives)
@@ -342,14 +369,26 @@ def _check(queries: Tensor, positives: Tensor, negatives: Tensor, exclude: Exclu
         raise InputError(
             f"queries and negatives: expected as many columns, got {queries.shape[1]} and {negatives.shape[1]}"
         )
-    for number, rows in zip(exclude or (), (queries, negatives), strict=False):
-        check_integers("exclude", number, len(rows))
+    if exclude is None:
+        return None
+    own, others = exclude
+    return check_integers("exclude", own, len(queries)), check_integers("exclude", others, len(negatives))
+
+
+def _check_similarity(similarity: Tensor) -> None:
+    """Refuse a query without a negative, NaN, and infinity: all of them show in a query's largest similarity."""
+    if not similarity.shape[-1:].numel():
+        raise InputError(f"similarity: expected at least 1 negative, got shape {list(similarity.shape)}")
+    if not similarity.is_floating_point():
+        raise InputError(f"similarity: expected floating-point numbers, got {similarity.dtype}")
+    if not torch.isfinite(similarity.detach().amax(-1)).all():
+        raise InputError("similarity: expected finite numbers, -infinity for no pair, and one negative for each query")
 
 
 def _check_share(alpha: float, num_hard: int | None) -> None:
     check_number("alpha", alpha, above=0, at_most=1)
     if num_hard is not None:
-        check_number("num_hard", num_hard, at_least=1)
+        check_counts(num_hard=num_hard)
 
 
 def _mean_of_all(
@@ -367,11 +406,11 @@ def _mean_of_all(
 
 
 def _mean(
-    total: Float[Tensor, " batch"], counts: Int[Tensor, " batch"], weight: float | None
+    total: Float[Tensor, " batch"], counts: Integer[Tensor, " batch"], weight: float | None
 ) -> Float[Tensor, " batch"]:
     return total / counts if weight is None else weight * total
 
 
-def _check_counts(counts: Int[Tensor, " batch"]) -> None:
+def _check_counts(counts: Integer[Tensor, " batch"]) -> None:
     if not counts.all():
         raise InputError(f"negatives: query {int((counts == 0).nonzero()[0])} has none left to compare with")

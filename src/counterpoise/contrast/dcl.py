@@ -12,10 +12,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from counterpoise.errors import unknown
+from counterpoise.errors import InputError, unknown
 from counterpoise.method import ImageViews, Index, Labels, Method
 from counterpoise.nets.heads import mlp
-from counterpoise.ops.checks import check_lengths, check_matrix, check_number, check_same_shape
+from counterpoise.ops.checks import (
+    check_counts,
+    check_finite,
+    check_lengths,
+    check_matrix,
+    check_number,
+    check_same_shape,
+)
 from counterpoise.ops.processes import gather, row_numbers
 from counterpoise.ops.similarity import similarity_logsumexp, unit_rows
 
@@ -41,17 +48,27 @@ def dcl(
         The loss in nats; it may be negative. Unit rows and $w = 1$ bound it from below by $\log(2N-2) - 2/T$.
 
     Raises:
-        InputError: for different shapes, fewer than 2 samples, which leaves no negative, or NaN.
+        InputError: for different shapes, fewer than 2 samples, which leaves no negative, NaN, rows longer than 1e8, or
+            a temperature that is not above 0.
 
     >>> z = torch.eye(3)
     >>> round(dcl(z, z, temperature=0.5).item(), 6)  # -1/T + log 4
     -0.613706
     """
-    _check(z1, z2)
-    positive, negatives = _positive_and_negatives(z1, z2, temperature)
+    check_number("temperature", temperature, above=0)
+    _check(z1, z2, normalized=False)
     if weights is not None:
-        check_same_shape(weights=weights, positives=positive)
-        positive = weights * positive
+        if weights.shape != z1.shape[:1]:
+            raise InputError(
+                f"weights: expected one for each of the {len(z1)} samples, got shape {list(weights.shape)}"
+            )
+        check_finite("weights", weights)
+    return _dcl(z1, z2, temperature, weights)
+
+
+def _dcl(z1: Tensor, z2: Tensor, temperature: float, weights: Tensor | None) -> Float[Tensor, ""]:
+    positive, negatives = _positive_and_negatives(z1, z2, temperature)
+    positive = positive if weights is None else weights * positive
     return gather(negatives).mean() - gather(positive).mean()
 
 
@@ -69,13 +86,18 @@ def von_mises_fisher_weights(
         One weight per sample: mean 1, smaller for better aligned pairs, from 2-N to 2.
 
     Raises:
-        InputError: for different shapes, fewer than 2 samples, or NaN.
+        InputError: for different shapes, fewer than 2 samples, NaN, rows longer than 1e8, or a sigma not above 0.
 
     >>> aligned, crossed = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])
     >>> von_mises_fisher_weights(torch.stack([aligned, aligned]), torch.stack([aligned, crossed]))
     tensor([0.2384, 1.7616])
     """
-    _check(z1, z2)
+    check_number("sigma", sigma, above=0)
+    _check(z1, z2, normalized=False)
+    return _von_mises_fisher_weights(z1, z2, sigma)
+
+
+def _von_mises_fisher_weights(z1: Tensor, z2: Tensor, sigma: float) -> Float[Tensor, " batch"]:
     own = _similarity(z1, z2) / sigma
     everyone = gather(own)
     return 2 - len(everyone) * (own - everyone.logsumexp(0)).exp()
@@ -98,11 +120,12 @@ def npc_multiplier(
         Numbers from 0 to 1: the anchors of the first view, then those of the second.
 
     Raises:
-        InputError: for different shapes, fewer than 2 samples, or NaN.
+        InputError: for different shapes, fewer than 2 samples, NaN, or a temperature that is not above 0.
 
     >>> npc_multiplier(torch.ones(2, 3), torch.ones(2, 3))  # two negatives, as near as the positive
     tensor([0.6667, 0.6667, 0.6667, 0.6667])
     """
+    check_number("temperature", temperature, above=0)
     _check(z1, z2)
     positive, negatives = _positive_and_negatives(unit_rows(z1), unit_rows(z2), temperature)
     return torch.sigmoid(negatives - positive.repeat(2))
@@ -139,16 +162,13 @@ class DCLLoss(nn.Module):
 
     def forward(self, z1: Float[Tensor, "batch dim"], z2: Float[Tensor, "batch dim"]) -> Float[Tensor, ""]:
         """The loss of two views of the same samples; see `dcl`."""
-        _check(z1, z2)
+        _check(z1, z2, self.normalize)
         if self.normalize:
             z1, z2 = unit_rows(z1), unit_rows(z2)
-        else:
-            check_lengths("z1", z1)
-            check_lengths("z2", z2)
-        weights = von_mises_fisher_weights(z1, z2, self.sigma) if self.weighted else None
+        weights = _von_mises_fisher_weights(z1, z2, self.sigma) if self.weighted else None
         if weights is not None and self.detach_weights:
             weights = weights.detach()
-        loss = dcl(z1, z2, self.temperature, weights)
+        loss = _dcl(z1, z2, self.temperature, weights)
         return 2 * loss if self.reduction == "sum" else loss
 
 
@@ -176,6 +196,7 @@ class DCL(Method):
         **recipe: Any,
     ):
         super().__init__(encoder, **recipe)
+        check_counts(hidden=hidden, dim=dim)
         self.head = mlp(self.features, hidden, dim)
         self.objective = DCLLoss(temperature, weighted, sigma)
 
@@ -185,10 +206,12 @@ class DCL(Method):
         return self.objective(z1, z2)
 
 
-def _check(z1: Tensor, z2: Tensor) -> None:
+def _check(z1: Tensor, z2: Tensor, normalized: bool = True) -> None:
     check_same_shape(z1=z1, z2=z2)
-    check_matrix("z1", z1)
-    check_matrix("z2", z2)
+    for name, z in (("z1", z1), ("z2", z2)):
+        check_matrix(name, z)
+        if not normalized:
+            check_lengths(name, z)
     row_numbers(z1, "z1", at_least=2)
 
 

@@ -16,7 +16,7 @@ from itertools import pairwise
 from typing import Any, Literal, get_args
 
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Integer, UInt8
 from scipy.stats import spearmanr
 from torch import Tensor, nn
 
@@ -26,8 +26,19 @@ from counterpoise.errors import InputError, unknown
 from counterpoise.measure import linear_probe, stratified_split
 from counterpoise.method import ImageViews, Index, Labels, Method
 from counterpoise.nets import embed
+from counterpoise.nets.constants import ExactConstants
 from counterpoise.nets.diffusion import Pixels, Schedule, Steps, UNet, Up, ddim, train_denoiser
-from counterpoise.ops.checks import check_finite, check_integers, check_number, check_same_shape
+from counterpoise.nets.features import evaluation
+from counterpoise.ops.checks import (
+    all_finite,
+    check_counts,
+    check_finite,
+    check_integers,
+    check_matrix,
+    check_number,
+    check_same_shape,
+    check_values,
+)
 from counterpoise.ops.neighbours import nearest
 from counterpoise.ops.processes import gather, row_numbers
 
@@ -53,36 +64,57 @@ def residual_loss(
         shift: $s_t$ of each image's step.
         weight: $w_t$ of each image's step.
 
+    Raises:
+        InputError: for shapes that do not go together, images of no pixel, or NaN.
+
     >>> one, weight = torch.ones(1, 2), torch.tensor([2.0])
     >>> residual_loss(noise=one, predicted=0 * one, residual=one, shift=-weight / 4, weight=weight)
     tensor([4.5000])
     """
+    _check_images(noise=noise, predicted=predicted, residual=residual)
+    for name, x in {"shift": shift, "weight": weight}.items():
+        if x.shape != noise.shape[:1]:
+            raise InputError(f"{name}: expected one for each of the {len(noise)} images, got shape {list(x.shape)}")
+        check_finite(name, x)
+    return _residual_loss(noise, predicted, residual, shift, weight)
+
+
+def _residual_loss(
+    noise: Tensor, predicted: Tensor, residual: Tensor, shift: Tensor, weight: Tensor
+) -> Float[Tensor, " batch"]:
     each = (-1, *[1] * (noise.ndim - 1))
     left = noise - predicted - shift.view(each) * residual
-    return weight * left.square().flatten(1).mean(1)
+    losses = weight * left.square().flatten(1).mean(1)
+    if not all_finite(losses):
+        raise InputError("noise, predicted and residual: expected smaller numbers, whose squares are finite")
+    return losses
 
 
 def shifts(schedule: Schedule) -> Float[Tensor, " steps"]:
     r"""$s_t = -\sqrt{a_t} (1 - A_{t-1}) / \sqrt{1 - A_t}$: from 0 at the first step to about -1 at the last.
 
+    In the schedule's precision.
+
     >>> shifts(Schedule())[[1, 999]]
     tensor([-0.0067, -0.9899])
     """
     before = torch.cat([torch.ones(1).double(), schedule.kept[:-1]])
-    return -(schedule.alpha.sqrt() * (1 - before) / (1 - schedule.kept).sqrt()).float()
+    return -(schedule.alpha.sqrt() * (1 - before) / (1 - schedule.kept).sqrt()).to(schedule.signal.dtype)
 
 
 def weights(schedule: Schedule) -> Float[Tensor, " steps"]:
     r"""$w_t = r^{0.1} / (1 + r)$ with the signal-to-noise ratio $r = A_t / (1 - A_t)$: small at the first steps.
 
+    In the schedule's precision.
+
     >>> weights(Schedule())[:1]
     tensor([0.0003])
     """
     ratio = schedule.kept / (1 - schedule.kept)
-    return (ratio**GAMMA / (1 + ratio)).float()
+    return (ratio**GAMMA / (1 + ratio)).to(schedule.signal.dtype)
 
 
-class DiTiLoss(nn.Module):
+class DiTiLoss(ExactConstants):
     """The residual loss of a batch, mean over the images: `loss(noise, predicted, residual, time_index)`.
 
     Args:
@@ -98,16 +130,16 @@ class DiTiLoss(nn.Module):
 
     def __init__(self, steps: int = 1000):
         super().__init__()
-        schedule = Schedule(steps)
-        self.register_buffer("shift", shifts(schedule), persistent=False)
-        self.register_buffer("weight", weights(schedule), persistent=False)
+        schedule = Schedule(steps).double()
+        self.register_exact("shift", shifts(schedule), persistent=False)
+        self.register_exact("weight", weights(schedule), persistent=False)
 
     def forward(
         self,
         noise: Float[Tensor, "batch *shape"],
         predicted: Float[Tensor, "batch *shape"],
         residual: Float[Tensor, "batch *shape"],
-        time_index: Int[Tensor, " batch"],
+        time_index: Integer[Tensor, " batch"],
     ) -> Float[Tensor, ""]:
         r"""See `residual_loss`.
 
@@ -118,17 +150,23 @@ class DiTiLoss(nn.Module):
             time_index: the step of each image, from 0.
 
         Raises:
-            InputError: for different shapes, NaN, or a step that is not there.
+            InputError: for different shapes, images of no pixel, NaN, or a step that is not there.
         """
-        check_same_shape(noise=noise, predicted=predicted, residual=residual)
-        for name, x in {"noise": noise, "predicted": predicted, "residual": residual}.items():
-            check_finite(name, x)
-        check_integers("time_index", time_index, len(noise), low=0, high=len(self.shift))
+        _check_images(noise=noise, predicted=predicted, residual=residual)
+        time_index = check_integers("time_index", time_index, len(noise), low=0, high=len(self.shift))
         row_numbers(noise, "noise", at_least=1)
         dtype = torch.promote_types(noise.dtype, torch.float32)
         noise, predicted, residual = (x.to(dtype) for x in (noise, predicted, residual))
         shift, weight = (x.to(dtype)[time_index] for x in (self.shift, self.weight))
-        return gather(residual_loss(noise, predicted, residual, shift, weight)).mean()
+        return gather(_residual_loss(noise, predicted, residual, shift, weight)).mean()
+
+
+def _check_images(**images: Tensor) -> None:
+    check_same_shape(**images)
+    for name, x in images.items():
+        if not x.ndim or (len(x) and not x.numel()):
+            raise InputError(f"{name}: expected [batch, *shape] with at least 1 number an image, got {list(x.shape)}")
+        check_finite(name, x)
 
 
 def attribute_loss(distance: Float[Tensor, "*pairs"], kept: Float[Tensor, "*pairs"]) -> Float[Tensor, "*pairs"]:
@@ -141,9 +179,21 @@ def attribute_loss(distance: Float[Tensor, "*pairs"], kept: Float[Tensor, "*pair
         distance: $d$, the Euclidean distance of the two images.
         kept: $A_t$, between 0 and 1.
 
+    Returns:
+        From 0 to 1/2; at least float32.
+
+    Raises:
+        InputError: for different shapes, or numbers out of range.
+
     >>> attribute_loss(torch.tensor([0.1, 10.0, 10.0]), torch.tensor([0.5, 0.5, 1e-6]))
     tensor([4.8006e-01, 2.8665e-07, 4.9801e-01])
     """
+    check_same_shape(distance=distance, kept=kept)
+    check_values("distance", distance, at_least=0)
+    check_values("kept", kept, above=0, at_most=1)
+    if (kept == 1).any():
+        raise InputError("kept: expected numbers below 1, got 1")
+    distance, kept = (x.to(torch.promote_types(x.dtype, torch.float32)) for x in (distance, kept))
     return 0.5 * torch.erfc((kept / (8 * (1 - kept))).sqrt() * distance)
 
 
@@ -178,7 +228,8 @@ class TimeBlocks(nn.Module):
         stage_dims: Sequence[int] | None = None,
     ):
         super().__init__()
-        check_number("blocks", blocks, at_least=1, at_most=min(dim, steps))
+        check_counts(dim=dim, steps=steps)
+        check_number("blocks", blocks, at_least=1, at_most=min(dim, steps), whole=True)
         self.dim, self.blocks, self.steps = dim, blocks, steps
         if stages is None:
             ends = [dim * (block + 1) // blocks for block in range(blocks)]
@@ -187,8 +238,12 @@ class TimeBlocks(nn.Module):
         self.register_buffer("ends", torch.tensor(ends), persistent=False)
 
     def at(self, t: Steps) -> Steps:
-        """The block of each step."""
-        return t * self.blocks // self.steps
+        """The block of each step.
+
+        Raises:
+            InputError: for a step that is not there.
+        """
+        return check_integers("t", t, t.numel(), low=0, high=self.steps) * self.blocks // self.steps
 
     def seen(self, t: Steps) -> Float[Tensor, "batch {self.dim}"]:
         """1 for the numbers of all blocks up to that of the step, 0 for the others."""
@@ -198,10 +253,10 @@ class TimeBlocks(nn.Module):
         """1 for the numbers of the blocks before that of the step."""
         return self._below(nn.functional.pad(self.ends, (1, 0))[self.at(t)])
 
-    def _below(self, end: Int[Tensor, " batch"]) -> Float[Tensor, "batch dim"]:
+    def _below(self, end: Integer[Tensor, " batch"]) -> Float[Tensor, "batch dim"]:
         return (torch.arange(self.dim, device=end.device) < end[:, None]).float()
 
-    def of_numbers(self) -> Int[Tensor, " dim"]:
+    def of_numbers(self) -> Integer[Tensor, " dim"]:
         """The block of each number of a code.
 
         >>> TimeBlocks(dim=5, blocks=2).of_numbers()
@@ -220,16 +275,28 @@ class TimeBlocks(nn.Module):
 
         Returns:
             One tensor of the shape of `z`, of "dual" two.
+
+        Raises:
+            InputError: for an unknown mode, codes of another shape, NaN, or a step that is not there.
         """
+        if mode not in get_args(Mode):
+            raise unknown("mode", mode, get_args(Mode))
+        check_matrix("z", z, at_least=0)
+        if z.shape[1] != self.dim:
+            raise InputError(f"z: expected codes of {self.dim} numbers, got shape {list(z.shape)}")
+        t = check_integers("t", t, len(z), low=0, high=self.steps)
         if mode == "pdae":
             return [z]
-        base = z * self.seen(t)
-        earlier = self.earlier(t)
-        own = z.detach() * earlier + z * (self.seen(t) - earlier)
+        seen, earlier = (shown.to(z.dtype) for shown in (self.seen(t), self.earlier(t)))
+        base = z * seen
+        own = z.detach() * earlier + z * (seen - earlier)
         return {"base": [base], "stop_grad": [own], "dual": [base, own]}[mode]
 
 
 def _unequal_ends(dim: int, blocks: int, steps: int, stages: Sequence[int], dims: Sequence[int]) -> list[int]:
+    for name, values in {"stages": stages, "stage_dims": dims}.items():
+        for value in values:
+            check_number(name, value, whole=True)
     if [*stages] != sorted({*stages}) or [*stages][-1:] != [steps] or stages[0] < 1:
         raise InputError(f"stages: expected ascending ends of which the last is {steps}, got {[*stages]}")
     if len(dims) != len(stages) or sum(dims) != dim:
@@ -258,6 +325,7 @@ class ResidualDecoder(nn.Module):
 
     def __init__(self, net: UNet, dim: int):
         super().__init__()
+        check_counts(dim=dim)
         self.net = net.requires_grad_(False)
         self.up = Up(net.channels, net.width, dim)
 
@@ -274,6 +342,7 @@ class Coder(nn.Sequential):
     """A backbone and a linear layer: images to codes."""
 
     def __init__(self, backbone: nn.Module, features: int, dim: int):
+        check_counts(features=features, dim=dim)
         super().__init__(backbone, nn.Linear(features, dim))
         self.features = dim
 
@@ -294,7 +363,7 @@ class DiTi(Method):
         stages: steps where stages of unequal blocks end, the last being 1000; none for equal blocks.
         stage_dims: numbers that the blocks of each stage have.
         diffusion_epochs: passes over the images to train the diffusion model.
-        width: channels of the diffusion model's largest level.
+        width: channels of the diffusion model's largest level, an even number.
         **recipe: arguments of `Method`.
     """
 
@@ -314,9 +383,8 @@ class DiTi(Method):
         **recipe: Any,
     ):
         super().__init__(encoder, **recipe)
-        check_number("dim", dim, at_least=1)
-        check_number("diffusion_epochs", diffusion_epochs, at_least=0)
-        check_number("width", width, at_least=1)
+        check_counts(dim=dim, width=width)
+        check_number("diffusion_epochs", diffusion_epochs, at_least=0, whole=True)
         if mode not in get_args(Mode):
             raise unknown("mode", mode, get_args(Mode))
         self.mode, self.diffusion_epochs = mode, diffusion_epochs
@@ -362,7 +430,7 @@ class DiTi(Method):
         """
 
         def predict(x: Pixels, t: Steps) -> Pixels:
-            code = z if self.mode == "pdae" else z * self.blocks.seen(t)
+            code = z if self.mode == "pdae" else z * self.blocks.seen(t).to(z.dtype)
             predicted, residual = self.decoder(x, t, code)
             return predicted - self.schedule.sigma[t].view(-1, 1, 1, 1) * residual
 
@@ -374,6 +442,8 @@ class DiTi(Method):
     ) -> Pixels:
         """Images `x` with some blocks on the way to those of `y`: counterfactuals, as if only an attribute were other.
 
+        Encoder and decoder are in evaluation mode meanwhile, so that an image does not depend on the others.
+
         Args:
             x: images, in [-1, 1].
             y: images to go to.
@@ -384,11 +454,22 @@ class DiTi(Method):
 
         Returns:
             Images in [-1, 1].
+
+        Raises:
+            InputError: for different shapes, NaN, or numbers out of range.
         """
         check_same_shape(x=x, y=y)
+        check_finite("x", x)
+        check_finite("y", y)
         check_number("share", share, at_least=0, at_most=1)
         last = self.blocks.blocks if last is None else last
-        check_number("first", first, at_least=0, at_most=last)
+        check_number("last", last, at_least=0, at_most=self.blocks.blocks, whole=True)
+        check_number("first", first, at_least=0, at_most=last, whole=True)
+        check_number("steps", steps, at_least=1, at_most=self.schedule.steps, whole=True)
+        with evaluation(self):
+            return self._interpolated(x, y, share, first, last, steps)
+
+    def _interpolated(self, x: Pixels, y: Pixels, share: float, first: int, last: int, steps: int) -> Pixels:
         own, other = self.encoder(x), self.encoder(y)
         start, goal = (
             ddim(self.predict(z), self.schedule, images, self.schedule.steps, backwards=True)
@@ -418,7 +499,7 @@ class DiTi(Method):
             found["ordering"] = float(spearmanr(sizes, places.tolist()).statistic)
         return found
 
-    def probe_mass(self, codes: Float[Tensor, "n dim"], values: Int[Tensor, " n"]) -> Float[Tensor, " blocks"]:
+    def probe_mass(self, codes: Float[Tensor, "n dim"], values: Integer[Tensor, " n"]) -> Float[Tensor, " blocks"]:
         """Of a linear probe's absolute weights on standardised codes, the share of each block."""
         fitted, valid = stratified_split(values, 0.75, torch.Generator().manual_seed(0))
         classes = 1 + int(values.max())
@@ -431,15 +512,34 @@ class DiTi(Method):
 def slerp(a: Float[Tensor, "batch *shape"], b: Float[Tensor, "batch *shape"], share: float) -> Tensor:
     """From `a` to `b` along a great circle, for each row: noise between two noises that is as large as they are.
 
+    Args:
+        a: one row each.
+        b: likewise.
+        share: of the way, from 0 to 1.
+
+    Raises:
+        InputError: for different shapes, NaN, or a share out of range.
+
     >>> slerp(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]]), 0.5)
     tensor([[0.7071, 0.7071]])
     """
+    check_number("share", share, at_least=0, at_most=1)
+    check_same_shape(a=a, b=b)
+    if a.ndim < 2:
+        raise InputError(f"a and b: expected [batch, *shape], got shape {list(a.shape)}")
+    check_finite("a", a)
+    check_finite("b", b)
+    dtype = torch.promote_types(a.dtype, torch.float32)  # half precision has no room for small angles
+    return _slerp(a.to(dtype), b.to(dtype), share).to(a.dtype)
+
+
+def _slerp(a: Tensor, b: Tensor, share: float) -> Tensor:
     cosine = nn.functional.cosine_similarity(a.flatten(1), b.flatten(1)).clamp(-1, 1)
     angle = cosine.acos().clamp(min=1e-4).view(-1, *[1] * (a.ndim - 1))
     return (((1 - share) * angle).sin() * a + (share * angle).sin() * b) / angle.sin()
 
 
-def factor_size(pixels: UInt8[Tensor, "images channels height width"], values: Int[Tensor, " images"]) -> float:
+def factor_size(pixels: UInt8[Tensor, "images channels height width"], values: Integer[Tensor, " images"]) -> float:
     """How much of an image a factor changes: the mean distance to the nearest image in which it is another.
 
     It is the distance that decides when noise hides the factor; see `attribute_loss`.
@@ -448,10 +548,16 @@ def factor_size(pixels: UInt8[Tensor, "images channels height width"], values: I
         pixels: the images; distances are those of pixels from -1 to 1.
         values: of the factor in each image; -1 leaves an image out.
 
+    Raises:
+        InputError: for values that are no integers, below -1, or all the same.
+
     >>> pixels = torch.tensor([0, 51, 255], dtype=torch.uint8).view(3, 1, 1, 1)
     >>> round(factor_size(pixels, torch.tensor([0, 0, 1])), 6)  # (2 + 1.6 + 1.6) / 3
     1.733333
     """
+    values = check_integers("values", values, len(pixels), low=-1)
+    if len(values[values >= 0].unique()) < 2:
+        raise InputError("values: expected at least 2 different ones, or no image has another factor")
     x = pixels.flatten(1).float() / 127.5
     of_each = [
         nearest(x[values == v], x[(values != v) & (values >= 0)], 1, "euclidean")[0]

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
-from jaxtyping import Float, Int, Int64
+from jaxtyping import Float, Int64, Integer
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import Sampler
@@ -24,7 +24,7 @@ from counterpoise.data import Images
 from counterpoise.errors import InputError, unknown
 from counterpoise.method import ImageViews, Index, Labels, Method
 from counterpoise.nets.heads import mlp
-from counterpoise.ops.checks import check_integers, check_number
+from counterpoise.ops.checks import check_counts, check_integers, check_number, check_numbers
 from counterpoise.ops.clusters import kmeans
 
 WIDTHS = (32, 64, 128)
@@ -46,7 +46,7 @@ class DenoisingAutoencoder(nn.Module):
 
     def __init__(self, channels: int, noise: float = 0.01):
         super().__init__()
-        check_number("channels", channels, at_least=1)
+        check_counts(channels=channels)
         check_number("noise", noise, at_least=0)
         self.noise = noise
         first, second, third = WIDTHS
@@ -108,7 +108,7 @@ def train_autoencoder(
         InputError: for fewer than 2 images or a number out of range.
     """
     check_number("images", len(images), at_least=2)
-    check_number("autoencoder_epochs", epochs, at_least=1)
+    check_counts(epochs=epochs, patience=patience, batch_size=batch_size)
     autoencoder = DenoisingAutoencoder(images.pixels.shape[1], noise).to(device)
     optimizer = torch.optim.Adam(autoencoder.parameters())
     unseen, seen = torch.randperm(len(images)).split([held := max(1, len(images) // 10), len(images) - held])
@@ -131,7 +131,7 @@ def train_autoencoder(
 
 
 def guided_batches(
-    labels: Int[Tensor, " n"], order: Int64[Tensor, " n"], batch_size: int, strict: bool = False
+    labels: Integer[Tensor, " n"], order: Int64[Tensor, " n"], batch_size: int, strict: bool = False
 ) -> list[list[int]]:
     r"""Batches of different pseudo-labels: the first image of every cluster, then the second of every cluster …
 
@@ -152,7 +152,8 @@ def guided_batches(
         The indices of each batch.
 
     Raises:
-        InputError: for labels that are no integers, and, if `strict`, for fewer pseudo-labels than `batch_size`.
+        InputError: for labels that are no integers, an order that is none, a batch size below 1, and, if `strict`, for
+            fewer pseudo-labels than `batch_size`.
 
     >>> labels = torch.tensor([0, 0, 0, 1, 1, 2])
     >>> guided_batches(labels, torch.arange(6), batch_size=2)
@@ -160,8 +161,11 @@ def guided_batches(
     >>> guided_batches(torch.tensor([0, 0, 0, 1]), torch.arange(4), batch_size=2, strict=True)
     [[0, 3]]
     """
-    check_integers("labels", labels, len(order))
-    check_number("batch_size", batch_size, at_least=1)
+    order = check_integers("order", order, order.numel(), low=0, high=order.numel())
+    labels = check_integers("labels", labels, len(order))
+    if not len(order) or int(order.bincount().max()) > 1:
+        raise InputError(f"order: expected each number from 0 to {len(order) - 1} once")
+    check_counts(batch_size=batch_size)
     cluster = _clusters(labels)[order]
     sizes = cluster.bincount()
     rank = torch.empty_like(cluster)
@@ -174,19 +178,29 @@ def guided_batches(
     return [batches[number] for number in order[order < len(batches)].tolist()]
 
 
-def same_class_share(batches: list[list[int]], classes: Int[Tensor, " n"]) -> float:
+def same_class_share(batches: list[list[int]], classes: Integer[Tensor, " n"]) -> float:
     """Of the pairs of images within batches, the share of one class; what G-SimCLR wants to be small.
 
     Args:
-        batches: indices, at least 2 a batch.
+        batches: indices.
         classes: of each image.
+
+    Returns:
+        From 0 to 1; 0 where no batch has a pair.
+
+    Raises:
+        InputError: for classes that are no integers, or an index that is not there.
 
     >>> same_class_share([[0, 1, 2]], torch.tensor([5, 5, 6]))  # one of three pairs
     0.3333333333333333
     """
-    counts = [classes[batch].unique(return_counts=True)[1] for batch in batches]
+    classes = check_integers("classes", classes, classes.numel())
+    rows = [torch.tensor(check_numbers("batches", batch, least=0, whole=True), dtype=torch.int64) for batch in batches]
+    for row in rows:
+        check_integers("batches", row, len(row), low=0, high=len(classes))
+    counts = [classes[row].unique(return_counts=True)[1] for row in rows]
     same = sum(int((count * (count - 1)).sum()) for count in counts)
-    return same / sum(len(batch) * (len(batch) - 1) for batch in batches)
+    return same / max(1, sum(len(row) * (len(row) - 1) for row in rows))
 
 
 class PseudoLabelBatchSampler(Sampler[list[int]]):
@@ -203,7 +217,8 @@ class PseudoLabelBatchSampler(Sampler[list[int]]):
         seed: of the shuffling.
 
     Raises:
-        InputError: for labels that are no integers, and, if `strict`, for fewer pseudo-labels than `batch_size`.
+        InputError: for no label or labels that are no integers, a number out of range, and, if `strict`, for fewer
+            pseudo-labels than `batch_size`.
 
     >>> sampler = PseudoLabelBatchSampler(torch.tensor([0, 0, 1, 1]), batch_size=2, shuffle=False)
     >>> list(sampler), len(sampler)
@@ -211,16 +226,20 @@ class PseudoLabelBatchSampler(Sampler[list[int]]):
     """
 
     def __init__(
-        self, labels: Int[Tensor, " n"], batch_size: int, shuffle: bool = True, strict: bool = False, seed: int = 0
+        self, labels: Integer[Tensor, " n"], batch_size: int, shuffle: bool = True, strict: bool = False, seed: int = 0
     ):
-        check_integers("labels", labels, labels.numel())
-        check_number("batch_size", batch_size, at_least=1)
+        labels = check_integers("labels", labels, labels.numel())
+        if not len(labels):
+            raise InputError("labels: expected at least 1, got none")
+        check_counts(batch_size=batch_size)
+        check_number("seed", seed, at_least=0, whole=True)
         self.labels, self.batch_size, self.shuffle, self.strict = labels, batch_size, shuffle, strict
         self.seed, self.epoch = seed, 0
         self.length = _used(_clusters(labels).bincount(), batch_size, strict) // batch_size
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch, on which, with the seed, the batches depend."""
+        check_number("epoch", epoch, at_least=0, whole=True)
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -240,8 +259,8 @@ class GSimCLR(Method):
     Args:
         encoder: images to features; what a run keeps.
         samples: how many training images there are.
-        clusters: of k-means; the authors take the batch size. With fewer than that, pseudo-labels repeat in every
-            batch. `None` takes 64, or as many as there are images.
+        clusters: of k-means; with fewer than the batch size, pseudo-labels repeat in every batch. `None` takes the
+            batch size, as the authors do, or as many as there are images.
         guide: what the pseudo-labels are: "codes", the clusters of the auto-encoder's codes; "classes", the images'
             own labels, to see what better clusters would give; "none", one for every image, which is SimCLR.
         shuffle: new batches every epoch; if not, the same in every epoch, as in the authors' notebooks.
@@ -251,6 +270,7 @@ class GSimCLR(Method):
         temperature: above 0.
         hidden: width of the projection head's hidden layer.
         dim: width of the projection.
+        batch_size: images a step, of all processes together; the tasks fill it in.
         **recipe: arguments of `Method`.
     """
 
@@ -270,14 +290,15 @@ class GSimCLR(Method):
         temperature: float = 0.1,
         hidden: int = 256,
         dim: int = 64,
+        batch_size: int = 64,
         **recipe: Any,
     ):
         super().__init__(encoder, **recipe)
-        check_number("samples", samples, at_least=1)
+        check_counts(samples=samples, batch_size=batch_size, hidden=hidden, dim=dim)
+        check_counts(autoencoder_epochs=autoencoder_epochs)
         if clusters is None:
-            clusters = min(64, samples)
-        check_number("clusters", clusters, at_least=1, at_most=samples)
-        check_number("autoencoder_epochs", autoencoder_epochs, at_least=1)
+            clusters = min(batch_size, samples)
+        check_number("clusters", clusters, at_least=1, at_most=samples, whole=True)
         check_number("noise", noise, at_least=0)
         if guide not in GUIDES:
             raise unknown("guide", guide, GUIDES)
@@ -304,7 +325,7 @@ class GSimCLR(Method):
             codes = [autoencoder.codes(_pixels(images, index, self.device)) for index in parts]
         return kmeans(torch.cat(codes), self.clusters, restarts=5).labels
 
-    def batches(self, order: Int[Tensor, " samples"], batch_size: int) -> list[list[int]]:
+    def batches(self, order: Integer[Tensor, " samples"], batch_size: int) -> list[list[int]]:
         """`guided_batches` by the pseudo-labels."""
         self.batch_size.fill_(batch_size)
         order = order if self.shuffle else torch.arange(len(order))
@@ -342,7 +363,7 @@ def _error(autoencoder: DenoisingAutoencoder, images: Images, index: Int64[Tenso
     return F.mse_loss(autoencoder(clean), clean)
 
 
-def _clusters(labels: Int[Tensor, " n"]) -> Int64[Tensor, " n"]:
+def _clusters(labels: Integer[Tensor, " n"]) -> Int64[Tensor, " n"]:
     """Labels as 0, 1, 2 … without gaps, each negative one for itself."""
     alone = labels < 0
     labels = labels.to(torch.int64, copy=True)

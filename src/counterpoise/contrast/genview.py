@@ -24,10 +24,19 @@ from torch.nn import functional as F
 from counterpoise.data import Images
 from counterpoise.data.views import to_float
 from counterpoise.errors import InputError, MissingExtra, unknown
-from counterpoise.method import Batch, ImageViews, Index, Labels, Method
+from counterpoise.method import ImageViews, Index, Labels, Method
 from counterpoise.nets.diffusion import Schedule, UNet, ddim, train_denoiser
+from counterpoise.nets.features import evaluation
 from counterpoise.nets.heads import mlp
-from counterpoise.ops.checks import check_finite, check_matrix, check_number, check_same_shape
+from counterpoise.ops.checks import (
+    check_counts,
+    check_finite,
+    check_integers,
+    check_matrix,
+    check_number,
+    check_same_shape,
+    check_values,
+)
 from counterpoise.ops.processes import gather, row_numbers
 from counterpoise.ops.similarity import similarity_logsumexp, unit_rows
 
@@ -45,7 +54,27 @@ DIM = 64  # of the small generator's tokens and codes
 
 
 def project(tokens: Tokens, direction: Float[Tensor, " dim"]) -> Maps:
-    r"""How far along a direction each token lies: $a = t \cdot v$."""
+    r"""How far along a direction each token lies: $a = t \cdot v$.
+
+    Raises:
+        InputError: for shapes that do not go together, or NaN.
+    """
+    _check_tokens(direction, tokens=tokens)
+    return _project(tokens, direction)
+
+
+def _check_tokens(direction: Tensor | None = None, **tokens: Tensor) -> None:
+    for name, x in tokens.items():
+        if x.ndim != 4 or not x.shape[1:].numel():
+            raise InputError(f"{name}: expected [batch, dim, rows, columns], got shape {list(x.shape)}")
+        check_finite(name, x)
+        if direction is not None and direction.shape != x.shape[1:2]:
+            raise InputError(f"direction: expected {x.shape[1]} numbers, got shape {list(direction.shape)}")
+    if direction is not None:
+        check_finite("direction", direction)
+
+
+def _project(tokens: Tensor, direction: Tensor) -> Maps:
     return torch.einsum("bdhw,d->bhw", tokens, direction)
 
 
@@ -60,12 +89,20 @@ def foreground_maps(tokens: Tokens, direction: Float[Tensor, " dim"]) -> tuple[M
         direction: v, of any length above 0.
 
     Returns:
-        Two maps, each of sum 1 an image.
+        Two maps, each of sum 1 an image; at least float32.
+
+    Raises:
+        InputError: for shapes that do not go together, or NaN.
 
     >>> foreground_maps(torch.tensor([0.0, 1.0, 3.0]).view(1, 1, 1, 3), torch.ones(1))
     (tensor([[[0.0000, 0.2500, 0.7500]]]), tensor([[[0.6000, 0.4000, 0.0000]]]))
     """
-    projected = project(tokens, direction)
+    _check_tokens(direction, tokens=tokens)
+    return _foreground_maps(_wide(tokens), _wide(direction))
+
+
+def _foreground_maps(tokens: Tensor, direction: Tensor) -> tuple[Maps, Maps]:
+    projected = _project(tokens, direction)
     low, high = projected.amin((1, 2), keepdim=True), projected.amax((1, 2), keepdim=True)
     foreground = (projected - low) / (high - low + 1e-7)
     maps = foreground, 1 - foreground
@@ -95,12 +132,11 @@ def pair_scores(tokens1: Tokens, tokens2: Tokens, direction: Float[Tensor, " dim
     1.0
     """
     check_same_shape(tokens1=tokens1, tokens2=tokens2)
-    check_finite("tokens1", tokens1)
-    check_finite("tokens2", tokens2)
+    _check_tokens(direction, tokens1=tokens1, tokens2=tokens2)
     found = []
     for tokens in (tokens1, tokens2):
-        tokens = tokens.detach().to(torch.promote_types(tokens.dtype, torch.float32))
-        maps = foreground_maps(tokens, direction.detach().to(tokens.dtype))
+        tokens = _wide(tokens.detach())
+        maps = _foreground_maps(tokens, direction.detach().to(tokens.dtype))
         found.append([torch.einsum("bhw,bdhw->bd", each, tokens) for each in maps])
     (foreground1, background1), (foreground2, background2) = found
     return F.cosine_similarity(foreground1, foreground2) - F.cosine_similarity(background1, background2)
@@ -114,12 +150,17 @@ def quality_weights(scores: Float[Tensor, " batch"], gamma: float = 1.0) -> Floa
         gamma: $\gamma \ge 0$; 0 makes all weights 1.
 
     Returns:
-        Weights above 0 whose mean over the batch is 1; no gradient reaches the scores.
+        Weights from 0 on whose mean over the batch is 1; at least float32; no gradient reaches the scores.
+
+    Raises:
+        InputError: for no score, NaN, or a gamma below 0.
 
     >>> quality_weights(torch.tensor([0.0, 0.0, 1.0]), gamma=2.0)
     tensor([0.3195, 0.3195, 2.3610])
     """
-    scaled = gamma * scores.detach()
+    check_number("gamma", gamma, at_least=0)
+    _check_pairs("scores", scores)
+    scaled = gamma * _wide(scores.detach())
     everyone = gather(scaled)
     return len(everyone) * (scaled - everyone.logsumexp(0)).exp()
 
@@ -131,11 +172,16 @@ def weighted_mean(losses: Float[Tensor, " batch"], weights: Float[Tensor, " batc
         losses: of each pair, both directions together: contrastive, or SimSiam's negative cosine.
         weights: of each pair; 1 if not given.
 
+    Raises:
+        InputError: for different shapes, no pair, or NaN.
+
     >>> weighted_mean(torch.tensor([1.0, 3.0]), torch.tensor([0.5, 1.5]))
     tensor(2.5000)
     """
+    _check_pairs("losses", losses)
     if weights is not None:
         check_same_shape(losses=losses, weights=weights)
+        check_finite("weights", weights)
         losses = weights.detach() * losses
     return gather(losses).mean()
 
@@ -151,11 +197,12 @@ def nt_xent_pairs(
         temperature: above 0.
 
     Raises:
-        InputError: for different shapes, fewer than 2 samples, or NaN.
+        InputError: for different shapes, fewer than 2 samples, NaN, or a temperature that is not above 0.
 
     >>> nt_xent_pairs(torch.ones(2, 3), torch.ones(2, 3))  # log 3: one of three
     tensor([1.0986, 1.0986])
     """
+    check_number("temperature", temperature, above=0)
     check_same_shape(z1=z1, z2=z2)
     check_matrix("z1", z1)
     check_matrix("z2", z2)
@@ -196,11 +243,15 @@ def principal_direction(tokens: Tokens) -> Float[Tensor, " dim"]:
 
     Args:
         tokens: of a sample of images.
+
+    Raises:
+        InputError: for another shape, or NaN.
     """
+    _check_tokens(tokens=tokens)
     flat = tokens.movedim(1, -1).flatten(0, -2).double()
     centred = flat - flat.mean(0)
     direction = torch.linalg.eigh(centred.T @ centred).eigenvectors[:, -1].to(tokens.dtype)
-    projected = project(tokens, direction)
+    projected = _project(tokens, direction)
     inner = projected[:, 1:-1, 1:-1]
     border = (projected.sum() - inner.sum()) / max(1, projected.numel() - inner.numel())
     return -direction if inner.numel() and inner.mean() < border else direction
@@ -214,10 +265,17 @@ def foreground_share(projected: Maps, share: float = 0.4) -> Float[Tensor, " bat
             quantile that leaves `share` of all above.
         share: from 0 to 1.
 
+    Raises:
+        InputError: for another shape, NaN, or a share out of range.
+
     >>> foreground_share(torch.tensor([[0.0, 1, 8, 9], [2, 3, 4, 5]]).view(2, 2, 2), share=0.5)
     tensor([0.5000, 0.5000])
     """
     check_number("share", share, at_least=0, at_most=1)
+    if projected.ndim != 3 or not projected.numel():
+        raise InputError(f"projected: expected [batch, rows, columns], got shape {list(projected.shape)}")
+    check_finite("projected", projected)
+    projected = _wide(projected)  # NumPy has no bfloat16
     threshold = np.quantile(projected.cpu().numpy(), 1 - share)  # torch's refuses more than 16 million numbers
     return (projected > threshold.item()).sum((1, 2)) / projected[0].numel()
 
@@ -228,11 +286,15 @@ def noise_levels(share: Float[Tensor, " batch"]) -> Levels:
     A small object is lost easily and gets little noise; where the object fills the image, more is safe.
 
     Args:
-        share: of each image.
+        share: of each image, from 0 to 1.
+
+    Raises:
+        InputError: for a share out of range.
 
     >>> noise_levels(torch.tensor([0.0, 0.2, 0.21, 0.5, 1.0]))
     tensor([  0,   0, 100, 200, 400])
     """
+    check_values("share", share, at_least=0, at_most=1)
     return 100 * torch.bucketize(share, torch.tensor(SHARES, dtype=share.dtype, device=share.device))
 
 
@@ -248,7 +310,18 @@ def perturbed(
         codes: standardised.
         levels: from 0, hardly any noise, to 999.
         noise: standard normal.
+
+    Returns:
+        At least float32.
+
+    Raises:
+        InputError: for different shapes, NaN, or a level out of range.
     """
+    check_same_shape(codes=codes, noise=noise)
+    check_matrix("codes", codes, at_least=0)
+    check_matrix("noise", noise, at_least=0)
+    levels = check_integers("levels", levels, len(codes), low=0, high=1000)
+    codes, noise = _wide(codes), _wide(noise)
 
     def square(step: Tensor) -> Tensor:
         return ((step / 1000 + 0.008) / 1.008 * math.pi / 2).cos() ** 2
@@ -268,6 +341,9 @@ class TokenEncoder(nn.Sequential):
     """
 
     def __init__(self, dim: int):
+        check_counts(dim=dim)
+        if dim % 16:
+            raise InputError(f"dim: expected a multiple of 16, got {dim}")
         layers: list[nn.Module] = []
         for before, after in ((3, dim // 2), (dim // 2, dim)):
             layers += [nn.Conv2d(before, after, 3, 2, padding=1), nn.GroupNorm(8, after), nn.SiLU()]
@@ -281,9 +357,12 @@ class SmallUnCLIP(nn.Module):
     for unCLIP; a convolution over them, averaged over the image, is the code.
 
     Args:
-        width: channels of the U-Net's first level.
+        width: channels of the U-Net's first level, an even number.
         dim: length of codes and tokens, a multiple of 16.
-        steps: of DDIM.
+        steps: of DDIM, from 1 to 1000.
+
+    Raises:
+        InputError: for a number out of range.
     """
 
     mean: Tensor
@@ -293,6 +372,7 @@ class SmallUnCLIP(nn.Module):
         super().__init__()
         self.steps = steps
         self.schedule = Schedule()
+        check_number("steps", steps, at_least=1, at_most=self.schedule.steps, whole=True)
         mean = nn.AdaptiveAvgPool2d(1), nn.Flatten()
         self.code = nn.Sequential(TokenEncoder(dim), nn.Conv2d(dim, dim, 3, padding=1), *mean)
         self.unet = UNet(3, width, code=dim)
@@ -343,6 +423,7 @@ class StableUnCLIP:
 
     Raises:
         MissingExtra: without diffusers; what that itself needs for this pipeline (transformers) it tells.
+        InputError: for a number out of range.
     """
 
     def __init__(
@@ -353,6 +434,8 @@ class StableUnCLIP:
         guidance: float = 10.0,
         batch_size: int = 12,
     ):
+        check_counts(steps=steps, batch_size=batch_size)
+        check_number("guidance", guidance, at_least=0)
         if isinstance(pipeline, str):
             try:
                 from diffusers import StableUnCLIPImg2ImgPipeline
@@ -429,13 +512,17 @@ class GenView(Method):
         **recipe: Any,
     ):
         super().__init__(encoder, **recipe)
+        check_counts(hidden=hidden, dim=dim)
         if variations not in get_args(Source):
             raise unknown("variations", variations, get_args(Source))
         check_number("gamma", gamma, at_least=0)
         check_number("share", share, at_least=0, at_most=1)
         check_number("wrong", wrong, at_least=0, at_most=1)
-        check_number("generator_epochs", generator_epochs, at_least=0)
-        check_number("generator_width", generator_width, at_least=2)
+        check_number("generator_epochs", generator_epochs, at_least=0, whole=True)
+        check_number("generator_width", generator_width, at_least=2, whole=True)
+        if generator_width % 2:
+            raise InputError(f"generator_width: expected an even number, got {generator_width}")
+        check_counts(samples=samples)
         self.gamma, self.share, self.wrong, self.generator_epochs = gamma, share, wrong, generator_epochs
         if generator is not None and variations == "class":
             raise InputError("variations: expected 'diffusion' where a generator is given, got 'class'")
@@ -476,7 +563,7 @@ class GenView(Method):
             self.small.fit(pixels, self.generator_epochs)
         sample = pixels[torch.randperm(len(pixels))[:SAMPLE]]
         self.direction = principal_direction(torch.cat([self._tokens(_rgb(part)) for part in sample.split(PART)]))
-        parts = [project(self._tokens(_rgb(part)), self.direction) for part in pixels.split(PART)]
+        parts = [_project(self._tokens(_rgb(part)), self.direction) for part in pixels.split(PART)]
         return noise_levels(foreground_share(torch.cat(parts), self.share)).cpu()
 
     def _generate(self, pixels: Pixels, levels: Levels) -> Pixels:
@@ -486,14 +573,9 @@ class GenView(Method):
             raise InputError(f"generator: expected uint8 of shape {list(pixels.shape)} from it, got {got}")
         return made
 
-    def training_step(self, batch: Batch, batch_index: int) -> Float[Tensor, ""]:
+    def views_of(self, pixels: Pixels, labels: Labels, index: Index) -> ImageViews:
         """As of any method, but that the second view is one of the variation."""
-        pixels, labels, index = batch
-        loss = self.loss([self.view(pixels), self.view(self.variations[index])], labels, index)
-        if not torch.isfinite(loss):
-            raise FloatingPointError(f"the loss became {loss.item()} at step {self.global_step}; a smaller lr may help")
-        self.log("loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(pixels), sync_dist=True)
-        return loss
+        return [self.view(pixels), self.view(self.variations[index])]
 
     def loss(self, images: ImageViews, labels: Labels, index: Index) -> Float[Tensor, ""]:
         """The weighted loss of the projections of two views, one of the image and one of its variation."""
@@ -523,7 +605,18 @@ class GenView(Method):
     @torch.no_grad()
     def _tokens(self, images: Float[Tensor, "batch 3 height width"]) -> Tokens:
         encoder = self.small.tokens if self.tokens is None else self.tokens
-        return encoder.eval()(images.to(self.device))
+        with evaluation(encoder):
+            return encoder(images.to(self.device))
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def _check_pairs(name: str, x: Tensor) -> None:
+    if x.ndim != 1 or not len(x):
+        raise InputError(f"{name}: expected one number for each pair, got shape {list(x.shape)}")
+    check_finite(name, x)
 
 
 def _three(images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch 3 height width"]:

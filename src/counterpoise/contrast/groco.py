@@ -15,14 +15,21 @@ import math
 from typing import Any, Literal, get_args
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Integer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from counterpoise.errors import InputError, unknown
 from counterpoise.method import ImageViews, Index, Labels, Method
 from counterpoise.nets.heads import mlp
-from counterpoise.ops.checks import check_finite, check_matrix, check_number, check_same_shape
+from counterpoise.ops.checks import (
+    check_counts,
+    check_finite,
+    check_integers,
+    check_matrix,
+    check_number,
+    check_same_shape,
+)
 from counterpoise.ops.parts import reduce_similarities
 from counterpoise.ops.processes import gather, row_numbers
 from counterpoise.ops.similarity import unit_rows
@@ -46,7 +53,10 @@ def soft_sort(
         steepness: $\beta > 0$; with large values the sorting is a hard one.
 
     Returns:
-        $P$ times the columns.
+        $P$ times the columns; at least float32.
+
+    Raises:
+        InputError: for shapes that do not go together, NaN, or a steepness that is not above 0.
 
     >>> soft_sort(torch.zeros(1, 4), torch.eye(4))[0, :, 0]  # of ties, who comes first: the wires' places decide
     tensor([0.3750, 0.3750, 0.1250, 0.1250])
@@ -55,6 +65,18 @@ def soft_sort(
             [1., 0., 0.],
             [0., 1., 0.]])
     """
+    check_number("steepness", steepness, above=0)
+    check_matrix("scores", scores)
+    check_matrix("columns", columns)
+    if len(columns) != scores.shape[1]:
+        got = f"{list(scores.shape)} and {list(columns.shape)}"
+        raise InputError(f"scores and columns: expected [batch, n] and [n, m], got {got}")
+    return _soft_sort(_wide(scores), _wide(columns), steepness)
+
+
+def _soft_sort(
+    scores: Float[Tensor, "batch n"], columns: Float[Tensor, "n m"], steepness: float
+) -> Float[Tensor, "batch n m"]:
     wires, alphas = scores, []
     for layer in range(scores.shape[1]):
         left, right = _pairs(wires, layer % 2)
@@ -95,15 +117,29 @@ def group_ordering(
         steepness: $\beta > 0$. With 1 and cosines, it is above 0 even in perfect order.
 
     Returns:
-        One value per anchor in nats, above 0, at most 100.
+        One value per anchor in nats, above 0, at most 100; at least float32.
+
+    Raises:
+        InputError: for shapes that do not go together, an anchor without a positive or a negative, NaN, or a steepness
+            that is not above 0.
 
     >>> group_ordering(torch.tensor([[0.0]]), torch.tensor([[1.0]]))  # -log(3/4)
     tensor([0.2877])
     """
+    check_number("steepness", steepness, above=0)
+    check_matrix("negatives", negatives)
+    check_matrix("positives", positives)
+    if len(negatives) != len(positives) or not negatives.numel() or not positives.numel():
+        got = f"{list(negatives.shape)} and {list(positives.shape)}"
+        raise InputError(f"negatives and positives: expected at least 1 of each for as many anchors, got {got}")
+    return _group_ordering(_wide(negatives), _wide(positives), steepness)
+
+
+def _group_ordering(negatives: Tensor, positives: Tensor, steepness: float) -> Float[Tensor, " batch"]:
     scores = torch.cat([negatives.sort(dim=1).values, positives.sort(dim=1).values], dim=1)
     is_positive = torch.arange(scores.shape[1], device=scores.device) >= negatives.shape[1]
     groups = torch.stack([~is_positive, is_positive], dim=1).to(scores.dtype)
-    own = (soft_sort(scores, groups, steepness) * groups).sum(2)
+    own = (_soft_sort(scores, groups, steepness) * groups).sum(2)
     # It keeps the logarithm of a mass of 0, and its gradient, finite.
     return F.binary_cross_entropy(own.clamp(0, 1), torch.ones_like(own), reduction="none").mean(1)
 
@@ -111,7 +147,7 @@ def group_ordering(
 def hardest(
     anchors: Float[Tensor, "batch dim"],
     candidates: Float[Tensor, "all dim"],
-    exclude: tuple[Int[Tensor, " batch"], Int[Tensor, " all"]],
+    exclude: tuple[Integer[Tensor, " batch"], Integer[Tensor, " all"]],
     k: int,
 ) -> Float[Tensor, "batch k"]:
     """The similarities of each anchor to its k most similar candidates.
@@ -122,11 +158,36 @@ def hardest(
         exclude: sample numbers of anchors and candidates; those of equal number are no negatives.
         k: how many, at most as many as every anchor has.
 
+    Raises:
+        InputError: for shapes that do not go together, NaN, or another k.
+
     >>> z, sample = torch.eye(3)[[0, 0, 1, 2]], torch.arange(4)
     >>> hardest(z, z, (sample, sample), k=1)
     tensor([[1.], [1.], [0.], [0.]])
     """
+    check_matrix("anchors", anchors)
+    check_matrix("candidates", candidates)
+    if anchors.shape[1] != candidates.shape[1]:
+        widths = f"{anchors.shape[1]} and {candidates.shape[1]}"
+        raise InputError(f"anchors and candidates: expected as many columns, got {widths}")
+    check_number("k", k, at_least=1, at_most=len(candidates), whole=True)
+    anchor, candidate = (
+        check_integers("exclude", number, len(rows))
+        for number, rows in zip(exclude, (anchors, candidates), strict=True)
+    )
+    found = _hardest(anchors, candidates, (anchor, candidate), k)
+    if torch.isneginf(found).any():
+        raise InputError(f"k: expected at most as many as every anchor has candidates, got {k}")
+    return found
+
+
+def _hardest(anchors: Tensor, candidates: Tensor, exclude: tuple[Tensor, Tensor], k: int) -> Float[Tensor, "batch k"]:
     return reduce_similarities(lambda similarity: similarity.topk(k).values, anchors, candidates, exclude)
+
+
+def _wide(x: Tensor) -> Tensor:
+    """At least float32: half precision sorts and sums too coarsely."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 class GroCoLoss(nn.Module):
@@ -154,9 +215,10 @@ class GroCoLoss(nn.Module):
         self, negatives: int = 10, steepness: float = 1.0, positive_views: int = 0, stop_gradient: bool = True
     ):
         super().__init__()
-        check_number("negatives", negatives, at_least=1)
+        check_counts(negatives=negatives)
         check_number("steepness", steepness, above=0)
-        if positive_views < 0 or positive_views == 1:
+        check_number("positive_views", positive_views, at_least=0, whole=True)
+        if positive_views == 1:
             raise InputError(f"positive_views: expected at least 2, or 0 for all views, got {positive_views}")
         self.negatives, self.steepness = negatives, steepness
         self.positive_views, self.stop_gradient = positive_views, stop_gradient
@@ -190,9 +252,9 @@ class GroCoLoss(nn.Module):
     def _anchors(self, z: Tensor, keys: Tensor, row: Tensor, anchors: range, large: int) -> Float[Tensor, "some batch"]:
         everyone = gather(row)
         k = min(self.negatives, len(everyone) - 1)
-        negatives = [hardest(z[a], gather(keys[a]), (row, everyone), k) for a in anchors]
+        negatives = [_hardest(z[a], gather(keys[a]), (row, everyone), k) for a in anchors]
         positives = [torch.stack([(z[a] * keys[v]).sum(1) for v in range(large) if v != a], dim=1) for a in anchors]
-        losses = group_ordering(torch.cat(negatives), torch.cat(positives), self.steepness)
+        losses = _group_ordering(torch.cat(negatives), torch.cat(positives), self.steepness)
         return losses.view(len(anchors), -1)
 
 
@@ -216,7 +278,7 @@ class HardNTXentLoss(nn.Module):
 
     def __init__(self, negatives: int = 10, temperature: float = 0.5, stop_gradient: bool = True):
         super().__init__()
-        check_number("negatives", negatives, at_least=1)
+        check_counts(negatives=negatives)
         check_number("temperature", temperature, above=0)
         self.negatives, self.temperature, self.stop_gradient = negatives, temperature, stop_gradient
 
@@ -241,7 +303,7 @@ class HardNTXentLoss(nn.Module):
             if self.stop_gradient:
                 others, keys = others.detach(), keys.detach()
             samples = row.repeat(2), gather(row).repeat(2)
-            negative = hardest(anchors, keys, samples, min(self.negatives, len(keys) - 2))
+            negative = _hardest(anchors, keys, samples, min(self.negatives, len(keys) - 2))
             positive = (anchors * others).sum(1, keepdim=True)
             logits = torch.cat([positive, negative], dim=1) / self.temperature
             return gather(-logits.log_softmax(1)[:, 0]).mean()
@@ -278,7 +340,8 @@ class GroCo(Method):
         **recipe: Any,
     ):
         super().__init__(encoder, **recipe)
-        check_number("views", views, at_least=2)
+        check_counts(hidden=hidden, dim=dim)
+        check_number("views", views, at_least=2, whole=True)
         if compare not in get_args(Compare):
             raise unknown("compare", compare, get_args(Compare))
         self.views, self.compare = views, compare

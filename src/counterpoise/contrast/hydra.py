@@ -14,15 +14,24 @@ from functools import partial
 from typing import Any, Literal, get_args
 
 import torch
-from jaxtyping import Float, Int, Int64
+from jaxtyping import Float, Int64, Integer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from counterpoise.data import Images
 from counterpoise.errors import InputError, unknown
 from counterpoise.method import ImageViews, Index, Labels, Method
+from counterpoise.nets.constants import ExactConstants
 from counterpoise.nets.heads import mlp
-from counterpoise.ops.checks import check_integers, check_lengths, check_matrix, check_number, check_same_shape
+from counterpoise.ops.checks import (
+    check_counts,
+    check_integers,
+    check_lengths,
+    check_matrix,
+    check_number,
+    check_same_shape,
+    check_values,
+)
 from counterpoise.ops.parts import TABLE, by_rows
 from counterpoise.ops.processes import gather, row_numbers
 from counterpoise.ops.similarity import similarity_logsumexp, unit_rows
@@ -55,6 +64,9 @@ def gated_similarity(
         float32, or float64 for float64. Nothing of the size n·m·dim is formed. Where a gate lets nothing of a row
         through, the cosine is 0.
 
+    Raises:
+        InputError: for shapes that do not go together, NaN, or another word.
+
     >>> queries, keys = torch.tensor([[1.0, 1.0]]), torch.tensor([[1.0, -1.0]])
     >>> gated_similarity(queries, keys, torch.ones(1, 2))  # orthogonal, but not in the first coordinate alone
     tensor([[0.]])
@@ -63,6 +75,11 @@ def gated_similarity(
     >>> gated_similarity(queries, keys, torch.tensor([[0.5, 0.0]]), "dot")  # (1/2)² · 1/2
     tensor([[0.1250]])
     """
+    _check_gated(queries, keys, gates, similarity)
+    return _gated_similarity(queries, keys, gates, similarity)
+
+
+def _gated_similarity(queries: Tensor, keys: Tensor, gates: Tensor, similarity: Similarity) -> Float[Tensor, "n m"]:
     z, k = unit_rows(queries), unit_rows(keys)
     gates = gates.to(z.dtype)
     if similarity == "dot":
@@ -75,8 +92,8 @@ def gated_similarity(
 def hydra(
     queries: Float[Tensor, "batch dim"],
     keys: Float[Tensor, "batch dim"],
-    labels: Int[Tensor, " batch"],
-    partners: Int[Tensor, " batch"] | None = None,
+    labels: Integer[Tensor, " batch"],
+    partners: Integer[Tensor, " batch"] | None = None,
     gates: Float[Tensor, "batch dim"] | None = None,
     scale: float | Float[Tensor, ""] = 10.0,
     similarity: Similarity = "cosine",
@@ -100,7 +117,7 @@ def hydra(
         The loss in nats, at least 0; 0 where no partner class is in the batch, or nothing but positives is left.
 
     Raises:
-        InputError: for shapes that do not go together, labels or partners below -1, or NaN.
+        InputError: for shapes that do not go together, labels or partners below -1, NaN, or a scale not above 0.
 
     >>> z, labels = torch.eye(3), torch.tensor([0, 1, 2])
     >>> round(hydra(z, z, labels, scale=1.0).item(), 6)  # its own key against two at a right angle: log(1 + 2/e)
@@ -110,7 +127,8 @@ def hydra(
     """
     partners = labels if partners is None else partners
     gates = torch.ones_like(queries) if gates is None else gates
-    _check(queries, keys, labels, partners, gates, similarity)
+    labels, partners = _check(queries, keys, labels, partners, gates, similarity)
+    _check_scale(scale)
     keys, key_labels = gather(keys), gather(labels)
     scale = torch.as_tensor(scale, dtype=torch.promote_types(queries.dtype, torch.float32), device=queries.device)
     rows, shared = [queries, gates, labels, partners], [keys, key_labels, scale]
@@ -122,15 +140,15 @@ def hydra(
 def _sums(
     queries: Float[Tensor, "n dim"],
     gates: Float[Tensor, "n dim"],
-    labels: Int[Tensor, " n"],
-    partners: Int[Tensor, " n"],
+    labels: Integer[Tensor, " n"],
+    partners: Integer[Tensor, " n"],
     keys: Float[Tensor, "m dim"],
-    key_labels: Int[Tensor, " m"],
+    key_labels: Integer[Tensor, " m"],
     scale: Float[Tensor, ""],
     similarity: Similarity,
 ) -> Float[Tensor, "n 2"]:
     """Of each anchor the sum of its positives' losses, and their number."""
-    logits = scale * gated_similarity(queries, keys, gates, similarity)
+    logits = scale * _gated_similarity(queries, keys, gates, similarity)
     own, partner = labels[:, None] == key_labels, partners[:, None] == key_labels
     negatives = logits.masked_fill(own | partner, ABSENT).logsumexp(1, keepdim=True)
     positive = partner & ((labels >= 0) & (partners >= 0))[:, None]
@@ -140,24 +158,40 @@ def _sums(
 
 def _check(
     queries: Tensor, keys: Tensor, labels: Tensor, partners: Tensor, gates: Tensor, similarity: Similarity
-) -> None:
+) -> tuple[Int64[Tensor, " batch"], Int64[Tensor, " batch"]]:
+    """Labels and partners as int64, after a look at all arguments."""
     check_same_shape(queries=queries, keys=keys)
+    _check_gated(queries, keys, gates, similarity)
+    row_numbers(queries, "queries", at_least=1)
+    return (
+        check_integers("labels", labels, rows=len(queries), low=-1),
+        check_integers("partners", partners, rows=len(queries), low=-1),
+    )
+
+
+def _check_gated(queries: Tensor, keys: Tensor, gates: Tensor, similarity: Similarity) -> None:
     check_same_shape(queries=queries, gates=gates)
     check_matrix("queries", queries, at_least=0)
     check_matrix("keys", keys, at_least=0)
     check_matrix("gates", gates, at_least=0)
-    row_numbers(queries, "queries", at_least=1)
-    for name, classes in (("labels", labels), ("partners", partners)):
-        check_integers(name, classes, rows=len(queries))
-        if len(classes) and classes.min() < -1:
-            raise InputError(f"{name}: expected classes from 0, or -1 for none, got {int(classes.min())}")
+    if queries.shape[1] != keys.shape[1]:
+        raise InputError(f"queries and keys: expected as many columns, got {queries.shape[1]} and {keys.shape[1]}")
     if similarity not in get_args(Similarity):
         raise unknown("similarity", similarity, get_args(Similarity))
-    if similarity == "dot":
+    if similarity == "dot" and len(gates):
         check_lengths("gates", gates)
 
 
-class HydraLoss(nn.Module):
+def _check_scale(scale: float | Tensor) -> None:
+    if not isinstance(scale, Tensor):
+        check_number("scale", scale, above=0)
+        return
+    if scale.ndim:
+        raise InputError(f"scale: expected one number, got shape {list(scale.shape)}")
+    check_values("scale", scale, above=0)
+
+
+class HydraLoss(ExactConstants):
     """`hydra` as a module with a learnable scale: `loss(queries, keys, labels, partners, gates)`.
 
     Args:
@@ -166,20 +200,22 @@ class HydraLoss(nn.Module):
         similarity: "cosine" of what the gate lets through, or "dot", its plain inner product.
     """
 
+    log_scale: nn.Parameter
+
     def __init__(self, temperature: float = 0.1, learn_scale: bool = True, similarity: Similarity = "cosine"):
         super().__init__()
         check_number("temperature", temperature, above=0)
         if similarity not in get_args(Similarity):
             raise unknown("similarity", similarity, get_args(Similarity))
-        self.log_scale = nn.Parameter(-torch.tensor(temperature).log(), requires_grad=learn_scale)
+        self.register_exact("log_scale", -torch.tensor(temperature, dtype=torch.float64).log(), learn=learn_scale)
         self.similarity: Similarity = similarity
 
     def forward(
         self,
         queries: Float[Tensor, "batch dim"],
         keys: Float[Tensor, "batch dim"],
-        labels: Int[Tensor, " batch"],
-        partners: Int[Tensor, " batch"] | None = None,
+        labels: Integer[Tensor, " batch"],
+        partners: Integer[Tensor, " batch"] | None = None,
         gates: Float[Tensor, "batch dim"] | None = None,
     ) -> Float[Tensor, ""]:
         """The loss of a batch; see `hydra`."""
@@ -203,9 +239,8 @@ class Filter(nn.Module):
 
     def __init__(self, classes: int, dim: int, joint: bool = True, width: int = 512, hidden: int = 1024):
         super().__init__()
-        for name, value in {"classes": classes, "dim": dim, "width": width, "hidden": hidden}.items():
-            check_number(name, value, at_least=1)
-        self.joint = joint
+        check_counts(classes=classes, dim=dim, width=width, hidden=hidden)
+        self.classes, self.joint = classes, joint
         self.embedding = nn.Embedding(classes, width)
         self.mlp = nn.Sequential(
             nn.ReLU(),
@@ -216,8 +251,16 @@ class Filter(nn.Module):
             nn.Linear(hidden, dim),
         )
 
-    def forward(self, labels: Int[Tensor, " batch"], partners: Int[Tensor, " batch"]) -> Float[Tensor, "batch dim"]:
-        """The gates of pairs of classes, each number between 0 and 1."""
+    def forward(
+        self, labels: Integer[Tensor, " batch"], partners: Integer[Tensor, " batch"]
+    ) -> Float[Tensor, "batch dim"]:
+        """The gates of pairs of classes, each number between 0 and 1.
+
+        Raises:
+            InputError: for what is no class.
+        """
+        labels = check_integers("labels", labels, labels.numel(), low=0, high=self.classes)
+        partners = check_integers("partners", partners, len(labels), low=0, high=self.classes)
         own, other = self.embedding(labels), self.embedding(partners)
         if self.joint:
             return self.mlp((own + other) / 2).sigmoid()
@@ -229,10 +272,18 @@ def info_nce(
 ) -> Float[Tensor, ""]:
     """Of each query, cross-entropy of its own key among all keys of the batch, by their cosines.
 
+    Raises:
+        InputError: for different shapes, fewer than 2 rows, NaN, or a temperature that is not above 0.
+
     >>> z = torch.eye(3)
     >>> round(info_nce(z, z).item(), 6)  # log(1 + 2/e)
     0.551445
     """
+    check_number("temperature", temperature, above=0)
+    check_same_shape(queries=queries, keys=keys)
+    check_matrix("queries", queries, at_least=0)
+    check_matrix("keys", keys, at_least=0)
+    row_numbers(queries, "queries", at_least=2)
     queries, keys = unit_rows(queries), unit_rows(keys)
     everyone = similarity_logsumexp(queries, keys, 1 / temperature, across=True)
     return gather(everyone - (queries * keys).sum(1) / temperature).mean()
@@ -285,12 +336,11 @@ class Hydra(Method):
         **recipe: Any,
     ):
         super().__init__(encoder, **recipe)
-        check_number("samples", samples, at_least=1)
-        check_number("classes", classes, at_least=1)
+        check_counts(samples=samples, classes=classes, hidden=hidden, dim=dim)
         check_number("same_class", same_class, at_least=0)
         check_number("instance", instance, at_least=0)
         check_number("instance_temperature", instance_temperature, above=0)
-        check_number("warm_epochs", warm_epochs, at_least=0)
+        check_number("warm_epochs", warm_epochs, at_least=0, whole=True)
         if warm_epochs and not instance:
             raise InputError("instance: expected a weight above 0, or nothing trains the encoder in the warm_epochs")
         if partners not in get_args(Partners):
@@ -316,6 +366,8 @@ class Hydra(Method):
         """Draw the order by which the images of a batch find their partners in this epoch."""
         if not (images.labels >= 0).any():
             raise InputError(f"labels: Hydra needs some, but none of the {len(images)} training images has one")
+        if len(images.labels.unique()) == 1:
+            raise InputError(f"labels: Hydra contrasts classes, but all {len(images)} training images are of one")
         self.shuffle.copy_(torch.randperm(len(self.shuffle)))
         self.warming.fill_(epoch < self.warm_epochs)
 

@@ -14,15 +14,24 @@ import math
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Integer
 from scipy.stats import spearmanr
 from torch import Tensor, nn
 
 from counterpoise.data import Images
 from counterpoise.errors import InputError
 from counterpoise.method import ImageViews, Index, Labels, Method
+from counterpoise.nets.constants import ExactConstants
 from counterpoise.nets.heads import mlp
-from counterpoise.ops.checks import check_integers, check_matrix, check_number, check_same_shape
+from counterpoise.ops.checks import (
+    check_counts,
+    check_finite,
+    check_integers,
+    check_matrix,
+    check_number,
+    check_same_shape,
+    check_values,
+)
 from counterpoise.ops.processes import gather, row_numbers
 from counterpoise.ops.similarity import similarity_softmax, unit_rows
 
@@ -37,11 +46,15 @@ def robust_objective(
     Args:
         log_mean: $\log \operatorname{mean}_z e^{h(z)/\tau}$ of each anchor.
         tau: $\tau > 0$, its temperature.
-        rho: $\rho$, how far in nats the weights of the negatives may be from uniform.
+        rho: $\rho \ge 0$, how far in nats the weights of the negatives may be from uniform.
+
+    Raises:
+        InputError: for different shapes, NaN, or numbers out of range.
 
     >>> robust_objective(torch.tensor([1.0]), torch.tensor([0.5]), rho=0.4)
     tensor([0.7000])
     """
+    _check_anchors(tau, rho, log_mean=log_mean)
     return tau * (log_mean + rho)
 
 
@@ -54,15 +67,27 @@ def temperature_gradient(
         log_mean: $\log \operatorname{mean}_z e^{h(z)/\tau}$ of each anchor.
         mean: $\sum_z p_z h(z)$ of each anchor.
         tau: $\tau > 0$, its temperature.
-        rho: $\rho$ in nats.
+        rho: $\rho \ge 0$ in nats.
+
+    Raises:
+        InputError: for different shapes, NaN, or numbers out of range.
 
     >>> temperature_gradient(torch.tensor([1.0]), torch.tensor([0.5]), torch.tensor([0.5]), rho=0.4)  # uniform: rho
     tensor([0.4000])
     """
+    _check_anchors(tau, rho, log_mean=log_mean, mean=mean)
     return log_mean + rho - mean / tau
 
 
-class SampleTemperatures(nn.Module):
+def _check_anchors(tau: Tensor, rho: float, **means: Tensor) -> None:
+    check_number("rho", rho, at_least=0)
+    check_same_shape(**means, tau=tau)
+    for name, x in means.items():
+        check_finite(name, x)
+    check_values("tau", tau, above=0)
+
+
+class SampleTemperatures(ExactConstants):
     r"""What iSogCLR remembers of every sample: temperature, its smoothed gradient, and the smoothed sum over negatives.
 
     The batch gives $g_i$, the mean of $e^{h/\tau_i}$ over the negatives at hand, and
@@ -79,7 +104,7 @@ class SampleTemperatures(nn.Module):
         tau: temperature to start from.
         tau_min: least temperature, above 0.
         tau_max: largest temperature.
-        clip: bound of the temperatures' gradients.
+        clip: bound of the temperatures' gradients, above 0.
         first: whether a sample's first visit sets s = g; otherwise s starts at 0, as the authors' does.
 
     Attributes:
@@ -106,31 +131,33 @@ class SampleTemperatures(nn.Module):
         first: bool = True,
     ):
         super().__init__()
-        check_number("samples", samples, at_least=1)
+        check_counts(samples=samples)
         check_number("rho", rho, at_least=0)
         check_number("gamma", gamma, above=0, at_most=1)
         check_number("eta", eta, at_least=0)
         check_number("beta", beta, above=0, at_most=1)
         check_number("tau_min", tau_min, above=0)
+        check_number("tau_max", tau_max, at_least=tau_min)
         check_number("tau", tau, at_least=tau_min, at_most=tau_max)
+        check_number("clip", clip, above=0)
         self.samples, self.rho, self.gamma, self.eta, self.beta = samples, rho, gamma, eta, beta
         self.tau_min, self.tau_max, self.clip, self.first = tau_min, tau_max, clip, first
-        self.register_buffer("tau", torch.full((samples,), tau, dtype=torch.float32))
-        self.register_buffer("u", torch.zeros(samples, dtype=torch.float32))
-        self.register_buffer("log_s", torch.full((samples,), -math.inf, dtype=torch.float32))
+        self.register_exact("tau", torch.tensor(tau, dtype=torch.float64).expand(samples))
+        self.register_buffer("u", torch.zeros(samples))
+        self.register_buffer("log_s", torch.full((samples,), -math.inf))
 
     @property
     def s(self) -> Float[Tensor, " samples"]:
         """The smoothed mean over the negatives; 0 for samples not yet seen."""
         return self.log_s.exp()
 
-    def lookup(self, name: str, index: Int[Tensor, " batch"]) -> Float[Tensor, " batch"]:
+    def lookup(self, name: str, index: Integer[Tensor, " batch"]) -> Float[Tensor, " batch"]:
         """The temperatures of a batch, after a look at its index.
 
         Raises:
             InputError: for an index that is out of range or repeated; `name` names it.
         """
-        check_integers(name, index, len(index), low=0, high=self.samples)
+        index = check_integers(name, index, index.numel(), low=0, high=self.samples)
         numbers, counts = index.unique(return_counts=True)
         if len(numbers) < len(index):
             worst = counts.argmax()
@@ -141,7 +168,7 @@ class SampleTemperatures(nn.Module):
 
     def forward(
         self,
-        index: Int[Tensor, " batch"],
+        index: Integer[Tensor, " batch"],
         log_g: Float[Tensor, "views batch"],
         mean: Float[Tensor, "views batch"],
         restart: bool = False,
@@ -227,7 +254,7 @@ class ISogCLRLoss(nn.Module):
         self,
         z1: Float[Tensor, "batch dim"],
         z2: Float[Tensor, "batch dim"],
-        index: Int[Tensor, " batch"],
+        index: Integer[Tensor, " batch"],
         epoch: int = 1,
     ) -> Float[Tensor, ""]:
         """The loss; may be negative, and is not comparable between steps while temperatures move.
@@ -240,12 +267,14 @@ class ISogCLRLoss(nn.Module):
                 otherwise, as every sample's first visit does.
 
         Raises:
-            InputError: for different shapes, fewer than 2 samples, NaN, and an index out of range or repeated.
+            InputError: for different shapes, fewer than 2 samples, NaN, an index out of range or repeated, and an epoch
+                that is none.
         """
         check_same_shape(z1=z1, z2=z2)
         check_matrix("z1", z1)
         check_matrix("z2", z2)
-        check_integers("index", index, len(z1))
+        index = check_integers("index", index, len(z1))
+        check_number("epoch", epoch, at_least=0, whole=True)
         sample, index = row_numbers(z1, "z1", at_least=2), gather(index)
         tau = self.state.lookup("index", index)
         z1, z2 = unit_rows(z1), unit_rows(z2)
@@ -300,6 +329,7 @@ class ISogCLRPairLoss(nn.Module):
         reference: bool = False,
     ):
         super().__init__()
+        check_counts(images=images, texts=texts)
         self.reference = reference
         self.images, self.texts = (
             SampleTemperatures(samples, rho, gamma, eta, beta, tau, tau_min, tau_max, clip=5.0, first=not reference)
@@ -310,8 +340,8 @@ class ISogCLRPairLoss(nn.Module):
         self,
         image: Float[Tensor, "batch dim"],
         text: Float[Tensor, "batch dim"],
-        image_index: Int[Tensor, " batch"],
-        text_index: Int[Tensor, " batch"],
+        image_index: Integer[Tensor, " batch"],
+        text_index: Integer[Tensor, " batch"],
     ) -> Float[Tensor, ""]:
         """The loss; may be negative, and is not comparable between steps while temperatures move.
 
@@ -327,8 +357,8 @@ class ISogCLRPairLoss(nn.Module):
         check_same_shape(image=image, text=text)
         check_matrix("image", image)
         check_matrix("text", text)
-        check_integers("image_index", image_index, len(image))
-        check_integers("text_index", text_index, len(text))
+        image_index = check_integers("image_index", image_index, len(image))
+        text_index = check_integers("text_index", text_index, len(text))
         row, image_index, text_index = row_numbers(image, "image", at_least=2), gather(image_index), gather(text_index)
         tau_image = self.images.lookup("image_index", image_index)
         tau_text = self.texts.lookup("text_index", text_index)
@@ -386,6 +416,7 @@ class ISogCLR(Method):
         **recipe: Any,
     ):
         super().__init__(encoder, **recipe)
+        check_counts(hidden=hidden, dim=dim)
         self.head = mlp(self.features, hidden, dim)
         self.objective = ISogCLRLoss(samples, rho, gamma, eta, beta, tau, tau_min, tau_max)
 

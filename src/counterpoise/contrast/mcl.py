@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
-from jaxtyping import Float, Int, Int64
+from jaxtyping import Float, Int64, Integer
 from sklearn.metrics import normalized_mutual_info_score
 from torch import Tensor, nn
 
@@ -25,7 +25,7 @@ from counterpoise.errors import InputError, unknown
 from counterpoise.method import ImageViews, Index, Labels, Method, warmup_cosine
 from counterpoise.nets import embed
 from counterpoise.nets.heads import mlp
-from counterpoise.ops.checks import check_integers, check_number
+from counterpoise.ops.checks import check_counts, check_integers, check_number
 from counterpoise.ops.clusters import kmeans
 from counterpoise.ops.similarity import unit_rows
 
@@ -46,17 +46,19 @@ def next_pseudo_labels(
         clusters: $K$.
 
     Raises:
-        InputError: for labels that are no integers from 0 to K - 1.
+        InputError: for labels that are no integers from 0 to K - 1, pseudo-labels below 0, or no cluster.
 
     >>> next_pseudo_labels(torch.tensor([2, 0]), torch.tensor([1, 2]), clusters=3)
     tensor([7, 2])
     """
-    check_integers("labels", labels, len(pseudo_labels), low=0, high=clusters)
+    check_counts(clusters=clusters)
+    pseudo_labels = check_integers("pseudo_labels", pseudo_labels, pseudo_labels.numel(), low=0)
+    labels = check_integers("labels", labels, len(pseudo_labels), low=0, high=clusters)
     return clusters * pseudo_labels + labels
 
 
 def cluster_batches(
-    pseudo_labels: Int[Tensor, " n"], order: Int64[Tensor, " some"], batch_size: int
+    pseudo_labels: Integer[Tensor, " n"], order: Int64[Tensor, " some"], batch_size: int
 ) -> list[list[int]]:
     """Batches of one pseudo-label each, from every cluster in turn; what does not fill a batch is left out.
 
@@ -70,10 +72,17 @@ def cluster_batches(
     Returns:
         The indices of each batch; clusters take turns, smallest label first, until each has none left.
 
+    Raises:
+        InputError: for indices that are not there, labels that are no integers, or a batch size below 1.
+
     >>> cluster_batches(torch.tensor([0, 0, 0, 0, 1, 1, 1]), torch.arange(7), batch_size=2)
     [[0, 1], [4, 5], [2, 3]]
     """
-    check_number("batch_size", batch_size, at_least=1)
+    check_counts(batch_size=batch_size)
+    pseudo_labels = check_integers("pseudo_labels", pseudo_labels, pseudo_labels.numel())
+    order = check_integers("order", order, order.numel(), low=0, high=len(pseudo_labels))
+    if not len(order):
+        return []
     labels = pseudo_labels[order]
     sizes = labels.unique(return_counts=True)[1].tolist()
     clusters = order[labels.argsort(stable=True)].split(sizes)
@@ -82,7 +91,7 @@ def cluster_batches(
 
 
 def pooled_batches(
-    pseudo_labels: Int[Tensor, " n"], order: Int64[Tensor, " n"], batch_size: int, clusters: int, stages: int
+    pseudo_labels: Integer[Tensor, " n"], order: Int64[Tensor, " n"], batch_size: int, clusters: int, stages: int
 ) -> list[list[int]]:
     """`cluster_batches`, and further batches of what these leave out, with one digit less in common, down to none.
 
@@ -93,11 +102,18 @@ def pooled_batches(
         order: all indices, in random order.
         batch_size: images a batch.
         clusters: K, the base of the digits.
-        stages: how many digits there are.
+        stages: how many digits there are, from 0.
+
+    Raises:
+        InputError: for indices that are not there, labels that are no integers, or a number out of range.
 
     >>> pooled_batches(torch.tensor([0, 0, 0, 1, 2, 2]), torch.arange(6), batch_size=2, clusters=2, stages=2)
     [[0, 1], [4, 5], [2, 3]]
     """
+    check_counts(clusters=clusters)
+    check_number("stages", stages, at_least=0, whole=True)
+    pseudo_labels = check_integers("pseudo_labels", pseudo_labels, pseudo_labels.numel())
+    order = check_integers("order", order, order.numel(), low=0, high=len(pseudo_labels))
     found: list[list[int]] = []
     for _ in range(stages + 1):
         batches = cluster_batches(pseudo_labels, order, batch_size)
@@ -130,7 +146,7 @@ class Stages(nn.Module):
 
     def __init__(self, encoder: nn.Module, stages: int, redraw: bool = True):
         super().__init__()
-        check_number("stages", stages, at_least=1)
+        check_counts(stages=stages)
         self.current = encoder
         copies = (redrawn(encoder) if redraw else copy.deepcopy(encoder) for _ in range(stages - 1))
         self.others = nn.ModuleList(other.requires_grad_(False) for other in copies)
@@ -204,8 +220,7 @@ class MCL(Method):
         **recipe: Any,
     ):
         super().__init__(encoder, **recipe)
-        check_number("samples", samples, at_least=1)
-        check_number("clusters", clusters, at_least=1)
+        check_counts(samples=samples, clusters=clusters, stages=stages, hidden=hidden, dim=dim)
         if leftovers not in LEFTOVERS:
             raise unknown("leftovers", leftovers, LEFTOVERS)
         self.stages, self.clusters, self.leftovers = stages, clusters, leftovers
@@ -248,7 +263,7 @@ class MCL(Method):
             warnings.warn(f"stage {int(self.encoder.stage)}: all images are in one cluster, as if it had not been")
         self.pseudo_labels.copy_(next_pseudo_labels(self.pseudo_labels, labels, self.clusters))
 
-    def batches(self, order: Int[Tensor, " samples"], batch_size: int) -> list[list[int]]:
+    def batches(self, order: Integer[Tensor, " samples"], batch_size: int) -> list[list[int]]:
         """Batches inside the clusters of all earlier stages; see `leftovers`.
 
         Raises:

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import lightning
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Integer
 from lightning.pytorch.callbacks import Callback
 from scipy import sparse
 from scipy.sparse import csr_matrix
@@ -24,15 +24,25 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
-from counterpoise.errors import InputError, unknown
+from counterpoise.errors import InputError, NonFinite, unknown
 from counterpoise.fitting import quiet
-from counterpoise.ops.checks import check_matrix, check_number, check_same_shape
+from counterpoise.method import divergence_named
+from counterpoise.nets.features import evaluation
+from counterpoise.ops.checks import (
+    check_counts,
+    check_finite,
+    check_integers,
+    check_matrix,
+    check_number,
+    check_same_shape,
+)
 from counterpoise.ops.clusters import kmeans
 from counterpoise.ops.parts import by_rows
 from counterpoise.ops.processes import gather, row_numbers
 from counterpoise.ops.similarity import similarity_logsumexp, unit_rows
 
 Path = tuple[str, ...]
+Concentration = Literal["distance", "released"]
 Gone = tuple[float, np.random.Generator]  # the share that is masked, and what draws it
 PAIRS = 1 << 20  # pairs of nodes whose learnt weights are formed at a time
 
@@ -104,18 +114,35 @@ def path_counts(graph: Any, path: Path) -> list[csr_matrix]:
 
 
 def path_similarity(counts: csr_matrix) -> csr_matrix:
-    """PathSim, $2 A_{ij} / (A_{ii} + A_{jj})$, where there are paths.
+    """PathSim, $2 A_{ij} / (A_{ii} + A_{jj})$, where there are paths; 0 where neither node has one to itself.
+
+    Raises:
+        InputError: for a matrix that is not square, or counts below 0 or that are none.
 
     >>> path_similarity(csr_matrix([[2, 1], [1, 1]])).toarray().round(3).tolist()
     [[1.0, 0.667], [0.667, 1.0]]
     """
+    _check_paths("counts", counts)
     found, own = counts.tocoo(), counts.diagonal()
-    data = 2 * found.data / (own[found.row] + own[found.col])
+    both = own[found.row] + own[found.col]
+    data = np.divide(2 * found.data, both, out=np.zeros(len(both)), where=both > 0)
     return csr_matrix((data, (found.row, found.col)), shape=counts.shape)
 
 
+def _check_paths(name: str, counts: csr_matrix) -> None:
+    if counts.shape[0] != counts.shape[1]:
+        raise InputError(f"{name}: expected as many rows as columns, got shape {list(counts.shape)}")
+    if counts.nnz and not (np.isfinite(counts.data).all() and counts.data.min() >= 0):
+        raise InputError(f"{name}: expected numbers of paths, got NaN, infinity or one below 0")
+
+
 def strongest(counts: csr_matrix, most: int) -> csr_matrix:
-    """The counts of the `most` entries of each row whose PathSim is largest; of equal ones, the last columns."""
+    """The counts of the `most` entries of each row whose PathSim is largest; of equal ones, the last columns.
+
+    Raises:
+        InputError: for less than 1, or a matrix that `path_similarity` refuses.
+    """
+    check_counts(most=most)
     similar = path_similarity(counts).tocoo()
     order = np.lexsort((-similar.col, -similar.data, similar.row))
     row, column = similar.row[order], similar.col[order]
@@ -126,14 +153,25 @@ def strongest(counts: csr_matrix, most: int) -> csr_matrix:
 
 
 def normalised(kept: csr_matrix) -> csr_matrix:
-    """With $r$ the row sums of $B$: $B_{ji} / \\sqrt{r_i r_j}$, and 0 where a row is empty."""
-    sums = np.asarray(kept.sum(1)).ravel()
+    """With $r$ the row sums of $B$: $B_{ji} / \\sqrt{r_i r_j}$, and 0 where a row is empty.
+
+    Raises:
+        InputError: for a matrix that is not square, or numbers below 0 or that are none.
+    """
+    _check_paths("kept", kept)
+    sums = np.asarray(kept.sum(1), dtype=np.float64).ravel()
     scale = sparse.diags(np.divide(1, np.sqrt(sums), out=np.zeros_like(sums), where=sums > 0))
     return (scale @ kept.T @ scale).tocsr()
 
 
 def masked_links(kept: csr_matrix, share: float, generator: np.random.Generator) -> csr_matrix:
-    """Links between different nodes, a share of them taken away, each of weight 1; and every node with itself."""
+    """Links between different nodes, a share of them taken away, each of weight 1; and every node with itself.
+
+    Raises:
+        InputError: for a share that is not from 0 to 1.
+    """
+    check_number("share", share, at_least=0, at_most=1)
+    _check_paths("kept", kept)
     found = kept.tocoo()
     edges = np.flatnonzero((found.row != found.col) & (found.data != 0))
     left = generator.permutation(edges)[int(share * len(edges)) :]
@@ -142,7 +180,13 @@ def masked_links(kept: csr_matrix, share: float, generator: np.random.Generator)
 
 
 def masked_features(features: Tensor, share: float, generator: np.random.Generator) -> Tensor:
-    """The features with a share of those that are not zero set to zero."""
+    """The features with a share of those that are not zero set to zero.
+
+    Raises:
+        InputError: for a share that is not from 0 to 1, or NaN.
+    """
+    check_number("share", share, at_least=0, at_most=1)
+    check_finite("features", features)
     place = features.flatten().nonzero().flatten()
     gone = torch.from_numpy(generator.permutation(len(place))[: int(share * len(place))])
     return features.flatten().index_fill(0, place[gone], 0).view_as(features)
@@ -152,7 +196,10 @@ def masked_features(features: Tensor, share: float, generator: np.random.Generat
 
 
 def prototypes(
-    points: Float[Tensor, "n dim"], cluster: Int[Tensor, " n"], tau: float, concentration: str = "distance"
+    points: Float[Tensor, "n dim"],
+    cluster: Integer[Tensor, " n"],
+    tau: float,
+    concentration: Concentration = "distance",
 ) -> tuple[Float[Tensor, "k dim"], Float[Tensor, " k"]]:
     """Unit centroids of clusters, and the temperature of each: small for a dense one; their mean is `tau`.
 
@@ -165,7 +212,27 @@ def prototypes(
         tau: the mean temperature.
         concentration: "distance", or "released": d is the inner product with the centroid, as in the authors' code,
             which makes dense clusters' temperatures large.
+
+    Returns:
+        At least float32.
+
+    Raises:
+        InputError: for shapes that do not go together, an empty cluster, NaN, a tau that is not above 0, or another
+            word.
     """
+    check_number("tau", tau, above=0)
+    check_matrix("points", points)
+    cluster = check_integers("cluster", cluster, len(points), low=0)
+    if not cluster.bincount().all():
+        raise InputError(f"cluster: expected none empty up to the last, {int(cluster.max())}")
+    if concentration not in get_args(Concentration):
+        raise unknown("concentration", concentration, get_args(Concentration))
+    return _prototypes(points.to(torch.promote_types(points.dtype, torch.float32)), cluster, tau, concentration)
+
+
+def _prototypes(
+    points: Tensor, cluster: Tensor, tau: float, concentration: str
+) -> tuple[Float[Tensor, "k dim"], Float[Tensor, " k"]]:
     size = cluster.bincount().to(points)
     centroids = points.new_zeros(len(size), points.shape[1]).index_add_(0, cluster, points) / size[:, None]
     own = centroids[cluster]
@@ -208,17 +275,20 @@ class MEOWLoss(nn.Module):
         self,
         tau: float = 0.4,
         prototypes: float = 1.0,
-        concentration: Literal["distance", "released"] = "distance",
+        concentration: Concentration = "distance",
     ):
         super().__init__()
         check_number("tau", tau, above=0)
         check_number("prototypes", prototypes, at_least=0)
-        if concentration not in ("distance", "released"):
-            raise unknown("concentration", concentration, ("distance", "released"))
+        if concentration not in get_args(Concentration):
+            raise unknown("concentration", concentration, get_args(Concentration))
         self.tau, self.prototypes, self.concentration = tau, prototypes, concentration
 
     def forward(
-        self, z1: Float[Tensor, "nodes dim"], z2: Float[Tensor, "nodes dim"], clusters: Int[Tensor, "nodes clusterings"]
+        self,
+        z1: Float[Tensor, "nodes dim"],
+        z2: Float[Tensor, "nodes dim"],
+        clusters: Integer[Tensor, "nodes clusterings"],
     ) -> Float[Tensor, ""]:
         """The loss.
 
@@ -233,8 +303,9 @@ class MEOWLoss(nn.Module):
         check_same_shape(z1=z1, z2=z2)
         check_matrix("z1", z1)
         check_matrix("z2", z2)
-        if clusters.ndim != 2 or len(clusters) != len(z1) or clusters.is_floating_point():
+        if clusters.ndim != 2 or len(clusters) != len(z1):
             raise InputError(f"clusters: expected integers [{len(z1)}, clusterings], got {list(clusters.shape)}")
+        clusters = check_integers("clusters", clusters.flatten(), clusters.numel()).view(clusters.shape)
         coarse, fine, everyone = unit_rows(z1), unit_rows(z2), gather(clusters)
         several = [r for r in range(clusters.shape[1]) if len(everyone[:, r].unique()) > 1]
         if not several:
@@ -255,7 +326,7 @@ class MEOWLoss(nn.Module):
         self, coarse: Tensor, fine: Tensor, cluster: Tensor, everyone: Tensor
     ) -> Float[Tensor, " nodes"]:
         present, numbers = everyone.unique(return_inverse=True)
-        points, phi = prototypes(gather(fine.detach()), numbers, self.tau, self.concentration)
+        points, phi = _prototypes(gather(fine.detach()), numbers, self.tau, self.concentration)
         logits = coarse @ points.T / phi
         own = torch.searchsorted(present, cluster.contiguous())
         return F.cross_entropy(logits, own, reduction="none") + math.log(len(everyone) / len(present))
@@ -280,8 +351,7 @@ class AdaMEOWLoss(nn.Module):
     def __init__(self, dim: int, tau: float = 1.0, normalize: Literal["none", "row"] = "none", hidden: int = 16):
         super().__init__()
         check_number("tau", tau, above=0)
-        check_number("dim", dim, at_least=1)
-        check_number("hidden", hidden, at_least=1)
+        check_counts(dim=dim, hidden=hidden)
         if normalize not in ("none", "row"):
             raise unknown("normalize", normalize, ("none", "row"))
         self.tau, self.normalize = tau, normalize
@@ -341,6 +411,8 @@ class GraphEncoder(nn.Module):
 
     def __init__(self, dim: int, dropout: float):
         super().__init__()
+        check_counts(dim=dim)
+        check_number("dropout", dropout, at_least=0, at_most=1)
         self.first, self.second = (nn.Linear(dim, dim, bias=False) for _ in range(2))
         self.act, self.drop = nn.PReLU(), nn.Dropout(dropout)
 
@@ -356,6 +428,7 @@ class Fusion(nn.Module):
 
     def __init__(self, dim: int):
         super().__init__()
+        check_counts(dim=dim)
         self.hidden, self.score = nn.Linear(dim, dim), nn.Linear(dim, 1, bias=False)
 
     def forward(self, views: Float[Tensor, "views nodes dim"]) -> Float[Tensor, "nodes dim"]:
@@ -369,6 +442,8 @@ class Nodes(nn.Module):
 
     def __init__(self, graph: Any, kind: str, dim: int, dropout: float, gone: Gone | None = None):
         super().__init__()
+        check_counts(dim=dim)
+        check_number("dropout", dropout, at_least=0, at_most=1)
         x = graph[kind].get("x")
         if x is None:
             self.row = nn.Embedding(graph[kind].num_nodes, dim)
@@ -390,6 +465,8 @@ class Links(nn.Module):
 
     def __init__(self, graph: Any, path: Path, most: int, gone: Gone, dim: int, dropout: float):
         super().__init__()
+        check_counts(most=most, dim=dim)
+        check_number("dropout", dropout, at_least=0, at_most=1)
         *ways, whole = path_counts(graph, path)
         kept = strongest(whole, most)
         self.register_buffer("links", _tensor(normalised(kept)), persistent=False)
@@ -420,6 +497,8 @@ class Meow(lightning.LightningModule):
         contexts: let the second view see each meta-path apart, with the nodes on the way; else it is the first view of
             the masked graph.
         prototypes: weight of the prototypes' loss, with clusters.
+        concentration: of the clusters about their prototypes: "distance", or "released" as in the authors' code, which
+            makes dense clusters' temperatures large.
         clusters: how many clusters each clustering has, separated by commas.
         normalize: of learnt weights: "none", as published, or "row", which bounds the loss.
         tau: temperature, above 0.
@@ -445,6 +524,7 @@ class Meow(lightning.LightningModule):
         negatives: Literal["clusters", "learnt", "uniform"] = "clusters",
         contexts: bool = True,
         prototypes: float = 1.0,
+        concentration: Concentration = "distance",
         clusters: str = "100,300",
         normalize: Literal["none", "row"] = "none",
         tau: float = 0.4,
@@ -460,8 +540,13 @@ class Meow(lightning.LightningModule):
         super().__init__()
         for name, share in (("feature_mask", feature_mask), ("edge_mask", edge_mask), ("dropout", dropout)):
             check_number(name, share, at_least=0, at_most=1)
-        check_number("neighbours", neighbours, at_least=1)
-        check_number("hidden", hidden, at_least=1)
+        check_counts(neighbours=neighbours, hidden=hidden)
+        check_number("prototypes", prototypes, at_least=0)
+        check_number("seed", seed, at_least=0, whole=True)
+        if concentration not in get_args(Concentration):
+            raise unknown("concentration", concentration, get_args(Concentration))
+        if normalize not in ("none", "row"):
+            raise unknown("normalize", normalize, ("none", "row"))
         check_number("lr", lr, above=0)
         check_number("weight_decay", weight_decay, at_least=0)
         if negatives not in ("clusters", "learnt", "uniform"):
@@ -481,7 +566,7 @@ class Meow(lightning.LightningModule):
         count = graph[self.target].num_nodes
         self.clusters = _numbers(clusters, count) if negatives == "clusters" else []
         self.register_buffer("apart", torch.arange(count)[:, None], persistent=False)  # each node a cluster of its own
-        self.objective: nn.Module = MEOWLoss(tau, prototypes if self.clusters else 0.0)
+        self.objective: nn.Module = MEOWLoss(tau, prototypes if self.clusters else 0.0, concentration)
         if negatives == "learnt":
             self.objective = AdaMEOWLoss(hidden, tau, normalize)
         self.contexts, self.negatives, self.lr, self.weight_decay = contexts, negatives, lr, weight_decay
@@ -520,9 +605,10 @@ class Meow(lightning.LightningModule):
         return self.objective(coarse, fine, torch.stack(found, 1) if found else self.apart)
 
     def training_step(self, batch: Any, batch_index: int) -> Float[Tensor, ""]:
-        loss = self.loss()
-        if not torch.isfinite(loss):
-            raise FloatingPointError(f"the loss of Meow became {loss.item()} at step {self.global_step}")
+        with divergence_named(self):
+            loss = self.loss()
+            if not torch.isfinite(loss):
+                raise NonFinite(f"the loss of Meow became {loss.item()}")
         self.log("loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=1)
         return loss
 
@@ -541,8 +627,7 @@ class Meow(lightning.LightningModule):
         Returns:
             The loss of each step.
         """
-        check_number("epochs", epochs, at_least=1)
-        check_number("patience", patience, at_least=1)
+        check_counts(epochs=epochs, patience=patience)
         losses = Losses(patience)
         callbacks = [losses, *options.pop("callbacks", ())]
         silent = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
@@ -556,9 +641,8 @@ class Meow(lightning.LightningModule):
     @torch.no_grad()
     def embed(self) -> Float[Tensor, "nodes hidden"]:
         """The rows of all target nodes, in evaluation mode; without contexts those of the coarse view."""
-        before = self.training
-        coarse, fine = self.eval()()
-        self.train(before)
+        with evaluation(self):
+            coarse, fine = self()
         return (fine if self.contexts else coarse).cpu()
 
 
@@ -577,6 +661,7 @@ def represent(graph: Any, epochs: int = 500, patience: int = 30, seed: int = 0, 
     >>> represent(graph, epochs=2, clusters="5")["paper"].z.shape
     torch.Size([80, 64])
     """
+    check_number("seed", seed, at_least=0, whole=True)
     lightning.seed_everything(seed, verbose=False)
     method = Meow(graph, seed=seed, **options)
     method.fit(epochs, patience)
@@ -589,6 +674,7 @@ class Losses(Callback):
     """Keeps the loss of each step, and stops once it has not fallen for `patience` steps."""
 
     def __init__(self, patience: int):
+        check_counts(patience=patience)
         self.patience, self.values = patience, list[float]()
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:

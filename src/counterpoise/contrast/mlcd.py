@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any, Literal, get_args
 
 import torch
-from jaxtyping import Bool, Float, Int, Int64
+from jaxtyping import Bool, Float, Int64, Integer
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
@@ -20,7 +20,7 @@ from counterpoise.errors import InputError, unknown
 from counterpoise.measure import probe_factors
 from counterpoise.method import ImageViews, Index, Labels, Method
 from counterpoise.nets import embed
-from counterpoise.ops.checks import check_integers, check_matrix, check_number
+from counterpoise.ops.checks import check_counts, check_integers, check_matrix, check_number
 from counterpoise.ops.clusters import kmeans
 from counterpoise.ops.neighbours import nearest
 from counterpoise.ops.processes import gather
@@ -45,9 +45,13 @@ def mlcd(
     Returns:
         The loss of each image in nats, above 0.
 
+    Raises:
+        InputError: for shapes that do not go together, or NaN.
+
     >>> mlcd(torch.zeros(1, 2), torch.zeros(1, 5))  # log 3 + log 6
     tensor([2.8904])
     """
+    _check_scores(positive, negative)
     return _log1p((-positive).logsumexp(1)) + _log1p(negative.logsumexp(1))
 
 
@@ -63,9 +67,13 @@ def mlc(
     Returns:
         The loss of each image in nats, at least 0.
 
+    Raises:
+        InputError: for shapes that do not go together, or NaN.
+
     >>> mlc(torch.zeros(1, 2), torch.zeros(1, 5))  # log 11
     tensor([2.3979])
     """
+    _check_scores(positive, negative)
     return _log1p(negative.logsumexp(1) + (-positive).logsumexp(1))
 
 
@@ -81,14 +89,18 @@ def bce(
     Returns:
         The loss of each image in nats, above 0.
 
+    Raises:
+        InputError: for shapes that do not go together, or NaN.
+
     >>> bce(torch.zeros(1, 2), torch.zeros(1, 5))  # 7 log 2
     tensor([4.8520])
     """
+    _check_scores(positive, negative)
     return _log1p(-positive).sum(1) + _log1p(negative).sum(1)
 
 
 def sample_negatives(
-    targets: Int[Tensor, "batch positives"], classes: int, ratio: float, generator: Generator | None = None
+    targets: Integer[Tensor, "batch positives"], classes: int, ratio: float, generator: Generator | None = None
 ) -> tuple[Int64[Tensor, " candidates"], Bool[Tensor, "batch candidates"]]:
     """Which of its negative classes each image is held against: a share of them, the same number for every image.
 
@@ -98,16 +110,29 @@ def sample_negatives(
     Args:
         targets: the classes of each image, none twice.
         classes: how many classes there are.
-        ratio: share of the other classes that is taken, above 0; at least one class is, where there is any.
+        ratio: share of the other classes that is taken, above 0, at most 1; at least one class is, where there is any.
         generator: on the CPU.
 
     Returns:
         The classes that any image may have taken, and which of them each image takes.
 
+    Raises:
+        InputError: for targets that are no class, or a number out of range.
+
     >>> candidates, taken = sample_negatives(torch.tensor([[0, 1], [2, 3]]), classes=6, ratio=0.5)
     >>> len(candidates), taken.sum(1)
     (4, tensor([2, 2]))
     """
+    check_counts(classes=classes)
+    check_number("ratio", ratio, above=0, at_most=1)
+    return _sample_negatives(
+        _checked(targets, targets.shape[0] if targets.ndim else 0, classes), classes, ratio, generator
+    )
+
+
+def _sample_negatives(
+    targets: Int64[Tensor, "batch positives"], classes: int, ratio: float, generator: Generator | None
+) -> tuple[Int64[Tensor, " candidates"], Bool[Tensor, "batch candidates"]]:
     others = classes - targets.shape[1]
     count = max(1, round(ratio * others)) if others else 0
     size = count + targets.shape[1] if others else 0
@@ -146,14 +171,15 @@ class MLCDLoss(nn.Module):
             raise unknown("form", form, get_args(Form))
         check_number("ratio", ratio, above=0, at_most=1)
         check_number("scale", scale, above=0)
+        check_number("seed", seed, at_least=0, whole=True)
         self.form, self.ratio, self.scale = form, ratio, scale
-        self.register_buffer("draw", torch.tensor(seed))
+        self.register_buffer("draw", torch.tensor(seed, dtype=torch.int64))
 
     def forward(
         self,
         embeddings: Float[Tensor, "batch dim"],
         prototypes: Float[Tensor, "classes dim"],
-        targets: Int[Tensor, "batch *positives"],
+        targets: Integer[Tensor, "batch *positives"],
     ) -> Float[Tensor, ""]:
         """The loss, mean over the batch.
 
@@ -166,7 +192,8 @@ class MLCDLoss(nn.Module):
             The loss in nats, above 0.
 
         Raises:
-            InputError: for shapes that do not go together, targets that are no class, or NaN.
+            InputError: for shapes that do not go together, targets that are no class, NaN, or, of the forms "mlc" and
+                "softmax", which are 0 then, images to which all classes belong.
         """
         check_matrix("embeddings", embeddings)
         check_matrix("prototypes", prototypes)
@@ -176,8 +203,10 @@ class MLCDLoss(nn.Module):
         targets = _checked(targets, len(embeddings), len(prototypes))
         if self.form == "softmax":
             targets = targets[:, :1]
+        if targets.shape[1] == len(prototypes) and self.form in ("mlc", "softmax"):
+            raise InputError(f"targets: all {len(prototypes)} classes belong to each image, which leaves no negative")
         generator = Generator().manual_seed(int(self.draw))
-        candidates, taken = sample_negatives(targets, len(prototypes), self.ratio, generator)
+        candidates, taken = _sample_negatives(targets, len(prototypes), self.ratio, generator)
         z = unit_rows(embeddings)
         positive = self.scale * torch.einsum("nd,npd->np", z, unit_rows(prototypes[targets]))
         negative = self.scale * z @ unit_rows(prototypes[candidates]).T
@@ -209,6 +238,7 @@ class PatchFeatures(nn.Module):
 
     def __init__(self, images: Images, kinds: int = 128, side: int = 6, stride: int = 2, patches: int = 20_000):
         super().__init__()
+        check_counts(kinds=kinds, side=side, stride=stride, patches=patches)
         self.side, self.stride = min(side, *images.pixels.shape[2:]), stride
         some = self.random_patches(images, patches)
         self.register_buffer("mean", some.mean(0))
@@ -264,11 +294,13 @@ class MLCD(Method):
         **recipe: Any,
     ):
         super().__init__(encoder, **recipe)
-        check_number("samples", samples, at_least=1)
-        check_number("clusters", clusters, at_least=2)
+        check_counts(samples=samples)
+        check_number("clusters", clusters, at_least=2, whole=True)
         clusters = min(clusters, samples)
         positives = 1 if form == "softmax" else positives
-        check_number("positives", positives, at_least=1, at_most=clusters)
+        check_number("positives", positives, at_least=1, at_most=clusters, whole=True)
+        if positives == clusters and form in ("mlc", "softmax"):
+            raise InputError(f"positives: expected fewer than the {clusters} clusters, or nothing is a negative")
         self.frozen = None if frozen is None else frozen.requires_grad_(False)
         self.prototypes = nn.Parameter(unit_rows(torch.randn(clusters, self.features)))
         self.objective = MLCDLoss(form, ratio, scale, seed=int(torch.randint(1 << 62, ())))
@@ -314,6 +346,16 @@ class MLCD(Method):
         return found
 
 
+def _check_scores(positive: Tensor, negative: Tensor) -> None:
+    check_matrix("positive", positive, at_least=0)
+    if negative.ndim != 2 or len(negative) != len(positive):
+        raise InputError(f"negative: expected scores of the {len(positive)} images, got shape {list(negative.shape)}")
+    if not negative.is_floating_point():
+        raise InputError(f"negative: expected floating-point numbers, got {negative.dtype}")
+    if negative.numel() and not negative.detach().amax() < torch.inf:  # NaN is no less
+        raise InputError("negative: expected numbers, or -infinity to leave a class out, got NaN or infinity")
+
+
 def _log1p(x: Tensor) -> Tensor:
     """Of x the logarithm of 1 + exp(x), without the shortcut for large x that PyTorch's softplus takes."""
     return torch.logaddexp(x, torch.zeros_like(x))
@@ -328,8 +370,7 @@ def _checked(targets: Tensor, rows: int, classes: int) -> Int64[Tensor, "batch p
     """The classes of each image as a matrix, after a look at them."""
     if targets.ndim not in (1, 2) or len(targets) != rows or not targets.numel():
         raise InputError(f"targets: expected the classes of each of the {rows} rows, got shape {list(targets.shape)}")
-    check_integers("targets", targets.flatten(), targets.numel(), low=0, high=classes)
-    targets = targets.reshape(rows, -1).long()
+    targets = check_integers("targets", targets.flatten(), targets.numel(), low=0, high=classes).view(rows, -1)
     if (targets.sort(1).values.diff(dim=1) == 0).any():
         raise InputError("targets: expected different classes in each row, got one twice")
     return targets

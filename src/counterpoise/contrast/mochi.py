@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Integer
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
@@ -23,13 +23,21 @@ from counterpoise.data import Images
 from counterpoise.errors import InputError, unknown
 from counterpoise.method import ImageViews, Index, Labels
 from counterpoise.nets import embed
-from counterpoise.ops.checks import check_finite, check_integers, check_matrix, check_number, check_same_shape
+from counterpoise.ops.checks import (
+    check_counts,
+    check_finite,
+    check_integers,
+    check_matrix,
+    check_number,
+    check_same_shape,
+    check_values,
+)
 from counterpoise.ops.parts import reduce_similarities
 from counterpoise.ops.processes import gather, row_numbers
 from counterpoise.ops.similarity import similarity_logsumexp, unit_rows
 
 # A number for each query and one for each negative: those of equal number are no pair.
-Exclude = tuple[Int[Tensor, " batch"], Int[Tensor, " queue"]]
+Exclude = tuple[Integer[Tensor, " batch"], Integer[Tensor, " queue"]]
 Kept = Literal["all", "other-images", "other-classes"]
 
 NOBODY = -2  # owner of a queue's entry that is no query's
@@ -45,13 +53,13 @@ class Draws(NamedTuple):
         beta: share of the query, from 0 to 1/2.
     """
 
-    pairs: Int[Tensor, "batch pairs 2"]
+    pairs: Integer[Tensor, "batch pairs 2"]
     alpha: Float[Tensor, "batch pairs"]
-    partners: Int[Tensor, "batch query_pairs"]
+    partners: Integer[Tensor, "batch query_pairs"]
     beta: Float[Tensor, "batch query_pairs"]
 
 
-def draw(counts: Int[Tensor, " batch"], pairs: int, query_pairs: int, generator: Generator | None = None) -> Draws:
+def draw(counts: Integer[Tensor, " batch"], pairs: int, query_pairs: int, generator: Generator | None = None) -> Draws:
     """Independent uniform draws for each query; the two negatives of a pair may be the same one.
 
     Args:
@@ -60,10 +68,15 @@ def draw(counts: Int[Tensor, " batch"], pairs: int, query_pairs: int, generator:
         query_pairs: s', mixtures of a negative with the query.
         generator: of the random numbers, on the device of `counts`; torch's own if not given.
 
+    Raises:
+        InputError: for a query without a negative, or a number below 0.
+
     >>> draw(torch.tensor([4, 4]), pairs=3, query_pairs=2).pairs.shape
     torch.Size([2, 3, 2])
     """
-    device = counts.device
+    check_number("pairs", pairs, at_least=0, whole=True)
+    check_number("query_pairs", query_pairs, at_least=0, whole=True)
+    counts, device = check_integers("counts", counts, counts.numel(), low=1), counts.device
     first, second, alpha, partners, beta = torch.rand(
         len(counts), 3 * pairs + 2 * query_pairs, generator=generator, device=device
     ).split([pairs] * 3 + [query_pairs] * 2, dim=1)
@@ -76,7 +89,7 @@ def hardest(
     negatives: Float[Tensor, "queue dim"],
     num_hard: int,
     exclude: Exclude | None = None,
-) -> tuple[Int[Tensor, "batch hard"], Int[Tensor, " batch"]]:
+) -> tuple[Integer[Tensor, "batch hard"], Integer[Tensor, " batch"]]:
     """The most similar negatives of each query, nearest first.
 
     Args:
@@ -89,12 +102,19 @@ def hardest(
         Their numbers, and how many of them are a query's: any further ones are excluded.
 
     Raises:
-        InputError: for a query without a negative.
+        InputError: for a query without a negative, shapes that do not go together, NaN, or a number below 1.
 
     >>> index, counts = hardest(torch.eye(2)[:1], torch.tensor([[0.6, 0.8], [0.0, 1.0], [1.0, 0.0]]), num_hard=2)
     >>> index, counts
     (tensor([[2, 0]]), tensor([2]))
     """
+    check_counts(num_hard=num_hard)
+    return _hardest(queries, negatives, num_hard, _check(queries, negatives, exclude))
+
+
+def _hardest(
+    queries: Tensor, negatives: Tensor, num_hard: int, exclude: Exclude | None
+) -> tuple[Integer[Tensor, "batch hard"], Integer[Tensor, " batch"]]:
     many = min(num_hard, len(negatives))
     index = reduce_similarities(lambda similarity: similarity.topk(many).indices, queries, negatives, exclude)
     if exclude is None:
@@ -115,9 +135,22 @@ def mix(
         second: y, unit rows.
         share: a, from 0 to 1.
 
+    Raises:
+        InputError: for shapes that do not go together, NaN, or shares out of range.
+
     >>> mix(torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0]), torch.tensor(0.5))
     tensor([0.7071, 0.7071])
     """
+    check_same_shape(first=first, second=second)
+    if share.shape != first.shape[:-1]:
+        raise InputError(f"share: expected one for each row, {list(first.shape[:-1])}, got {list(share.shape)}")
+    check_finite("first", first)
+    check_finite("second", second)
+    check_values("share", share, at_least=0, at_most=1)
+    return _mix(first, second, share)
+
+
+def _mix(first: Tensor, second: Tensor, share: Tensor) -> Float[Tensor, "*rows dim"]:
     return unit_rows(second.lerp(first, share[..., None].to(second.dtype)))
 
 
@@ -146,13 +179,15 @@ def mixed_nce(
         The loss in nats, above 0; $\log(1+M+H)$ for M negatives and H mixtures where all rows are equal.
 
     Raises:
-        InputError: for shapes that do not go together, no row, a query without a negative, or NaN.
+        InputError: for shapes that do not go together, no row, a query without a negative, NaN, or a temperature
+            that is not above 0.
 
     >>> one = torch.ones(1, 2)
     >>> round(mixed_nce(one, one, torch.ones(3, 2), torch.ones(1, 4, 2)).item(), 4)  # log 8
     2.0794
     """
-    _check(queries, negatives, exclude)
+    check_number("temperature", temperature, above=0)
+    exclude = _check(queries, negatives, exclude)
     check_same_shape(queries=queries, positives=positives)
     check_finite("positives", positives)
     queries, positives, negatives = unit_rows(queries), unit_rows(positives), unit_rows(negatives)
@@ -181,9 +216,9 @@ class HardNegativeMixing(nn.Module):
 
     def __init__(self, num_hard: int = 1024, pairs: int = 512, query_pairs: int = 256):
         super().__init__()
-        check_number("num_hard", num_hard, at_least=1)
-        check_number("pairs", pairs, at_least=0)
-        check_number("query_pairs", query_pairs, at_least=0)
+        check_counts(num_hard=num_hard)
+        check_number("pairs", pairs, at_least=0, whole=True)
+        check_number("query_pairs", query_pairs, at_least=0, whole=True)
         self.num_hard, self.pairs, self.query_pairs = num_hard, pairs, query_pairs
 
     @torch.no_grad()
@@ -205,21 +240,24 @@ class HardNegativeMixing(nn.Module):
             generator: of the random numbers, on the device of the queries; torch's own if not given.
 
         Raises:
-            InputError: for shapes that do not go together, no row, a query without a negative, or NaN.
+            InputError: for shapes that do not go together, no row, a query without a negative, NaN, or `draws` of
+                negatives that a query has not.
         """
-        _check(queries, negatives, exclude)
+        exclude = _check(queries, negatives, exclude)
         queries, negatives = unit_rows(queries), unit_rows(negatives)
         if draws is None and not self.pairs + self.query_pairs:
             return queries.new_zeros(len(queries), 0, queries.shape[1])
-        index, counts = hardest(queries, negatives, self.num_hard, exclude)
+        index, counts = _hardest(queries, negatives, self.num_hard, exclude)
         if draws is None:
             own = row_numbers(queries)
             draws = Draws(*(x[own] for x in draw(gather(counts), self.pairs, self.query_pairs, generator)))
+        else:
+            draws = _checked(draws, counts)
         first, second, partners = (
             negatives[index.gather(1, ranks)] for ranks in (*draws.pairs.unbind(2), draws.partners)
         )
-        of_negatives = mix(first, second, draws.alpha)
-        with_query = mix(queries[:, None].expand_as(partners), partners, draws.beta)
+        of_negatives = _mix(first, second, draws.alpha)
+        with_query = _mix(queries[:, None].expand_as(partners), partners, draws.beta)
         return torch.cat([of_negatives, with_query], dim=1)
 
 
@@ -285,7 +323,7 @@ class MoCHi(MoCo):
         **recipe: Any,
     ):
         super().__init__(encoder, temperature, queue, momentum, hidden, dim, **recipe)
-        check_number("plain_epochs", plain_epochs, at_least=0)
+        check_number("plain_epochs", plain_epochs, at_least=0, whole=True)
         if negatives not in get_args(Kept):
             raise unknown("negatives", negatives, get_args(Kept))
         self.plain_epochs, self.negatives = plain_epochs, negatives
@@ -314,7 +352,7 @@ class MoCHi(MoCo):
             self.enqueue(keys)
         return loss
 
-    def note(self, own: Int[Tensor, " batch"]) -> None:
+    def note(self, own: Integer[Tensor, " batch"]) -> None:
         """Note whose keys are about to be put into the queue: images, or classes; an unlabelled one's are nobody's."""
         own = gather(own)[-len(self.queue) :]
         slots = (self.pointer + torch.arange(len(own), device=own.device)) % len(self.queue)
@@ -337,12 +375,40 @@ class MoCHi(MoCo):
         return {"proxy_accuracy": first / len(test)}
 
 
-def _check(queries: Tensor, negatives: Tensor, exclude: Exclude | None) -> None:
+def _checked(draws: Draws, counts: Integer[Tensor, " batch"]) -> Draws:
+    """The draws with their ranks as int64, after a look at them: a query may have fewer negatives than others."""
+    rows, (pairs, partners) = len(counts), (draws.pairs, draws.partners)
+    if pairs.shape != (rows, *draws.alpha.shape[1:], 2) or len(draws.alpha) != rows:
+        raise InputError(f"draws.pairs: expected [{rows}, pairs, 2] as alpha has pairs, got shape {list(pairs.shape)}")
+    if partners.shape != draws.beta.shape or partners.ndim != 2 or len(partners) != rows:
+        got = list(partners.shape)
+        raise InputError(f"draws.partners: expected [{rows}, query_pairs] as beta has, got shape {got}")
+    check_values("draws.alpha", draws.alpha, at_least=0, at_most=1)
+    check_values("draws.beta", draws.beta, at_least=0, at_most=1)
+    pairs, partners = (
+        check_integers(name, ranks.flatten(), ranks.numel(), low=0).view(ranks.shape)
+        for name, ranks in (("draws.pairs", pairs), ("draws.partners", partners))
+    )
+    for name, ranks in (("draws.pairs", pairs), ("draws.partners", partners)):
+        beyond = ranks.flatten(1) >= counts[:, None]
+        if beyond.any():
+            query = int(beyond.any(1).nonzero()[0])
+            rank = int(ranks[query].max())
+            raise InputError(
+                f"{name}: expected ranks below {int(counts[query])}, the negatives of query {query}, got {rank}"
+            )
+    return draws._replace(pairs=pairs, partners=partners)
+
+
+def _check(queries: Tensor, negatives: Tensor, exclude: Exclude | None) -> Exclude | None:
+    """`exclude` as int64, after a look at all arguments."""
     check_matrix("queries", queries)
     check_matrix("negatives", negatives)
     if negatives.shape[1] != queries.shape[1]:
         raise InputError(
             f"queries and negatives: expected as many columns, got {queries.shape[1]} and {negatives.shape[1]}"
         )
-    for number, rows in zip(exclude or (), (queries, negatives), strict=False):
-        check_integers("exclude", number, len(rows))
+    if exclude is None:
+        return None
+    own, others = exclude
+    return check_integers("exclude", own, len(queries)), check_integers("exclude", others, len(negatives))

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from counterpoise.errors import InputError
 from counterpoise.method import ImageViews, Index, Labels, Method
 from counterpoise.nets.heads import mlp
-from counterpoise.ops.checks import check_finite, check_matrix, check_number
+from counterpoise.ops.checks import check_counts, check_finite, check_matrix, check_number
 from counterpoise.ops.processes import gather
 from counterpoise.ops.similarity import similarity_logsumexp, unit_rows
 
@@ -45,12 +45,13 @@ def queue_nce(
         The loss in nats, above 0; $\log(1+M)$ for M negatives where all rows are equal.
 
     Raises:
-        InputError: for shapes that do not go together, no row, or NaN.
+        InputError: for shapes that do not go together, no row, NaN, or a temperature that is not above 0.
 
     >>> key = torch.tensor([[1.0, 0.0]])
     >>> round(queue_nce(key, key, torch.tensor([[0.0, 1.0]]), temperature=1.0).item(), 6)  # log(1 + 1/e)
     0.313262
     """
+    check_number("temperature", temperature, above=0)
     _check_keys(queries, positives, negatives)
     queries, positives, negatives = unit_rows(queries), unit_rows(positives), unit_rows(negatives)
     positive = torch.einsum("nd,nkd->nk", queries, positives.reshape(len(queries), -1, queries.shape[1])) / temperature
@@ -122,7 +123,7 @@ class MoCo(Method):
         **recipe: Any,
     ):
         super().__init__(encoder, **recipe)
-        check_number("queue", queue, at_least=1)
+        check_counts(queue=queue, hidden=hidden, dim=dim)
         check_number("momentum", momentum, at_least=0, at_most=1)
         self.momentum = momentum
         self.head = mlp(self.features, hidden, dim, batch_norm=False)

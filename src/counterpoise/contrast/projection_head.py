@@ -25,8 +25,17 @@ from counterpoise.errors import InputError, unknown
 from counterpoise.measure import probe_factors
 from counterpoise.method import ImageViews, Index, Labels, Method
 from counterpoise.nets import embed
+from counterpoise.nets.constants import ExactConstants
 from counterpoise.nets.heads import mlp
-from counterpoise.ops.checks import check_finite, check_lengths, check_matrix, check_number, check_same_shape
+from counterpoise.ops.checks import (
+    check_counts,
+    check_finite,
+    check_lengths,
+    check_matrix,
+    check_number,
+    check_same_shape,
+    check_values,
+)
 from counterpoise.ops.processes import gather, row_numbers
 
 Head = Literal["none", "mlp", "fixed"]
@@ -92,6 +101,9 @@ def population_loss(
         strength: $\phi > 0$ of each feature.
         preserved: $a$ of each feature, from 0 to 1: how well views keep it.
 
+    Raises:
+        InputError: for shapes that do not go together, NaN, or numbers out of range.
+
     >>> strength, preserved = torch.tensor([2.0, 1.0]), torch.tensor([0.9, 0.8])
     >>> round(population_loss(torch.diag(preserved / strength), strength, preserved).item(), 4)
     -1.0657
@@ -99,9 +111,15 @@ def population_loss(
     -1.0657
     """
     _check_features(strength, preserved)
+    check_matrix("weight", weight)
+    if weight.shape[1] != len(strength):
+        raise InputError(f"weight: expected a column for each of the {len(strength)} features, got {weight.shape[1]}")
     gram, variance = weight.T @ weight, strength.square()
     kept = (gram.diagonal() * preserved.square() * variance).sum()
-    return -2 * kept + (gram.square() * variance * variance[:, None]).sum()
+    loss = -2 * kept + (gram.square() * variance * variance[:, None]).sum()
+    if not loss.isfinite():
+        raise InputError("weight and strength: expected smaller numbers, whose fourth power is a number")
+    return loss
 
 
 def kept_features(preserved: Float[Tensor, " features"], dim: int) -> Bool[Tensor, " features"]:
@@ -112,12 +130,13 @@ def kept_features(preserved: Float[Tensor, " features"], dim: int) -> Bool[Tenso
         dim: outputs of the net; as many features are kept, but none with $a = 0$.
 
     Raises:
-        InputError: if the last one kept ties with one that is not.
+        InputError: if the last one kept ties with one that is not, or for numbers out of range.
 
     >>> kept_features(torch.tensor([0.9, 0.8, 0.7, 0.2]), dim=3)
     tensor([ True,  True,  True, False])
     """
-    check_number("dim", dim, at_least=1)
+    check_counts(dim=dim)
+    _check_vector("preserved", preserved, at_least=0, at_most=1)
     ordered = preserved.sort(descending=True).values
     if dim < len(ordered) and ordered[dim - 1] == ordered[dim] > 0:
         raise InputError(f"preserved: expected no tie between the features of rank {dim} and {dim + 1}, got {ordered}")
@@ -125,8 +144,24 @@ def kept_features(preserved: Float[Tensor, " features"], dim: int) -> Bool[Tenso
 
 
 def least_loss(preserved: Float[Tensor, " features"], dim: int) -> Float[Tensor, ""]:
-    r"""The minimum of `population_loss` over all linear nets of `dim` outputs, $-\sum_{\text{kept } j} a_j^4$."""
-    return -preserved[kept_features(preserved, dim)].pow(4).sum()
+    r"""The minimum of `population_loss` over all linear nets of `dim` outputs: minus the sum of the largest $a_j^4$.
+
+    Which of tied features is kept makes no difference to it.
+
+    Args:
+        preserved: $a$ of each feature, from 0 to 1.
+        dim: outputs of the net; as many features are kept.
+
+    Raises:
+        InputError: for numbers out of range.
+
+    >>> least_loss(torch.tensor([1.0, 0.5, 0.5]), dim=2)
+    tensor(-1.0625)
+    """
+    check_counts(dim=dim)
+    _check_vector("preserved", preserved, at_least=0, at_most=1)
+    kept = preserved.topk(min(dim, len(preserved))).indices.sort().values
+    return -preserved[kept].pow(4).sum()
 
 
 def linear_weights(
@@ -162,7 +197,8 @@ def linear_weights(
     tensor([0.6708, 0.8944, 1.1832, 0.0000])
     """
     _check_features(strength, preserved)
-    check_number("layer", layer, at_least=1, at_most=layers)
+    check_counts(layers=layers)
+    check_number("layer", layer, at_least=1, at_most=layers, whole=True)
     weights = (preserved / strength).pow(layer / layers)
     return weights.where(kept_features(preserved, dim), 0)
 
@@ -177,11 +213,18 @@ def indicator(weights: Float[Tensor, " features"], strength: Float[Tensor, " fea
         weights: of each feature in the representation, as from `linear_weights` or `feature_weights`.
         strength: $\phi > 0$ of each feature.
 
+    Raises:
+        InputError: for different shapes, NaN, strengths of 0, or weights that are all 0.
+
     >>> indicator(torch.tensor([0.45, 0.8, 1.4, 0.0]), torch.tensor([2.0, 1.0, 0.5, 1.5]))
     tensor([2.3951, 3.0312, 3.9592,    inf])
     """
     check_same_shape(weights=weights, strength=strength)
+    _check_vector("weights", weights)
+    check_values("strength", strength, above=0)
     size = (weights * strength).square()
+    if not 0 < size.sum() < torch.inf:
+        raise InputError("weights: expected one that is not 0, and none so large that its square is infinite")
     return size.sum() / size
 
 
@@ -194,35 +237,59 @@ def feature_weights(
         weight: $W$, the product of the layers so far.
         features: $v_j$, one a column; without them, the coordinates.
 
+    Raises:
+        InputError: for shapes that do not go together, or NaN.
+
     >>> feature_weights(torch.tensor([[3.0, 0.0], [4.0, 1.0]]))
     tensor([5., 1.])
     """
     check_matrix("weight", weight)
-    return torch.linalg.vector_norm(weight if features is None else weight @ features, dim=0)
+    if features is not None:
+        check_matrix("features", features)
+        if len(features) != weight.shape[1]:
+            got = f"{list(weight.shape)} and {list(features.shape)}"
+            raise InputError(f"weight and features: expected [out, dim] and [dim, count], got {got}")
+    lengths = torch.linalg.vector_norm(weight if features is None else weight @ features, dim=0)
+    if not lengths.isfinite().all():
+        raise InputError("weight and features: expected smaller numbers, whose squares are finite")
+    return lengths
 
 
 def weight_inequality(weights: Float[Tensor, " features"]) -> Float[Tensor, ""]:
     """The largest weight over the smallest: 1 where all features count alike, infinite where one is lost.
 
+    Raises:
+        InputError: for no weight, NaN, weights below 0, or none above it.
+
     >>> weight_inequality(torch.tensor([0.45, 0.8, 1.4]))
     tensor(3.1111)
     """
-    check_finite("weights", weights)
+    _check_vector("weights", weights, at_least=0)
+    if not weights.max() > 0:
+        raise InputError("weights: expected one above 0, got none")
     return weights.max() / weights.min()
 
 
 def reweighting(dim: int, kappa: float) -> Float[Tensor, " dim"]:
     r"""The weights of the fixed head, $\kappa^{-i}$ for i from 0, in float64.
 
+    Raises:
+        InputError: for a width below 1, a kappa that is not above 0, or weights that no float32 holds.
+
     >>> reweighting(4, kappa=2.0)
     tensor([1.0000, 0.5000, 0.2500, 0.1250], dtype=torch.float64)
     """
-    check_number("dim", dim, at_least=1)
+    check_counts(dim=dim)
     check_number("kappa", kappa, above=0)
-    return torch.as_tensor(kappa, dtype=torch.float64).pow(-torch.arange(dim))
+    weights = torch.as_tensor(kappa, dtype=torch.float64).pow(-torch.arange(dim))
+    if weights[-1] > torch.finfo(torch.float32).max:
+        raise InputError(
+            f"kappa: expected a larger number, since {kappa:g} to the power of {1 - dim} is beyond float32"
+        )
+    return weights
 
 
-class FixedReweightHead(nn.Module):
+class FixedReweightHead(ExactConstants):
     r"""A projection head without parameters: coordinate i times $\kappa^{-i}$. Train on its output, use its input.
 
     Which coordinate comes to hold what is left to training, which fills those of large weight with what the loss wants
@@ -252,7 +319,7 @@ class FixedReweightHead(nn.Module):
         if low := int((weights < SMALLEST).sum()):
             told = f"kappa {kappa:g} leaves {low} of {dim} coordinates a weight below {SMALLEST:g}: they hardly train"
             warnings.warn(told, stacklevel=2)
-        self.register_buffer("weights", weights.float())
+        self.register_exact("weights", weights)
 
     def forward(self, x: Float[Tensor, "*rows {self.dim}"]) -> Float[Tensor, "*rows {self.dim}"]:
         """The weighted coordinates."""
@@ -272,35 +339,50 @@ def symmetric_relu(x: Float[Tensor, "*shape"], threshold: Float[Tensor, ""]) -> 
         x: any numbers.
         threshold: $b \ge 0$.
 
+    Raises:
+        InputError: for NaN, or a threshold below 0.
+
     >>> symmetric_relu(torch.tensor([-2.0, -0.5, 0.5, 2.0]), torch.tensor(1.0))
     tensor([-1.,  0.,  0.,  1.])
     """
+    check_finite("x", x)
+    check_values("threshold", threshold, at_least=0)
+    return _symmetric_relu(x, threshold)
+
+
+def _symmetric_relu(x: Tensor, threshold: Tensor) -> Tensor:
     return (x - threshold).relu() - (-x - threshold).relu()
 
 
-class SymmetricReLU(nn.Module):
+class SymmetricReLU(ExactConstants):
     """`symmetric_relu` with a threshold that is learnt.
 
     Args:
         threshold: to start from, at least 0, where it is the identity.
     """
 
+    threshold: nn.Parameter
+
     def __init__(self, threshold: float = 0.0):
         super().__init__()
         check_number("threshold", threshold, at_least=0)
-        self.threshold = nn.Parameter(torch.tensor(float(threshold)))
+        self.register_exact("threshold", torch.tensor(threshold, dtype=torch.float64), learn=True)
 
     def forward(self, x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """The soft threshold of each number."""
-        return symmetric_relu(x, self.threshold)
+        return _symmetric_relu(x, self.threshold)
 
 
 def identity_head(dim: int) -> nn.Sequential:
     """A head of two layers around a `SymmetricReLU` that starts as the identity, to put on a trained encoder.
 
+    Raises:
+        InputError: for a width below 1.
+
     >>> identity_head(3)(torch.tensor([[-1.0, 2.0, 0.0]])).tolist()
     [[-1.0, 2.0, 0.0]]
     """
+    check_counts(dim=dim)
     layers = [nn.Linear(dim, dim), nn.Linear(dim, dim)]
     for layer in layers:
         nn.init.eye_(layer.weight)
@@ -316,13 +398,22 @@ def drop_red(
     """Two views of each image, one of which loses its red channel with this probability: it becomes black, -1.
 
     Raises:
-        InputError: for images without colours, or a probability that is none.
+        InputError: for images without colours, different shapes, or a probability that is none.
 
     >>> views = drop_red(torch.ones(8, 3, 2, 2), torch.ones(8, 3, 2, 2), probability=1.0)
     >>> sum(view[:, 0].mean() for view in views)  # of each pair, one is black
     tensor(0.)
     """
     check_number("probability", probability, at_least=0, at_most=1)
+    check_same_shape(first=first, second=second)
+    if first.ndim != 4:
+        raise InputError(f"first: expected [batch, 3, height, width], got shape {list(first.shape)}")
+    check_finite("first", first)
+    check_finite("second", second)
+    return _drop_red(first, second, probability)
+
+
+def _drop_red(first: Tensor, second: Tensor, probability: float) -> ImageViews:
     if first.shape[1] != 3:
         raise InputError(f"drop: expected images of 3 channels to take the red one of, got {first.shape[1]}")
     drawn = torch.rand(len(first), device=first.device)
@@ -360,6 +451,7 @@ class ProjectionHead(Method):
         **recipe: Any,
     ):
         super().__init__(encoder, **recipe)
+        check_counts(dim=dim)
         check_number("drop", drop, at_least=0, at_most=1)
         self.drop = drop
         self.head = _head(head, self.features, kappa, dim)
@@ -373,7 +465,7 @@ class ProjectionHead(Method):
         """NT-Xent of the head's outputs for both views."""
         first, second = images
         if self.drop:
-            first, second = drop_red(first, second, self.drop)
+            first, second = _drop_red(first, second, self.drop)
         z1, z2 = self.project(first), self.project(second)
         return self.objective(z1, z2)
 
@@ -412,8 +504,11 @@ def _factors(images: Images) -> dict[str, Tensor]:
 
 def _check_features(strength: Tensor, preserved: Tensor) -> None:
     check_same_shape(strength=strength, preserved=preserved)
-    check_finite("strength", strength)
-    check_finite("preserved", preserved)
-    check_number("strength", float(strength.min()), above=0)
-    for extreme in preserved.aminmax():
-        check_number("preserved", float(extreme), at_least=0, at_most=1)
+    _check_vector("strength", strength, above=0)
+    _check_vector("preserved", preserved, at_least=0, at_most=1)
+
+
+def _check_vector(name: str, x: Tensor, **bounds: float) -> None:
+    if x.ndim != 1 or not len(x):
+        raise InputError(f"{name}: expected a number for each feature, got shape {list(x.shape)}")
+    check_values(name, x, **bounds)

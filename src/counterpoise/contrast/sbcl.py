@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any, Literal, get_args
 
 import torch
-from jaxtyping import Float, Int, Int64
+from jaxtyping import Float, Int64, Integer
 from torch import Tensor, nn
 
 from counterpoise.contrast.supcon import supcon
@@ -19,7 +19,15 @@ from counterpoise.errors import InputError, unknown
 from counterpoise.method import ImageViews, Index, Labels, Method
 from counterpoise.nets import embed
 from counterpoise.nets.heads import mlp
-from counterpoise.ops.checks import check_integers, check_matrix, check_number, check_same_shape
+from counterpoise.ops.checks import (
+    check_counts,
+    check_integers,
+    check_lengths,
+    check_matrix,
+    check_number,
+    check_same_shape,
+    check_values,
+)
 from counterpoise.ops.clusters import kmeans
 from counterpoise.ops.processes import gather, row_numbers
 from counterpoise.ops.similarity import similarity_logsumexp, unit_rows
@@ -35,8 +43,8 @@ PERCENTILES = (0.2, 0.8)  # to which the classes' concentrations are clipped; as
 def sbcl(
     z1: Float[Tensor, "batch dim"],
     z2: Float[Tensor, "batch dim"],
-    labels: Int[Tensor, " batch"],
-    subclasses: Int[Tensor, " batch"],
+    labels: Integer[Tensor, " batch"],
+    subclasses: Integer[Tensor, " batch"],
     temperatures: Float[Tensor, " batch"] | None = None,
     temperature: float = 0.1,
     gamma: float = 0.25,
@@ -64,14 +72,16 @@ def sbcl(
         The loss in nats, above 0.
 
     Raises:
-        InputError: for shapes that do not go together, fewer than 2 images, temperatures not above 0, or NaN.
+        InputError: for shapes that do not go together, fewer than 2 images, temperatures not above 0, labels below -1,
+            NaN, or a number out of range.
 
     >>> z, label = torch.eye(4), torch.tensor([0, 0, 1, 1])
     >>> loss = sbcl(z, z, label, torch.arange(4), temperature=1.0, gamma=0.5, base_temperature=1.0)
     >>> round(loss.item(), 6)  # log(1 + 6/e) + (log(e + 6) - 1/3) / 2
     2.081467
     """
-    row = _check(z1, z2, labels, subclasses)
+    _check_numbers(temperature, gamma, base_temperature)
+    row, labels, subclasses = _check(z1, z2, labels, subclasses)
     label, subclass = (number[row].repeat(2) for number in _numbers(labels, subclasses, row))
     both = torch.cat([z1, z2])
     loss = temperature / base_temperature * supcon(both, subclass, temperature)
@@ -88,8 +98,8 @@ def sbcl(
 def class_contrast(
     z1: Float[Tensor, "batch dim"],
     z2: Float[Tensor, "batch dim"],
-    labels: Int[Tensor, " batch"],
-    subclasses: Int[Tensor, " batch"],
+    labels: Integer[Tensor, " batch"],
+    subclasses: Integer[Tensor, " batch"],
     temperatures: Float[Tensor, " batch"],
 ) -> Float[Tensor, " anchors"]:
     r"""The class level of each anchor: its own class's other subclasses, against all other subclasses.
@@ -110,15 +120,18 @@ def class_contrast(
         The anchors of the first view, then those of the second; 0 where all images are of one subclass.
 
     Raises:
-        InputError: for shapes that do not go together, fewer than 2 images, temperatures not above 0, or NaN.
+        InputError: for shapes that do not go together, fewer than 2 images, temperatures not above 0, labels below -1,
+            or NaN.
 
     >>> z = torch.eye(2)  # one class, two subclasses: log(e + 2) - 1/3
     >>> class_contrast(z, z, torch.zeros(2, dtype=torch.int64), torch.arange(2), torch.ones(2))
     tensor([1.2181, 1.2181, 1.2181, 1.2181])
     """
-    row = _check(z1, z2, labels, subclasses)
-    if temperatures.shape != labels.shape or not (temperatures > 0).all():
-        raise InputError("temperatures: expected a number above 0 for each image")
+    row, labels, subclasses = _check(z1, z2, labels, subclasses)
+    if temperatures.shape != labels.shape:
+        got = list(temperatures.shape)
+        raise InputError(f"temperatures: expected a number above 0 for each image, got shape {got}")
+    check_values("temperatures", temperatures, above=0)
     label, subclass = _numbers(labels, subclasses, row)
     z1, z2 = unit_rows(z1), unit_rows(z2)
     z, scale = torch.cat([z1, z2]), (1 / temperatures).to(z1.dtype).repeat(2)
@@ -147,18 +160,15 @@ class SBCLLoss(nn.Module):
         self, temperature: float = 0.1, gamma: float = 0.25, base_temperature: float = 0.07, ranked: bool = True
     ):
         super().__init__()
-        check_number("temperature", temperature, above=0)
-        check_number("gamma", gamma, at_least=0, at_most=MOST)
-        check_number("base_temperature", base_temperature, above=0)
-        check_number("temperature / base_temperature", temperature / base_temperature, at_most=MOST)
+        _check_numbers(temperature, gamma, base_temperature)
         self.temperature, self.gamma, self.base_temperature, self.ranked = temperature, gamma, base_temperature, ranked
 
     def forward(
         self,
         z1: Float[Tensor, "batch dim"],
         z2: Float[Tensor, "batch dim"],
-        labels: Int[Tensor, " batch"],
-        subclasses: Int[Tensor, " batch"],
+        labels: Integer[Tensor, " batch"],
+        subclasses: Integer[Tensor, " batch"],
         temperatures: Float[Tensor, " batch"] | None = None,
     ) -> Float[Tensor, ""]:
         """The loss of two views of the same images; see `sbcl`."""
@@ -175,24 +185,29 @@ class SBCLLoss(nn.Module):
         )
 
 
-def subclass_counts(sizes: Int[Tensor, " classes"], delta: int = 10) -> Int64[Tensor, " classes"]:
+def subclass_counts(sizes: Integer[Tensor, " classes"], delta: int = 10) -> Int64[Tensor, " classes"]:
     r"""Into how many subclasses each class is split: $\max(1, \lfloor n_j / \max(\min_k n_k, \delta) \rfloor)$.
 
     Args:
         sizes: $n$, images of each class; empty classes are not counted in the minimum.
         delta: $\delta$, the least size that subclasses are meant to have.
 
+    Raises:
+        InputError: for sizes below 0, or a delta below 1.
+
     >>> subclass_counts(torch.tensor([500, 97, 50, 29, 20, 12, 9, 5])).tolist()
     [50, 9, 5, 2, 2, 1, 1, 1]
     """
+    check_counts(delta=delta)
+    sizes = check_integers("sizes", sizes, sizes.numel(), low=0)
     filled = sizes[sizes > 0]
     smallest = int(filled.min()) if len(filled) else 0
-    return (sizes // max(smallest, delta)).clamp(min=1).long()
+    return (sizes // max(smallest, delta)).clamp(min=1)
 
 
 def class_temperatures(
     embeddings: Float[Tensor, "samples dim"],
-    labels: Int[Tensor, " samples"],
+    labels: Integer[Tensor, " samples"],
     classes: int,
     temperature: float = 0.1,
     exponential: bool = False,
@@ -209,12 +224,24 @@ def class_temperatures(
         temperature: $T > 0$.
         exponential: $T_j = T e^{u_j / \bar u}$ instead.
 
+    Returns:
+        One for each class; at least float32.
+
+    Raises:
+        InputError: for shapes that do not go together, labels that are no class, NaN, or numbers out of range.
+
     >>> embeddings, labels = torch.tensor([[1.0], [-1.0], [3.0], [-3.0]]), torch.tensor([0, 0, 1, 1])
     >>> class_temperatures(embeddings, labels, classes=2)  # distances 1 and 3, clipped to 1.4 and 2.6
     tensor([0.0700, 0.1300])
     """
+    check_counts(classes=classes)
+    check_number("temperature", temperature, above=0)
     check_matrix("embeddings", embeddings)
-    check_integers("labels", labels, len(embeddings), low=-1, high=classes)
+    if not embeddings.shape[1]:
+        raise InputError(f"embeddings: expected at least 1 column, got shape {list(embeddings.shape)}")
+    check_lengths("embeddings", embeddings)
+    labels = check_integers("labels", labels, len(embeddings), low=-1, high=classes)
+    embeddings = embeddings.to(torch.promote_types(embeddings.dtype, torch.float32))
     embeddings, labels = embeddings[labels >= 0], labels[labels >= 0]
     sizes = labels.bincount(minlength=classes)
     found = embeddings.new_full((classes,), temperature)
@@ -245,12 +272,23 @@ def split_class(
 
     Returns:
         The subclass of each image, from 0. An ordinary one may be empty.
+
+    Raises:
+        InputError: for NaN, another number of subclasses, or another word.
     """
+    check_matrix("z", z)
+    check_lengths("z", z)
+    if not z.shape[1]:
+        raise InputError(f"z: expected at least 1 column, got shape {list(z.shape)}")
+    check_number("count", count, at_least=1, at_most=len(z), whole=True)
+    if clustering not in get_args(Clustering):
+        raise unknown("clustering", clustering, get_args(Clustering))
     if count == 1:
         return torch.zeros(len(z), dtype=torch.int64)
     found = kmeans(z, count, iterations=ITERATIONS["ordinary"], spherical=True)
     if clustering == "balanced":
-        return _balanced(z, found.centroids)
+        z = z.to(torch.promote_types(z.dtype, torch.float32))
+        return _balanced(z, found.centroids.to(z.dtype))
     return found.labels[torch.randperm(len(z))] if clustering == "random" else found.labels
 
 
@@ -261,11 +299,18 @@ def assign_evenly(similarity: Float[Tensor, "images clusters"]) -> Int64[Tensor,
     next best cluster that has none of them yet. What makes a pair good is its similarity over the sum of the cluster's.
 
     Args:
-        similarity: positive.
+        similarity: above 0.
+
+    Raises:
+        InputError: for no image or cluster, or similarities that are not above 0.
 
     >>> assign_evenly(torch.tensor([[0.9, 0.8], [0.8, 0.1], [0.7, 0.6], [0.6, 0.5]]))  # the first two want cluster 0
     tensor([1, 0, 1, 0])
     """
+    check_matrix("similarity", similarity)
+    if not similarity.shape[1]:
+        raise InputError(f"similarity: expected at least 1 cluster, got shape {list(similarity.shape)}")
+    check_values("similarity", similarity, above=0)
     images, clusters = similarity.shape
     share = images // clusters
     order = (similarity / similarity.sum(0)).flatten().argsort(descending=True, stable=True)
@@ -322,11 +367,8 @@ class SBCL(Method):
         **recipe: Any,
     ):
         super().__init__(encoder, **recipe)
-        check_number("samples", samples, at_least=1)
-        check_number("classes", classes, at_least=1)
-        check_number("delta", delta, at_least=1)
-        check_number("warm_epochs", warm_epochs, at_least=0)
-        check_number("every", every, at_least=1)
+        check_counts(samples=samples, classes=classes, delta=delta, every=every, hidden=hidden, dim=dim)
+        check_number("warm_epochs", warm_epochs, at_least=0, whole=True)
         if clustering not in get_args(Clustering):
             raise unknown("clustering", clustering, get_args(Clustering))
         self.exponential, self.delta, self.clustering = exponential, delta, clustering
@@ -376,14 +418,21 @@ class SBCL(Method):
         return {"subclasses": float((sizes > 0).sum()), "subclass_size": float(sizes.square().sum() / sizes.sum())}
 
 
-def _check(z1: Tensor, z2: Tensor, labels: Tensor, subclasses: Tensor) -> Int64[Tensor, " batch"]:
-    """The number of each image among those of all processes, after a look at the arguments."""
+def _check_numbers(temperature: float, gamma: float, base_temperature: float) -> None:
+    check_number("temperature", temperature, above=0)
+    check_number("gamma", gamma, at_least=0, at_most=MOST)
+    check_number("base_temperature", base_temperature, above=0)
+    check_number("temperature / base_temperature", temperature / base_temperature, at_most=MOST)
+
+
+def _check(z1: Tensor, z2: Tensor, labels: Tensor, subclasses: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The number of each image among those of all processes, its class and subclass, after a look at the arguments."""
     check_same_shape(z1=z1, z2=z2)
     check_matrix("z1", z1)
     check_matrix("z2", z2)
-    check_integers("labels", labels, len(z1))
-    check_integers("subclasses", subclasses, len(z1))
-    return row_numbers(z1, "z1", at_least=2)
+    labels = check_integers("labels", labels, len(z1), low=-1)
+    subclasses = check_integers("subclasses", subclasses, len(z1))
+    return row_numbers(z1, "z1", at_least=2), labels, subclasses
 
 
 def _numbers(labels: Tensor, subclasses: Tensor, row: Tensor) -> tuple[Tensor, Tensor]:

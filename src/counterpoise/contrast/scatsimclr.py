@@ -25,8 +25,8 @@ from counterpoise.errors import InputError, MissingExtra, unknown
 from counterpoise.measure import probe_factors
 from counterpoise.method import ImageViews, Index, Labels, Method
 from counterpoise.nets import embed
-from counterpoise.nets.heads import mlp
-from counterpoise.ops.checks import check_number
+from counterpoise.nets.heads import linear, mlp
+from counterpoise.ops.checks import check_counts, check_finite, check_integers, check_number
 from counterpoise.ops.processes import gather
 
 Pretext = Literal["rotation", "jigsaw", "none"]
@@ -53,9 +53,13 @@ def scattering_channels(channels: int, scale: int, orientations: int) -> int:
         scale: J; the maps are smaller than the images by 2 to its power.
         orientations: L, of the wavelets.
 
+    Raises:
+        InputError: for a number below 1.
+
     >>> scattering_channels(3, scale=2, orientations=16)
     867
     """
+    check_counts(channels=channels, scale=scale, orientations=orientations)
     return channels * (1 + orientations * scale + orientations**2 * scale * (scale - 1) // 2)
 
 
@@ -76,8 +80,7 @@ class Scattering(nn.Module):
 
     def __init__(self, scale: int = 2, orientations: int = 8):
         super().__init__()
-        check_number("scale", scale, at_least=1)
-        check_number("orientations", orientations, at_least=1)
+        check_counts(scale=scale, orientations=orientations)
         _transform()
         self.scale, self.orientations = scale, orientations
         self.filters: dict[tuple[int, int], nn.Module] = {}  # not registered: they need not be saved
@@ -96,6 +99,9 @@ class Scattering(nn.Module):
         Raises:
             InputError: for smaller images.
         """
+        if images.ndim != 4:
+            raise InputError(f"images: expected [batch, channels, height, width], got shape {list(images.shape)}")
+        check_finite("images", images)
         size, least = (images.shape[2], images.shape[3]), 2**self.scale
         if min(size) < least:
             raise InputError(
@@ -117,6 +123,7 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, width: int, out: int):
         super().__init__()
+        check_counts(width=width, out=out)
         first, second = _convolution(width, out, 3), _convolution(out, out, 3)
         self.convolutions = nn.Sequential(*first, nn.ReLU(inplace=True), *second)
         self.shortcut = nn.Sequential(*([] if width == out else _convolution(width, out, 1)))
@@ -151,9 +158,11 @@ class ScatteringEncoder(nn.Module):
         norm: bool = False,
     ):
         super().__init__()
-        check_number("pool", pool, at_least=1)
-        if not widths or min(widths) < 1:
-            raise InputError(f"widths: expected at least one, each of at least 1, got {list(widths)}")
+        check_counts(pool=pool)
+        if not widths:
+            raise InputError("widths: expected at least one, got none")
+        for width in widths:
+            check_counts(widths=width)
         maps = scattering_channels(channels, scale, orientations)
         self.channels, self.features = channels, widths[-1] * pool**2
         self.scattering = Scattering(scale, orientations)
@@ -184,6 +193,7 @@ def turned(images: Pixels) -> tuple[UInt8[Tensor, "turned channels height width"
     >>> images.flatten(1).tolist(), quarters.tolist()
     ([[1, 2, 3, 4], [3, 1, 4, 2], [4, 3, 2, 1], [2, 4, 1, 3]], [0, 1, 2, 3])
     """
+    _check_pixels(images)
     if images.shape[2] != images.shape[3]:
         raise InputError(f"images: expected square ones to turn, got {images.shape[2]}x{images.shape[3]}")
     quarters = torch.arange(TURNS, device=images.device)
@@ -196,10 +206,16 @@ def tiles(images: Pixels) -> Float[Tensor, "batch 9 channels height width"]:
 
     Where a third is no whole number of pixels, those that are cut are left out: of 28, the tiles have 9, 8 and 9.
 
+    Raises:
+        InputError: for images that are no uint8, or too small to have nine tiles.
+
     >>> tiles(torch.arange(9, dtype=torch.uint8).view(1, 1, 3, 3))[0, :, 0, 0, 0].add(1).mul(127.5).round()
     tensor([0., 1., 2., 3., 4., 5., 6., 7., 8.])
     """
+    _check_pixels(images)
     size = images.shape[2:]
+    if min(size) < 3 or 4 in size:  # of 4, the middle third is cut on both sides
+        raise InputError(f"images: expected 3 or at least 5 pixels a side for nine tiles, got {size[0]}x{size[1]}")
     rows, columns = ([slice(-(-side * k // 3), side * (k + 1) // 3) for k in range(3)] for side in size)
     unit = to_float(images)
     enlarged = [
@@ -226,7 +242,7 @@ def permutations(count: int) -> Int64[Tensor, "count 9"]:
             [1, 2, 0, 4, 5, 3, 7, 8, 6],
             [2, 0, 1, 5, 3, 4, 8, 6, 7]])
     """
-    check_number("count", count, at_least=2, at_most=72)
+    check_number("count", count, at_least=2, at_most=72, whole=True)
     # The field: x = u + v i with u and v modulo 3 and i² = -1, as the number u + 3 v.
     u, v = torch.arange(TILES) % 3, torch.arange(TILES) // 3
     a, b = 1 + torch.arange(count)[:, None] // TILES, torch.arange(count)[:, None] % TILES
@@ -236,7 +252,20 @@ def permutations(count: int) -> Int64[Tensor, "count 9"]:
 def shuffle(
     tiles: Float[Tensor, "batch 9 channels height width"], order: Int64[Tensor, "batch 9"]
 ) -> Float[Tensor, "batch 9 channels height width"]:
-    """The tiles in a given order: place t of an image gets tile `order[t]`."""
+    """The tiles in a given order: place t of an image gets tile `order[t]`.
+
+    Raises:
+        InputError: for shapes that do not go together, or a tile that is not there.
+    """
+    if tiles.ndim != 5 or tiles.shape[1] != TILES or order.shape != tiles.shape[:2]:
+        got = f"{list(tiles.shape)} and {list(order.shape)}"
+        raise InputError(f"tiles and order: expected [batch, 9, channels, height, width] and [batch, 9], got {got}")
+    order = check_integers("order", order.flatten(), order.numel(), low=0, high=TILES).view(order.shape)
+    check_finite("tiles", tiles)
+    return _shuffle(tiles, order)
+
+
+def _shuffle(tiles: Tensor, order: Tensor) -> Tensor:
     return tiles[torch.arange(len(tiles), device=tiles.device)[:, None], order]
 
 
@@ -248,6 +277,7 @@ class RotationHead(nn.Sequential):
     """
 
     def __init__(self, features: int):
+        check_counts(features=features)
         super().__init__(*_hidden(features, 512), *_hidden(512, 128), nn.Linear(128, TURNS))
 
 
@@ -261,6 +291,7 @@ class JigsawHead(nn.Module):
 
     def __init__(self, features: int, count: int):
         super().__init__()
+        check_counts(features=features, count=count)
         self.each = nn.Sequential(*_hidden(features, 512))
         self.all = nn.Sequential(*_hidden(TILES * 512, 4096), nn.Linear(4096, count))
 
@@ -310,8 +341,10 @@ class ScatSimCLR(Method):
         **recipe: Any,
     ):
         super().__init__(encoder, **recipe)
+        check_counts(dim=dim)
         check_number("weight", weight, at_least=0)
-        check_number("delay", delay, at_least=0)
+        check_number("delay", delay, at_least=0, whole=True)
+        check_number("shuffles", shuffles, at_least=2, at_most=72, whole=True)
         if pretext not in get_args(Pretext):
             raise unknown("pretext task", pretext, get_args(Pretext))
         if scattering:
@@ -356,7 +389,7 @@ class ScatSimCLR(Method):
             logits = self.pretext_head(self.encoder(self.view(images)))
         else:
             target = torch.randint(len(self.permutations), (len(pixels),), device=pixels.device)
-            shuffled = shuffle(tiles(pixels), self.permutations[target])
+            shuffled = _shuffle(tiles(pixels), self.permutations[target])
             features = self.encoder(shuffled.flatten(0, 1)).unflatten(0, (-1, TILES))
             logits = self.pretext_head(features)
         return gather(F.cross_entropy(logits, target, reduction="none")).mean()
@@ -387,8 +420,14 @@ def _convolution(width: int, out: int, kernel: int) -> list[nn.Module]:
     return [nn.Conv2d(width, out, kernel, padding=kernel // 2, bias=False), nn.BatchNorm2d(out)]
 
 
+def _check_pixels(images: Tensor) -> None:
+    if images.dtype != torch.uint8 or images.ndim != 4:
+        expected = "uint8 [batch, channels, height, width]"
+        raise InputError(f"images: expected {expected}, got {images.dtype} of shape {list(images.shape)}")
+
+
 def _hidden(width: int, out: int) -> list[nn.Module]:
-    return [nn.Linear(width, out), nn.ReLU(inplace=True), nn.Dropout(0.5)]
+    return [linear(width, out), nn.ReLU(inplace=True), nn.Dropout(0.5)]
 
 
 def _transform() -> type[nn.Module]:

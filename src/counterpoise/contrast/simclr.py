@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from counterpoise.method import ImageViews, Index, Labels, Method
 from counterpoise.nets.heads import mlp
-from counterpoise.ops.checks import check_matrix, check_number, check_same_shape
+from counterpoise.ops.checks import check_counts, check_matrix, check_number, check_same_shape
 from counterpoise.ops.processes import gather, row_numbers
 from counterpoise.ops.similarity import similarity_logsumexp, unit_rows
 
@@ -37,11 +37,12 @@ def nt_xent(
         The loss in nats, above 0; $\log(2N-1)$ where all rows are equal.
 
     Raises:
-        InputError: for different shapes, fewer than 2 samples, or NaN.
+        InputError: for different shapes, fewer than 2 samples, NaN, or a temperature that is not above 0.
 
     >>> round(nt_xent(torch.ones(3, 2), torch.ones(3, 2)).item(), 4)  # log 5: one of five
     1.6094
     """
+    check_number("temperature", temperature, above=0)
     check_same_shape(z1=z1, z2=z2)
     check_matrix("z1", z1)
     check_matrix("z2", z2)
@@ -93,7 +94,8 @@ class SimCLR(Method):
         **recipe: Any,
     ):
         super().__init__(encoder, **recipe)
-        check_number("views", views, at_least=2)
+        check_counts(hidden=hidden, dim=dim)
+        check_number("views", views, at_least=2, whole=True)
         self.views = views
         self.head = mlp(self.features, hidden, dim)
         self.objective = NTXentLoss(temperature)

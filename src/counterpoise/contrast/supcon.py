@@ -9,24 +9,25 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Integer
 from torch import Tensor, nn
 
 from counterpoise.errors import InputError
 from counterpoise.method import ImageViews, Index, Labels, Method
 from counterpoise.nets.heads import mlp
-from counterpoise.ops.checks import check_integers, check_matrix, check_number
+from counterpoise.ops.checks import check_counts, check_integers, check_matrix, check_number
 from counterpoise.ops.processes import gather, row_numbers
 from counterpoise.ops.similarity import similarity_logsumexp, unit_rows
 
 
 def supcon(
-    embeddings: Float[Tensor, "batch dim"], labels: Int[Tensor, " batch"], temperature: float = 0.1
+    embeddings: Float[Tensor, "batch dim"], labels: Integer[Tensor, " batch"], temperature: float = 0.1
 ) -> Float[Tensor, ""]:
     r"""Mean over anchors of $-\frac{1}{|P(i)|} \sum_{p \in P(i)} s_{ip}/T + \log \sum_{a \ne i} e^{s_{ia}/T}$.
 
     $s$ are cosines, and P(i) the other rows with the label of row i. Rows without a positive are no anchors. Neither
-    are rows without a label, -1; both still stand in the denominators of the others.
+    are rows without a label, -1; both still stand in the denominators of the others. Where all rows are of one class,
+    no row is a negative: the loss only asks that all similarities be equal, and is at least the log of their number.
 
     Args:
         embeddings: one row per view; normalised here.
@@ -37,7 +38,8 @@ def supcon(
         The loss in nats, above 0.
 
     Raises:
-        InputError: if no two rows share a class; for wrong shapes, labels below -1, or NaN.
+        InputError: if no two rows share a class; for wrong shapes, labels below -1, NaN, or a temperature that is not
+            above 0.
 
     >>> embeddings = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
     >>> round(supcon(embeddings, torch.tensor([0, 0, 1, 1]), temperature=1.0).item(), 6)  # log(1 + 2/e)
@@ -45,10 +47,9 @@ def supcon(
     >>> round(supcon(embeddings, torch.tensor([0, 0, -1, -1]), temperature=1.0).item(), 6)  # the same two anchors
     0.551445
     """
+    check_number("temperature", temperature, above=0)
     check_matrix("embeddings", embeddings)
-    check_integers("labels", labels, rows=len(embeddings))
-    if labels.min() < -1:
-        raise InputError(f"labels: expected classes from 0, or -1 for no label, got {int(labels.min())}")
+    labels = check_integers("labels", labels, rows=len(embeddings), low=-1)
     z, row = unit_rows(embeddings), row_numbers(embeddings, "embeddings", at_least=2)
     classes, label = gather(labels).unique(return_inverse=True)
     positives = label.bincount()[label] - 1
@@ -75,7 +76,7 @@ class SupConLoss(nn.Module):
         check_number("temperature", temperature, above=0)
         self.temperature = temperature
 
-    def forward(self, embeddings: Float[Tensor, "batch dim"], labels: Int[Tensor, " batch"]) -> Float[Tensor, ""]:
+    def forward(self, embeddings: Float[Tensor, "batch dim"], labels: Integer[Tensor, " batch"]) -> Float[Tensor, ""]:
         """The loss of a batch; see `supcon`."""
         return supcon(embeddings, labels, self.temperature)
 
@@ -93,6 +94,7 @@ class SupCon(Method):
 
     def __init__(self, encoder: nn.Module, temperature: float = 0.1, hidden: int = 256, dim: int = 64, **recipe: Any):
         super().__init__(encoder, **recipe)
+        check_counts(hidden=hidden, dim=dim)
         self.head = mlp(self.features, hidden, dim)
         self.objective = SupConLoss(temperature)
 

@@ -11,17 +11,19 @@ import math
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Integer, UInt8
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from counterpoise.ops.checks import check_number
+from counterpoise.errors import InputError
+from counterpoise.nets.constants import ExactConstants
+from counterpoise.ops.checks import check_counts, check_finite, check_number
 
 Pixels = Float[Tensor, "batch channels height width"]
-Steps = Int[Tensor, " batch"]
+Steps = Integer[Tensor, " batch"]
 
 
-class Schedule(nn.Module):
+class Schedule(ExactConstants):
     r"""How much of the image and how much noise there is at each step: $x_t = \sqrt{A_t}\, x_0 + \sqrt{1 - A_t}\, e$.
 
     $A_t = \prod_{s \le t} (1 - \beta_s)$ with $\beta$ from `first` to `last` in equal steps; t counts from 0.
@@ -29,7 +31,10 @@ class Schedule(nn.Module):
     Args:
         steps: T.
         first: the first $\beta$.
-        last: the last $\beta$.
+        last: the last $\beta$, at most 0.999.
+
+    Raises:
+        InputError: for a number out of range.
 
     >>> schedule = Schedule()
     >>> schedule.signal[0] ** 2, schedule.sigma[-1]  # hardly any noise, then nothing but noise
@@ -41,15 +46,15 @@ class Schedule(nn.Module):
 
     def __init__(self, steps: int = 1000, first: float = 1e-4, last: float = 0.02):
         super().__init__()
-        check_number("steps", steps, at_least=1)
-        check_number("first", first, above=0, at_most=last)
+        check_counts(steps=steps)
         check_number("last", last, at_most=0.999)
+        check_number("first", first, above=0, at_most=last)
         self.steps = steps
         # In double precision: float32 knows 1 - 0.9999 to three digits.
         self.alpha = 1 - torch.linspace(first, last, steps, dtype=torch.float64)
         self.kept = self.alpha.cumprod(0)
-        self.register_buffer("signal", self.kept.sqrt().float(), persistent=False)
-        self.register_buffer("sigma", (1 - self.kept).sqrt().float(), persistent=False)
+        self.register_exact("signal", self.kept.sqrt(), persistent=False)
+        self.register_exact("sigma", (1 - self.kept).sqrt(), persistent=False)
 
     def noised(self, x: Pixels, t: Steps, noise: Pixels) -> Pixels:
         """$x_t$ of images $x_0$."""
@@ -72,12 +77,16 @@ def ddim(
         steps: how many of the schedule's steps are visited, evenly spaced from step 0.
         backwards: from the image to the noise that gives it.
 
+    Raises:
+        InputError: for another number of steps, or NaN.
+
     >>> schedule, image = Schedule(), torch.full((1, 1, 1, 1), 0.5)
     >>> knows = lambda x, t: (x - schedule.signal[t] * image) / schedule.sigma[t]
     >>> ddim(knows, schedule, torch.randn(1, 1, 1, 1), steps=10).item()
     0.5
     """
-    check_number("steps", steps, at_least=1, at_most=schedule.steps)
+    check_number("steps", steps, at_least=1, at_most=schedule.steps, whole=True)
+    check_finite("x", x)
     visited = [i * schedule.steps // steps for i in range(steps)]
     image, noise = (1.0, 0.0), (0.0, 1.0)
     mixes = [image, *((float(schedule.signal[t]), float(schedule.sigma[t])) for t in visited), noise]
@@ -97,8 +106,12 @@ class UNet(nn.Module):
 
     Args:
         channels: of the images, which may have any size.
-        width: channels of the first of three levels; each has half the size of the one before, and twice its channels.
+        width: channels of the first of three levels, an even number; each has half the size of the one before, and
+            twice its channels.
         code: length of a vector that tells of the image, if there is one.
+
+    Raises:
+        InputError: for a number out of range.
 
     >>> UNet(channels=1)(torch.zeros(2, 1, 15, 15), torch.tensor([0, 999])).shape
     torch.Size([2, 1, 15, 15])
@@ -106,6 +119,9 @@ class UNet(nn.Module):
 
     def __init__(self, channels: int, width: int = 32, code: int | None = None):
         super().__init__()
+        check_counts(channels=channels, width=width, **({} if code is None else {"code": code}))
+        if width % 2:  # half are sines of the step, half cosines
+            raise InputError(f"width: expected an even number, got {width}")
         self.channels, self.width = channels, width
         self.time = nn.Sequential(nn.Linear(width, 4 * width), nn.SiLU(), nn.Linear(4 * width, 4 * width))
         self.down = Down(channels, width)
@@ -118,10 +134,11 @@ class UNet(nn.Module):
 
     def embed(self, t: Steps) -> Float[Tensor, "batch embedding"]:
         """The steps as vectors: sines and cosines of them, and what the net makes of those."""
-        half = self.width // 2
-        rate = torch.exp(torch.arange(half, device=t.device) * (-math.log(10_000) / half))
+        half, dtype = self.width // 2, next(self.time.parameters()).dtype
+        exact = torch.promote_types(dtype, torch.float32)  # half precision has no room for the angles
+        rate = torch.exp(torch.arange(half, device=t.device, dtype=exact) * (-math.log(10_000) / half))
         angle = t[:, None] * rate
-        return self.time(torch.cat([angle.cos(), angle.sin()], 1).to(next(self.time.parameters()).dtype))
+        return self.time(torch.cat([angle.cos(), angle.sin()], 1).to(dtype))
 
 
 class Down(nn.Module):
@@ -170,7 +187,13 @@ class Up(nn.Module):
         time: Float[Tensor, "batch embedding"],
         code: Float[Tensor, "batch code"] | None = None,
     ) -> Pixels:
-        """An image from the features of each level."""
+        """An image from the features of each level.
+
+        Raises:
+            InputError: for no code where there should be one.
+        """
+        if self.code is not None and code is None:
+            raise InputError(f"code: expected [batch, {self.code.in_features}], got none")
         code = None if self.code is None else self.code(code)
         h = self.middle(seen[-1], time, code)
         for block, level in zip(self.blocks, reversed(seen), strict=True):
@@ -244,8 +267,13 @@ def train_denoiser(
 
     Returns:
         The error, mean over the last pass; 1 is that of a net that predicts nothing.
+
+    Raises:
+        InputError: for a number out of range, or no image.
     """
-    check_number("epochs", epochs, at_least=0)
+    check_number("epochs", epochs, at_least=0, whole=True)
+    check_number("lr", lr, above=0)
+    check_counts(batch_size=batch_size, pixels=len(pixels))
     batch_size = min(batch_size, len(pixels))
     batches = len(pixels) // batch_size
     trained = nn.ModuleList([net] if code is None else [net, code]).requires_grad_()

@@ -54,7 +54,7 @@ def embed(
     rows = []
     # A loader draws a seed as it starts; from its own generator, so that measuring leaves the global one where it was.
     loader = DataLoader(images, batch_size, collate_fn=_identity, generator=torch.Generator())
-    with _evaluation(encoder), torch.no_grad():
+    with evaluation(encoder), torch.no_grad():
         for pixels, _, _ in loader:
             features = encoder(transform(pixels.to(device)))
             if features.ndim != 2:
@@ -64,8 +64,16 @@ def embed(
 
 
 @contextmanager
-def _evaluation(encoder: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside; afterwards each module's own mode again, for parts of an encoder may be frozen."""
+def evaluation(encoder: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside; afterwards each module's own mode again, for parts of an encoder may be frozen.
+
+    >>> net = nn.Dropout()
+    >>> with evaluation(net):
+    ...     net.training
+    False
+    >>> net.training
+    True
+    """
     modes = [(module, module.training) for module in encoder.modules()]
     encoder.eval()
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from counterpoise.ops.checks import check_number
+from counterpoise.ops.checks import check_counts
 
 
 def linear(features: int, out: int) -> nn.Linear:
@@ -13,7 +13,7 @@ def linear(features: int, out: int) -> nn.Linear:
     >>> linear(128, 10)
     Linear(in_features=128, out_features=10, bias=True)
     """
-    _check_positive(features=features, out=out)
+    check_counts(features=features, out=out)
     return nn.Linear(features, out)
 
 
@@ -42,7 +42,7 @@ def mlp(
     >>> [type(module).__name__ for module in mlp(128, 256, 64)]
     ['Linear', 'BatchNorm1d', 'ReLU', 'Linear']
     """
-    _check_positive(features=features, hidden=hidden, out=out, layers=layers)
+    check_counts(features=features, hidden=hidden, out=out, layers=layers)
     modules: list[nn.Module] = []
     for _ in range(layers - 1):
         modules.append(nn.Linear(features, hidden, bias=not batch_norm))
@@ -54,8 +54,3 @@ def mlp(
     if last_norm:
         modules.append(nn.BatchNorm1d(out, affine=False))
     return nn.Sequential(*modules)
-
-
-def _check_positive(**sizes: int) -> None:
-    for name, value in sizes.items():
-        check_number(name, value, at_least=1)
