@@ -58,7 +58,7 @@ class Encoder(nn.Linear):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"classes": 1}, "classes: expected a number of at least 2, got 1"),
+        ({"classes": 1}, "classes: expected a whole number of at least 2, got 1"),
         ({"classes": 3, "label_smoothing": 1.5}, "label_smoothing: expected a number .*, got 1.5"),
     ],
 )

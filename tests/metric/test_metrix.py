@@ -223,11 +223,18 @@ def test_invariances(base):
     if base != "proxy-anchor":
         turn = torch.linalg.qr(torch.randn(D, D, generator=rng, dtype=torch.float64)).Q
         torch.testing.assert_close(loss(Z @ turn, 7 - LABELS, 0.3), value)
+    with_unlabelled = torch.cat([Z, Z[:2] + 1]), torch.cat([LABELS, torch.tensor([-1, -1])])
+    torch.testing.assert_close(loss(*with_unlabelled, 0.3), value)
 
 
 @each_kind
 @pytest.mark.parametrize("labels", [[0, 0, 0, 0], [1, 1], [0, 1], [2]])
-def test_batches_with_nothing_to_compare_are_finite(base, kind, labels):
+def test_batches_without_a_pair_of_each_kind_are_refused_but_where_proxies_are_the_anchors(base, kind, labels):
+    if base != "proxy-anchor":
+        for weight in (0.0, 0.4):
+            with pytest.raises(InputError, match=r"labels: expected 2 (of one class|classes) in the batch"):
+                made(base, weight=weight)(Z[: len(labels)], torch.tensor(labels), 0.5, kind)
+        return
     z = Z[: len(labels)].clone().requires_grad_()
     value = made(base)(z, torch.tensor(labels), 0.5, kind)
     value.backward()
@@ -299,6 +306,17 @@ def test_without_weight_it_is_the_base_method_to_the_last_bit(base, kind):
         loss.backward()
         found.append([loss, torch.rand(1), *(p.grad for p in each.parameters())])
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+@each_base
+def test_compare_is_the_base_loss_without_mixtures_whatever_the_weight(base):
+    z, found = torch.randn(12, 4, generator=rng), []
+    for weight in (0.0, 0.4):
+        torch.manual_seed(5)
+        found.append(
+            Metrix(Encoder(), 12, 3, base=base, mixing="embedding", weight=weight, dim=4).compare(z, LABELS_12)
+        )
+    assert torch.equal(*found)
 
 
 @pytest.mark.parametrize("mixing", ["input", "feature", "embedding"])

@@ -43,7 +43,9 @@ def test_gradient_in_double_precision_and_invariances():
     loss = PrototypeLoss(2)
     assert torch.autograd.gradcheck(lambda x: loss(x, LABELS), ROWS.clone().requires_grad_())
     turn = torch.linalg.qr(torch.randn(4, 4, generator=rng, dtype=torch.float64)).Q
-    torch.testing.assert_close(loss(ROWS @ turn + 3, 7 - LABELS), loss(ROWS, LABELS))
+    torch.testing.assert_close(loss(ROWS @ turn + 3, 20 - LABELS), loss(ROWS, LABELS))
+    with_unlabelled = torch.cat([ROWS[:1], ROWS]), torch.cat([torch.tensor([-1]), LABELS])
+    torch.testing.assert_close(loss(*with_unlabelled), loss(ROWS, LABELS))
 
 
 class Encoder(nn.Linear):
@@ -71,7 +73,15 @@ def test_bad_input_is_refused_by_name():
         PrototypeLoss()(ROWS * math.nan, LABELS)
     with pytest.raises(InputError, match="labels: expected"):
         PrototypeLoss()(ROWS, LABELS[:3])
+    with pytest.raises(InputError, match="labels: expected integers of at least -1, got -2"):
+        PrototypeLoss()(ROWS, torch.where(LABELS.max() == LABELS, -2, LABELS))
+    with pytest.raises(InputError, match="labels: expected 2 classes in the batch, to choose from, got 12 rows of one"):
+        PrototypeLoss()(ROWS, torch.zeros(12).long())
+    with pytest.raises(InputError, match="labels: expected an example of each of 11 classes"):
+        prototypes(ROWS, LABELS, 11)
     with pytest.raises(InputError, match="temperature: expected a number above 0"):
         PrototypeLoss(1, 0)
+    with pytest.raises(InputError, match=r"shots: expected a whole number of at least 1, got 1\.5"):
+        ProtoNet(Encoder(), 24, shots=1.5)
     with pytest.raises(InputError, match="shots: expected fewer than per_class, 4, got 4"):
         ProtoNet(Encoder(), 24, shots=4)

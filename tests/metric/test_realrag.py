@@ -81,17 +81,20 @@ def test_one_that_is_the_positive_counts_as_much():
     assert alone.item() == pytest.approx(math.log(2), abs=1e-12)
 
 
-def test_a_query_alone_has_its_reflective_negative_or_no_loss():
+def test_a_query_alone_has_its_reflective_negative_or_is_refused():
     q, p, r = (F.normalize(x[:1], dim=1) for x in (Q, P, R))
     expected = math.log1p(math.exp(((q * r).sum() - (q * p).sum()).item() / T))
     assert real_rag(Q[:1], P[:1], R[:1], T).item() == pytest.approx(expected)
     same = torch.zeros(N, dtype=torch.int64)  # all of one object: no normal negative either
     torch.testing.assert_close(real_rag(Q, P, R, T, same)[:1], real_rag(Q[:1], P[:1], R[:1], T))
-    queries = Q.clone().requires_grad_()
-    value = real_rag(queries, P, R, T, same, torch.ones(N, dtype=torch.bool))
-    assert torch.equal(value, torch.zeros(N, dtype=torch.float64))
-    value.sum().backward()
-    assert torch.equal(queries.grad, torch.zeros_like(Q))
+    for reflective, absent in ((R, torch.ones(N, dtype=torch.bool)), (None, None)):
+        with pytest.raises(InputError, match="labels: expected two objects in the batch, or a reflective negative"):
+            real_rag(Q, P, reflective, T, same, absent)
+
+
+def test_rows_of_no_known_object_are_like_no_other():
+    unknown, apart = torch.tensor([0, 0, -1, 1, -1, 1]), torch.tensor([0, 0, 2, 1, 3, 1])
+    torch.testing.assert_close(real_rag(Q, P, R, T, unknown), real_rag(Q, P, R, T, apart))
 
 
 def test_a_reflective_negative_is_pushed_from_its_own_query_alone():
@@ -494,12 +497,18 @@ def test_bad_input_is_refused_by_name():
         generate_augmented(None, ["a"], Q[:1], P, torch.zeros(5, 1, 2, 2, dtype=torch.uint8))
     with pytest.raises(InputError, match="augmented: expected a pipeline of diffusers, got str"):
         PipelineGenerator(Tiny(), "a name")
+    with pytest.raises(InputError, match="labels: expected integers of at least -1, got -2"):
+        loss(Q, P, R, LABELS - 2)
+    pixels, names = torch.zeros(8, 1, 4, 4, dtype=torch.uint8), ("a", "b", "c")
+    learner = RealRAG(Encoder(), 8, 3, pairs="known", known=0.3)
+    with pytest.raises(InputError, match=r"known: expected a share with at least 2 of the 3 classes .* got 0\.3"):
+        learner.check_images(Images(pixels, torch.arange(8) % 3, names, "noise"), 4)
     for wrong, message in (
         ({"pairs": "some"}, "pairs 'some' is not known"),
         ({"known": 0}, "known: expected a number above 0"),
         ({"generator": Tiny()}, "generator and frozen: expected both of them or neither, got one"),
-        ({"generator_epochs": -1}, "generator_epochs: expected a number of at least 0"),
-        ({"generator_width": 1}, "generator_width: expected a number of at least 2"),
+        ({"generator_epochs": -1}, "generator_epochs: expected a whole number of at least 0"),
+        ({"generator_width": 1}, "generator_width: expected a whole number of at least 2"),
     ):
         with pytest.raises(InputError, match=message):
             RealRAG(Encoder(), 24, 4, **wrong)

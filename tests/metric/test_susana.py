@@ -191,7 +191,6 @@ def test_no_gradient_flows_through_gamma_and_all_others_are_right():
         (ROWS[:5], torch.arange(5)),  # 5 ways, 1 shot: no two of a class
         (ROWS[:5].repeat(4, 1), torch.arange(20) % 5),
         (ROWS[:5].repeat(4, 1), torch.arange(20) // 5),
-        (ROWS, torch.zeros(20, dtype=torch.int64)),  # nothing of another class
         (torch.zeros(20, 4), LABELS),
     ],
 )
@@ -230,12 +229,17 @@ def test_a_query_on_its_prototype_costs_nothing_and_one_in_between_the_margin():
     assert proto_triplet(between, torch.tensor([0]), means, margin=0.7).item() == pytest.approx(0.7, abs=1e-12)
 
 
-def test_a_lone_prototype_has_no_other():
-    query = ROWS[:3].clone().requires_grad_()
-    loss = ProtoTripletLoss()(query, torch.zeros(3, dtype=torch.int64), GALLERY[:1])
-    loss.backward()
-    assert loss == 0
-    assert not query.grad.any()
+def test_one_class_alone_has_no_other_and_is_refused():
+    alone = torch.zeros(20, dtype=torch.int64)
+    with pytest.raises(InputError, match="prototypes: expected at least 2 rows, got 1"):
+        ProtoTripletLoss()(ROWS, alone, GALLERY[:1])
+    with pytest.raises(InputError, match="labels: expected at least 2 classes in the batch, got 20 rows of one"):
+        ICNNLoss()(ROWS, alone)
+
+
+def test_rows_without_a_label_are_left_out():
+    kept = LABELS > 0
+    torch.testing.assert_close(ICNNLoss()(ROWS, LABELS.where(kept, -1)), ICNNLoss()(ROWS[kept], LABELS[kept]))
 
 
 def test_an_episode_divides_a_batch():
@@ -324,10 +328,12 @@ def test_batches_without_a_query_are_passed_over():
     sizes = torch.tensor([4, 4, 3, 3, 3, 3, 2, 2])
     labels = torch.arange(8).repeat_interleave(sizes)
     method.class_of.copy_(labels)
-    batches = method.batches(torch.arange(24), batch_size=6)
-    assert [labels[batch].unique().tolist() for batch in batches] == [[0], [1]]
+    batches = method.batches(torch.arange(24), batch_size=8)
+    assert [labels[batch].unique().tolist() for batch in batches] == [[0, 1]]
     method.class_of.copy_(torch.arange(24) // 3)
-    with pytest.raises(InputError, match="labels: expected a batch with more than 3 images of a class, got none"):
+    with pytest.raises(InputError, match="labels: expected at least 2 classes with 2 images, one of them with 4"):
+        method.batches(torch.arange(24), batch_size=8)
+    with pytest.raises(InputError, match="batch_size: expected at least 8 for 4 images of each of 2 classes, got 6"):
         method.batches(torch.arange(24), batch_size=6)
 
 
@@ -386,7 +392,7 @@ def test_bad_input_is_refused_by_name():
         icnn_score(ROWS[:3], torch.tensor([0, 0, -1]))
     with pytest.raises(InputError, match="labels: expected at least 6 rows with a label, got 5"):
         icnn_quality(ROWS[:6], torch.tensor([0, 0, 0, 0, 0, -1]))
-    with pytest.raises(InputError, match="k: expected a number of at least 1, got 0"):
+    with pytest.raises(InputError, match="k: expected a whole number of at least 1, got 0"):
         icnn_score(ROWS, LABELS, k=0)
     with pytest.raises(InputError, match="labels: expected a class with more than 5 rows in the batch, got none"):
         Episode.of(ROWS, LABELS, 5)

@@ -24,16 +24,23 @@ from counterpoise.method import ImageViews, Index, Labels, Method
 from counterpoise.nets import embed
 from counterpoise.nets.heads import linear, mlp
 from counterpoise.ops.checks import check_matrix, check_number, check_same_shape
-from counterpoise.ops.processes import gather
+from counterpoise.ops.processes import gather, row_numbers
 from counterpoise.ops.similarity import similarity_logsumexp, unit_rows
 
 
 def info_nce(queries: Float[Tensor, "batch dim"], keys: Float[Tensor, "batch dim"]) -> Float[Tensor, ""]:
     r"""The mean over the queries of $-\log \frac{e^{q_i \cdot k_i}}{\sum_j e^{q_i \cdot k_j}}$; rows as they are.
 
+    Raises:
+        InputError: for different shapes, NaN, or fewer than 2 rows, of which the loss is 0.
+
     >>> round(info_nce(torch.eye(2), torch.eye(2)).item(), 6)  # log(1 + 1/e)
     0.313262
     """
+    check_same_shape(queries=queries, keys=keys)
+    check_matrix("queries", queries)
+    check_matrix("keys", keys)
+    row_numbers(queries, "queries", at_least=2)
     own = (queries * keys).sum(1)
     return gather(similarity_logsumexp(queries, keys, across=True) - own).mean()
 
@@ -52,15 +59,25 @@ def jitter(
     gradient flows.
 
     Args:
-        targets: one row per sample.
+        targets: one row per sample, of at least 2 columns.
         scale_draws: standard normal numbers that make $a$.
         shift_draws: likewise $b$.
-        alpha: factor of the first term.
-        beta: factor of the second.
+        alpha: factor of the first term, at least 0.
+        beta: factor of the second, at least 0.
+
+    Raises:
+        InputError: for different shapes, one column, NaN, or numbers out of range.
 
     >>> jitter(torch.tensor([[1.0, 3.0]]), torch.zeros(1, 2), torch.zeros(1, 2))  # no noise: (-1, 1) + 2
     tensor([[1.0000, 3.0000]])
     """
+    given = {"targets": targets, "scale_draws": scale_draws, "shift_draws": shift_draws}
+    check_same_shape(**given)
+    for name, x in given.items():
+        check_matrix(name, x)
+    _check_columns("targets", targets)
+    check_number("alpha", alpha, at_least=0)
+    check_number("beta", beta, at_least=0)
     deviation, mean = torch.std_mean(targets.detach(), dim=1, keepdim=True)
     scale, shift = 1 + deviation * scale_draws.detach(), mean + deviation * shift_draws.detach()
     return alpha * scale * nn.functional.layer_norm(targets, targets.shape[1:], eps=1e-5) + beta * shift
@@ -71,9 +88,14 @@ def uncertainty(queries: Float[Tensor, "batch dim"], coarse: Float[Tensor, "batc
 
     $u$ is the standard deviation of all numbers of the batch's coarse targets, one for the batch, and has a gradient.
 
+    Raises:
+        InputError: as `info_nce`.
+
     >>> round(uncertainty(torch.zeros(2, 2), torch.tensor([[1.0, -1.0], [1.0, -1.0]])).item(), 6)
     0.686574
     """
+    check_same_shape(queries=queries, coarse=coarse)
+    check_matrix("coarse", coarse)
     fluctuation = gather(coarse).std()
     return (torch.exp(-fluctuation) * info_nce(queries, coarse) + fluctuation) / 2
 
@@ -81,9 +103,20 @@ def uncertainty(queries: Float[Tensor, "batch dim"], coarse: Float[Tensor, "batc
 def coarse_share(epoch: int, epochs: int, gamma: float = 1.0) -> float:
     r"""How much of the loss is coarse matching in an epoch: $e^{-\gamma_0 \cdot \text{epoch} / \text{epochs}}$.
 
+    Args:
+        epoch: from 0.
+        epochs: how many there are, at least 1.
+        gamma: $\gamma_0$, at least 0.
+
+    Raises:
+        InputError: for numbers out of range.
+
     >>> [round(coarse_share(epoch, 10), 3) for epoch in (0, 5, 9)]
     [1.0, 0.607, 0.407]
     """
+    check_number("epoch", epoch, at_least=0, whole=True)
+    check_number("epochs", epochs, at_least=1, whole=True)
+    check_number("gamma", gamma, at_least=0)
     return math.exp(-gamma * epoch / epochs)
 
 
@@ -149,7 +182,8 @@ class UncertaintyLoss(nn.Module):
             share: g, from 0 (fine matching alone: InfoNCE) to 1; see `coarse_share`.
 
         Raises:
-            InputError: for different shapes, NaN, coarse targets of one column, or a share out of range.
+            InputError: for different shapes, NaN, fewer than 2 rows, coarse targets of one column, or a share out of
+                range.
         """
         check_number("share", share, at_least=0, at_most=1)
         if coarse is None and share > 0:
@@ -230,9 +264,9 @@ class ComposedRetrieval(Method):
         **recipe: Any,
     ):
         super().__init__(encoder, **recipe)
-        check_number("samples", samples, at_least=2)
+        check_number("samples", samples, at_least=2, whole=True)
         check_number("gamma", gamma, at_least=0)
-        check_number("dim", dim, at_least=2)
+        check_number("dim", dim, at_least=2, whole=True)
         self.encoder = Searcher(self.encoder, self.features, dim)
         self.features, self.gamma, self.uncertain = dim, gamma, uncertain
         self.jitter, self.objective = Jitter(norm, alpha, beta), UncertaintyLoss(norm)

@@ -22,9 +22,9 @@ from counterpoise.data import Images
 from counterpoise.data.views import to_float
 from counterpoise.errors import InputError, unknown
 from counterpoise.method import ImageViews, Index, Labels
-from counterpoise.metric.learner import Embedder, ProxyLearner, pml
+from counterpoise.metric.learner import Embedder, ProxyLearner, check_pairs, pml
 from counterpoise.nets import embed
-from counterpoise.ops.checks import check_integers, check_matrix, check_number, check_same_shape
+from counterpoise.ops.checks import check_finite, check_integers, check_matrix, check_number, check_same_shape
 from counterpoise.ops.neighbours import nearest
 from counterpoise.ops.processes import gather
 from counterpoise.ops.similarity import unit_rows
@@ -71,9 +71,16 @@ def mix(first: Float[Tensor, "..."], second: Float[Tensor, "..."], share: float)
         second: x', of the same shape.
         share: $\lambda$, from 0 to 1.
 
+    Raises:
+        InputError: for different shapes, NaN, or a share out of range.
+
     >>> mix(torch.tensor([4.0]), torch.tensor([8.0]), 0.25)
     tensor([7.])
     """
+    check_same_shape(first=first, second=second)
+    check_finite("first", first)
+    check_finite("second", second)
+    check_number("share", share, at_least=0, at_most=1)
     return share * first + (1 - share) * second
 
 
@@ -87,9 +94,15 @@ def mixing_pairs(found: Found, kind: Kind = "positive-negative") -> Triples:
     Returns:
         As many as $\sum_a |P(a)| |N(a)|$ or $\sum_a |N(a)|$. With the first's share $\lambda$, $y = \lambda$ for all.
 
+    Raises:
+        InputError: for another kind, or rows and anchors that do not go together.
+
     >>> mixing_pairs(Found(*(torch.tensor(x) for x in ([0, 1], [1, 0], [0, 0, 1], [2, 3, 3]))))  # doctest: +ELLIPSIS
     Triples(anchor=tensor([0, 0, 1]), first=tensor([1, 1, 0]), second=tensor([2, 3, 3]))
     """
+    if kind not in get_args(Kind):
+        raise unknown("kind", kind, get_args(Kind))
+    found = _checked(found)
     if kind == "anchor-negative":
         return Triples(found.negative_of, found.negative_of, found.negatives)
     order = found.negative_of.argsort(stable=True)
@@ -113,10 +126,16 @@ def hardest_negatives(found: Found, similarity: Float[Tensor, " negatives"], cou
         similarity: of each negative to its anchor.
         count: at least 1.
 
+    Raises:
+        InputError: for shapes that do not go together, NaN, or a count out of range.
+
     >>> rows = torch.arange(3)
     >>> hardest_negatives(Found(rows, rows, rows // 2, rows), torch.tensor([0.1, 0.3, 0.2]), 1).negatives
     tensor([1, 2])
     """
+    found = _checked(found)
+    _check_vectors(similarity=similarity, negatives=found.negatives.to(similarity.dtype))
+    check_number("count", count, at_least=1, whole=True)
     order = similarity.argsort(descending=True, stable=True)
     order = order[found.negative_of[order].argsort(stable=True)]
     many = found.negative_of.bincount()
@@ -137,12 +156,19 @@ def log_one_plus_sum(
         logits: x; only what is summed is ever exponentiated, with its largest taken out.
         weights: w, from 0 to 1; a weight of 0 leaves a mixture out, gradient and all.
         anchor: of each mixture, from 0.
-        anchors: how many there are.
+        anchors: how many there are, at least 1.
+
+    Raises:
+        InputError: for shapes that do not go together, NaN, or numbers out of range.
 
     >>> x = torch.tensor([0.0, 0.0, 200.0])
     >>> log_one_plus_sum(x, torch.tensor([0.5, 0.5, 1.0]), torch.tensor([0, 0, 1]), anchors=3)
     tensor([  0.6931, 200.0000,   0.0000])
     """
+    _check_vectors(logits=logits, weights=weights)
+    _check_shares("weights", weights)
+    check_number("anchors", anchors, at_least=1, whole=True)
+    anchor = check_integers("anchor", anchor, rows=len(logits), low=0, high=anchors)
     logits = logits + weights.log()
     # The 1 is a logit of 0, which every anchor has.
     top = logits.new_zeros(anchors).scatter_reduce(0, anchor, logits.detach(), "amax")
@@ -162,9 +188,15 @@ def mixed_contrastive(
     Returns:
         At least 0; 0 where there is no term above 0.
 
+    Raises:
+        InputError: for different shapes, NaN, or numbers out of range.
+
     >>> mixed_contrastive(torch.tensor([0.25, 0.75]), torch.tensor([0.5, 0.5]))  # (0.125 + 0.375) / 2 + 0.125
     tensor(0.3750)
     """
+    _check_vectors(distance=distance, positivity=positivity)
+    _check_shares("positivity", positivity)
+    check_number("margin", margin, above=0)
     return _mean_above_zero(positivity * distance) + _mean_above_zero((1 - positivity) * (margin - distance).relu())
 
 
@@ -186,15 +218,23 @@ def mixed_multi_similarity(
         similarity: s, of each mixture to its anchor.
         positivity: y, from 0 to 1.
         anchor: of each mixture, from 0.
-        anchors: how many there are, those without a mixture among them.
+        anchors: how many there are, those without a mixture among them; at least 1.
         margin: m.
         alpha: sharpness of the positives' weights, above 0.
         beta: sharpness of the negatives' weights, above 0.
+
+    Raises:
+        InputError: for shapes that do not go together, NaN, or numbers out of range.
 
     >>> zero = torch.zeros(1)
     >>> mixed_multi_similarity(zero, zero + 0.5, zero.long(), 1, margin=0.0, alpha=1.0, beta=1.0)  # 2 log 1.5
     tensor(0.8109)
     """
+    _check_vectors(similarity=similarity, positivity=positivity)
+    _check_shares("positivity", positivity)
+    for name, value in (("alpha", alpha), ("beta", beta)):
+        check_number(name, value, above=0)
+    check_number("margin", margin)
     away = similarity - margin
     positive = log_one_plus_sum(-alpha * away, positivity, anchor, anchors) / alpha
     negative = log_one_plus_sum(beta * away, 1 - positivity, anchor, anchors) / beta
@@ -218,14 +258,21 @@ def mixed_proxy_anchor(
         similarity: s, of each mixture to its proxy.
         positivity: y, from 0 to 1.
         anchor: of each mixture, its proxy from 0.
-        anchors: how many proxies there are.
+        anchors: how many proxies there are, at least 1.
         margin: m.
         alpha: sharpness, above 0.
+
+    Raises:
+        InputError: for shapes that do not go together, NaN, or numbers out of range.
 
     >>> zero = torch.zeros(1)
     >>> mixed_proxy_anchor(zero, zero + 0.5, zero.long(), 7, margin=0.0)  # 2 log 1.5; six proxies have nothing to say
     tensor(0.8109)
     """
+    _check_vectors(similarity=similarity, positivity=positivity)
+    _check_shares("positivity", positivity)
+    check_number("margin", margin)
+    check_number("alpha", alpha, above=0)
     positive = log_one_plus_sum(-alpha * (similarity - margin), positivity, anchor, anchors)
     negative = log_one_plus_sum(alpha * (similarity + margin), 1 - positivity, anchor, anchors)
     pulled, pushed = (len(anchor[kind].unique()) for kind in (positivity > 0, positivity < 1))
@@ -297,8 +344,8 @@ class MetrixLoss(nn.Module):
             raise unknown("base", base, CONSTANTS)
         check_number("weight", weight, at_least=0)
         if hardest is not None:
-            check_number("hardest", hardest, at_least=1)
-        self.base, self.weight, self.hardest = base, weight, hardest
+            check_number("hardest", hardest, at_least=1, whole=True)
+        self.base, self.weight, self.hardest, self.classes = base, weight, hardest, classes
         self.constants = _constants(base, margin=margin, alpha=alpha, beta=beta)
         losses = pml("losses")
         if base == "contrastive":
@@ -309,6 +356,8 @@ class MetrixLoss(nn.Module):
         else:
             if classes is None or dim is None:
                 raise InputError("classes and dim: expected numbers, for the proxies of proxy-anchor, got none")
+            check_number("classes", classes, at_least=2, whole=True)
+            check_number("dim", dim, at_least=1, whole=True)
             self.loss = losses.ProxyAnchorLoss(classes, dim, **self.constants)
 
     def forward(
@@ -322,21 +371,33 @@ class MetrixLoss(nn.Module):
 
         Args:
             embeddings: one row per image.
-            labels: class of each.
+            labels: class of each, of any integer type; -1 leaves a row out.
             share: $\lambda$, one for the batch; each mixture's label is $y = \lambda$.
             kind: whether a negative is mixed with a positive or with the anchor; proxies are never mixed.
 
         Raises:
-            InputError: for other shapes, NaN, a share out of range, or proxies as what is to be mixed.
+            InputError: for other shapes, labels below -1, NaN, a share out of range, proxies as what is to be mixed,
+                or (where anchors are no proxies) a batch without a positive, or a negative pair.
         """
         check_matrix("embeddings", embeddings)
-        check_integers("labels", labels, rows=len(embeddings))
+        high = self.classes if self.base == "proxy-anchor" else None
+        labels = check_integers("labels", labels, rows=len(embeddings), low=-1, high=high)
         check_number("share", share, at_least=0, at_most=1)
         if kind not in get_args(Kind):
             raise unknown("kind", kind, get_args(Kind))
         if self.base == "proxy-anchor" and kind == "anchor-negative":
             raise InputError("kind: expected positive-negative, for the anchors of proxy-anchor are no images")
-        return self.of_all(gather(embeddings), gather(labels), share, kind)
+        embeddings, labels = gather(embeddings), gather(labels)
+        return self.of_all(embeddings[labels >= 0], labels[labels >= 0], share, kind)
+
+    def base_loss(self, embeddings: Float[Tensor, "batch dim"], labels: Labels) -> tuple[Float[Tensor, ""], Found]:
+        """The loss without mixtures of the rows of all processes, and the pairs that it is made of."""
+        embeddings = embeddings.to(torch.promote_types(embeddings.dtype, torch.float32))
+        if self.base == "proxy-anchor":
+            return self.loss(embeddings, labels), self.pairs(embeddings, labels)
+        check_pairs(labels)
+        found = self.pairs(embeddings, labels)
+        return self.loss(embeddings, labels, tuple(found)), found
 
     def of_all(
         self,
@@ -356,8 +417,7 @@ class MetrixLoss(nn.Module):
             make: from the numbers of two rows to the embedding of their mixture, where it is made before the embedding.
         """
         embeddings = embeddings.to(torch.promote_types(embeddings.dtype, torch.float32))
-        found = self.pairs(embeddings, labels)
-        loss = self.loss(embeddings, labels, None if self.base == "proxy-anchor" else tuple(found))
+        loss, found = self.base_loss(embeddings, labels)
         if not self.weight:
             return loss
         rows = unit_rows(embeddings)
@@ -482,7 +542,7 @@ class Metrix(ProxyLearner):
 
     def compare(self, embeddings: Float[Tensor, "batch dim"], labels: Labels) -> Float[Tensor, ""]:
         """The base loss, without a mixed one."""
-        return self.objective.of_all(embeddings, labels)
+        return self.objective.base_loss(embeddings, labels)[0]
 
     def draw(self, device: torch.device) -> tuple[float, Kind]:
         """The share of a batch's mixtures and what is mixed, the same in all processes."""
@@ -578,13 +638,38 @@ def _constants(base: str, **given: float | None) -> dict[str, float]:
         if value is None:
             continue
         if name not in CONSTANTS[base]:
-            raise InputError(f"{name}: the base loss '{base}' has none, got {value:g}")
+            raise InputError(f"{name}: the base loss '{base}' has none, got {value}")
         if name != "margin":
             check_number(name, value, above=0)
     constants = CONSTANTS[base] | {name: value for name, value in given.items() if value is not None}
-    bounds = {"above": 0, "at_most": 2} if base == "contrastive" else {"at_least": -1, "at_most": 1}
-    check_number("margin", constants["margin"], **bounds)
+    if base == "contrastive":
+        check_number("margin", constants["margin"], above=0, at_most=2)
+    else:
+        check_number("margin", constants["margin"], at_least=-1, at_most=1)
     return constants
+
+
+def _checked(found: Found) -> Found:
+    """The pairs as int64; refuse anchors that are not one for each row."""
+    whole = []
+    for anchors, rows in (("positive_of", "positives"), ("negative_of", "negatives")):
+        count = len(getattr(found, rows))
+        whole += [check_integers(f"found.{name}", getattr(found, name), rows=count, low=0) for name in (anchors, rows)]
+    return Found(*whole)
+
+
+def _check_vectors(**vectors: Tensor) -> None:
+    """Refuse vectors of different lengths, or with NaN."""
+    for name, x in vectors.items():
+        if x.ndim != 1:
+            raise InputError(f"{name}: expected a vector, got shape {list(x.shape)}")
+        check_finite(name, x)
+    check_same_shape(**vectors)
+
+
+def _check_shares(name: str, x: Tensor) -> None:
+    if len(x) and not 0 <= float(x.min()) <= float(x.max()) <= 1:
+        raise InputError(f"{name}: expected numbers from 0 to 1, got {float(x.min()):g} to {float(x.max()):g}")
 
 
 def _mean_above_zero(terms: Float[Tensor, " n"]) -> Float[Tensor, ""]:

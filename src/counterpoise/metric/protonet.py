@@ -27,14 +27,25 @@ def prototypes(
     Args:
         support: one row per example.
         labels: class of each, from 0; each class has an example.
-        classes: how many there are.
+        classes: how many there are, at least 1.
+
+    Raises:
+        InputError: for other shapes, NaN, or a class without an example, which has no mean.
 
     >>> prototypes(torch.tensor([[1.0], [3.0], [5.0]]), torch.tensor([0, 0, 1]), 2)
     tensor([[2.],
             [5.]])
     """
+    check_matrix("support", support)
+    check_number("classes", classes, at_least=1, whole=True)
+    labels = check_integers("labels", labels, rows=len(support), low=0, high=classes)
+    counts = labels.bincount(minlength=classes)
+    if not counts.all():
+        raise InputError(
+            f"labels: expected an example of each of {classes} classes, got none of {int(counts.argmin())}"
+        )
     sums = support.new_zeros(classes, support.shape[1]).index_add(0, labels, support)
-    return sums / labels.bincount(minlength=classes)[:, None]
+    return sums / counts[:, None]
 
 
 class PrototypeLoss(nn.Module):
@@ -53,7 +64,7 @@ class PrototypeLoss(nn.Module):
 
     def __init__(self, shots: int = 1, temperature: float = 1.0):
         super().__init__()
-        check_number("shots", shots, at_least=1)
+        check_number("shots", shots, at_least=1, whole=True)
         check_number("temperature", temperature, above=0)
         self.shots, self.temperature = shots, temperature
 
@@ -62,23 +73,27 @@ class PrototypeLoss(nn.Module):
 
         Args:
             embeddings: one row per image; not normalised here.
-            labels: class of each, any integers.
+            labels: class of each, of any integer type; -1 leaves a row out.
 
         Raises:
-            InputError: for other shapes, NaN, or where no class has a row beyond its examples.
+            InputError: for other shapes, labels below -1, NaN, where there is one class alone, or where no class has a
+                row beyond its examples.
         """
         check_matrix("embeddings", embeddings)
-        check_integers("labels", labels, rows=len(embeddings))
+        labels = check_integers("labels", labels, rows=len(embeddings), low=-1)
         return self.of_all(gather(embeddings), gather(labels))
 
     def of_all(self, embeddings: Float[Tensor, "batch dim"], labels: Labels) -> Float[Tensor, ""]:
         """The loss of rows of all processes; a class without one beyond its examples has no query."""
+        embeddings, labels = embeddings[labels >= 0], labels[labels >= 0]
         embeddings = embeddings.to(torch.promote_types(embeddings.dtype, torch.float32))
         classes, own = labels.unique(return_inverse=True)
         nth = (own[:, None] == own).tril(-1).sum(1)  # how many of the class came before
         is_query = nth >= self.shots
         if not is_query.any():
             raise InputError(f"labels: expected a class with more than {self.shots} rows in the batch, got none")
+        if len(classes) < 2:
+            raise InputError(f"labels: expected 2 classes in the batch, to choose from, got {len(own)} rows of one")
         means = prototypes(embeddings[~is_query], own[~is_query], len(classes))
         distances = torch.cdist(embeddings[is_query], means).square()
         return F.cross_entropy(-distances / self.temperature, own[is_query])
@@ -106,9 +121,11 @@ class ProtoNet(MetricLearner):
         **recipe: Any,
     ):
         super().__init__(encoder, samples, per_class=per_class, **recipe)
+        check_number("shots", shots, at_least=1, whole=True)
         if shots >= per_class:
             raise InputError(f"shots: expected fewer than per_class, {per_class}, got {shots}")
         self.objective = PrototypeLoss(shots, temperature)
+        self.needed = shots + 1
 
     def compare(self, embeddings: Float[Tensor, "batch dim"], labels: Labels) -> Float[Tensor, ""]:
         """The loss of the batch as an episode."""

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from counterpoise.data import Images
 from counterpoise.data.views import to_float
 from counterpoise.errors import InputError, unknown
-from counterpoise.method import Batch, ImageViews, Index, Labels
+from counterpoise.method import ImageViews, Index, Labels
 from counterpoise.metric.learner import MetricLearner
 from counterpoise.nets import embed
 from counterpoise.nets.diffusion import Schedule, UNet, ddim
@@ -63,23 +63,45 @@ def real_rag(
         queries: embeddings of prompts; rows are normalised here, as all others.
         positives: of a real image of each.
         reflective: of the real image that is most like what the generator draws for each prompt; None for none at all.
-        temperature: T.
-        labels: which object each row is of; positives of the same one are no negatives. None: all are different.
+        temperature: T, above 0.
+        labels: which object each row is of; positives of the same one are no negatives; -1 is like no other. None: all
+            are different.
         absent: rows without a reflective negative, whose row in `reflective` is passed over.
 
     Returns:
         One number for each query of all processes.
 
+    Raises:
+        InputError: for different shapes, labels below -1, NaN, a temperature out of range, or where no query has any
+            negative, so that all is 0.
+
     >>> x = torch.eye(2)
     >>> real_rag(x, x, x)  # the generator draws the positive itself: at least log 2
     tensor([0.6931, 0.6931])
     """
+    given = {"queries": queries, "positives": positives}
+    given |= {} if reflective is None else {"reflective": reflective}
+    check_same_shape(**given)
+    for name, x in given.items():
+        check_matrix(name, x)
+    check_number("temperature", temperature, above=0)
+    if absent is not None and absent.shape != queries.shape[:1]:
+        raise InputError(f"absent: expected one for each of the {len(queries)} rows, got {list(absent.shape)}")
+    if absent is not None and absent.dtype != torch.bool:
+        raise InputError(f"absent: expected torch.bool, got {absent.dtype}")
     q, p = unit_rows(queries), unit_rows(positives)
-    own = row_numbers(q) if labels is None else labels
+    own = row_numbers(q)
+    if labels is not None:
+        labels = check_integers("labels", labels, rows=len(queries), low=-1)
+        own = labels.where(labels >= 0, -1 - own)
     terms = [(q * p).sum(1) / temperature]
     everyone = gather(own)
     if (everyone != everyone[0]).any():  # else nothing is a normal negative
         terms.append(similarity_logsumexp(q, p, 1 / temperature, exclude=(own, own), across=True))
+    elif reflective is None or (absent is not None and gather(absent).all()):
+        raise InputError(
+            f"labels: expected two objects in the batch, or a reflective negative, got {len(everyone)} rows of one"
+        )
     if reflective is not None:
         logit = (q * unit_rows(reflective)).sum(1) / temperature
         terms.append(logit if absent is None else logit.masked_fill(absent, -torch.inf))
@@ -113,17 +135,8 @@ class RealRAGLoss(nn.Module):
         """The loss of the batch; arguments are those of `real_rag`.
 
         Raises:
-            InputError: for other shapes or NaN.
+            InputError: as `real_rag`.
         """
-        given = {"queries": queries, "positives": positives}
-        given |= {} if reflective is None else {"reflective": reflective}
-        check_same_shape(**given)
-        for name, x in given.items():
-            check_matrix(name, x)
-        if labels is not None:
-            check_integers("labels", labels, rows=len(queries))
-        if absent is not None and absent.shape != queries.shape[:1]:
-            raise InputError(f"absent: expected one for each of the {len(queries)} rows, got {list(absent.shape)}")
         return real_rag(queries, positives, reflective, self.temperature, labels, absent).mean()
 
 
@@ -153,8 +166,10 @@ def reflective_negatives(
     >>> reflective_negatives(torch.tensor([[3.0, 1.0], [1.0, 2.0]]), real, torch.tensor([0, 0]), torch.tensor([0, 1]))
     tensor([-1,  1])
     """
-    check_integers("labels", labels, rows=len(generated))
-    check_integers("image_labels", image_labels, rows=len(database))
+    check_matrix("generated", generated)
+    check_matrix("database", database)
+    labels = check_integers("labels", labels, rows=len(generated), low=0)
+    image_labels = check_integers("image_labels", image_labels, rows=len(database), low=-1)
     index = nearest(generated, database, 1)[1][:, 0]
     return index.masked_fill(image_labels.to(index.device)[index] == labels.to(index.device), -1)
 
@@ -185,7 +200,15 @@ def generate_augmented(
 
     Raises:
         InputError: for numbers of rows that do not go together, NaN, or no real image.
+
+    >>> def generator(prompts, references):
+    ...     return references
+    >>> real = torch.arange(2, dtype=torch.uint8).view(2, 1, 1, 1)
+    >>> generate_augmented(generator, ["a car"], torch.tensor([[0.0, 1.0]]), torch.eye(2), real).references
+    tensor([1])
     """
+    check_matrix("queries", queries)
+    check_matrix("objects", objects)
     if len(queries) != len(prompts):
         raise InputError(f"queries: expected one for each of the {len(prompts)} prompts, got {len(queries)}")
     if len(objects) != len(pixels):
@@ -250,13 +273,19 @@ def caption_codes(captions: Sequence[str], dim: int = WORDS) -> Float[Tensor, "c
     Captions that share words are near each other; the order of words and their case do not matter.
 
     Args:
-        captions: texts.
-        dim: length of the vectors, each about 1 long.
+        captions: texts, at least one.
+        dim: length of the vectors, each about 1 long; at least 1.
+
+    Raises:
+        InputError: for no caption, one that is no text, or a length out of range.
 
     >>> a, b, c = caption_codes(["red car", "Car red", "red bus"])
     >>> round((a - b).norm().item(), 4), bool((a - c).norm() < a.norm() + c.norm())
     (0.0, True)
     """
+    check_number("dim", dim, at_least=1, whole=True)
+    if isinstance(captions, str) or not len(captions) or not all(isinstance(caption, str) for caption in captions):
+        raise InputError(f"captions: expected a sequence of at least one text, got {captions!r:.50}")
     words = [caption.lower().split() for caption in captions]
     codes = {word: _word_code(word, dim) for word in {word for each in words for word in each}}
     return torch.stack([sum((codes[word] for word in each), torch.zeros(dim)) for each in words])
@@ -285,6 +314,11 @@ class SmallGenerator(nn.Module):
 
     def __init__(self, channels: int, width: int = 8, steps: int = 10):
         super().__init__()
+        check_number("channels", channels, at_least=1, whole=True)
+        check_number("width", width, at_least=2, whole=True)
+        check_number("steps", steps, at_least=1, whole=True)
+        if width % 2:
+            raise InputError(f"width: expected a multiple of 2, got {width}")
         self.channels, self.steps = channels, steps
         self.schedule = Schedule()
         self.unet = UNet(3 * channels, width)
@@ -302,7 +336,15 @@ class SmallGenerator(nn.Module):
             epochs: passes over them.
             batch_size: images a step.
             lr: the largest learning rate, of AdamW.
+
+        Raises:
+            InputError: for numbers out of range, or captions that are not one for each image.
         """
+        check_number("epochs", epochs, at_least=0, whole=True)
+        check_number("batch_size", batch_size, at_least=1, whole=True)
+        check_number("lr", lr, above=0)
+        if len(captions) != len(pixels):
+            raise InputError(f"captions: expected one for each of the {len(pixels)} images, got {len(captions)}")
         self.size.copy_(torch.tensor(pixels.shape[2:]))
         words, small = caption_codes(captions), _pooled(pixels)
         self.regression.copy_(_ridge(words, small))
@@ -415,10 +457,10 @@ class RealRAG(MetricLearner):
         **recipe: Any,
     ):
         super().__init__(encoder, samples, **recipe)
-        check_number("classes", classes, at_least=2)
+        check_number("classes", classes, at_least=2, whole=True)
         check_number("known", known, above=0, at_most=1)
-        check_number("generator_epochs", generator_epochs, at_least=0)
-        check_number("generator_width", generator_width, at_least=2)
+        check_number("generator_epochs", generator_epochs, at_least=0, whole=True)
+        check_number("generator_width", generator_width, at_least=2, whole=True)
         if pairs not in get_args(Pairs):
             raise unknown("pairs", pairs, get_args(Pairs))
         if (generator is None) != (frozen is None):
@@ -435,6 +477,16 @@ class RealRAG(MetricLearner):
         self.register_buffer("known", torch.zeros(classes, dtype=torch.bool))
         self.register_buffer("captions", torch.zeros(classes, WORDS))
         self.register_buffer("negatives", torch.full((classes,), -1))
+
+    def check_images(self, images: Images, batch_size: int, shares: int = 1) -> None:
+        """As of any `MetricLearner`; and refuse a share of known classes that leaves one to learn from."""
+        super().check_images(images, batch_size, shares)
+        count = max(1, round(self.share * len(images.classes)))
+        if self.pairs == "known" and self.small is not None and count < 2:
+            raise InputError(
+                f"known: expected a share with at least 2 of the {len(images.classes)} classes for pairs 'known', "
+                f"got {self.share:g}"
+            )
 
     def start_epoch(self, images: Images, epoch: int) -> None:
         """Before the first epoch, train the small generator, and find each class's reflective negative."""
@@ -482,15 +534,10 @@ class RealRAG(MetricLearner):
         encoder = self.frozen.eval()
         return torch.cat([encoder(to_float(part.to(self.device))).cpu() for part in pixels.split(PART)])
 
-    def training_step(self, batch: Batch, batch_index: int) -> Float[Tensor, ""]:
+    def views_of(self, pixels: Pixels, labels: Labels, index: Index) -> ImageViews:
         """As of any method, but that the second view is one of the reflective negative of the image's class."""
-        pixels, labels, index = batch
         other = self.pixels[self.negatives[labels].clamp(min=0).cpu()].to(pixels.device)
-        loss = self.loss([self.view(pixels), self.view(other)], labels, index)
-        if not torch.isfinite(loss):
-            raise FloatingPointError(f"the loss became {loss.item()} at step {self.global_step}; a smaller lr may help")
-        self.log("loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(pixels), sync_dist=True)
-        return loss
+        return [self.view(pixels), self.view(other)]
 
     def loss(self, images: ImageViews, labels: Labels, index: Index) -> Float[Tensor, ""]:
         """The loss of the embeddings of names, of images, and of the reflective negatives that there are."""

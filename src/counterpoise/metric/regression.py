@@ -12,6 +12,7 @@ from counterpoise.errors import unknown
 from counterpoise.method import Index
 from counterpoise.metric.regressor import Inputs, Numbers, Regressor
 from counterpoise.nets.heads import linear
+from counterpoise.ops.checks import check_number
 from counterpoise.ops.processes import gather
 
 Error = Literal["l1", "l2"]
@@ -23,7 +24,7 @@ class Regression(Regressor):
     Args:
         encoder: images, or rows, to features; what a run keeps.
         mean: of the training targets; numbers are told as so many deviations from it.
-        deviation: of the training targets.
+        deviation: of the training targets, at least 0; 0 counts as 1.
         error: "l1", the absolute error, or "l2", the squared one.
         **recipe: arguments of `Method`.
     """
@@ -34,6 +35,8 @@ class Regression(Regressor):
         super().__init__(encoder, **recipe)
         if error not in get_args(Error):
             raise unknown("error", error, get_args(Error))
+        check_number("mean", mean)
+        check_number("deviation", deviation, at_least=0)
         self.mean, self.deviation, self.error = mean, deviation or 1.0, error
         self.head = linear(self.features, 1)
 

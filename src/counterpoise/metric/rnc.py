@@ -12,10 +12,11 @@ import torch
 from jaxtyping import Float, Real
 from torch import Tensor, nn
 
+from counterpoise.data.targets import Targets
 from counterpoise.errors import InputError
 from counterpoise.method import Index
-from counterpoise.metric.regressor import Inputs, Numbers, Regressor
-from counterpoise.ops.checks import check_finite, check_matrix, check_number
+from counterpoise.metric.regressor import Inputs, Numbers, Regressor, check_targets
+from counterpoise.ops.checks import check_matrix, check_number
 from counterpoise.ops.processes import gather, row_numbers
 
 
@@ -34,19 +35,16 @@ def rank_n_contrast(
         temperature: T, above 0.
 
     Raises:
-        InputError: for other shapes, fewer than 2 rows, or NaN.
+        InputError: for other shapes, NaN, or fewer than 3 rows, of which a pair has no negative: the loss is 0.
 
     >>> z, y = torch.zeros(3, 1), torch.tensor([0.0, 1.0, 3.0])
     >>> round(rank_n_contrast(z, y).item(), 6)  # of an anchor's two, the far one has 1 term, the near one 2: log(2) / 2
     0.346574
     """
     check_matrix("embeddings", embeddings)
-    if targets.shape != (len(embeddings),):
-        raise InputError(f"targets: expected one for each of {len(embeddings)} rows, got {list(targets.shape)}")
-    numbers = targets.double()
-    check_finite("targets", numbers)
+    numbers = check_targets(targets, rows=len(embeddings))
     check_number("temperature", temperature, above=0)
-    row = row_numbers(embeddings, "embeddings", at_least=2)
+    row = row_numbers(embeddings, "embeddings", at_least=3)
     z = embeddings.to(torch.promote_types(embeddings.dtype, torch.float32))
     keys, key_numbers = gather(z), gather(numbers)
     similarity = -torch.cdist(z, keys) / temperature
@@ -89,6 +87,12 @@ class RNC(Regressor):
     def __init__(self, encoder: nn.Module, temperature: float = 2.0, **recipe: Any):
         super().__init__(encoder, **recipe)
         self.objective = RNCLoss(temperature)
+
+    def check_images(self, images: Targets, batch_size: int, shares: int = 1) -> None:
+        """Refuse batches of fewer than 3 rows, whose loss is 0."""
+        super().check_images(images, batch_size, shares)
+        if batch_size * self.views < 3:
+            raise InputError(f"batch_size: expected at least 3, for a pair and a negative, got {batch_size}")
 
     def loss(self, images: Inputs, labels: Numbers, index: Index) -> Float[Tensor, ""]:
         """The loss of all views together."""

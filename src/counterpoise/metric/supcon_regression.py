@@ -9,6 +9,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from counterpoise.contrast.supcon import SupConLoss
+from counterpoise.data.targets import Targets
+from counterpoise.errors import InputError
 from counterpoise.method import Index
 from counterpoise.metric.regressor import Inputs, Numbers, Regressor, binned, ranks_of
 from counterpoise.nets.heads import mlp
@@ -42,6 +44,18 @@ class SupConRegression(Regressor):
         self.bin = bin
         self.head = mlp(self.features, hidden, dim)
         self.objective = SupConLoss(temperature)
+
+    def check_images(self, images: Targets, batch_size: int, shares: int = 1) -> None:
+        """As of any `Regressor`; and refuse bins without a negative pair, or of one view without a positive one."""
+        super().check_images(images, batch_size, shares)
+        numbers = binned(images.targets, self.bin)
+        filled = len(numbers.unique())
+        if filled < 2:
+            raise InputError(
+                f"bin: expected bins that part the {len(numbers)} targets, got one of all, {self.bin:g} wide"
+            )
+        if self.views == 1 and filled == len(numbers):
+            raise InputError(f"bin: expected bins of several targets, got one for each of {filled}, {self.bin:g} wide")
 
     def loss(self, images: Inputs, labels: Numbers, index: Index) -> Float[Tensor, ""]:
         """SupCon of the projections of all views together."""

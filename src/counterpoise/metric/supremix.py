@@ -18,11 +18,12 @@ import torch
 from jaxtyping import Float, Int, Real
 from torch import Tensor, nn
 
+from counterpoise.data.targets import Targets
 from counterpoise.errors import InputError, unknown
 from counterpoise.method import Index
-from counterpoise.metric.regressor import Inputs, Numbers, Regressor, binned
+from counterpoise.metric.regressor import Inputs, Numbers, Regressor, binned, check_targets
 from counterpoise.nets.heads import mlp
-from counterpoise.ops.checks import check_finite, check_matrix, check_number
+from counterpoise.ops.checks import check_finite, check_integers, check_matrix, check_number
 from counterpoise.ops.parts import by_rows
 from counterpoise.ops.processes import gather, row_numbers
 from counterpoise.ops.similarity import unit_rows
@@ -57,11 +58,16 @@ def bounds_of(
     Args:
         anchors: numbers of the anchors.
         numbers: those of all rows, in rising order.
-        window: how far off a number may be; one that is just so far is outside.
+        window: how far off a number may be, at least 0; one that is just so far is outside.
+
+    Raises:
+        InputError: for other shapes, NaN, or a window out of range.
 
     >>> bounds_of(torch.tensor([4.0]), torch.tensor([0.0, 1, 2, 3, 4, 4, 5, 6, 7]), window=3.0)
     tensor([[2, 4, 6, 8]])
     """
+    _check_numbers(anchors, numbers)
+    check_number("window", window, at_least=0)
     start, end = torch.searchsorted(numbers, anchors), torch.searchsorted(numbers, anchors, right=True)
     first = torch.searchsorted(numbers, anchors - window, right=True).minimum(start)
     last = torch.searchsorted(numbers, anchors + window).maximum(end)
@@ -78,11 +84,18 @@ def hard_positives(
         numbers: those of all rows, in rising order.
         bounds: of `bounds_of`.
 
+    Raises:
+        InputError: for other shapes, NaN, or bounds outside of the numbers.
+
     >>> numbers = torch.tensor([0.0, 3.0, 4.0])
     >>> hard_positives(numbers, numbers, bounds_of(numbers, numbers, window=5.0))[1:]
     (tensor([0]), tensor([2]), tensor([0.2500]))
     """
-    first, start, end, last = bounds.T
+    _check_numbers(anchors, numbers)
+    if bounds.shape != (len(anchors), 4):
+        raise InputError(f"bounds: expected [{len(anchors)}, 4], one row for each anchor, got {list(bounds.shape)}")
+    whole = check_integers("bounds", bounds.flatten(), rows=bounds.numel(), low=0, high=len(numbers) + 1)
+    first, start, end, last = whole.view(-1, 4).T
     rows_above, counts = last - end, (start - first) * (last - end)
     anchor = torch.repeat_interleave(counts)
     nth = torch.arange(len(anchor), device=anchor.device) - (counts.cumsum(0) - counts)[anchor]
@@ -97,15 +110,22 @@ def log_weight(gap: Float[Tensor, "*pairs"], weight: Weight) -> Float[Tensor, "*
 
     Args:
         gap: d, how far apart the two numbers are.
-        weight: which of these.
+        weight: "linear", "square", "inverse-linear", "inverse-square" or "none".
+
+    Raises:
+        InputError: for another weight, or NaN.
 
     >>> log_weight(torch.tensor([0.0, 3.0]), "linear").exp(), log_weight(torch.tensor([3.0]), "inverse-square").exp()
     (tensor([1., 4.]), tensor([0.1000]))
     """
+    check_finite("gap", gap)
+    if weight not in get_args(Weight):
+        raise unknown("weight", weight, get_args(Weight))
     if weight == "none":
         return torch.zeros_like(gap)
-    power, sign = 2 if weight.endswith("square") else 1, -1 if weight.startswith("inverse") else 1
-    return sign * torch.logaddexp(power * gap.abs().log(), torch.zeros_like(gap))  # no square that could be infinite
+    # No square that could be infinite, and a slope at 0, which the logarithm of the gap has not.
+    log = 2 * torch.hypot(gap, torch.ones_like(gap)).log() if weight.endswith("square") else gap.abs().log1p()
+    return -log if weight.startswith("inverse") else log
 
 
 def supremix(
@@ -138,27 +158,28 @@ def supremix(
         plus_one: divide by $|P| + 1$, so that an anchor without a positive counts as 0; otherwise it is left out.
 
     Raises:
-        InputError: for other shapes, fewer than 2 rows, NaN, or where no row has a positive and `plus_one` is not set.
+        InputError: for other shapes, fewer than 3 rows (of 2, the loss is 0), NaN, numbers out of range, or where no
+            row has a positive and `plus_one` is not set.
 
     >>> z, y = torch.eye(3), torch.tensor([0, 1, 2])  # the middle one alone has a positive, half of the others each
     >>> round(supremix(z, y, shares=None, window=2.0, weight="none").item(), 6)  # log 3: two others and the mixture
     1.098612
     """
     check_matrix("embeddings", embeddings)
-    if targets.shape != (len(embeddings),):
-        raise InputError(f"targets: expected one for each of {len(embeddings)} rows, got {list(targets.shape)}")
-    numbers = targets.double()
-    check_finite("targets", numbers)
+    numbers = check_targets(targets, rows=len(embeddings))
     _check(window, temperature, weight)
-    row = row_numbers(embeddings, "embeddings", at_least=2)
+    row = row_numbers(embeddings, "embeddings", at_least=3)
     z = unit_rows(embeddings)
     anchors, (numbers, order) = numbers, gather(numbers).sort(stable=True)
     if isinstance(shares, Tensor):
         if shares.shape != (len(z), len(order)):
             raise InputError(f"shares: expected [{len(z)}, {len(order)}], got {list(shares.shape)}")
         check_finite("shares", shares)
+        if len(shares) and not 0 <= float(shares.min()) <= float(shares.max()) <= 1:
+            raise InputError(f"shares: expected numbers from 0 to 1, got {shares.min():g} to {shares.max():g}")
         shares = shares.to(z.dtype)[:, order]
     elif shares is not None:
+        check_number("shares", shares, at_least=0, at_most=1)
         shares = z.new_full((len(z), 1), shares)
     bounds = bounds_of(anchors, numbers, window)
     first, start, end, last = bounds.T
@@ -174,7 +195,9 @@ def supremix(
         return gather(losses / (positives + 1)).mean()
     losses = gather(losses / positives.clamp(min=1))[gather(positives) > 0]
     if not len(losses):
-        raise InputError("targets: expected two rows of one number, or numbers on both sides of one; got none")
+        raise InputError(
+            "targets: expected two rows of one number, or numbers on both sides of one within the window; got none"
+        )
     return losses.mean()
 
 
@@ -313,11 +336,31 @@ class SupReMix(Regressor):
         self.head = mlp(self.features, hidden, dim)
         self.objective = SupReMixLoss(temperature, window, mix_neg, weight, plus_one=self.views == 1)
 
+    def check_images(self, images: Targets, batch_size: int, shares: int = 1) -> None:
+        """As of any `Regressor`; and refuse rows none of which has a positive, so that the loss of one view is 0."""
+        super().check_images(images, batch_size, shares)
+        if batch_size * self.views < 3:
+            raise InputError(f"batch_size: expected at least 3, for a pair and a negative, got {batch_size}")
+        numbers = binned(images.targets, self.bin).double().sort().values
+        first, start, end, last = bounds_of(numbers, numbers, self.objective.window).T
+        if self.views == 1 and not ((end - start > 1) | ((start > first) & (last > end))).any():
+            raise InputError(
+                f"window: expected one that pairs some of the {len(numbers)} targets, got {self.objective.window:g}; "
+                "no two are equal, and none lies between two others within it"
+            )
+
     def loss(self, images: Inputs, labels: Numbers, index: Index) -> Float[Tensor, ""]:
         """The loss of the projections of all views together."""
         targets = binned(labels, self.bin).repeat(len(images))
         embeddings = torch.cat([self.head(self.encoder(view)) for view in images])
         return self.objective(embeddings, targets, self.objective.draw(targets))
+
+
+def _check_numbers(anchors: Tensor, numbers: Tensor) -> None:
+    check_targets(anchors, rows=anchors.numel(), name="anchors")
+    check_targets(numbers, rows=numbers.numel(), name="numbers")
+    if (numbers[1:] < numbers[:-1]).any():
+        raise InputError("numbers: expected rising order, got a number that is less than the one before it")
 
 
 def _check(window: float, temperature: float, weight: str) -> None:

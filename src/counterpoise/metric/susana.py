@@ -21,7 +21,7 @@ from counterpoise.errors import InputError, unknown
 from counterpoise.method import Labels
 from counterpoise.metric.protonet import ProtoNet, prototypes
 from counterpoise.nets import embed
-from counterpoise.ops.checks import check_integers, check_matrix, check_number
+from counterpoise.ops.checks import check_finite, check_integers, check_matrix, check_number, check_same_shape
 from counterpoise.ops.neighbours import nearest
 from counterpoise.ops.processes import gather
 
@@ -33,13 +33,29 @@ WAYS, QUERIES, EPISODES = 5, 15, 300  # of the diagnostics
 
 
 def distances(rows: Float[Tensor, "n dim"], others: Float[Tensor, "m dim"]) -> Float[Tensor, "n m"]:
-    """Euclidean distances, in float32 at least, from differences: rows that are near each other lose no digits."""
+    """Euclidean distances, in float32 at least, from differences: rows that are near each other lose no digits.
+
+    Raises:
+        InputError: for rows of different lengths, or NaN.
+
+    >>> distances(torch.tensor([[0.0, 0.0]]), torch.tensor([[3.0, 4.0]]))
+    tensor([[5.]])
+    """
+    check_matrix("rows", rows, at_least=0)
+    check_matrix("others", others, at_least=0)
+    if rows.shape[1] != others.shape[1]:
+        raise InputError(f"others: expected {rows.shape[1]} columns, as rows, got {others.shape[1]}")
     wide = torch.promote_types(torch.promote_types(rows.dtype, others.dtype), torch.float32)
     return torch.cdist(rows.to(wide), others.to(wide), compute_mode="donot_use_mm_for_euclid_dist")
 
 
 def soften(distance: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-    """sqrt(d² + 1e-6), without squares that could overflow."""
+    """sqrt(d² + 1e-6), without squares that could overflow.
+
+    >>> soften(torch.tensor([0.0, 3.0]))
+    tensor([1.0000e-03, 3.0000e+00])
+    """
+    check_finite("distance", distance)
     return torch.hypot(distance, torch.full_like(distance, SOFTENING))
 
 
@@ -51,17 +67,27 @@ def proto_triplet(
 ) -> Float[Tensor, " queries"]:
     r"""How much a query fails to be nearer to its prototype than to the nearest other one by a margin.
 
-    $\max(0, d(q, p_y) - \min_{c \ne y} d(q, p_c) + m)$ for each query; 0 where there is no other prototype.
+    $\max(0, d(q, p_y) - \min_{c \ne y} d(q, p_c) + m)$ for each query.
 
     Args:
         queries: one row per query.
         targets: which prototype is its own, from 0.
-        prototypes: one row per class.
-        margin: m.
+        prototypes: one row per class, of at least 2.
+        margin: m, at least 0.
+
+    Raises:
+        InputError: for other shapes, NaN, a target without a prototype, or a prototype without another, of which all
+            is 0.
 
     >>> proto_triplet(torch.tensor([[0.0], [1.0]]), torch.tensor([0, 0]), torch.tensor([[0.0], [2.0]]))
     tensor([0.0000, 0.5000])
     """
+    check_matrix("queries", queries)
+    check_matrix("prototypes", prototypes, at_least=2)
+    if queries.shape[1] != prototypes.shape[1]:
+        raise InputError(f"prototypes: expected {queries.shape[1]} columns, as queries, got {prototypes.shape[1]}")
+    targets = check_integers("targets", targets, rows=len(queries), low=0, high=len(prototypes))
+    check_number("margin", margin, at_least=0)
     apart = soften(distances(queries, prototypes))
     own = torch.arange(len(prototypes), device=targets.device) == targets[:, None]
     other = apart.masked_fill(own, torch.inf).amin(1)
@@ -93,12 +119,20 @@ def icnn_of_neighbours(distance: Float[Tensor, "n reach"], same: Bool[Tensor, "n
     Args:
         distance: to the neighbours of each row, nearest first, above 0.
         same: whether a neighbour is of the row's class.
-        k: how many neighbours are judged; those beyond only tell how near the nearest of another class is.
+        k: how many neighbours are judged, at least 1; those beyond only tell how near the nearest of another class is.
+
+    Raises:
+        InputError: for different shapes, NaN, distances that are not above 0, or k out of range.
 
     >>> found = icnn_of_neighbours(torch.tensor([[1.0, 2.0]]), torch.tensor([[True, False]]), k=2)
     >>> [round(float(x), 3) for x in (*found, found.score)]
     [0.5, 1.0, 0.5, 0.625]
     """
+    check_matrix("distance", distance)
+    check_same_shape(distance=distance, same=same)
+    check_number("k", k, at_least=1, whole=True)
+    if distance.min() <= 0:
+        raise InputError(f"distance: expected numbers above 0, got {float(distance.min()):g}")
     nearest_other = distance.masked_fill(same, torch.inf).amin(1, keepdim=True)
     distance, same = distance[:, :k], same[:, :k]
     ratio = distance / (nearest_other + EPS)
@@ -134,30 +168,37 @@ def icnn(
 
     Args:
         rows: one row per sample.
-        labels: class of each.
+        labels: class of each, from 0.
         gallery: where neighbours are sought; without it, among all other rows.
-        gallery_labels: class of each.
+        gallery_labels: class of each, from 0.
         k: how many neighbours are judged, at least 1.
         reach: among how many neighbours the nearest of another class is sought; at least 1; k + 1 by
             default.
         drop_nearest: leave out the nearest of a gallery, as the authors' code does there, too.
 
     Raises:
-        InputError: for fewer than 3 rows to seek among, or a gallery without labels.
+        InputError: for other shapes, NaN, numbers out of range, fewer than 3 rows to seek among, or a gallery without
+            labels.
 
     >>> rows = torch.tensor([[0.0], [1.0], [10.0], [11.0]])
     >>> round(icnn(rows, torch.tensor([0, 0, 1, 1])).score.item(), 3)
     0.961
     """
+    check_matrix("rows", rows)
+    labels = check_integers("labels", labels, rows=len(rows), low=0)
+    check_number("k", k, at_least=1, whole=True)
     itself = gallery is None
     if gallery is None:
         gallery, gallery_labels = rows, labels
     if gallery_labels is None:
         raise InputError("gallery_labels: expected one for each row of the gallery, got none")
+    check_matrix("gallery", gallery, at_least=0)
+    gallery_labels = check_integers("gallery_labels", gallery_labels, rows=len(gallery), low=0)
     m = len(gallery)
     if m < 3:
         raise InputError(f"embeddings: expected at least 3 rows to seek neighbours among, got {m}")
     reach = min(k, m - 2) + 1 if reach is None else reach
+    check_number("reach", reach, at_least=1, whole=True)
     apart = distances(rows, gallery)
     if itself:
         apart = apart.masked_fill(torch.eye(m, dtype=torch.bool, device=apart.device), torch.inf)
@@ -211,6 +252,7 @@ def icnn_quality(embeddings: Float[Tensor, "n dim"], labels: Int[Tensor, " n"], 
     >>> round(icnn_quality(rows, torch.tensor([0, 0, 1, 1]), k=2).item(), 3)
     0.854
     """
+    check_number("k", k, at_least=1, whole=True)
     distance, same = _neighbours(*_labelled(embeddings, labels, k, at_least=k + 1), k)
     low, high = distance.amin(1, keepdim=True), distance.amax(1, keepdim=True)
     scaled = (distance - low) / (high - low + QUALITY_EPS)
@@ -220,9 +262,9 @@ def icnn_quality(embeddings: Float[Tensor, "n dim"], labels: Int[Tensor, " n"], 
 
 def _labelled(embeddings: Tensor, labels: Tensor, k: int, at_least: int) -> tuple[Tensor, Tensor]:
     """The rows that have a label, and their labels."""
-    check_number("k", k, at_least=1)
+    check_number("k", k, at_least=1, whole=True)
     check_matrix("embeddings", embeddings)
-    check_integers("labels", labels, rows=len(embeddings))
+    labels = check_integers("labels", labels, rows=len(embeddings), low=-1)
     kept = labels >= 0
     if kept.sum() < at_least:
         raise InputError(f"labels: expected at least {at_least} rows with a label, got {int(kept.sum())}")
@@ -269,13 +311,8 @@ class ProtoTripletLoss(nn.Module):
             prototypes: one row per class (see `protonet.prototypes`), the same in all processes.
 
         Raises:
-            InputError: for other shapes, NaN, or a target without a prototype.
+            InputError: as `proto_triplet`.
         """
-        check_matrix("queries", queries)
-        check_matrix("prototypes", prototypes)
-        if queries.shape[1] != prototypes.shape[1]:
-            raise InputError(f"prototypes: expected {queries.shape[1]} columns, as queries, got {prototypes.shape[1]}")
-        check_integers("targets", targets, rows=len(queries), low=0, high=len(prototypes))
         return gather(proto_triplet(queries, targets, prototypes, self.margin)).mean()
 
 
@@ -294,7 +331,7 @@ class ICNNLoss(nn.Module):
 
     def __init__(self, k: int = 4):
         super().__init__()
-        check_number("k", k, at_least=1)
+        check_number("k", k, at_least=1, whole=True)
         self.k = k
 
     def forward(self, embeddings: Float[Tensor, "batch dim"], labels: Labels) -> Float[Tensor, ""]:
@@ -302,23 +339,33 @@ class ICNNLoss(nn.Module):
 
         Args:
             embeddings: one row per image; not normalised here.
-            labels: class of each, any integers.
+            labels: class of each, of any integer type; -1 leaves a row out.
 
         Raises:
-            InputError: for other shapes, NaN, or fewer than 3 rows.
+            InputError: for other shapes, labels below -1, NaN, fewer than 3 labelled rows, or rows of one class alone,
+                whose loss is 0.
         """
         check_matrix("embeddings", embeddings)
-        check_integers("labels", labels, rows=len(embeddings))
+        labels = check_integers("labels", labels, rows=len(embeddings), low=-1)
         embeddings, labels = gather(embeddings), gather(labels)
+        embeddings, labels = embeddings[labels >= 0], labels[labels >= 0]
+        if len(labels.unique()) == 1:
+            raise InputError(f"labels: expected at least 2 classes in the batch, got {len(labels)} rows of one")
         return -icnn(embeddings, labels, k=self.k, reach=largest_class(labels)).score.log()
 
 
 def largest_class(labels: Int[Tensor, " n"]) -> int:
     """How many rows the largest class has.
 
+    Raises:
+        InputError: for no row, or labels that are no integers.
+
     >>> largest_class(torch.tensor([7, -2, 7]))
     2
     """
+    labels = check_integers("labels", labels, rows=len(labels))
+    if not len(labels):
+        raise InputError("labels: expected at least 1, got none")
     return int(labels.unique(return_counts=True)[1].max())
 
 
@@ -385,20 +432,8 @@ class SuSana(ProtoNet):
         if len(set(terms)) != len(terms) or not terms:
             raise InputError(f"terms: expected one or more, each once, got {list(terms)}")
         check_number("margin", margin, at_least=0)
-        check_number("k", k, at_least=1)
+        check_number("k", k, at_least=1, whole=True)
         self.terms, self.margin, self.k, self.drop_nearest = tuple(terms), margin, k, drop_nearest
-
-    def batches(self, order: Int[Tensor, " samples"], batch_size: int) -> list[list[int]]:
-        """Those of `MetricLearner` in which a class has an image beyond its examples.
-
-        Raises:
-            InputError: if there is none.
-        """
-        shots, labels = self.objective.shots, self.class_of.cpu()
-        found = [one for one in super().batches(order, batch_size) if largest_class(labels[one]) > shots]
-        if not found:
-            raise InputError(f"labels: expected a batch with more than {shots} images of a class, got none")
-        return found
 
     def compare(self, embeddings: Float[Tensor, "batch dim"], labels: Labels) -> Float[Tensor, ""]:
         """The mean of the terms of the batch as an episode."""
@@ -464,15 +499,22 @@ def episodes(
     episode where fewer than 2 classes have more rows than examples.
 
     Args:
-        labels: class of each row; -1 leaves it out.
-        shots: examples of each class.
-        count: how many episodes.
+        labels: class of each row, of any integer type; -1 leaves it out.
+        shots: examples of each class, at least 1.
+        count: how many episodes, at least 0.
         seed: decides what is drawn.
+
+    Raises:
+        InputError: for labels below -1, or numbers out of range.
 
     >>> [(rows, classes)] = episodes(torch.tensor([3, 3, 4, 4, 4]), shots=1, count=1)
     >>> torch.tensor([3, 3, 4, 4, 4])[rows], classes
     (tensor([3, 3, 4, 4]), tensor([0, 0, 1, 1]))
     """
+    labels = check_integers("labels", labels, rows=len(labels), low=-1)
+    check_number("shots", shots, at_least=1, whole=True)
+    check_number("count", count, at_least=0, whole=True)
+    check_number("seed", seed, at_least=0, at_most=2**63 - 1, whole=True)
     sizes = labels[labels >= 0].bincount().sort(descending=True).values
     ways = min(WAYS, int((sizes > shots).sum()))
     if ways < 2:

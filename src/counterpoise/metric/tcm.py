@@ -18,7 +18,7 @@ from counterpoise.errors import unknown
 from counterpoise.method import Labels
 from counterpoise.metric.arcface import ArcFace
 from counterpoise.metric.contrastive import Contrastive
-from counterpoise.metric.learner import MetricLearner, ProxyLearner
+from counterpoise.metric.learner import MetricLearner, ProxyLearner, check_pairs
 from counterpoise.metric.multi_similarity import MultiSimilarity
 from counterpoise.metric.proxy_anchor import ProxyAnchor
 from counterpoise.metric.triplet import Triplet
@@ -55,21 +55,34 @@ def tcm(
 
     Args:
         embeddings: one row per image; normalised here.
-        labels: class of each; -1 leaves a row out.
-        margin_plus: $m^+$, the cosine below which a pair of one class is hard.
-        margin_minus: $m^-$, the cosine above which another pair is.
-        lambda_plus: weight of the first part.
-        lambda_minus: weight of the second part.
+        labels: class of each, of any integer type; -1 leaves a row out.
+        margin_plus: $m^+$, the cosine below which a pair of one class is hard, from -1 to 1.
+        margin_minus: $m^-$, the cosine above which another pair is, from -1 to 1.
+        lambda_plus: weight of the first part, at least 0.
+        lambda_minus: weight of the second part, at least 0.
+
+    Raises:
+        InputError: for other shapes, labels below -1, NaN, or numbers out of range.
 
     >>> z = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0]])
     >>> round(tcm(z, torch.tensor([0, 0, 1])).item(), 6)  # 0.9 - 0.8 of the one pair, 0.6 - 0.5 of another
     0.2
     """
+    check_matrix("embeddings", embeddings)
+    labels = check_integers("labels", labels, rows=len(embeddings), low=-1)
+    _check(margin_plus, margin_minus, lambda_plus, lambda_minus)
     z, label = unit_rows(embeddings[labels >= 0]), labels[labels >= 0]
     similarity, same = z @ z.T, label[:, None] == label
     pairs = same & ~torch.eye(len(z), dtype=torch.bool, device=z.device)
     positive, negative = margin_plus - similarity[pairs], similarity[~same] - margin_minus
     return lambda_plus * _hard_mean(positive) + lambda_minus * _hard_mean(negative)
+
+
+def _check(margin_plus: float, margin_minus: float, lambda_plus: float, lambda_minus: float) -> None:
+    check_number("margin_plus", margin_plus, at_least=-1, at_most=1)
+    check_number("margin_minus", margin_minus, at_least=-1, at_most=1)
+    check_number("lambda_plus", lambda_plus, at_least=0)
+    check_number("lambda_minus", lambda_minus, at_least=0)
 
 
 def _hard_mean(excess: Float[Tensor, " pairs"]) -> Float[Tensor, ""]:
@@ -95,10 +108,7 @@ class TCMLoss(nn.Module):
         lambda_minus: float = 1.0,
     ):
         super().__init__()
-        check_number("margin_plus", margin_plus, at_least=-1, at_most=1)
-        check_number("margin_minus", margin_minus, at_least=-1, at_most=1)
-        check_number("lambda_plus", lambda_plus, at_least=0)
-        check_number("lambda_minus", lambda_minus, at_least=0)
+        _check(margin_plus, margin_minus, lambda_plus, lambda_minus)
         self.margin_plus, self.margin_minus = margin_plus, margin_minus
         self.lambda_plus, self.lambda_minus = lambda_plus, lambda_minus
 
@@ -106,14 +116,15 @@ class TCMLoss(nn.Module):
         """The penalty of the batch of all processes; see `tcm`.
 
         Raises:
-            InputError: for other shapes, or NaN.
+            InputError: for other shapes, labels below -1, NaN, or a batch without a positive, or a negative pair.
         """
         check_matrix("embeddings", embeddings)
-        check_integers("labels", labels, rows=len(embeddings))
+        labels = check_integers("labels", labels, rows=len(embeddings), low=-1)
         return self.of_all(gather(embeddings), gather(labels))
 
     def of_all(self, embeddings: Float[Tensor, "batch dim"], labels: Int[Tensor, " batch"]) -> Float[Tensor, ""]:
         """`tcm` of rows that are of all processes already."""
+        check_pairs(labels)
         return tcm(embeddings, labels, self.margin_plus, self.margin_minus, self.lambda_plus, self.lambda_minus)
 
 
