@@ -14,6 +14,7 @@ from rich.console import Console
 import counterpoise
 from counterpoise import catalogue, ledger, listing
 from counterpoise.errors import InputError
+from counterpoise.terminal import make_console
 
 SOURCE = Path(counterpoise.__file__).parent
 PAPERS = catalogue.papers()
@@ -253,3 +254,11 @@ assert not heavy, heavy
 """
     environment = {**os.environ, "PYTHONPATH": str(SOURCE.parent)}
     subprocess.run([sys.executable, "-c", code], env=environment, check=True, stdout=subprocess.DEVNULL)
+
+
+@pytest.mark.parametrize("slug", ["dcl", "ap-pool", "simclr"])
+def test_a_pipe_gets_no_padding_to_a_width_that_it_does_not_have(slug):
+    console = make_console()
+    with console.capture() as captured:
+        listing.print_show(console, slug)
+    assert max(map(len, captured.get().splitlines())) < 1000

@@ -5,7 +5,7 @@ from rich.console import Console
 
 from counterpoise import catalogue, claims
 from counterpoise.claims import judge, runs, settle
-from counterpoise.errors import InputError
+from counterpoise.errors import InputError, RunFailed
 from counterpoise.ledger import Claim, Statement, declared, ledger_page, read
 
 CLAIM = Claim(
@@ -125,7 +125,7 @@ def test_a_claim_not_run_yet_says_so():
 @pytest.mark.slow
 def test_a_failed_run_gives_no_verdict(tmp_path):
     broken = Claim(**{**CLAIM.__dict__, "arms": {"a": {"method": "dcl", "arguments": {"temperature": -1.0}}}})
-    with pytest.raises(InputError, match="claim dcl: a, seed 0 failed: InputError: temperature"):
+    with pytest.raises(RunFailed, match="claim dcl: a, seed 0 failed: InputError: temperature"):
         settle(broken, tmp_path, console=Console(quiet=True))
 
 

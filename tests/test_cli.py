@@ -6,8 +6,9 @@ import pyarrow.parquet
 import pytest
 import torch
 from PIL import Image
+from rich.console import Console
 
-from counterpoise import catalogue, cli
+from counterpoise import catalogue, cli, comparison, embedding, listing, training
 from counterpoise.contrast import simclr
 
 PLANNED = catalogue.select(done=False)[-1].slug
@@ -78,12 +79,92 @@ def test_refused_input_is_one_line_and_status_2(capsys, words, message):
 
 def test_refused_training_leaves_nothing_behind(capsys, tmp_path):
     (tmp_path / "photos").mkdir()
-    Image.new("RGB", (20, 20)).save(tmp_path / "photos" / "only.png")
+    Image.effect_noise((20, 20), 60).save(tmp_path / "photos" / "only.png")
     out = tmp_path / "out"
     status, _, told = call(capsys, "train", "--method", "simclr", "--data", str(tmp_path / "photos"), "--out", str(out))
     assert (status, told.count("\n")) == (2, 1)
     assert "photos: no class has two images" in told
     assert not out.exists()
+
+
+def outcome(*statuses):
+    runs = [{"seed": seed, "status": status, "error": "out\nof luck"} for seed, status in enumerate(statuses)]
+    return {"methods": [{"label": "dcl:lr=1", "runs": runs}]}
+
+
+@pytest.mark.parametrize("quiet", [[], ["--quiet"]])
+@pytest.mark.parametrize(
+    ("content", "status", "told"),
+    [
+        (outcome("done", "done"), 0, ""),
+        (outcome("done", "failed"), 1, "1 of 2 runs failed; the first of them, dcl:lr=1, seed 1: out\\nof luck\n"),
+        (outcome("failed", "failed"), 1, "2 of 2 runs failed; the first of them, dcl:lr=1, seed 0: out\\nof luck\n"),
+        ({}, 0, ""),
+    ],
+)
+def test_failed_runs_are_a_status_and_a_line(capsys, monkeypatch, content, status, told, quiet):
+    monkeypatch.setattr(comparison, "compare", lambda **_: content)
+    words = ["compare", "--methods", "dcl:lr=1", "--data", "digits", *quiet]
+    assert call(capsys, *words) == (status, "", f"counterpoise: {told}" if told else "")
+
+
+def test_training_that_diverges_is_one_line_and_status_1(capsys, tmp_path):
+    words = ["--method", "simclr", "--data", "digits", "--lr", "1e30", "--quiet", "--out", str(tmp_path / "o"), *FAST]
+    status, _, told = call(capsys, "train", *words)
+    assert status == 1
+    assert told.startswith("counterpoise: training diverged by step ")
+    assert told.count("\n") == 1
+
+
+HOSTILE = "a\x1b[31m\nb[/bold]\u202e"
+HARMLESS = "a\\x1b[31m\\nb[/bold]\\u202e"
+
+
+def test_names_are_shown_whole_and_drive_no_terminal(capsys, monkeypatch):
+    found = {"metrics": {"knn": 0.5}, "warnings": [f"{HOSTILE} left out"], "folder": HOSTILE}
+    monkeypatch.setattr(training, "train", lambda **_: found)
+    _, told, _ = call(capsys, "train", "--method", "simclr", "--data", "digits")
+    assert told == f"knn             0.5000\nwarning: {HARMLESS} left out\nkept in {HARMLESS}\n"
+    monkeypatch.setattr(embedding, "embed", lambda **_: None)
+    _, told, _ = call(capsys, "embed", "--run", "r", "--data", "digits", "--out", HOSTILE)
+    assert told == f"wrote {HARMLESS}\n"
+    _, _, told = call(capsys, "show", HOSTILE)
+    assert told.startswith(f"counterpoise: method '{HARMLESS}' is not known")
+
+
+def test_the_catalogue_is_never_cut(capsys):
+    _, told, _ = call(capsys, "list")
+    assert "…" not in told
+    console = Console(width=30)
+    with console.capture() as captured:
+        listing.print_list(console)
+    assert "…" not in captured.get()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-", "| head -n 1"])
+def test_output_that_nobody_reads_is_no_failure(closed):
+    line = f"set -o pipefail; {sys.executable} -m counterpoise.cli list {closed}"
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.slow
+def test_a_reader_that_goes_away_does_not_end_the_work(tmp_path):
+    code = """
+import os, sys
+from counterpoise.terminal import make_console
+reader, writer = os.pipe()
+os.dup2(writer, 1)
+os.close(reader)
+console = make_console()
+for _ in range(3):
+    console.print("x" * 100_000)
+open(sys.argv[1], "w").write("done")
+"""
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "a")], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "a").read_text() == "done"
 
 
 def test_debug_shows_where():
@@ -151,9 +232,17 @@ def test_train_embed_export(tmp_path, capsys):
     from counterpoise.tasks.images import load_encoder
 
     encoder, config = load_encoder(tmp_path / "run")
-    images = torch.rand(5, *config["shape"]) * 2 - 1
+    images = torch.randint(0, 256, (5, *config["shape"])).float()
     with torch.no_grad():
-        expected = encoder(images).numpy()
+        expected = encoder(images / 127.5 - 1).numpy()
     np.testing.assert_allclose(session.run(None, {"images": images.numpy()})[0], expected, atol=1e-4)
     with safe_open(tmp_path / "encoder.safetensors", "pt") as file:
         assert '"method": "simclr"' in file.metadata()["counterpoise"]
+
+
+@pytest.mark.parametrize(("standing", "status"), [([], 1), ([{}], 0)])
+def test_a_record_that_does_not_stand_is_a_status(capsys, monkeypatch, standing, status):
+    monkeypatch.setattr(cli, "call", lambda module, name, given: standing)
+    found, _, said = call(capsys, "claim", "dcl", "--verify")
+    assert found == status
+    assert said == ("counterpoise: 1 of 1 records do not stand\n" if status else "")

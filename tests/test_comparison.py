@@ -7,28 +7,42 @@ import sys
 import time
 from dataclasses import asdict
 
+import numpy as np
+import psutil
 import pytest
 import torch
 from PIL import Image
 from rich.console import Console
 
 import counterpoise
-from counterpoise import comparison
-from counterpoise.comparison import Arm, choose_baseline, command_line, differences, parse_arms, run_folder, table
+from counterpoise import comparison, training
+from counterpoise.comparison import (
+    Arm,
+    choose_baseline,
+    command_line,
+    differences,
+    parse_arms,
+    run_folder,
+    table,
+    write_csv,
+)
 from counterpoise.contrast.dcl import DCL
 from counterpoise.errors import InputError
+from counterpoise.files import LOCK
 from counterpoise.fitting import read_checkpoint
 from counterpoise.tasks import retrieve
+from counterpoise.tasks.images import images_of
 from counterpoise.tasks.pretrain import METRICS
 from counterpoise.tasks.runs import Run, Settings
 
 QUICK = {"epochs": 1, "batch_size": 64, "device": "cpu"}
 
 
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory):
+@pytest.fixture
+def photos(tmp_path):
     """A folder of PNG files: three classes with names beyond ASCII, two sizes, colour and grey, and one broken file."""
-    folder = tmp_path_factory.mktemp("photos")
+    folder = tmp_path / "photos"
+    folder.mkdir()
     rng = torch.Generator().manual_seed(0)
     for y, name in enumerate(["rouge", "vert", "été"]):
         (folder / name).mkdir()
@@ -149,6 +163,50 @@ def test_changed_files_change_the_folder(photos, tmp_path):
     assert run_folder(Run("simclr", str(photos)), tmp_path) != first
 
 
+def test_a_second_call_in_one_process_sees_the_files_as_they_are(photos, tmp_path):
+    """The same times and sizes, other pixels: as a program leaves them that sets the times back."""
+    given = {"seeds": 1, "out": str(tmp_path / "o"), "quiet": True, **QUICK}
+    first = counterpoise.compare(["simclr"], str(photos), **given)
+    for path in photos.glob("*/0*.png"):
+        before = path.stat()
+        pixels = 255 - np.asarray(Image.open(path))
+        Image.fromarray(pixels).save(path)
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    second = counterpoise.compare(["simclr"], str(photos), **given)
+    fresh = counterpoise.compare(["simclr"], str(photos), **{**given, "out": str(tmp_path / "fresh")})
+    metrics = [found["methods"][0]["runs"][0]["metrics"] for found in (first, second, fresh)]
+    assert metrics[1] == metrics[2]
+    assert metrics[0] != metrics[1]
+
+
+def test_files_that_change_while_the_command_runs_make_no_result(photos, tmp_path):
+    run = Run("simclr", str(photos), settings=Settings(epochs=1, batch_size=8))
+    os.utime(photos / "rouge" / "00.png", (1, 1))
+    with pytest.raises(InputError, match=r"changed while the command ran \(last: .*00.png\)"):
+        images_of(run)
+
+
+def test_what_a_user_has_in_the_output_folder_stays(tmp_path):
+    (tmp_path / "results.csv").write_text("my,own")
+    (tmp_path / "chapter.part").write_text("text")
+    with pytest.raises(InputError, match=r"holds what counterpoise did not write \(chapter.part, results.csv\)"):
+        counterpoise.compare(["simclr"], "digits", seeds=1, out=str(tmp_path), quiet=True, **QUICK)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["chapter.part", "results.csv"]
+
+
+def test_results_that_a_user_changed_or_of_other_data_are_not_replaced(tmp_path):
+    given = {"seeds": 1, "out": str(tmp_path), "quiet": True, **QUICK}
+    counterpoise.compare(["simclr"], "digits", **given)
+    again = counterpoise.compare(["simclr", "dcl"], "digits", **given)
+    assert len(again["methods"]) == 2
+    with pytest.raises(InputError, match="holds the comparison of pretrain on digits; choose another folder"):
+        counterpoise.compare(["simclr"], "mnist", **given)
+    with (tmp_path / "results.csv").open("a") as file:
+        file.write("a line of mine\n")
+    with pytest.raises(InputError, match=r"results.csv: is there, and was not written by counterpoise or was changed"):
+        counterpoise.compare(["simclr"], "digits", **given)
+
+
 @pytest.mark.slow
 def test_a_folder_of_png_files(photos, tmp_path, capsys):
     out = tmp_path / "out"
@@ -194,6 +252,96 @@ def test_the_table_shows_three_figures_of_a_small_measure():
     assert captured.get().count("0.0021 ± 0.0006") == 2  # OPIS, which is no share
     assert captured.get().count("0.2 ± 0.1") == 6
     assert "+0.04 [+0.01, +0.07]" in captured.get()
+
+
+def tabled(label, name, width, failed=()):
+    runs = [{"seed": seed, "status": "failed", "error": error} for seed, error in enumerate(failed)]
+    row = {"label": label, "labels": True, "runs": runs, "summary": {}, "difference": None}
+    content = {"task": "pretrain", "data": {"name": name}, "main": "knn", "baseline": label, "methods": [row]}
+    console = Console(width=width)
+    with console.capture() as captured:
+        console.print(table({**content, "metrics": {name: {"percent": True} for name in METRICS}}))
+    return captured.get()
+
+
+@pytest.mark.parametrize("width", [60, 200])
+def test_names_stand_whole_and_harmless_in_the_table(width):
+    label = "dcl:temperature=0.23333[/bold]\x1b[31m\nred"
+    told = tabled(label, "photos[/x]\x1b]0;title\x07", width, failed=["x"])
+    assert all(c.isprintable() or c == "\n" for c in told)
+    assert r"pretrain on photos[/x]\x1b]0;title\x07" in " ".join(told.split())
+    first = "".join(line[: line.find("—")] if "—" in line else line[:16] for line in told.splitlines()[3:])
+    assert r"dcl:temperature=0.23333[/bold]\x1b[31m\nred*(1of1failed)" in "".join(first.split())
+    assert "…" not in told
+
+
+def test_rows_of_the_csv_file_hold_labels_as_they_are(tmp_path):
+    labels = ["=1+1", "@a,b", 'quote"s\nand lines', "-x"]
+    run = {"seed": 0, "status": "failed", "error": "one\ntwo"}
+    write_csv(tmp_path / "a.csv", {"metrics": {}, "methods": [{"label": label, "runs": [run]} for label in labels]})
+    rows = list(csv.DictReader((tmp_path / "a.csv").open(newline="")))
+    assert [row["label"] for row in rows] == labels
+    assert {row["error"] for row in rows} == {"one\ntwo"}
+
+
+def test_a_data_folder_with_brackets_and_escapes_is_compared_and_shown_harmless(tmp_path, capsys):
+    data = tmp_path / "[/bold]x\x1b[31m[red]\ny"
+    draw = torch.Generator().manual_seed(0)
+    for name in ("[a]", "b\x1b[2J"):
+        (data / name).mkdir(parents=True)
+        for i in range(8):
+            pixels = torch.randint(0, 256, (16, 16), generator=draw, dtype=torch.uint8)
+            Image.fromarray(pixels.numpy()).save(data / name / f"{i}.png")
+    options = {"seeds": 1, "epochs": 1, "batch_size": 4, "device": "cpu", "out": tmp_path / "[out]\n"}
+    counterpoise.compare(["simclr", "dcl:temperature=0.5"], data, **options)
+    told = capsys.readouterr().out
+    assert all(c.isprintable() or c == "\n" for c in told)
+    assert r"[/bold]x\x1b[31m[red]\ny" in told
+    assert told.endswith("[out]\\n/report.html\n")
+
+
+def stopping_at(run_number):
+    """`carry_out`, but Ctrl-C comes in its place at one of its calls."""
+    calls = []
+
+    def carry_out(*given, **options):
+        calls.append(given)
+        if len(calls) == run_number:
+            raise KeyboardInterrupt
+        return training.carry_out(*given, **options)
+
+    return carry_out
+
+
+def test_what_is_done_at_a_stop_is_reported_as_incomplete_and_the_next_call_goes_on(tmp_path, monkeypatch, capsys):
+    methods, out = ["simclr", "dcl", "moco"], {"out": str(tmp_path), "seeds": 1, **QUICK}
+    with monkeypatch.context() as patch:
+        patch.setattr(comparison, "carry_out", stopping_at(3))
+        with pytest.raises(KeyboardInterrupt):
+            counterpoise.compare(methods, "digits", **out)
+    content = json.loads((tmp_path / "results.json").read_text())
+    assert content["incomplete"] == "Incomplete: stopped when 2 of 3 runs were done."
+    assert [row["runs"][0]["status"] for row in content["methods"]] == ["done", "done", "stopped"]
+    assert content["incomplete"] in capsys.readouterr().out
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert content["incomplete"] in page
+    assert "Stopped, seed 0:" in page
+    with monkeypatch.context() as patch:  # a run that an earlier call has done is done, whether it was reached or not
+        patch.setattr(comparison, "carry_out", stopping_at(1))
+        with pytest.raises(KeyboardInterrupt):
+            counterpoise.compare(methods, "digits", **out)
+    assert json.loads((tmp_path / "results.json").read_text())["methods"] == content["methods"]
+    whole = counterpoise.compare(methods, "digits", **out)
+    assert whole["incomplete"] is None
+    assert whole["methods"][:2] == [{**row, "difference": row["difference"]} for row in content["methods"][:2]]
+    assert "Incomplete" not in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_stop_before_any_run_is_done_leaves_no_report(tmp_path, monkeypatch):
+    monkeypatch.setattr(comparison, "carry_out", stopping_at(1))
+    with pytest.raises(KeyboardInterrupt):
+        counterpoise.compare(["simclr"], "digits", out=str(tmp_path), seeds=1, quiet=True, **QUICK)
+    assert not (tmp_path / "results.json").exists()
 
 
 @pytest.mark.slow
@@ -277,7 +425,7 @@ def test_kill_9_loses_nothing_but_the_running_run(tmp_path):
     subprocess.run([*command, "--out", str(cut)], check=True, capture_output=True)
     assert results_without_clock(cut) == results_without_clock(whole)
     assert all(p.stat().st_mtime_ns == then for p, then in done.items())
-    assert not list(cut.rglob("*.part*"))
+    assert not list(cut.rglob(".counterpoise-*"))
 
 
 @pytest.mark.slow
@@ -311,18 +459,40 @@ def test_ctrl_c_stops_at_once_and_the_same_command_goes_on(tmp_path, jobs):
         assert (folder / "result.json").exists()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("when", ["workers start", "they run"])
+def test_ctrl_c_with_workers_is_one_line_whether_they_get_it_or_not(tmp_path, when):
+    command = [
+        sys.executable, "-m", "counterpoise.cli", "compare", "--methods", "simclr,dcl", "--data", "digits",
+        "--seeds", "2", "--epochs", "300", "--device", "cpu", "--jobs", "2", "--out", str(tmp_path), "--quiet",
+    ]  # fmt: skip
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
+    children = []
+    while len(children) < 3 or (when == "they run" and not list(tmp_path.glob("runs/*/last.ckpt"))):
+        assert process.poll() is None
+        children = psutil.Process(process.pid).children(recursive=True)  # with the one that tracks resources
+        time.sleep(0.01)
+    started = time.monotonic()
+    (os.killpg if when == "workers start" else os.kill)(process.pid, signal.SIGINT)
+    out, told = process.communicate(timeout=60)
+    assert time.monotonic() - started < 20
+    assert (process.returncode, out) == (130, b"")
+    assert told == b"counterpoise: stopped; the same command goes on from here\n"
+    assert psutil.wait_procs(children, timeout=10)[1] == []
+
+
 def test_two_comparisons_in_one_folder_are_refused(tmp_path):
     from filelock import FileLock
 
-    with FileLock(tmp_path / ".lock"), pytest.raises(InputError, match="another comparison is running there"):
+    with FileLock(tmp_path / LOCK), pytest.raises(InputError, match="another comparison is running there"):
         counterpoise.compare(["simclr"], "digits", seeds=1, out=str(tmp_path), quiet=True, **QUICK)
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"seeds": 0}, "seeds: expected a number of at least 1"),
-        ({"jobs": 0}, "jobs: expected a number of at least 1"),
+        ({"seeds": 0}, "seeds: expected a whole number of at least 1"),
+        ({"jobs": 0}, "jobs: expected a whole number of at least 1"),
         ({"task": "pretrian"}, "did you mean 'pretrain'"),
         ({"epoch": 3}, "setting 'epoch' is not known; did you mean 'epochs'"),
         ({"data": "no/such/folder"}, "no/such/folder"),

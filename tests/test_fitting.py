@@ -1,3 +1,5 @@
+import logging
+import math
 import warnings
 
 import pytest
@@ -7,10 +9,11 @@ from lightning.pytorch.callbacks import Callback
 from counterpoise.contrast.simclr import SimCLR
 from counterpoise.data import Images
 from counterpoise.data.views import Views
-from counterpoise.errors import InputError, MissingExtra
-from counterpoise.fitting import CHECKPOINT, OnlineProbe, Shuffle, fit, make_logger, read_checkpoint
+from counterpoise.errors import Diverged, InputError, MissingExtra
+from counterpoise.fitting import CHECKPOINT, OnlineProbe, Shuffle, check_precision, fit, make_logger, read_checkpoint
 from counterpoise.method import warmup_cosine
 from counterpoise.nets import backbone
+from counterpoise.ops.checks import check_lengths
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +103,44 @@ def test_a_method_that_groups_images_has_its_batches_and_resumes_with_the_same_b
         resumed, continued = run(tmp_path / f"cut{stop}", images, method=grouped())
         assert same(whole, resumed)
         assert [row["loss"] for row in curve] == [row["loss"] for row in continued]
+
+
+def rates(folder, images, epochs, seen):
+    class Watch(Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            seen.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+    run(folder, images, epochs=epochs, callbacks=(Watch(),))
+
+
+def test_more_epochs_have_the_learning_rates_of_the_longer_run(images, tmp_path):
+    longer, continued = [], []
+    rates(tmp_path / "a", images, 4, longer)
+    rates(tmp_path / "b", images, 2, [])
+    rates(tmp_path / "b", images, 4, continued)
+    assert continued == longer[6:]
+    assert len(continued) == 6
+
+
+def test_a_resumed_run_has_the_warnings_of_the_epochs_before(images, tmp_path):
+    class Warns(Callback):
+        def on_train_epoch_start(self, trainer, pl_module):
+            if trainer.current_epoch == 0:
+                warnings.warn("the first epoch is special")
+                warnings.warn("does not have many workers")
+
+    with pytest.raises(ConnectionAbortedError), pytest.warns(UserWarning, match="special"):
+        run(tmp_path, images, callbacks=(Warns(), StopAfter(2, 1)))
+    with warnings.catch_warnings(record=True) as caught:
+        run(tmp_path, images)
+    assert [str(w.message) for w in caught] == ["the first epoch is special"]
+
+
+def test_lightning_s_loggers_are_as_before(images, tmp_path):
+    logger = logging.getLogger("lightning.pytorch")
+    before = logger.level
+    run(tmp_path, images, epochs=1)
+    assert logger.level == before
 
 
 def test_different_seeds_differ_and_equal_ones_do_not(images, tmp_path):
@@ -249,8 +290,77 @@ def test_a_loss_that_is_not_finite_stops_the_run(images, tmp_path):
         def loss(self, views, labels, index):
             return self.encoder(views[0]).sum() * torch.inf
 
-    with pytest.raises(FloatingPointError, match="the loss of Broken became"), warnings.catch_warnings():
-        run(tmp_path, images, epochs=1, method=Broken(backbone("small", 1, 16)))
+    with pytest.raises(Diverged, match=r"by step 0, at a learning rate of 0\.002: the loss of Broken became"):
+        run(tmp_path, images, epochs=1, method=Broken(backbone("small", 1, 16), warmup=0.0))
+
+
+class Spoiling(SimCLR):
+    """Fails at one step, in one of the ways in which training that diverges does."""
+
+    def __init__(self, way, at):
+        torch.manual_seed(3)
+        super().__init__(backbone("small", 1, 16), augment=Views(16), lr=0.5)
+        self.way, self.at = way, at
+
+    def loss(self, views, labels, index):
+        if self.global_step == self.at:
+            if self.way == "outputs":
+                return self.objective(*(self.head(self.encoder(view)) * math.inf for view in views))
+            if self.way == "lengths":
+                check_lengths("z1", self.encoder(views[0]) * 1e30)
+            next(self.encoder.parameters()).data.fill_(math.nan)
+            if self.way == "library":
+                raise ValueError("Input X contains NaN")
+        return super().loss(views, labels, index) if self.way != "silent" else self.head[0].weight.sum()
+
+
+@pytest.mark.parametrize(
+    ("way", "reason"),
+    [
+        ("outputs", "z1: 1024 of 1024 numbers are NaN"),
+        ("lengths", "z1: expected rows of a length"),
+        ("parameter", "the parameter encoder.* holds NaN or infinity"),
+        ("library", "the parameter encoder.* holds NaN or infinity"),
+        ("silent", "the parameter encoder.* holds NaN or infinity"),
+    ],
+)
+def test_divergence_is_called_so_whatever_comes_of_it(images, tmp_path, way, reason):
+    probe = OnlineProbe(images, images)
+    with pytest.raises(Diverged, match=f"diverged by step ., at a learning rate of .*: {reason}.*than 0.5 may help"):
+        run(tmp_path, images, epochs=2, method=Spoiling(way, 2), probe=probe)
+
+
+def test_other_errors_are_no_divergence(images, tmp_path):
+    class Wrong(SimCLR):
+        def loss(self, views, labels, index):
+            raise InputError("labels: expected integers")
+
+    with pytest.raises(InputError, match="labels: expected integers"):
+        run(tmp_path, images, epochs=1, method=Wrong(backbone("small", 1, 16)))
+
+
+def test_a_batch_too_small_for_its_processes_is_refused(images, tmp_path):
+    class Small(SimCLR):
+        def batches(self, order, batch_size):
+            return [order[:1].tolist()]
+
+    with pytest.raises(InputError, match="batch_size: expected 2 images for each of 1 processes, got a batch of 1"):
+        run(tmp_path, images, epochs=1, method=Small(backbone("small", 1, 16)))
+
+
+def test_what_lightning_puts_in_the_place_of_an_option_is_refused(images, tmp_path, monkeypatch):
+    monkeypatch.setattr("counterpoise.fitting.check_precision", lambda *_: None)
+    with pytest.raises(InputError, match="precision: asked for 16-mixed, for which Lightning takes bf16-mixed here"):
+        run(tmp_path, images, epochs=1, precision="16-mixed")
+
+
+def test_a_precision_that_a_device_lacks_is_refused(monkeypatch):
+    def autocast(device, dtype):
+        warnings.warn("In MPS autocast, but the target dtype is not supported. Disabling autocast.")
+
+    monkeypatch.setattr(torch, "autocast", autocast)
+    with pytest.raises(InputError, match=r"'bf16-mixed' is not available on mps \(In MPS autocast.*; '32' is"):
+        check_precision("bf16-mixed", "mps")
 
 
 @pytest.mark.parametrize("wrong", [{"epochs": 0}, {"batch_size": 1}, {"accumulate": 0}])

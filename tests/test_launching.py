@@ -1,5 +1,6 @@
 """Several processes that train one method together: by one command, or by one on each machine; and cut off."""
 
+import json
 import os
 import signal
 import socket
@@ -24,10 +25,15 @@ pytestmark = pytest.mark.slow
 TRAIN = ["train", "--method", "isogclr", "--data", "digits", "--batch-size", "128", "--device", "cpu", "--quiet"]
 
 
-def start(*arguments, **environment):
-    command = [sys.executable, "-m", "counterpoise.cli", *TRAIN, *map(str, arguments)]
-    environment = {**os.environ, **environment}
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def start(*arguments, start_new_session=False, **environment):
+    return subprocess.Popen(
+        [sys.executable, "-m", "counterpoise.cli", *TRAIN, *map(str, arguments)],
+        env={**os.environ, **environment},
+        start_new_session=start_new_session,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def finished(process):
@@ -110,6 +116,30 @@ def test_ctrl_c_stops_all_of_them(tmp_path):
     when(lambda: not any(psutil.pid_exists(pid) for pid in pids), seconds=30)
 
 
+@pytest.mark.slow
+def test_ctrl_c_while_they_start_is_one_line(tmp_path):
+    process = start("--epochs", 500, "--devices", 2, "--out", tmp_path, start_new_session=True)
+    started = when(lambda: workers(process))
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to every process of the command
+    code, out, err = finished(process)
+    assert (code, out) == (130, "")
+    assert err == "counterpoise: stopped; the same command goes on from here\n"
+    assert psutil.wait_procs(started, timeout=10)[1] == []
+
+
+@pytest.mark.slow
+def test_what_the_processes_warn_of_is_in_the_result(tmp_path):
+    process = start(
+        "--epochs", 1, "--devices", 2, "--accumulate", 4, "--out", tmp_path, PL_TRAINER_GRADIENT_CLIP_VAL="0.5"
+    )
+    code, out, err = finished(process)
+    assert (code, err) == (0, "")
+    told = json.loads((tmp_path / "result.json").read_text())["warnings"]
+    assert any(text.startswith("accumulate: 4 batches a step asked for") for text in told)
+    assert [text for text in told if "PL_TRAINER_GRADIENT_CLIP_VAL=0.5" in text]
+    assert all(f"warning: {text}" in out for text in told)
+
+
 def fail(rank, message):
     if rank == 1:
         raise InputError(message)
@@ -144,8 +174,8 @@ def test_machines_that_are_not_told_where_to_meet_are_refused(monkeypatch):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"devices": 0}, "devices: expected a number of at least 1"),
-        ({"nodes": 0}, "nodes: expected a number of at least 1"),
+        ({"devices": 0}, "devices: expected a whole number of at least 1"),
+        ({"nodes": 0}, "nodes: expected a whole number of at least 1"),
         ({"strategy": "fsbp"}, "strategy 'fsbp' is not known; did you mean 'fsdp'"),
         ({"strategy": "fsdp", "device": "cpu"}, "strategy: 'fsdp' needs CUDA"),
         ({"exchange": "rings"}, "exchange 'rings' is not known; did you mean 'ring'"),

@@ -8,7 +8,9 @@ from __future__ import annotations
 import argparse
 import ast
 import math
+import numbers
 import operator
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import cache
@@ -29,6 +31,7 @@ WORDS: dict[Reader, tuple[str, str]] = {
     str: ("TEXT", "a text"),
     Path: ("PATH", "a path"),
 }
+KINDS: dict[Reader, type] = {int: numbers.Integral, float: numbers.Real, str: str, bool: bool, Path: str}
 TRUTH = {"true": True, "on": True, "false": False, "off": False}
 LARGEST = 2**63 - 1  # what PyTorch and NumPy take as a whole number
 OPERATORS: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
@@ -198,6 +201,60 @@ def read_value(argument: Argument, text: str) -> Any:
     except argparse.ArgumentTypeError as error:
         raise InputError(f"{argument.name}: {error}") from error
     return argument.many([value]) if argument.many and not argument.single else value
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON can hold it: a path as text, numbers and arrays of NumPy and PyTorch as Python's own.
+
+    >>> plain([Path("a/b"), 3])
+    ['a/b', 3]
+    """
+    if isinstance(value, os.PathLike):
+        return os.fsdecode(value)
+    if isinstance(value, dict):
+        return {name: plain(one) for name, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(plain, value))
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
+def check_value(argument: Argument, value: Any) -> None:
+    """Refuse a value that the argument's flag could not give, such as 1.5 for a whole number.
+
+    Args:
+        argument: as `describe` gives it.
+        value: a plain one.
+
+    Raises:
+        InputError: naming the argument.
+
+    >>> check_value(Argument("epochs", int, 10), True)
+    Traceback (most recent call last):
+    counterpoise.errors.InputError: epochs: expected a whole number, got True
+    """
+    if argument.type is None:
+        raise InputError(f"{argument.name}: takes an object, which a run cannot record; use the class itself for it")
+    if value is None and argument.default is None and not argument.required:
+        return
+    if argument.many and isinstance(value, (list, tuple)):
+        for one in value:
+            check_value(replace(argument, many=None), one)
+        return
+    if argument.many and not argument.single:
+        raise InputError(f"{argument.name}: expected several values, got {value!r}")
+    if isinstance(value, bool) != (argument.type is bool) or not isinstance(value, KINDS[argument.type]):
+        raise InputError(f"{argument.name}: expected {_expected(argument)}, got {value!r}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise InputError(f"{argument.name}: expected a finite number, got {value}")
+    if argument.choices and value not in argument.choices:
+        raise unknown(argument.name, value, map(str, argument.choices))
+
+
+def _expected(argument: Argument) -> str:
+    if argument.choices:
+        return f"one of {', '.join(map(str, argument.choices))}"
+    assert argument.type is not None
+    return "true or false" if argument.type is bool else WORDS[argument.type][1]
 
 
 def _reader(argument: Argument) -> Reader:

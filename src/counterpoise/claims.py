@@ -14,11 +14,12 @@ from rich.console import Console
 
 import counterpoise
 from counterpoise.comparison import make_settings, run_all
-from counterpoise.errors import InputError, unknown
-from counterpoise.files import make_folder, write_json, written
-from counterpoise.ledger import Claim, Statement, declared, ledger_page, read, told
+from counterpoise.errors import InputError, RunFailed, printable, unknown
+from counterpoise.files import make_folder, make_output_folder, write_json, written
+from counterpoise.ledger import WRITTEN_BY, Claim, Statement, declared, ledger_page, read, told
 from counterpoise.measure import interval, verdict
 from counterpoise.tasks.runs import Run
+from counterpoise.terminal import make_console
 
 
 def claim(
@@ -53,6 +54,7 @@ def claim(
 
     Raises:
         InputError: for a slug without a declared claim.
+        RunFailed: if a run failed.
     """
     known = declared()
     for slug in slugs:
@@ -61,15 +63,16 @@ def claim(
     chosen = [known[slug] for slug in (known if all else slugs)]
     if not chosen:
         raise InputError(f"claim: expected a SLUG or --all. Declared: {', '.join(known)}")
-    console = Console(quiet=quiet)
+    console = make_console(quiet)
     folder = Path(ledger)
     if report:
         recorded = [read(folder, one) for one in chosen]
-        with written(Path(page)) as aside:
-            aside.write_text(ledger_page(chosen, recorded), encoding="utf-8")
-        console.print(f"wrote {page}")
+        _write_page(Path(page), ledger_page(chosen, recorded))
+        console.print(printable(f"wrote {page}"))
         return [record for record in recorded if record]
     make_folder(folder)
+    for one in chosen:  # what is no record must not be replaced after hours of work
+        read(folder, one)
     if verify:
         return [record for one in chosen if (record := verified(one, folder, Path(out), jobs, console))]
     records = []
@@ -77,10 +80,19 @@ def claim(
         record = settle(one, Path(out), jobs, console)
         write_json(folder / f"{one.slug}.json", record)
         for statement in record["statements"]:
-            console.print(told(statement), markup=False, highlight=False)
-        console.print(f"{one.slug}: {record['verdict']}\n", highlight=False)
+            console.print(told(statement))
+        console.print(f"{one.slug}: {record['verdict']}\n")
         records.append(record)
     return records
+
+
+def _write_page(path: Path, text: str) -> None:
+    """Write the ledger's page; a page that is none is not replaced."""
+    if path.exists() and WRITTEN_BY not in path.read_text(encoding="utf-8", errors="replace"):
+        raise InputError(f"{path}: is there, and is no ledger's page; name another with page (--page)")
+    make_folder(path.parent)
+    with written(path) as aside:
+        aside.write_text(text, encoding="utf-8")
 
 
 def runs(claim: Claim) -> dict[tuple[str, int], Run]:
@@ -101,14 +113,14 @@ def settle(claim: Claim, out: Path, jobs: int = 1, console: Console | None = Non
     """Run a claim's arms over its seeds and judge its statements.
 
     Raises:
-        InputError: if a run failed, since a claim with runs missing has no verdict.
+        RunFailed: if a run failed, since a claim with runs missing has no verdict.
     """
-    console = console or Console(quiet=True)
-    console.print(f"{claim.slug}: {claim.words}", highlight=False)
-    results = run_all(runs(claim), make_folder(out), jobs, console)
+    console = console or make_console(quiet=True)
+    console.print(f"{claim.slug}: {claim.words}")
+    results = run_all(runs(claim), make_output_folder(out, "comparison"), jobs, console)
     for (label, seed), result in results.items():
         if result["status"] == "failed":
-            raise InputError(f"claim {claim.slug}: {label}, seed {seed} failed: {result['error']}")
+            raise RunFailed(f"claim {claim.slug}: {label}, seed {seed} failed: {result['error']}")
     statements = [judge(statement, results, claim.seeds) for statement in claim.statements]
     verdicts = {statement["verdict"] for statement in statements}
     return {
@@ -148,10 +160,10 @@ def verified(
     Returns:
         The record, or `None` where there is none, or it does not stand.
     """
-    console = console or Console(quiet=True)
+    console = console or make_console(quiet=True)
     record = read(folder, claim)
     if record is None:
-        console.print(f"{claim.slug}: is not recorded yet", highlight=False)
+        console.print(f"{claim.slug}: is not recorded yet")
         return None
     if not record.pop("stale"):
         return record
@@ -159,20 +171,20 @@ def verified(
         {name: statement[name] for name in ("says", "metric", "of", "expect")} for statement in record["statements"]
     ]
     if told != [asdict(statement) for statement in claim.statements] or record["seeds"] != claim.seeds:
-        console.print(f"{claim.slug}: is declared in another way since; it must be run again", highlight=False)
+        console.print(f"{claim.slug}: is declared in another way since; it must be run again")
         return None
     first = {key: run for key, run in runs(claim).items() if key[1] == 0}
-    results = run_all(first, make_folder(out), jobs, console)
+    results = run_all(first, make_output_folder(out, "comparison"), jobs, console)
     for statement, recorded in zip(claim.statements, record["statements"], strict=True):
         failed = [result["error"] for result in results.values() if result["status"] == "failed"]
         now = failed[0] if failed else judge(statement, results, 1)["values"][0]
         if now != recorded["values"][0]:
             differs = f"{statement.says}: {now} with seed 0, recorded {recorded['values'][0]}"
-            console.print(f"{claim.slug}: must be run again. {differs}", markup=False, highlight=False)
+            console.print(printable(f"{claim.slug}: must be run again. {differs}"))
             return None
     record |= {"code": claim.code(), "verified": datetime.now(timezone.utc).date().isoformat()}
     write_json(folder / f"{claim.slug}.json", record)
-    console.print(f"{claim.slug}: stands, the first seed gives the same figures", highlight=False)
+    console.print(f"{claim.slug}: stands, the first seed gives the same figures")
     return record
 
 

@@ -17,8 +17,10 @@ from typing import Any, NoReturn
 
 from counterpoise import __version__, catalogue
 from counterpoise.arguments import Description, add_flags, collect, describe
-from counterpoise.errors import InputError, ProcessLost, unknown
+from counterpoise.errors import InputError, ProcessLost, RunFailed, printable, unknown
 from counterpoise.files import UNWRITABLE
+from counterpoise.ledger import declared
+from counterpoise.terminal import discard, make_console
 
 COMMANDS = {
     "list": "the methods and papers, by task, room or state",
@@ -34,7 +36,8 @@ COMMANDS = {
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
-    """Run one command and exit: 0 done, 1 a defect, 2 refused input, 130 stopped."""
+    """Run one command and exit: 0 done, 1 something failed, 2 refused input, 130 stopped."""
+    _open_closed_streams()
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
     if not debug:
@@ -47,41 +50,38 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     except InputError as error:
         if debug:
             raise
-        print(f"counterpoise: {_plain(error)}", file=sys.stderr)
+        print(f"counterpoise: {printable(error)}", file=sys.stderr)
         sys.exit(2)
-    except ProcessLost as error:
+    except (ProcessLost, RunFailed) as error:
         if debug:
             raise
-        print(f"counterpoise: {_plain(error)}", file=sys.stderr)
+        print(f"counterpoise: {printable(error)}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         print("counterpoise: stopped; the same command goes on from here", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:  # the reader of a pipe went away, as `| head` does
-        _discard_output()
+        discard(sys.stdout)
         sys.exit(0)
     except OSError as error:
         if debug or error.errno not in UNWRITABLE:
             raise
-        print(f"counterpoise: {_plain(error.filename or 'output')}: {error.strerror}", file=sys.stderr)
-        _discard_output()
+        print(f"counterpoise: {printable(error.filename or 'output')}: {error.strerror}", file=sys.stderr)
+        discard(sys.stdout)
         sys.exit(2)
     sys.exit(0)
 
 
-def _plain(message: object) -> str:
-    """A message in one line that any terminal can show; what is no printable character is escaped."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(message))
-
-
-def _discard_output() -> None:
-    """What has not been printed yet goes nowhere, instead of failing once more at the end of the process."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def _open_closed_streams() -> None:
+    """Standard streams that are closed, as by `>&-`, go nowhere; a file opened later would take their number."""
+    for name in ("stdin", "stdout", "stderr"):  # in the order of their numbers, the lowest free of which is taken
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "r+", encoding="utf-8"))  # noqa: SIM115
 
 
 def _speak_plainly() -> None:
     """Warnings in one line; no traceback of a library's thread where the command itself tells what went wrong."""
-    warnings.showwarning = lambda message, *_: print(f"counterpoise: warning: {_plain(message)}", file=sys.stderr)
+    warnings.showwarning = lambda message, *_: print(f"counterpoise: warning: {printable(message)}", file=sys.stderr)
     told = threading.excepthook
     threading.excepthook = lambda failed: None if issubclass(failed.exc_type, OSError) else told(failed)
 
@@ -153,14 +153,14 @@ def list_(arguments: list[str]) -> None:
     state.add_argument("--done", action="store_const", const="done", dest="state", help="only what is there")
     state.add_argument("--planned", action="store_const", const="planned", dest="state", help="only what is to come")
     parser.add_argument("--json", action="store_true", dest="as_json", help="as JSON")
-    call("listing", "print_list", {"console": _console(), **vars(parser.parse_args(arguments))})
+    call("listing", "print_list", {"console": make_console(), **vars(parser.parse_args(arguments))})
 
 
 def show(arguments: list[str]) -> None:
     """`counterpoise show`."""
     parser = make_parser("show")
     parser.add_argument("slug", help="as `counterpoise list` gives it")
-    call("listing", "print_show", {"console": _console(), **vars(parser.parse_args(arguments))})
+    call("listing", "print_show", {"console": make_console(), **vars(parser.parse_args(arguments))})
 
 
 def data(arguments: list[str]) -> None:
@@ -180,7 +180,11 @@ def compare(arguments: list[str]) -> None:
     add_flags(parser, about)
     add_flags(parser.add_argument_group("what all methods share"), settings)
     given = parser.parse_args(arguments)
-    call("comparison", "compare", collect(given, about) | collect(given, settings))
+    content = call("comparison", "compare", collect(given, about) | collect(given, settings))
+    runs = [(row["label"], run) for row in content.get("methods", ()) for run in row["runs"]]
+    failed = [f"{label}, seed {run['seed']}: {run['error']}" for label, run in runs if run["status"] == "failed"]
+    if failed:
+        raise RunFailed(f"{len(failed)} of {len(runs)} runs failed; the first of them, {failed[0]}")
 
 
 def train(arguments: list[str]) -> None:
@@ -205,8 +209,8 @@ def train(arguments: list[str]) -> None:
     for name, value in result["metrics"].items():
         print(f"{name:<15} {value:.4f}")
     for warning in result["warnings"]:
-        print(f"warning: {warning}")
-    print(f"kept in {result['folder']}")
+        print(printable(f"warning: {warning}"))
+    print(printable(f"kept in {result['folder']}"))
 
 
 def simple(command: str, module: str) -> Any:
@@ -218,7 +222,7 @@ def simple(command: str, module: str) -> Any:
         add_flags(parser, about)
         given = collect(parser.parse_args(arguments), about)
         call(module, command, given)
-        print(f"wrote {given['out']}")
+        print(printable(f"wrote {given['out']}"))
 
     return handle
 
@@ -230,13 +234,11 @@ def claim(arguments: list[str]) -> None:
     parser.add_argument("slugs", nargs="*", metavar="SLUG", help="whose claim")
     add_flags(parser, about, skip=("slugs",))
     given = parser.parse_args(arguments)
-    call("claims", "claim", {"slugs": given.slugs, **collect(given, about)})
-
-
-def _console() -> Any:
-    from rich.console import Console
-
-    return Console()
+    options = collect(given, about)
+    standing = call("claims", "claim", {"slugs": given.slugs, **options})
+    asked = len(declared()) if options.get("all") else len(given.slugs)
+    if options.get("verify") and len(standing) < asked:
+        raise RunFailed(f"{asked - len(standing)} of {asked} records do not stand")
 
 
 HANDLERS = {

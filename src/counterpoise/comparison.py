@@ -8,39 +8,49 @@ import json
 import multiprocessing
 import os
 import shlex
-import signal
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch.callbacks import Callback
 from rich import box
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
 import counterpoise
 from counterpoise import catalogue, tasks
-from counterpoise.arguments import describe, read_value
-from counterpoise.errors import InputError, Unwritable, unknown
-from counterpoise.files import locked, make_folder, write_json, written
+from counterpoise.arguments import describe, plain, read_value
+from counterpoise.data.state import data_state, state_key
+from counterpoise.errors import InputError, RunFailed, Unwritable, printable, unknown
+from counterpoise.files import (
+    check_output,
+    check_output_folder,
+    locked,
+    make_output_folder,
+    output,
+    read_json,
+    write_json,
+    written,
+)
 from counterpoise.fingerprint import fingerprint
-from counterpoise.launching import node
+from counterpoise.fitting import resolve
+from counterpoise.launching import end_all_but, interrupts_held, node, started, take_interrupts
 from counterpoise.measure import interval, paired
 from counterpoise.ops.checks import check_number
 from counterpoise.report import answer, words, write_report
 from counterpoise.spreading import over_ray
 from counterpoise.tasks.runs import Run, Settings, processor_threads
-from counterpoise.training import carry_out
+from counterpoise.terminal import make_console
+from counterpoise.training import as_words, carry_out, check_arguments, short_name
 
 
 @dataclass(frozen=True)
@@ -74,7 +84,7 @@ class Arm:
 
 def compare(
     methods: Sequence[str],
-    data: str,
+    data: str | Path,
     *,
     task: str = "pretrain",
     imperfect: Sequence[str] = (),
@@ -82,14 +92,16 @@ def compare(
     baseline: str | None = None,
     jobs: int = 1,
     ray: str | None = None,
-    out: str | None = None,
+    out: str | Path | None = None,
     quiet: bool = False,
     **settings: Any,
 ) -> dict[str, Any]:
     """Compare methods on one task and one data set, with the same backbone, views and budget for all.
 
     Every (method, seed) run is kept in `out` under a name made of its configuration and of the code behind it.
-    A call that was stopped goes on where it was; only the run it was at starts again, at its last epoch.
+    A call that was stopped goes on where it was; only the run it was at starts again, at its last epoch. At Ctrl-C the
+    runs that are done are reported, as incomplete. A run that fails is reported as such, and the others go on: the
+    Python function returns as usual, the command exits with status 1.
 
     Args:
         methods: slugs from `counterpoise list`, each with arguments of its own as in "dcl:temperature=0.5";
@@ -114,51 +126,93 @@ def compare(
 
     Raises:
         InputError: for names and numbers that are refused, before anything is run.
+        KeyboardInterrupt: at Ctrl-C, once the runs that are done are reported.
     """
-    check_number("seeds", seeds, at_least=1)
-    check_number("jobs", jobs, at_least=1)
+    source, target, settings = plain(data), plain(out), plain(settings)
+    seeds, jobs, imperfect = plain(seeds), plain(jobs), as_words("imperfect", imperfect)
+    check_arguments("comparison", "compare", data=source, task=task, baseline=baseline, ray=ray, out=target)
+    check_number("seeds", seeds, at_least=1, whole=True)
+    check_number("jobs", jobs, at_least=1, whole=True)
     about_task = tasks.find(task)
-    arms = parse_arms(methods, task)
+    arms = parse_arms(as_words("methods", methods), task)
     against = choose_baseline(arms, baseline, task)
     shared = make_settings(settings)
-    console = Console(quiet=quiet)
+    if ray and (jobs > 1 or shared.nodes > 1):
+        raise InputError("ray: spreads the runs by itself; expected jobs 1 and nodes 1 with it")
+    if shared.devices * shared.nodes > 1 and jobs > 1:
+        raise InputError(f"jobs: expected 1 where each run has several processes of its own, got {jobs}")
+    folder = Path(target or f"counterpoise-out/{task}-{short_name(source)}")
+    check_results(folder, source, task)
+    console = make_console(quiet)
+    state = state_key(data_state(source, shared.data_dir))
     runs = {
-        (arm.label, seed): Run(arm.method, data, seed, dict(arm.arguments), tuple(imperfect), shared, task)
+        (arm.label, seed): Run(arm.method, source, seed, dict(arm.arguments), imperfect, shared, task, state)
         for seed in range(seeds)
         for arm in arms
     }
     for arm in arms:  # refuse what cannot work before hours are spent on what can
         about_task.check(runs[arm.label, 0], scored=True)
-    folder = make_folder(Path(out or f"counterpoise-out/{task}-{Path(data).name.replace(':', '-')}"))
-    if ray and (jobs > 1 or shared.nodes > 1):
-        raise InputError("ray: spreads the runs by itself; expected jobs 1 and nodes 1 with it")
-    if shared.devices * shared.nodes > 1 and jobs > 1:
-        raise InputError(f"jobs: expected 1 where each run has several processes of its own, got {jobs}")
+    make_output_folder(folder, "comparison")
     if node() > 0:  # this machine trains along; the first one scores, keeps and reports
-        for run in runs.values():
-            _attempt(run, folder)
+        failed = [result["error"] for run in runs.values() if (result := _attempt(run, folder))["status"] == "failed"]
+        if failed:
+            raise RunFailed(f"{len(failed)} of {len(runs)} runs failed; the first of them: {failed[0]}")
         return {}
-    results = run_all(runs, folder, jobs, console, ray)
     content = {
         "counterpoise": counterpoise.__version__,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "command": command_line(arms, data, task, imperfect, seeds, against, jobs, ray, folder, shared),
+        "command": command_line(arms, source, task, imperfect, seeds, against, jobs, ray, folder, shared),
         "task": task,
         "settings": {**asdict(shared), "seeds": seeds, "imperfect": list(imperfect)},
         "main": about_task.MAIN,
         "metrics": {name: asdict(metric) for name, metric in about_task.METRICS.items()},
         "baseline": against,
-        **summarise(arms, against, results),
-        "data": {"name": data, **about(next(iter(runs.values())), results)},
     }
-    write_json(folder / "results.json", content)
+
+    def finish(results: dict[Key, Result]) -> dict[str, Any]:
+        facts = {"name": source, **about(next(iter(runs.values())), results)}
+        whole = {**content, **summarise(arms, against, results), "data": facts}
+        report(whole, folder, shared.threads, console)
+        return whole
+
+    try:
+        return finish(run_all(runs, folder, jobs, console, ray))
+    except Stopped as stop:
+        if any(result["status"] == "done" for result in stop.results.values()):
+            finish(stop.results)
+        raise
+
+
+def report(content: dict[str, Any], folder: Path, threads: int, console: Console) -> None:
+    """Keep what a comparison has found as JSON, CSV and HTML, and print the table and the answer."""
+    with output(folder / "results.json") as aside:
+        write_json(aside, content)
     write_csv(folder / "results.csv", content)
-    with processor_threads(shared.threads):
+    with processor_threads(threads):
         write_report(content, folder, folder / "report.html")
     console.print(table(content))
-    console.print(answer(content), soft_wrap=True, markup=False, highlight=False)
-    console.print(f"report: {folder / 'report.html'}", soft_wrap=True)
-    return content
+    console.print(printable(answer(content)), soft_wrap=True)
+    for line in words.warnings(content["methods"]):
+        console.print(printable(line), soft_wrap=True)
+    console.print(printable(f"report: {folder / 'report.html'}"), soft_wrap=True)
+
+
+def check_results(folder: Path, data: str, task: str) -> None:
+    """Refuse a folder whose files a comparison must not replace; before anything is run.
+
+    Raises:
+        InputError: if it holds what is no comparison's, results of other data or another task, or results that were
+            changed since they were written.
+    """
+    check_output_folder(folder, "comparison")
+    for name in ("results.json", "results.csv", "report.html"):
+        check_output(folder / name)
+    if (folder / "results.json").exists():
+        found = read_json(folder / "results.json")
+        before = found["task"], os.path.realpath(found["data"]["name"])
+        if before != (task, os.path.realpath(data)):
+            held = f"{found['task']} on {found['data']['name']}"
+            raise InputError(f"{folder}: holds the comparison of {held}; choose another folder (out, --out)")
 
 
 def parse_arms(methods: Sequence[str], task: str = "pretrain") -> list[Arm]:
@@ -233,23 +287,23 @@ def command_line(
 
 
 def run_folder(run: Run, folder: Path) -> Path:
-    """Where a run is kept: named by its configuration, its code, and the state of the user's own files."""
+    """Where a run is kept: named by its configuration, the state of the user's files among it, and by its code."""
     code = fingerprint([catalogue.method_source(run.method)[0], catalogue.task_source(run.task)])
-    key = json.dumps([run.config(), code, _state(run.data)], sort_keys=True)
+    key = json.dumps([run.config(), code], sort_keys=True)
     return folder / "runs" / f"{run.method}-{run.seed}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
-
-
-def _state(data: str) -> list[Any]:
-    """What tells that the files at a path have changed since: names, sizes and times of change."""
-    path = Path(data)
-    if not path.exists():
-        return []
-    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-    return [[str(p), p.stat().st_size, p.stat().st_mtime_ns] for p in files]
 
 
 Key = tuple[str, int]
 Result = dict[str, Any]
+Found = Generator[tuple[Key, Result], None, None]
+
+
+class Stopped(KeyboardInterrupt):
+    """Ctrl-C in the middle of runs, with the results of those that are done; the status of the others is "stopped"."""
+
+    def __init__(self, results: dict[Key, Result]):
+        super().__init__()
+        self.results = results
 
 
 def run_all(
@@ -259,63 +313,90 @@ def run_all(
 
     Raises:
         InputError: if another process is running a comparison in the same folder, or what is found cannot be kept.
+        Stopped: at Ctrl-C.
     """
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
-        TextColumn("{task.fields[now]}"),
+        TextColumn("{task.fields[now]}", markup=False),
     )
     results: dict[Key, Result] = {}
     with locked(folder, "comparison"), Progress(*columns, console=console) as progress:
         bar = progress.add_task("runs", total=len(runs), now="")
-        found = (
+        each = (
             _each_on_ray(runs, folder, ray)
             if ray
-            else _each(runs, folder, jobs, lambda now: progress.update(bar, now=now))
+            else _each(runs, folder, jobs, lambda now: progress.update(bar, now=printable(now)))
         )
-        for (label, seed), result in found:
-            results[label, seed] = result
-            progress.advance(bar)
-            if result["status"] == "failed":
-                progress.console.print(f"{label}, seed {seed} failed: {result['error']}", markup=False, highlight=False)
+        try:
+            with closing(each) as found:
+                for (label, seed), result in found:
+                    results[label, seed] = result
+                    progress.advance(bar)
+                    if result["status"] == "failed":
+                        console.print(printable(f"{label}, seed {seed} failed: {result['error']}"), soft_wrap=True)
+        except KeyboardInterrupt as stop:
+            raise Stopped({key: results.get(key) or _kept(run, folder) for key, run in runs.items()}) from stop
     return results
 
 
-def _each(runs: dict[Key, Run], folder: Path, jobs: int, tell: Callable[[str], None]) -> Iterator[tuple[Key, Result]]:
+def _kept(run: Run, folder: Path) -> Result:
+    """The result of a run that an earlier call has done, or that there is none."""
+    target = run_folder(run, folder)
+    if (target / "result.json").exists():
+        return {**read_json(target / "result.json"), "folder": str(target.relative_to(folder))}
+    return {"seed": run.seed, "status": "stopped", "error": "not done when the comparison was stopped"}
+
+
+def _each(runs: dict[Key, Run], folder: Path, jobs: int, tell: Callable[[str], None]) -> Found:
     """Results as they come; in this process, or with several jobs in processes of their own."""
     if jobs == 1:
         for key, run in runs.items():
             yield key, _attempt(run, folder, (_Tell(tell, *key),))
         return
-    spawn = multiprocessing.get_context("spawn")
     pending = dict(runs)
-    with ProcessPoolExecutor(jobs, spawn, _live_with_parent) as pool:
-        futures = {pool.submit(_attempt, run, folder): key for key, run in runs.items()}
-        try:
-            for future in as_completed(futures):
-                if not isinstance(future.exception(), BrokenProcessPool):
-                    key = futures[future]
-                    pending.pop(key)
-                    yield key, future.result()
-        except (KeyboardInterrupt, Unwritable):
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    with _workers(jobs) as pool:
+        futures = _submit(pool, runs, folder)
+        for future in as_completed(futures):
+            if not isinstance(future.exception(), BrokenProcessPool):
+                key = futures[future]
+                pending.pop(key)
+                yield key, future.result()
     # A process that dies takes its pool with it. What it left unanswered runs again, each in a pool of its own, so
     # that the run that kills its process fails alone.
     for key, run in pending.items():
-        with ProcessPoolExecutor(1, spawn, _live_with_parent) as pool:
+        with _workers(1) as pool:
+            (future,) = _submit(pool, {key: run}, folder)
             try:
-                yield key, pool.submit(_attempt, run, folder).result()
+                yield key, future.result()
             except BrokenProcessPool:
                 yield key, {"seed": key[1], "status": "failed", "error": "its process died"}
 
 
-def _each_on_ray(runs: dict[Key, Run], folder: Path, address: str) -> Iterator[tuple[Key, Result]]:
+@contextmanager
+def _workers(jobs: int) -> Iterator[ProcessPoolExecutor]:
+    """Processes for runs, which end at once where the block ends by an error or Ctrl-C."""
+    others = started()
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _live_with_parent) as pool:
+        try:
+            yield pool
+        except BaseException:
+            end_all_but(others)
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _submit(pool: ProcessPoolExecutor, runs: dict[Key, Run], folder: Path) -> dict[Future[Result], Key]:
+    with interrupts_held():  # this starts the workers
+        return {pool.submit(_attempt, run, folder): key for key, run in runs.items()}
+
+
+def _each_on_ray(runs: dict[Key, Run], folder: Path, address: str) -> Found:
     """Results as they come from the machines of a cluster."""
     settings = next(iter(runs.values())).settings
-    cuda = settings.device == "cuda" or (settings.device == "auto" and torch.cuda.is_available())
+    cuda = resolve(settings.device) == "cuda"
     calls = {key: (run, folder.absolute()) for key, run in runs.items()}
     cpus, gpus = settings.threads * settings.devices, settings.devices if cuda else 0
     for key, result in over_ray(_attempt, calls, address, cpus, gpus):
@@ -330,7 +411,7 @@ def _each_on_ray(runs: dict[Key, Run], folder: Path, address: str) -> Iterator[t
 
 def _live_with_parent() -> None:
     """Ctrl-C or the parent's end, however it comes, ends a worker at once: its run goes on from its checkpoint."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    take_interrupts()
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
@@ -349,6 +430,7 @@ def _attempt(run: Run, folder: Path, callbacks: Sequence[Callback] = ()) -> Resu
     except Unwritable:  # nor could anything else be kept
         raise
     except Exception as error:  # whatever a method does, the others go on
+        make_output_folder(target, "run")
         with written(target / "error.txt") as aside:
             aside.write_text(traceback.format_exc(), encoding="utf-8", errors="backslashreplace")
         return {"seed": run.seed, "status": "failed", "error": f"{type(error).__name__}: {error}"}
@@ -395,7 +477,10 @@ def summarise(arms: Sequence[Arm], baseline: str, results: dict[Key, Result]) ->
                 "difference": None if arm.label == baseline else differences(by_label[arm.label], by_label[baseline]),
             }
         )
-    return {"methods": rows}
+    done = sum(result["status"] == "done" for result in results.values())
+    stopped = any(result["status"] == "stopped" for result in results.values())
+    incomplete = f"Incomplete: stopped when {done} of {len(results)} runs were done." if stopped else None
+    return {"methods": rows, "incomplete": incomplete}
 
 
 def about(run: Run, results: dict[Key, Result]) -> dict[str, Any]:
@@ -423,7 +508,7 @@ def differences(runs: Sequence[Result], baseline: Sequence[Result]) -> dict[str,
 def write_csv(path: Path, content: dict[str, Any]) -> None:
     """One row a run: method, seed, status, every metric, time, memory and folder."""
     names = ["label", "seed", "status", *content["metrics"], "seconds", "memory_mb", "folder", "error"]
-    with written(path) as aside, aside.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
+    with output(path) as aside, aside.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         writer = csv.DictWriter(file, names, extrasaction="ignore")
         writer.writeheader()
         for row in content["methods"]:
@@ -433,24 +518,24 @@ def write_csv(path: Path, content: dict[str, Any]) -> None:
 
 def table(content: dict[str, Any]) -> Table:
     """The comparison as a table for the terminal; the report has every metric."""
-    title = f"{content['task']} on {content['data']['name']}"
     caption = "mean with its 95 % interval"
     if any(row["labels"] for row in content["methods"]):
         caption += "; * reads the labels"
+    title = Text(printable(f"{content['task']} on {content['data']['name']}"), "table.title")
     out = Table(title=title, caption=caption, box=box.SIMPLE_HEAD, pad_edge=False)
-    out.add_column("method")
+    out.add_column("method", overflow="fold")
     shown, metrics, methods = tasks.find(content["task"]).SHOWN, content["metrics"], content["methods"]
     digits = {name: words.column_digits(methods, name, metrics[name]) for name in shown}
     main = content["main"]
     for heading in (*shown.values(), f"{shown[main].removesuffix(' %')} less {content['baseline']}'s", "s", "MB"):
-        out.add_column(heading, justify="right")
+        out.add_column(Text(printable(heading)), justify="right", overflow="fold")
     for row in methods:
         failed = [run for run in row["runs"] if run["status"] == "failed"]
         summary = row["summary"]
         cells = [words.told(words.summary(row, name), metrics[name], digits[name]) for name in shown]
         against = words.change(words.difference(row, main), metrics[main], digits[main])
         used = [f"{summary[name]['mean']:.0f}" if name in summary else "—" for name in ("seconds", "memory_mb")]
-        note = f" ({len(failed)} of {len(row['runs'])} failed: {failed[0]['error']})" if failed else ""
-        mark = "*" if row["labels"] else ""
-        out.add_row(Text(row["label"] + mark + note), *cells, escape(against), *used)
+        note = f" ({len(failed)} of {len(row['runs'])} failed)" if failed else ""
+        label = printable(row["label"] + ("*" if row["labels"] else "") + note)
+        out.add_row(*map(Text, (label, *cells, against, *used)))
     return out

@@ -5,10 +5,13 @@ from __future__ import annotations
 import csv
 import logging
 import os
+import re
 import signal
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast, get_args
 
@@ -16,15 +19,17 @@ import lightning
 import torch
 from lightning.pytorch.callbacks import Callback, RichProgressBar
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import BatchSampler, DataLoader, Sampler
 
 from counterpoise.data import Images
+from counterpoise.data.images import fair_sample
 from counterpoise.data.targets import Targets
 from counterpoise.data.views import to_float
 from counterpoise.errors import InputError, MissingExtra, unknown
-from counterpoise.files import written
+from counterpoise.files import aside_of, make_folder, written
 from counterpoise.measure import collapse, effective_rank, knn_accuracy, uniformity
-from counterpoise.method import Method
+from counterpoise.method import Method, broken_parameter, diverged, divergence_named
 from counterpoise.nets import embed
 from counterpoise.ops.checks import check_number
 
@@ -33,6 +38,16 @@ Strategy = Literal["ddp", "fsdp"]
 LOGGERS = ("tensorboard", "wandb", "mlflow")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 CHECKPOINT = "last.ckpt"
+DTYPES = {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}
+HARMLESS = (
+    "does not have many workers",  # images lie in memory, and a batch is fetched by one indexing operation
+    "GPU available but not used",  # as `device` asks
+    "weights_only",  # checkpoints are always loaded safely
+    "LeafSpec",  # a deprecation inside PyTorch
+    "smaller than the logging interval",  # of a graph, which is one batch
+    "module(s) in eval mode at the start of training",  # frozen encoders, by intention
+)
+"""Parts of what Lightning and PyTorch say on runs as they should be, which concerns no user."""
 
 
 def fit(
@@ -80,29 +95,30 @@ def fit(
         InputError: for numbers out of range, or a checkpoint that is damaged or belongs to another configuration.
     """
     check_options(epochs, batch_size, accumulate, precision, device)
-    if len(images) < 2:
-        raise InputError(f"images: expected at least 2 to train on, got {len(images)}")
+    check_loggers(loggers)
     team = team or Team()
-    batch_size = min(batch_size, len(images))
+    check_images(len(images), batch_size, team)
+    make_folder(folder)
     history = History(probe if team.strategy == "ddp" else None, folder / "curve.csv")
     checkpoint = folder / CHECKPOINT
     loader: DataLoader[Any] = DataLoader(
         cast(Any, images),
-        batch_sampler=Share(Shuffle(len(images), seed), method, batch_size, team),
+        batch_sampler=Share(Shuffle(len(images), seed), method, min(batch_size, len(images)), team),
         collate_fn=_as_fetched,
     )
     resume = None
     if checkpoint.exists():
         read_checkpoint(checkpoint)
         resume = checkpoint
-    with quiet():
+    _warn_of_substitutes(batch_size, len(images), accumulate, len(loader))
+    with quiet(), history.keeping_warnings():
         trainer = lightning.Trainer(
             max_epochs=epochs,
-            accelerator={"cuda": "gpu"}.get(device, device),
+            accelerator=resolve(device),
             devices=team.devices,
             num_nodes=team.nodes,
             strategy=team.strategy if team.size > 1 else "auto",
-            sync_batchnorm=team.size > 1 and torch.cuda.is_available() and device in ("auto", "cuda"),
+            sync_batchnorm=team.size > 1 and resolve(device) == "cuda",
             use_distributed_sampler=False,
             precision=precision,
             accumulate_grad_batches=accumulate,
@@ -120,11 +136,9 @@ def fit(
             log_every_n_steps=1,
             default_root_dir=folder,
         )
+        _check_granted(trainer, precision, team)
         try:
             trainer.fit(method, loader, ckpt_path=resume, weights_only=True)
-        except SystemExit as stop:  # so Lightning ends on Ctrl-C, having made the process deaf to a second one
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-            raise KeyboardInterrupt from stop
         except (RuntimeError, KeyError, ValueError) as error:
             if resume and "state_dict" in str(error):
                 raise InputError(f"{checkpoint}: belongs to another configuration; choose another folder") from error
@@ -132,35 +146,120 @@ def fit(
     return history.rows
 
 
+def _warn_of_substitutes(batch_size: int, images: int, accumulate: int, batches: int) -> None:
+    """Say what is put in the place of what was asked for."""
+    if batch_size > images:
+        warnings.warn(f"batch_size: {batch_size} images asked for, {images} used, since there are no more")
+    if batches % accumulate:
+        warnings.warn(
+            f"accumulate: {accumulate} batches a step asked for, but an epoch has {batches}, so that its last step "
+            f"adds up {batches % accumulate}"
+        )
+    for name in sorted(os.environ):
+        if name.startswith("PL_TRAINER_"):
+            warnings.warn(f"{name}={os.environ[name]} in the environment changes how Lightning trains")
+
+
+def _check_granted(trainer: lightning.Trainer, precision: str, team: Team) -> None:
+    """Refuse to go on where Lightning put something else in the place of what it was asked for."""
+    found = {"precision": trainer.precision.removesuffix("-true"), "devices": trainer.num_devices}
+    found |= {"nodes": trainer.num_nodes}
+    for name, wanted in {"precision": precision, "devices": team.devices, "nodes": team.nodes}.items():
+        if found[name] != wanted:
+            raise InputError(f"{name}: asked for {wanted}, for which Lightning takes {found[name]} here")
+
+
 def check_options(epochs: int, batch_size: int, accumulate: int, precision: str, device: str) -> None:
     """Refuse what `fit` cannot do, by name, before anything is loaded."""
-    check_number("epochs", epochs, at_least=1)
-    check_number("batch_size", batch_size, at_least=2)
-    check_number("accumulate", accumulate, at_least=1)
+    check_number("epochs", epochs, at_least=1, whole=True)
+    check_number("batch_size", batch_size, at_least=2, whole=True)
+    check_number("accumulate", accumulate, at_least=1, whole=True)
     if precision not in get_args(Precision):
         raise unknown("precision", precision, get_args(Precision))
     if device not in DEVICES:
         raise unknown("device", device, DEVICES)
-    if device not in ("auto", "cpu") and not getattr(torch, device).is_available():
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not available.get(device, True):
         raise InputError(f"device: '{device}' is not available on this machine")
+    check_precision(precision, resolve(device))
+
+
+def resolve(device: str) -> str:
+    """The kind of device that is used: "auto" takes CUDA, or else MPS, or else the CPU.
+
+    >>> resolve("cpu")
+    'cpu'
+    """
+    if device != "auto":
+        return device
+    return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def check_precision(precision: str, device: str) -> None:
+    """Refuse a mixed precision that a device does not have, and in whose place libraries would take another.
+
+    >>> check_precision("16-mixed", "cpu")
+    Traceback (most recent call last):
+    counterpoise.errors.InputError: precision: '16-mixed' is not available on cpu; '32' is, and 'bf16-mixed' may be
+    """
+    if precision not in DTYPES:
+        return
+    reason = "" if (precision, device) == ("16-mixed", "cpu") else None  # where Lightning takes bfloat16
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # PyTorch says so, and goes on without
+            torch.autocast(device, DTYPES[precision])
+    except (UserWarning, RuntimeError) as error:
+        reason = f" ({str(error).splitlines()[0][:120]})"
+    if reason is not None:
+        others = "'32' is" if precision == "bf16-mixed" else "'32' is, and 'bf16-mixed' may be"
+        raise InputError(f"precision: '{precision}' is not available on {device}{reason}; {others}")
+
+
+def check_images(images: int, batch_size: int, team: Team) -> None:
+    """Refuse fewer images than give each process two in a batch, since one alone has nothing to be compared with.
+
+    >>> check_images(3, 4, Team(devices=2))
+    Traceback (most recent call last):
+    counterpoise.errors.InputError: images: expected at least 4 to train on, 2 for each of 2 processes, got 3
+    """
+    if min(images, batch_size) < 2 * team.size:
+        each = f", 2 for each of {team.size} processes" if team.size > 1 else ""
+        raise InputError(f"images: expected at least {2 * team.size} to train on{each}, got {images}")
+
+
+def check_loggers(names: Iterable[str]) -> None:
+    """Refuse loggers that are not known, or whose library is missing.
+
+    >>> check_loggers(["tensorbord"])
+    Traceback (most recent call last):
+    counterpoise.errors.InputError: logger 'tensorbord' is not known; did you mean 'tensorboard'? Known: ...
+    """
+    for name in names:
+        if name not in LOGGERS:
+            raise unknown("logger", name, LOGGERS)
+        if find_spec(name) is None:
+            raise MissingExtra(name, name)
 
 
 def check_team(team: Team, batch_size: int, device: str) -> None:
     """Refuse, by name, a team that cannot train together here."""
-    check_number("devices", team.devices, at_least=1)
-    check_number("nodes", team.nodes, at_least=1)
+    check_number("devices", team.devices, at_least=1, whole=True)
+    check_number("nodes", team.nodes, at_least=1, whole=True)
     if team.strategy not in get_args(Strategy):
         raise unknown("strategy", team.strategy, get_args(Strategy))
     if batch_size < 2 * team.size:
         raise InputError(f"batch_size: expected at least 2 images for each of {team.size} processes, got {batch_size}")
-    cuda = torch.cuda.is_available() and device in ("auto", "cuda")
-    if cuda and team.devices > torch.cuda.device_count():
+    kind = resolve(device)
+    if kind == "cuda" and team.devices > torch.cuda.device_count():
         raise InputError(
             f"devices: expected at most the {torch.cuda.device_count()} of this machine, got {team.devices}"
         )
-    if team.strategy == "fsdp" and not cuda:
+    if team.strategy == "fsdp" and kind != "cuda":
         raise InputError("strategy: 'fsdp' needs CUDA, which is not used here; 'ddp' works on any device")
-    if device == "mps" and team.size > 1:
+    if team.strategy == "fsdp" and team.size == 1:
+        raise InputError("strategy: 'fsdp' divides a network among processes; expected more than one of them")
+    if kind == "mps" and team.size > 1:
         raise InputError("devices: 'mps' is one device; several processes need 'cpu' or 'cuda'")
 
 
@@ -206,6 +305,10 @@ class Share(BatchSampler):
     def __iter__(self) -> Iterator[list[int]]:
         # A generator, so that nothing is drawn before the epoch is known: a resumed loader is started before it is.
         for batch in self.method.batches(torch.tensor(list(self.sampler)), self.batch_size):
+            if len(batch) < 2 * self.team.size:
+                raise InputError(
+                    f"batch_size: expected 2 images for each of {self.team.size} processes, got a batch of {len(batch)}"
+                )
             yield batch[self.team.rank :: self.team.size]
 
 
@@ -219,9 +322,17 @@ class StartEpoch(Callback):
     def __init__(self, images: Images | Targets, seed: int, rank: int = 0):
         self.images, self.seed, self.rank = images, seed, rank
 
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        for config in trainer.lr_scheduler_configs:  # a checkpoint may be of a run of fewer epochs, with other rates
+            if isinstance(schedule := config.scheduler, LambdaLR):
+                groups = zip(schedule.optimizer.param_groups, schedule.base_lrs, schedule.lr_lambdas, strict=True)
+                for group, peak, pace in groups:
+                    group["lr"] = peak * pace(schedule.last_epoch)
+
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         torch.manual_seed(epoch_seed(self.seed, trainer.current_epoch) + (1 << 62))
-        pl_module.start_epoch(self.images, trainer.current_epoch)
+        with divergence_named(pl_module):
+            pl_module.start_epoch(self.images, trainer.current_epoch)
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         if batch_idx == 0:  # at the first batch, not before: the loader's start draws a number of its own
@@ -240,12 +351,12 @@ class OnlineProbe:
         labelled: images whose labels the kNN vote uses; `None` when there are no labels.
         unseen: images that are classified, and whose features tell the effective rank and uniformity.
         neighbours: k of the vote.
-        most: at most so many images of each, the first ones, so that measuring stays a small share of training.
+        most: at most so many images of each, drawn from all classes, so that measuring stays a small share of training.
     """
 
     def __init__(self, labelled: Images | None, unseen: Images, neighbours: int = 20, most: int = 1000):
-        self.labelled = None if labelled is None else labelled.subset(torch.arange(min(most, len(labelled))))
-        self.unseen = unseen.subset(torch.arange(min(most, len(unseen))))
+        self.labelled = None if labelled is None else labelled.subset(fair_sample(labelled.labels, most))
+        self.unseen = unseen.subset(fair_sample(unseen.labels, most))
         self.neighbours = neighbours
 
     def __call__(self, encoder: torch.nn.Module) -> tuple[dict[str, float], str | None]:
@@ -261,11 +372,15 @@ class OnlineProbe:
 
 
 class History(Callback):
-    """The learning curve, one row an epoch: in checkpoints, a CSV file, the progress bar and the loggers."""
+    """The learning curve, one row an epoch: in checkpoints, a CSV file, the progress bar and the loggers.
+
+    Checkpoints hold the warnings, too, so that a run that was stopped, or that other processes trained, has them all.
+    """
 
     def __init__(self, probe: OnlineProbe | None, path: Path):
         self.probe, self.path = probe, path
         self.rows: list[dict[str, float]] = []
+        self.warnings: list[str] = []
         self.collapse: str | None = None
         self.earlier = 0.0
 
@@ -274,10 +389,14 @@ class History(Callback):
         self.start = time.perf_counter()
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        method = cast(Method, pl_module)
+        if broken := broken_parameter(method):
+            raise diverged(method, broken)
         seconds = self.earlier + time.perf_counter() - self.start
         row = {"epoch": trainer.current_epoch + 1, "loss": float(trainer.callback_metrics["loss"]), "seconds": seconds}
         if self.probe is not None:
-            figures, found = self.probe(cast(Method, pl_module).encoder)
+            with divergence_named(method):
+                figures, found = self.probe(method.encoder)
             row |= figures
             pl_module.log_dict(figures, prog_bar=True, rank_zero_only=True)
             if found and found != self.collapse and trainer.is_global_zero:
@@ -291,11 +410,30 @@ class History(Callback):
             writer.writeheader()
             writer.writerows(self.rows)
 
+    @contextmanager
+    def keeping_warnings(self) -> Iterator[None]:
+        """Note what is warned of while the block runs, and at its end warn of what earlier calls had noted."""
+        show, now = warnings.showwarning, []
+
+        def note(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+            now.append(str(message))
+            if not is_harmless(message, category):
+                self.warnings = list(dict.fromkeys([*self.warnings, str(message)]))
+            show(message, category, *place, **more)
+
+        with warnings.catch_warnings():
+            warnings.showwarning = note
+            yield
+        for message in self.warnings:
+            if message not in now:
+                warnings.warn(message)
+
     def state_dict(self) -> dict[str, Any]:
-        return {"rows": self.rows}
+        return {"rows": self.rows, "warnings": self.warnings}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.rows = state_dict["rows"]
+        self.warnings = list(dict.fromkeys([*state_dict.get("warnings", []), *self.warnings]))
 
 
 class Keep(Callback):
@@ -305,7 +443,7 @@ class Keep(Callback):
         self.path = path
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        part = self.path.with_suffix(".part")
+        part = trainer.strategy.broadcast(aside_of(self.path))  # the first process's name, for all
         trainer.save_checkpoint(part)  # in all processes, since each may hold a part of it
         if trainer.is_global_zero:
             os.replace(part, self.path)
@@ -326,6 +464,15 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: not a whole checkpoint that can be loaded safely ({reason})") from error
 
 
+def epochs_done(path: Path) -> int:
+    """How many epochs lie behind a checkpoint.
+
+    Raises:
+        InputError: as `read_checkpoint`.
+    """
+    return read_checkpoint(path)["epoch"] + 1
+
+
 def make_logger(name: str, folder: Path) -> Logger:
     """A Lightning logger by name, writing below `folder`."""
     if name == "tensorboard":
@@ -344,21 +491,31 @@ def make_logger(name: str, folder: Path) -> Logger:
     raise unknown("logger", name, LOGGERS)
 
 
-class quiet(warnings.catch_warnings):
-    """Silences what Lightning tells every user on every run and what does not concern them."""
+def is_harmless(message: Warning | str, category: type[Warning]) -> bool:
+    """Whether a library's warning changes no result: of `HARMLESS`, or one that is meant for programmers."""
+    if not issubclass(category, (UserWarning, RuntimeWarning)):
+        return True
+    return any(text in str(message) for text in HARMLESS)
 
-    def __enter__(self) -> Any:
-        result = super().__enter__()
-        for text in (
-            ".*does not have many workers.*",
-            ".*GPU available but not used.*",
-            ".*weights_only.*",
-            ".*LeafSpec.*",
-        ):
-            warnings.filterwarnings("ignore", text)
-        for name in ("lightning.pytorch", "lightning.fabric"):
-            logging.getLogger(name).setLevel(logging.ERROR)
-        return result
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Lightning without what it says on every run, and with Ctrl-C as Python has it."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        for text in HARMLESS:
+            warnings.filterwarnings("ignore", f".*{re.escape(text)}")
+        for logger in loggers:
+            logger.setLevel(logging.WARNING)
+        try:
+            yield
+        except SystemExit as stop:  # so Lightning ends on Ctrl-C, having made the process deaf to a second one
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            raise KeyboardInterrupt from stop
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
 
 
 def _as_fetched(batch: Any) -> Any:

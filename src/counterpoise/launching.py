@@ -6,9 +6,13 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from multiprocessing import resource_tracker
 from typing import Any
 
+import psutil
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure, record
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
@@ -34,6 +38,10 @@ def launch(function: Callable[..., None], arguments: tuple[Any, ...], devices: i
         InputError: if the environment does not tell where several machines meet.
         ProcessLost: if a process failed or died; the others are ended then.
     """
+    # Without SIGINT, which `_on_interrupt` handles: the launcher waits half a minute for processes that import.
+    handled: dict[str, Any] = (
+        {"signals_to_handle": "SIGTERM,SIGHUP,SIGQUIT"} if hasattr(LaunchConfig, "signals_to_handle") else {}
+    )
     config = LaunchConfig(
         min_nodes=nodes,
         max_nodes=nodes,
@@ -42,23 +50,76 @@ def launch(function: Callable[..., None], arguments: tuple[Any, ...], devices: i
         max_restarts=0,
         monitor_interval=0.1,
         start_method="spawn",
+        **handled,
         **(_alone() if nodes == 1 else _together()),
     )
-    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)  # what went wrong is told by the error
+    for name in ("torch.distributed", "torch.distributed.elastic.agent.server.api"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # what went wrong is told by the error
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    others, in_main = started(), threading.current_thread() is threading.main_thread()
+    if in_main:
+        signal.signal(signal.SIGINT, _on_interrupt(others))
     try:
-        elastic_launch(config, _enter)(function, arguments)
+        with interrupts_held():
+            elastic_launch(config, _enter)(function, arguments)
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
+        if failure.exitcode == -signal.SIGINT:
+            raise KeyboardInterrupt from error
         raise ProcessLost(f"process {rank} of {devices * nodes} {_told(failure)}") from error
     except SignalException as error:
         if error.sigval == signal.SIGINT:
             raise KeyboardInterrupt from error
         raise SystemExit(128 + error.sigval) from error
     finally:
-        if threading.current_thread() is threading.main_thread():
+        if in_main:
             for number, handler in handlers.items():  # the launcher leaves its own
                 signal.signal(number, handler)
+
+
+def started() -> set[psutil.Process]:
+    """The processes that this one has started, among them the tracker of Python's resources, which ends by itself."""
+    resource_tracker.ensure_running()  # when it starts, it lets signals through again
+    return set(psutil.Process().children())
+
+
+def end_all_but(others: set[psutil.Process]) -> None:
+    """End at once what this process has started, in whatever state it is, but for some."""
+    for child in started() - others:
+        with suppress(psutil.NoSuchProcess):
+            child.kill()
+
+
+def _on_interrupt(others: set[psutil.Process]) -> Callable[..., None]:
+    """A handler of Ctrl-C that ends all other processes first: one whose start is cut off would print a traceback."""
+
+    def handle(*_: Any) -> None:
+        end_all_but(others)
+        raise KeyboardInterrupt
+
+    return handle
+
+
+@contextmanager
+def interrupts_held() -> Iterator[None]:
+    """Processes that are started in the block hear no Ctrl-C until they call `take_interrupts`; this one still does.
+
+    A terminal sends Ctrl-C to all of them. One that is still importing would answer with a traceback.
+    """
+    over = threading.Event()
+    threading.Thread(target=over.wait, daemon=True).start()  # gets signals in the place of this thread
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        over.set()
+
+
+def take_interrupts() -> None:
+    """End this process at Ctrl-C from now on, without a word: its run goes on from its checkpoint."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
 def node() -> int:
@@ -86,6 +147,8 @@ def _together() -> dict[str, Any]:
 
 @record
 def _enter(function: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+    take_interrupts()
+    warnings.showwarning = lambda *_: None  # the one that launched gets them out of the checkpoint
     function(int(os.environ["RANK"]), *arguments)
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from counterpoise import catalogue
+from counterpoise.errors import InputError
 from counterpoise.files import read_json
 from counterpoise.fingerprint import fingerprint
 
@@ -28,6 +29,7 @@ else:
 PACKAGE = Path(__file__).parent
 DECLARED = PACKAGE / "claims.toml"
 RESULTS = Path("results/claims")
+WRITTEN_BY = "Written by `counterpoise claim --all --report`."
 
 
 @dataclass(frozen=True)
@@ -93,11 +95,17 @@ def declared() -> dict[str, Claim]:
 
 
 def read(folder: Path, claim: Claim) -> dict[str, Any] | None:
-    """A claim's record, with `stale` telling whether its code or declaration has changed since; `None` without one."""
+    """A claim's record, with `stale` telling whether its code or declaration has changed since; `None` without one.
+
+    Raises:
+        InputError: for a file that is no record.
+    """
     path = folder / f"{claim.slug}.json"
     if not path.exists():
         return None
     record = read_json(path)
+    if not isinstance(record, dict) or not {"verdict", "code", "statements"} <= record.keys():
+        raise InputError(f"{path}: is no record of a claim; move it away")
     return {**record, "stale": record["code"] != claim.code()}
 
 
@@ -125,7 +133,7 @@ def ledger_page(claims: Sequence[Claim], records: Sequence[dict[str, Any] | None
         "",
         "Each paper's central claim as an experiment that was declared before it was run. A statement is confirmed",
         "where the 95 % interval of its figure over the seeds lies on the expected side of 0, refuted where it lies on",
-        "the other, and inconclusive otherwise. Written by `counterpoise claim --all --report`. Verified: the code has",
+        f"the other, and inconclusive otherwise. {WRITTEN_BY} Verified: the code has",
         "changed since that date, and on the other one gave the same figures, to the last digit, for the first seed.",
         "",
         "| paper | verdict | seeds | date | command |",

@@ -74,9 +74,8 @@ def catalogue_table(rows: Iterable[Paper]) -> Table:
     done = sum(paper.done for paper in rows)
     table = Table(box=None, pad_edge=False, show_header=False, caption_justify="left")
     table.caption = f"{done} done, {len(rows) - done} planned"
-    table.add_column(no_wrap=True)
-    table.add_column(no_wrap=True)
-    table.add_column()
+    for _ in range(3):
+        table.add_column(overflow="fold")
     for room, members in groupby(rows, key=lambda paper: paper.room):
         table.add_row(Text(room, "bold"))
         for paper in members:
@@ -115,17 +114,17 @@ def _sections(paper: Paper) -> Iterator[RenderableType]:
     yield from _claim(paper.slug)
     if paper.done:
         yield _heading("try it")
-        yield Padding(Text("\n".join(_examples(paper)), "cyan"), (0, 2))
+        yield Padding.indent(Text("\n".join(_examples(paper)), "cyan"), 2)
 
 
 def _interface(kind: str, module: str, name: str) -> Iterator[RenderableType]:
     description = describe(module, name)
     yield _heading(f"{kind} {name}")
-    yield Padding(Text(description.summary), (0, 2))
+    yield Padding.indent(Text(description.summary), 2)
     table = Table.grid(padding=(0, 2))
     for argument in description.arguments:
         table.add_row(argument.name, _values(argument), Text(argument.shown_default), Text(argument.help))
-    yield Padding(table, (0, 2))
+    yield Padding.indent(table, 2)
 
 
 def _values(argument: Argument) -> Text:
@@ -143,15 +142,15 @@ def _claim(slug: str) -> Iterator[RenderableType]:
     if claim is None:
         return
     yield _heading("claim")
-    yield Padding(Text(claim.words), (0, 2))
+    yield Padding.indent(Text(claim.words), 2)
     result = last_result(claim)
     if result is None:
-        yield Padding(Text(f"not run yet: counterpoise claim {slug}", "dim"), (0, 2))
+        yield Padding.indent(Text(f"not run yet: counterpoise claim {slug}", "dim"), 2)
         return
     stale = "; stale: the code has changed since" if result["stale"] else ""
-    yield Padding(Text(f"{result['verdict']} ({result['date']}{stale})", "bold"), (0, 2))
+    yield Padding.indent(Text(f"{result['verdict']} ({result['date']}{stale})", "bold"), 2)
     for statement in result["statements"]:
-        yield Padding(Text(told(statement)), (0, 2))
+        yield Padding.indent(Text(told(statement)), 2)
 
 
 def _examples(paper: Paper) -> Iterator[str]:
@@ -193,4 +192,4 @@ def _state(paper: Paper) -> str:
 
 
 def _heading(text: str) -> RenderableType:
-    return Padding(Text(text, "bold"), (1, 0, 0, 0))
+    return Padding(Text(text, "bold"), (1, 0, 0, 0), expand=False)

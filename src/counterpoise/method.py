@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import lightning
@@ -11,8 +13,8 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
 from counterpoise.data import Images
-from counterpoise.errors import InputError
-from counterpoise.ops.checks import check_number
+from counterpoise.errors import Diverged, InputError, NonFinite
+from counterpoise.ops.checks import all_finite, check_number
 
 # What `Method.loss` takes: `views` random views of each image; class of each, -1 where it has none; its number.
 ImageViews = list[Float[Tensor, "batch channel size size"]]
@@ -80,6 +82,15 @@ class Method(lightning.LightningModule):
             epoch: from 0.
         """
 
+    def check_images(self, images: Any, batch_size: int, shares: int = 1) -> None:
+        """Refuse training images that it cannot learn from, before anything is written; nothing by default.
+
+        Args:
+            images: as `start_epoch` takes them.
+            batch_size: images a step, of all processes together.
+            shares: how many processes divide a batch without seeing each other's rows.
+        """
+
     def batches(self, order: Int[Tensor, " samples"], batch_size: int) -> list[list[int]]:
         """How an epoch's images are divided into batches; by default as they come, without a last smaller batch.
 
@@ -108,14 +119,18 @@ class Method(lightning.LightningModule):
 
     def training_step(self, batch: Batch, batch_index: int) -> Float[Tensor, ""]:
         pixels, labels, index = batch
-        loss = self.loss([self.view(pixels) for _ in range(self.views)], labels, index)
-        if not torch.isfinite(loss):
-            raise FloatingPointError(
-                f"the loss of {type(self).__name__} became {loss.item()} at step {self.global_step}; "
-                f"a smaller lr than {self.lr:g} may help"
-            )
+        with divergence_named(self):
+            loss = self.loss(self.views_of(pixels, labels, index), labels, index)
+            if not torch.isfinite(loss):
+                raise NonFinite(f"the loss of {type(self).__name__} became {loss.item()}")
         self.log("loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(pixels), sync_dist=True)
         return loss
+
+    def views_of(
+        self, pixels: Shaped[Tensor, "batch *shape"], labels: Shaped[Tensor, " batch"], index: Index
+    ) -> list[Float[Tensor, "batch ..."]]:
+        """What `loss` gets of a batch: by default `views` random views of each image."""
+        return [self.view(pixels) for _ in range(self.views)]
 
     def view(self, pixels: Shaped[Tensor, "batch *shape"]) -> Float[Tensor, "batch ..."]:
         """One random view of each image."""
@@ -138,6 +153,44 @@ class Method(lightning.LightningModule):
         steps = int(self.trainer.estimated_stepping_batches)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.pace(step, steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+@contextmanager
+def divergence_named(module: Any) -> Iterator[None]:
+    """Where weights or what they give are no finite numbers any more, that is the error, whatever else came of it.
+
+    Args:
+        module: a `LightningModule` with an attribute `lr`.
+
+    Raises:
+        Diverged: with the step and the learning rate, in place of the error that this led to.
+    """
+    try:
+        yield
+    except Exception as error:
+        broken = broken_parameter(module)
+        if broken is None and not isinstance(error, NonFinite):
+            raise
+        raise diverged(module, broken or str(error)) from error
+
+
+def broken_parameter(module: nn.Module) -> str | None:
+    """The first parameter that holds NaN or infinity, in words; `None` where there is none.
+
+    >>> broken_parameter(nn.Linear(2, 2))
+    """
+    names = (name for name, x in module.named_parameters() if not all_finite(x))
+    return next((f"the parameter {name} holds NaN or infinity" for name in names), None)
+
+
+def diverged(module: Any, reason: str) -> Diverged:
+    """The error for training that has left all bounds, with its step and learning rate."""
+    optimizers = module.trainer.optimizers if module._trainer else []
+    lr = optimizers[0].param_groups[0]["lr"] if optimizers else module.lr
+    return Diverged(
+        f"training diverged by step {module.global_step}, at a learning rate of {lr:.3g}: {reason}; "
+        f"a smaller lr than {module.lr:g} may help"
+    )
 
 
 def warmup_cosine(step: int, steps: int, warmup: float) -> float:

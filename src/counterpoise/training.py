@@ -9,11 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from counterpoise import catalogue, tasks
+from counterpoise.arguments import check_value, describe, plain
+from counterpoise.data.state import State, changed_files, data_state, state_key
 from counterpoise.errors import InputError
-from counterpoise.files import check_writable, holds_others, locked, make_folder, read_json
+from counterpoise.files import check_output_folder, check_writable, locked, make_output_folder, read_json, write_json
+from counterpoise.fitting import CHECKPOINT, check_loggers
 from counterpoise.launching import node
 from counterpoise.ops.checks import check_number
-from counterpoise.tasks.runs import Run, Settings
+from counterpoise.tasks import images
+from counterpoise.tasks.runs import Run, Settings, begin
+from counterpoise.terminal import make_console
 
 LARGEST_SEED = 2**32 - 1
 KEPT = {"config.json": {"method", "settings"}, "result.json": {"status", "metrics", "warnings", "shape"}}
@@ -22,11 +27,12 @@ KEPT = {"config.json": {"method", "settings"}, "result.json": {"status", "metric
 
 def train(
     method: str,
-    data: str,
+    data: str | Path,
     *,
     imperfect: Sequence[str] = (),
     seed: int = 0,
-    out: str | None = None,
+    all: bool = False,
+    out: str | Path | None = None,
     loggers: Sequence[str] = ("tensorboard",),
     quiet: bool = False,
     **options: Any,
@@ -34,13 +40,16 @@ def train(
     """Train one method on one data set, and score what it learnt.
 
     The folder gets the configuration, the logs, a checkpoint after every epoch, the encoder as safetensors and
-    `result.json`. A call that was stopped goes on from its last epoch; a finished one is not run again.
+    `result.json`. A call that was stopped goes on from its last epoch; a finished one is not run again, unless it is
+    asked for more epochs, for which it goes on from its checkpoint. Its learning rates are then not those of a run that
+    had all epochs from the start, and `continued` and a warning in the result say so.
 
     Args:
         method: a slug from `counterpoise list`.
         data: a known set such as "fashion-mnist", or a path to a folder of images, a CSV or a Parquet file.
         imperfect: what to do to the data, such as "long-tail=100" or "label-noise=0.4".
         seed: decides data, weights, order and views; from 0 to 4294967295.
+        all: train on every image, those of the test included; then there is none left to score by.
         out: folder of the run; by default "counterpoise-out/train-METHOD-DATA-SEED".
         loggers: where the curve goes besides `curve.csv`: any of "tensorboard", "wandb", "mlflow".
         quiet: show no progress bar.
@@ -53,20 +62,77 @@ def train(
     Raises:
         InputError: for what is refused; nothing is left half-written then.
     """
-    check_number("seed", seed, at_least=0, at_most=LARGEST_SEED)
+    source, target, seed, options = plain(data), plain(out), plain(seed), plain(options)
+    imperfect, loggers = as_words("imperfect", imperfect), as_words("loggers", loggers)
+    check_arguments("training", "train", method=method, data=source, out=target)
+    check_number("seed", seed, at_least=0, at_most=LARGEST_SEED, whole=True)
+    check_loggers(loggers)
     slug = catalogue.find(method).slug
     task = tasks.of(slug)
     shared = {f.name for f in fields(Settings)}
     settings = Settings(**{name: value for name, value in options.items() if name in shared})
     own = {name: value for name, value in options.items() if name not in shared}
-    run = Run(slug, data, seed, own, tuple(imperfect), settings, task)
-    folder = Path(out or f"counterpoise-out/train-{slug}-{Path(data).name.replace(':', '-')}-{seed}")
-    tasks.find(task).check(run)
-    if not (folder / "config.json").exists() and holds_others(folder):
-        raise InputError(f"{folder}: holds other files and no run; choose another folder")
-    make_folder(folder)
+    check_arguments(*catalogue.method_source(slug), **own)
+    state = data_state(source, settings.data_dir)
+    run = Run(slug, source, seed, own, imperfect, settings, task, state_key(state), train_on_all=all)
+    folder = Path(target or f"counterpoise-out/train-{slug}-{short_name(source)}-{seed}")
+    check_output_folder(folder, "run")
+    prepared = (images if all else tasks.find(task)).check(run)
+    make_output_folder(folder, "run")
     with locked(folder, "training") if node() == 0 else nullcontext():  # another machine trains along in this folder
+        if node() == 0:
+            _keep_state(folder, source, state)
+            if isinstance(prepared, images.Prepared):
+                make_console(quiet).print(images.held_out(run, prepared))
         return {**carry_out(run, folder, loggers=loggers, progress=not quiet), "folder": str(folder)}
+
+
+def as_words(name: str, given: Any) -> tuple[str, ...]:
+    """Several words as a tuple; one by itself is taken for such, too.
+
+    Raises:
+        InputError: for anything else.
+
+    >>> as_words("imperfect", "long-tail=10"), as_words("loggers", ["wandb", "mlflow"])
+    (('long-tail=10',), ('wandb', 'mlflow'))
+    """
+    words = [given] if isinstance(given, str) else plain(given)
+    if not isinstance(words, (list, tuple)) or not all(isinstance(word, str) for word in words):
+        raise InputError(f"{name}: expected texts, got {given!r}")
+    return tuple(words)
+
+
+def check_arguments(module: str, name: str, **given: Any) -> None:
+    """Refuse arguments of a function or class that are of another kind than it takes; unknown ones are passed over.
+
+    >>> check_arguments("contrast.simclr", "SimCLR", temperature="warm")
+    Traceback (most recent call last):
+    counterpoise.errors.InputError: temperature: expected a number, got 'warm'
+    """
+    for argument in describe(module, name).arguments:
+        if argument.name in given:
+            check_value(argument, given[argument.name])
+
+
+def short_name(data: str) -> str:
+    """What a folder of results is called after: a name, or the last part of a path.
+
+    >>> short_name("fashion-mnist:full"), short_name("photos/garden/")
+    ('fashion-mnist-full', 'garden')
+    """
+    path = Path(data).expanduser()
+    return (path.resolve().name if path.exists() else path.name).replace(":", "-") or "root"
+
+
+def _keep_state(folder: Path, data: str, state: State) -> None:
+    """Write down the state of the files that a run learns from; refuse to go on where they have changed since."""
+    path = folder / "data.json"
+    trained = any((folder / name).exists() for name in (CHECKPOINT, "result.json"))
+    change = changed_files(read_json(path), state) if path.exists() else ""
+    if trained and change:
+        raise InputError(f"{data}: is not as it was when the run in {folder} began ({change}); choose another folder")
+    if state:
+        write_json(path, state)
 
 
 def carry_out(run: Run, folder: Path, **options: Any) -> dict[str, Any]:
@@ -78,6 +144,7 @@ def carry_out(run: Run, folder: Path, **options: Any) -> dict[str, Any]:
     for name, needed in KEPT.items():
         if (folder / name).exists():
             _check_kept(folder / name, needed)
+    begin(run, folder)
     try:
         result = tasks.find(run.task).execute(run, folder, **options)
     except InputError:

@@ -49,6 +49,31 @@ def test_a_query_does_not_find_its_own_image():
         compose.search(gallery, gallery, torch.arange(3), torch.tensor([1, 1, 0]), torch.tensor([0, 0, 0]))
 
 
+def test_equal_embeddings_find_what_chance_finds_and_not_what_comes_first():
+    """Of 20 classes of 10 in a sorted gallery; row number would find the first class alone."""
+    labels, references = torch.arange(20).repeat_interleave(10), torch.arange(200)
+    answers = references // 10 * 10 + (references + 1) % 10
+    found = compose.search(torch.ones(200, 2), torch.ones(200, 2), references, answers, labels, ks=(1, 10, 100))
+    assert found.recall[1] == pytest.approx(9 / 199, abs=0.03)
+    assert found.recall[10] == pytest.approx(1 - (1 - 9 / 199) ** 10, abs=0.12)
+    assert found.instance[100] == pytest.approx(0.5, abs=0.06)
+
+
+def test_items_without_a_label_are_like_no_other():
+    rows, labels = torch.eye(4), torch.tensor([0, -1, -1, 0])
+    found = compose.search(rows[1:2], rows, torch.tensor([0]), torch.tensor([2]), labels, ks=(1, 3))
+    assert found.recall == {1: 0.0, 3: 1.0}
+
+
+@pytest.mark.usefixtures("plain_shapes")
+@pytest.mark.parametrize("kind", [torch.uint8, torch.int16, torch.uint16, torch.uint32])
+def test_numbers_and_labels_of_any_integer_type_give_the_same(kind):
+    rows, numbers = torch.randn(9, 3, generator=torch.Generator().manual_seed(0)), torch.arange(9)
+    given = (numbers, (numbers + 2) % 9, numbers % 4)
+    expected = compose.search(rows, rows, *given, ks=(1, 2))
+    assert compose.search(rows, rows, *(x.to(kind) for x in given), ks=(1, 2)) == expected
+
+
 @pytest.mark.usefixtures("plain_shapes")
 def test_what_cannot_be_searched_is_refused_by_name():
     three, one = torch.eye(3), torch.tensor([0])
@@ -58,8 +83,15 @@ def test_what_cannot_be_searched_is_refused_by_name():
         compose.search(three[:1], three, one, torch.tensor([3]), torch.arange(3))
     with pytest.raises(InputError, match="queries: 1 of 3 numbers are NaN"):
         compose.search(three[:1].clone().index_fill(1, one, torch.nan), three, one, one + 1, torch.arange(3))
-    with pytest.raises(InputError, match="ks: expected a number of at least 1"):
+    with pytest.raises(InputError, match="ks: expected a whole number of at least 1"):
         compose.search(three[:1], three, one, one + 1, torch.arange(3), ks=(0,))
+    for ks, message in (((2.5,), "ks: expected a whole number"), ((), "ks: expected at least one number")):
+        with pytest.raises(InputError, match=message):
+            compose.search(three[:1], three, one, one + 1, torch.arange(3), ks=ks)
+    with pytest.raises(InputError, match="labels: expected integers of at least -1, got -2"):
+        compose.search(three[:1], three, one, one + 1, torch.arange(3) - 2)
+    with pytest.raises(InputError, match="references: expected integers from 0 to 2, got 3"):
+        compose.search(three[:1], three, one + 3, one + 1, torch.arange(3))
 
 
 @pytest.mark.slow
@@ -73,7 +105,6 @@ def test_all_is_drawn_by_the_seed_and_test_has_the_words_of_training_alone():
     unseen = compose.images_of(run(data="glyphs:script=latin:split=character", imperfect=("fewer=0.5",)))
     assert not {*unseen.train.labels.tolist()} & {*unseen.test.labels.tolist()}
     assert unseen.test.words <= unseen.train.words
-    compose.prepare.cache_clear()
 
 
 @pytest.mark.parametrize("arguments", [{}, {"uncertain": False}])
@@ -157,7 +188,5 @@ def test_a_test_set_without_a_query_is_named(monkeypatch):
     train_images = Images(pixels, torch.tensor([0, 0, 1, 1]), names, "training")
     test = Images(pixels, torch.tensor([0, 0, 2, 2]), names, "unseen")
     monkeypatch.setattr(compose, "load", lambda *_, **__: Splits(train_images, test))
-    compose.prepare.cache_clear()
     with pytest.raises(InputError, match="unseen: has no letter that is there twice"):
-        compose.check(run(imperfect=()))
-    compose.prepare.cache_clear()
+        compose.prepare("glyphs", (), 0, None, None, False)

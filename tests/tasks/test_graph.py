@@ -5,6 +5,7 @@ import torch
 from safetensors.torch import load_file
 
 from counterpoise import compare, tasks, train
+from counterpoise.data.graphs import planted_graph
 from counterpoise.errors import InputError
 from counterpoise.tasks import graph
 from counterpoise.tasks.runs import Run, Settings
@@ -52,6 +53,77 @@ def test_rows_that_tell_the_class_score_one_and_others_as_chance():
 def test_a_class_with_too_few_nodes_is_refused():
     with pytest.raises(InputError, match="more than 20 labelled nodes of each class, got 20"):
         graph.score(torch.randn(60, 4), torch.tensor([0] * 40 + [1] * 20))
+
+
+LABELS = torch.arange(4).repeat(30)
+
+
+@pytest.mark.usefixtures("plain_shapes")
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (torch.full((120,), -1), "expected labelled nodes of at least 2 classes, got 0"),
+        (torch.zeros(120, dtype=torch.int64), "expected labelled nodes of at least 2 classes, got 1"),
+        (LABELS - 2, "labels: expected integers of at least -1, got -2"),
+        (LABELS.float(), "labels: expected integers, got torch.float32"),
+        (LABELS > 1, "labels: expected integers, got torch.bool"),
+        (LABELS[:100], "labels: expected one integer for each of the 120 rows"),
+    ],
+)
+def test_labels_that_nothing_can_be_fitted_to_are_refused(labels, message):
+    with pytest.raises(InputError, match=message):
+        graph.score(torch.randn(120, 4), labels)
+
+
+def test_rows_that_are_not_numbers_are_refused():
+    with pytest.raises(InputError, match="rows: 480 of 480 numbers are NaN or infinite"):
+        graph.score(torch.full((120, 4), torch.nan), LABELS)
+
+
+@pytest.mark.usefixtures("plain_shapes")
+def test_unsigned_labels_gaps_and_nodes_without_one_are_as_good_as_others():
+    rows = torch.randn(120, 4)
+    expected = graph.score(rows, LABELS)
+    assert graph.score(rows, LABELS.to(torch.uint8)) == expected
+    assert graph.score(rows, 3 * LABELS) == expected
+    more, some = torch.cat([rows, torch.randn(5, 4)]), torch.cat([LABELS, torch.full((5,), -1)])
+    assert graph.score(more, some) == expected
+
+
+def with_labels(y):
+    made = planted_graph(nodes=60, classes=2)
+    made["paper"].y = y
+    return made
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.uint8, torch.uint16])
+def test_facts_count_labels_of_any_integer_type(dtype):
+    assert graph.facts(with_labels((torch.arange(60) % 2).to(dtype)))["counts"]["train"] == [30, 30]
+
+
+def test_facts_leave_out_nodes_without_a_label():
+    labels = torch.arange(60) % 2
+    labels[:10] = -1
+    assert graph.facts(with_labels(labels))["counts"]["train"] == [25, 25]
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (None, "graph: expected labels y of the nodes of type paper, got none"),
+        (torch.arange(60) * 0.5, "graph: labels of paper: expected integers, got torch.float32"),
+        (torch.full((60,), -2), "graph: labels of paper: expected integers of at least -1, got -2"),
+        (torch.zeros(10, dtype=torch.int64), "graph: labels of paper: expected one integer for each of the 60 rows"),
+    ],
+)
+def test_labels_of_a_graph_are_refused_by_name(labels, message):
+    with pytest.raises(InputError, match=message):
+        graph.facts(with_labels(labels))
+
+
+def test_a_graph_that_cannot_be_scored_is_refused_before_training():
+    with pytest.raises(InputError, match="more than 20 labelled nodes of each class, got 16"):
+        graph.check(Run("meow", "planted:nodes=80", 0, task="graph", arguments=ARGUMENTS, settings=run().settings))
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,10 @@
 import json
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 
 from counterpoise import catalogue, tasks, train
+from counterpoise.arguments import Argument, Description
 from counterpoise.errors import InputError
 from counterpoise.tasks import measure
 from counterpoise.tasks.runs import Run
@@ -19,10 +19,11 @@ def study(data, seed, factor=1.0):
 
 @pytest.fixture(autouse=True)
 def gauge(monkeypatch):
-    described = SimpleNamespace(arguments=[SimpleNamespace(name=name) for name in ("data", "seed", "factor")])
+    described = Description("", (Argument("data", str), Argument("seed", int, 0), Argument("factor", float, 1.0)))
     monkeypatch.setattr(catalogue, "papers", lambda: {"gauge": replace(PAPER, method="study")})
     monkeypatch.setattr(catalogue, "load_class", lambda slug: study)
-    monkeypatch.setattr(measure, "describe", lambda module, name: described)
+    for module in ("tasks.measure", "training"):
+        monkeypatch.setattr(f"counterpoise.{module}.describe", lambda module, name: described)
 
 
 def test_a_study_s_figures_are_its_metrics_and_kept(tmp_path, monkeypatch):

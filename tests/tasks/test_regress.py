@@ -39,6 +39,43 @@ def test_scores_by_hand():
     assert ordered["order"] == pytest.approx(1, abs=1e-6)
 
 
+def test_a_score_without_a_value_is_left_out():
+    y = torch.tensor([1.0, 2.0, 4.0])
+    for x in (torch.ones(3, 2), torch.ones(2, 2)):
+        data = splits(y, y[: len(x)])
+        found = regress.score(torch.randn(3, 2), x, data)
+        assert "order" not in found
+        assert all(np.isfinite(value) for value in found.values())
+
+
+@pytest.mark.parametrize(
+    ("method", "targets", "message"),
+    [
+        (
+            "regression",
+            [[3.0] * 9, [1.0, 2.0]],
+            "made: expected at least 2 different train targets, got 9 inputs with 1",
+        ),
+        (
+            "regression",
+            [[1.0, 2.0, 3.0], [2.0]],
+            "made: expected at least 2 different test targets, got 1 inputs with 1",
+        ),
+        ("rnc", [[1.0, 2.0], [1.0, 2.0]], "batch_size: expected at least 3, for a pair and a negative, got 2"),
+        ("supremix", [[1.0, 2.0], [1.0, 2.0]], "batch_size: expected at least 3"),
+        ("supremix:window=0.5", [[1.0, 2.0, 3.0], [1.0, 2.0]], "window: expected one that pairs some of the 3 targets"),
+        ("supcon-regression", [[1.0, 2.0, 3.0], [1.0, 2.0]], "bin: expected bins of several targets"),
+        ("supcon-regression:bin=9", [[1.0, 2.0, 3.0], [1.0, 2.0]], "bin: expected bins that part the 3 targets"),
+    ],
+)
+def test_data_of_which_nothing_can_be_learnt_is_refused_before_training(method, targets, message, monkeypatch):
+    slug, _, given = method.partition(":")
+    name, _, value = given.partition("=")
+    monkeypatch.setattr(regress, "data_of", lambda _: splits(*map(torch.tensor, targets)))
+    with pytest.raises(InputError, match=message):
+        regress.check(run(slug, "made", arguments={name: float(value)} if given else {}))
+
+
 def test_where_training_has_few():
     known = np.concatenate([np.zeros(50), np.full(30, 10.0), np.full(2, 19.9), [20.0]])
     assert regress.is_few(known, np.array([0.0, 0.5, 10.0, 19.95, -3.0])).tolist() == [False, False, False, True, True]

@@ -11,8 +11,9 @@ from counterpoise.data.views import to_float
 from counterpoise.errors import InputError
 from counterpoise.measure.retrieval import retrieval
 from counterpoise.nets import embed
-from counterpoise.tasks import few_shot, retrieve, unseen
-from counterpoise.tasks.images import load_encoder
+from counterpoise.tasks import few_shot, retrieve, runs, unseen
+from counterpoise.tasks import images as image_tasks
+from counterpoise.tasks.images import Prepared, load_encoder
 from counterpoise.tasks.runs import Run, Settings
 
 QUICK = Settings(epochs=1, batch_size=64, device="cpu")
@@ -33,6 +34,110 @@ def test_classes_are_divided_by_the_seed():
         assert abs(len(gallery) - len(test)) <= 5
         halves.append(train.classes)
     assert halves[0] == halves[1] != halves[2]
+
+
+def given(monkeypatch, train_labels, test_labels, classes=tuple("abcdefgh")):
+    """Let `unseen` load images of these labels, each of which has a grey of its own."""
+    count = len(train_labels) + len(test_labels)
+    pixels = (torch.arange(count, dtype=torch.uint8) % 251).view(-1, 1, 1, 1).expand(-1, 1, 8, 8).contiguous()
+    names = tuple(f"{i}.png" for i in range(count))
+    parts = []
+    for rows, labels in ((slice(0, len(train_labels)), train_labels), (slice(len(train_labels), None), test_labels)):
+        parts.append(Images(pixels[rows], torch.as_tensor(labels), classes, "small", paths=names[rows]))
+    monkeypatch.setattr(unseen, "load", lambda *_, **__: Splits(*parts))
+    runs._loaded.cache_clear()
+
+
+def test_unseen_classes_are_judged_by_all_their_images(monkeypatch):
+    """Of 8 classes of 5 images, one of which is a test image each, and a ninth that is in test alone."""
+    train, test = torch.arange(32) % 8, torch.arange(8)
+    given(
+        monkeypatch,
+        torch.cat([train, torch.tensor([-1, -1])]),
+        torch.cat([test, torch.tensor([8] * 5 + [-1])]),
+        tuple("abcdefghi"),
+    )
+    learnt, gallery, queries = unseen.images_of(run(data="small"))
+    assert learnt.counts().tolist() == [4] * 4
+    assert (gallery.counts() + queries.counts()).tolist() == [5] * 5
+    assert gallery.counts().min() >= 2
+    assert queries.counts().min() >= 2
+    assert queries.classes[-1] == "i"
+    grey = [int(images.pixels[i, 0, 0, 0]) for images in (learnt, gallery, queries) for i in range(len(images))]
+    assert len({*grey}) == len(grey) == 16 + 25
+    for images in (gallery, queries):  # each image has kept its file and its class
+        for pixels, label, path in zip(images.pixels, images.labels.tolist(), images.paths, strict=True):
+            number = int(path.removesuffix(".png"))
+            assert int(pixels[0, 0, 0]) == number
+            assert "abcdefghi".index(images.classes[label]) == (number % 8 if number < 32 else min(number - 34, 8))
+
+
+@pytest.mark.parametrize(
+    ("task", "method", "sizes", "message"),
+    [
+        (
+            retrieve,
+            "triplet",
+            [1] * 4,
+            r"small: expected at least 2 unseen classes with 2 images or more .*, got 0: '.' has 1, '.' has 1",
+        ),
+        (
+            few_shot,
+            "protonet",
+            [5] * 8,
+            "6 images or more .5 examples and one to tell., got 0: .* and 1 more have fewer than 6",
+        ),
+    ],
+)
+def test_unseen_classes_that_are_too_small_are_named_and_counted(task, method, sizes, message, monkeypatch):
+    labels = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
+    given(monkeypatch, labels, labels[:1] * 0)
+    with pytest.raises(InputError, match=message):
+        task.check(run(method, "small", task="few-shot" if task is few_shot else "retrieve"), scored=True)
+
+
+def test_small_classes_are_enough(monkeypatch, tmp_path):
+    """8 classes of 5 images: 4 unseen ones to be retrieved, by all 20 images."""
+    given(monkeypatch, torch.arange(32) % 8, torch.arange(8))
+    small = Run("multi-similarity", "small", settings=Settings(epochs=1, batch_size=8, device="cpu"), task="retrieve")
+    retrieve.check(small, scored=True)
+    result = retrieve.execute(small, tmp_path)
+    assert result["sizes"]["probe"] + result["sizes"]["test"] == 20
+    assert result["curve"][0]["loss"] > 0
+
+
+@pytest.mark.parametrize(
+    ("labels", "settings", "message"),
+    [
+        (
+            [0, 1, 2, 3],
+            {},
+            "labels: expected a class with at least 2 training images, got none; the largest, '.', has 1",
+        ),
+        ([0, 1, 2, 3] * 5, {"batch_size": 3}, r"batch_size: expected at least 4 .* got 3"),
+        ([0, 1, 2, 3] * 5, {"batch_size": 6, "devices": 2, "exchange": "none"}, "at least 4 images for each of 2 proc"),
+    ],
+)
+def test_what_makes_no_batch_is_refused_before_training(labels, settings, message, monkeypatch):
+    given(monkeypatch, torch.tensor(labels), torch.arange(4).repeat(2))
+    with pytest.raises(InputError, match=message):
+        retrieve.check(Run("triplet", "small", settings=Settings(**{"device": "cpu", **settings}), task="retrieve"))
+
+
+def test_an_image_that_probes_could_hold_out_is_missed_by_name(monkeypatch):
+    pixels = torch.zeros(4, 1, 8, 8, dtype=torch.uint8)
+    labels = {"of one each": torch.arange(4), "none": torch.full((4,), -1)}
+    for name, message in (
+        ("of one each", "at least 2 labelled training images.*the largest, 'a', has 1"),
+        ("none", "no labels"),
+    ):
+        found = Images(pixels, labels[name], tuple("abcd"), "small")
+        with pytest.raises(InputError, match=message):
+            image_tasks.check(
+                run("simclr", task="pretrain"),
+                scored=True,
+                source=lambda _, x=found: Prepared(x, x.subset(torch.arange(0)), x),
+            )
 
 
 def test_data_that_divides_its_classes_is_taken_as_it_is():
@@ -71,21 +176,15 @@ def test_a_class_of_one_image_is_named(monkeypatch, tmp_path):
     labels = torch.tensor([2, 3] * 10 + [4])
     test = Images(pixels[:21], labels, train.classes, "noise")
     monkeypatch.setattr(unseen, "load", lambda *_, **__: Splits(train, test))
-    unseen.prepare.cache_clear()
+    runs._loaded.cache_clear()
     result = retrieve.execute(run(data="noise"), tmp_path)
-    unseen.prepare.cache_clear()
-    assert result["warnings"][-1] == "1 classes have one image, which has nothing to find: only"
+    assert result["warnings"][-1] == "1 of 3 classes have 1 image, which has nothing to find: retrieval needs 2: only"
 
 
 def test_episodes_need_six_images_of_two_classes(monkeypatch):
-    pixels = torch.zeros(40, 1, 8, 8, dtype=torch.uint8)
-    train = Images(pixels, torch.arange(40) % 2, ("a", "b", "c", "d"), "few")
-    test = Images(pixels[:15], torch.tensor([2] * 10 + [3] * 5), train.classes, "few")
-    monkeypatch.setattr(unseen, "load", lambda *_, **__: Splits(train, test))
-    unseen.prepare.cache_clear()
-    with pytest.raises(InputError, match=r"expected at least 2 unseen classes with 6 images or more .*, got 1"):
+    given(monkeypatch, torch.arange(40) % 2, torch.tensor([2] * 10 + [3] * 5))
+    with pytest.raises(InputError, match=r"at least 2 unseen classes with 6 images or more .*, got 1: 'd' has 5"):
         few_shot.check(run("protonet", "few", "few-shot"))
-    unseen.prepare.cache_clear()
 
 
 def test_few_shot_episodes(tmp_path):

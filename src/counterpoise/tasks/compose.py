@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,16 +23,21 @@ from counterpoise.ops.checks import check_integers, check_matrix, check_number
 from counterpoise.ops.neighbours import nearest_in_parts
 from counterpoise.tasks import images
 from counterpoise.tasks.images import Prepared, facts
-from counterpoise.tasks.runs import Metric, Run
+from counterpoise.tasks.runs import EFFECTIVE_RANK, UNIFORMITY, Metric, Run, load_once
 
 __all__ = ["BASELINE", "MAIN", "METRICS", "SHOWN", "check", "execute", "facts", "score"]
 
 KS = (1, 10, 50)
 METRICS = {
-    **{f"recall_{k}": Metric(f"Recall@{k}") for k in KS},
+    **{
+        f"recall_{k}": Metric(
+            f"Recall@{k}", meaning="the share of queries with an image of the answer's class among the k nearest"
+        )
+        for k in KS
+    },
     **{f"instance_{k}": Metric(f"Recall@{k} of the one image that is said to be the answer") for k in KS},
-    "uniformity": Metric("uniformity", "lower", percent=False),
-    "effective_rank": Metric("effective rank", "higher", percent=False),
+    "uniformity": UNIFORMITY,
+    "effective_rank": EFFECTIVE_RANK,
 }
 SHOWN = {"recall_1": "R@1 %", "recall_10": "R@10 %", "instance_50": "R@50 of one %"}
 MAIN = "recall_1"
@@ -43,11 +47,9 @@ MILD = "crop=0.8"  # a flip would make another character of some
 
 def images_of(run: Run) -> Prepared:
     """The images of a run, each with a query: to learn from, and to judge by in words that training has."""
-    settings = run.settings
-    return prepare(run.data, run.imperfect, run.seed, settings.size, settings.data_dir, settings.download)
+    return load_once(run, prepare)
 
 
-@lru_cache(maxsize=1)
 def prepare(
     data: str, imperfect: tuple[str, ...], seed: int, size: int | None, data_dir: str | None, download: bool
 ) -> Prepared:
@@ -121,27 +123,39 @@ def search(
 ) -> Found:
     """Recall@k by cosine, among all items but a query's own image. Nothing of the size queries × items is formed.
 
+    Items that are equally near come in a random order, the same at every call: by row number, embeddings that are all
+    the same would find more than chance where rows come class by class.
+
     Args:
         queries: one row per query.
         gallery: one row per item.
         references: of each query, the number of its own image in the gallery.
         answers: of each query, the number of the image that answers it.
-        labels: class of each item.
+        labels: class of each item, of any integer type; one with -1 is like no other.
         ks: numbers of neighbours, each at least 1.
 
     Raises:
-        InputError: for shapes that do not go together, NaN, an empty gallery, or a query whose answer is not in it.
+        InputError: for shapes that do not go together, labels below -1, NaN, numbers out of range, an empty gallery, or
+            a query whose answer is not in it.
 
     >>> gallery = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [0.1, 1.0]])
     >>> search(gallery[:1], gallery, torch.tensor([0]), torch.tensor([2]), torch.tensor([0, 0, 1, 1]), ks=(1, 2, 3))
     Found(recall={1: 0.0, 2: 1.0, 3: 1.0}, instance={1: 0.0, 2: 0.0, 3: 1.0})
     """
+    if not ks:
+        raise InputError("ks: expected at least one number of neighbours, got none")
     for k in ks:
-        check_number("ks", k, at_least=1)
+        check_number("ks", k, at_least=1, whole=True)
     check_matrix("queries", queries)
-    check_integers("references", references, rows=len(queries))
+    references = check_integers("references", references, rows=len(queries), low=0, high=max(1, len(gallery)))
+    answers = check_integers("answers", answers, rows=len(queries))
     check_answers(answers, references, len(gallery))
-    check_integers("labels", labels, rows=len(gallery))
+    labels = check_integers("labels", labels, rows=len(gallery), low=-1)
+    labels = labels.cpu().where(labels.cpu() >= 0, -1 - torch.arange(len(labels)))
+    order = torch.randperm(len(gallery), generator=torch.Generator().manual_seed(0))
+    place = order.argsort()
+    gallery, labels = gallery[order.to(gallery.device)], labels[order]
+    references, answers = place[references.cpu()], place[answers.cpu()]
     most = min(max(ks), len(gallery) - 1)
     right, very = dict.fromkeys(ks, 0), dict.fromkeys(ks, 0)
     for rows, index in nearest_in_parts(queries, gallery, most + 1):

@@ -13,21 +13,20 @@ import torch
 from torch import Tensor
 
 from counterpoise.data.views import to_float
-from counterpoise.errors import InputError
 from counterpoise.measure import effective_rank, few_shot_accuracy
 from counterpoise.method import Method
 from counterpoise.nets import embed
 from counterpoise.tasks import images
 from counterpoise.tasks.images import Prepared, facts
-from counterpoise.tasks.runs import Metric, Run
-from counterpoise.tasks.unseen import images_of
+from counterpoise.tasks.runs import EFFECTIVE_RANK, Metric, Run
+from counterpoise.tasks.unseen import check_counts, images_of
 
 __all__ = ["BASELINE", "MAIN", "METRICS", "SHOWN", "check", "execute", "facts", "score"]
 
 METRICS = {
-    "one_shot": Metric("1-shot accuracy"),
-    "five_shot": Metric("5-shot accuracy"),
-    "effective_rank": Metric("effective rank", "higher", percent=False),
+    "one_shot": Metric("1-shot accuracy", meaning="images of new classes classified by 1 example of each class"),
+    "five_shot": Metric("5-shot accuracy", meaning="the same by the mean of 5 examples of each class"),
+    "effective_rank": EFFECTIVE_RANK,
 }
 SHOWN = {"one_shot": "1-shot %", "five_shot": "5-shot %"}
 MAIN = "five_shot"
@@ -41,14 +40,8 @@ def check(run: Run, scored: bool = False) -> Prepared:
     Raises:
         InputError: where fewer than two unseen classes have the images for an episode.
     """
-    prepared = images.check(run, scored, images_of)
-    counts = prepared.probe.counts() + prepared.test.counts()
-    if (counts > 5).sum() < 2:
-        raise InputError(
-            f"{run.data}: expected at least 2 unseen classes with 6 images or more (5 examples and one to tell), "
-            f"got {int((counts > 5).sum())}"
-        )
-    return prepared
+    check_counts(images_of(run), 6, "5 examples and one to tell")
+    return images.check(run, scored, images_of)
 
 
 def execute(run: Run, folder: Path, **options: Any) -> dict[str, Any]:
@@ -69,7 +62,7 @@ def score(method: Method, prepared: Prepared, features: Tensor) -> dict[str, Any
     _, gallery, test = prepared
     embeddings = torch.cat([features, embed(method.encoder, gallery, to_float)])
     labels = torch.cat([test.labels, gallery.labels])
-    counts = labels.bincount().sort(descending=True).values
+    counts = labels[labels >= 0].bincount().sort(descending=True).values
     metrics = {"effective_rank": float(effective_rank(embeddings))}
     for name, shots in (("one_shot", 1), ("five_shot", 5)):
         ways = min(WAYS, int((counts > shots).sum()))

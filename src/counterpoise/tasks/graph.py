@@ -10,14 +10,13 @@ import inspect
 import time
 from collections.abc import Sequence
 from dataclasses import fields
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback
-from safetensors.torch import save_file
+from safetensors.torch import save
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import adjusted_rand_score, f1_score, normalized_mutual_info_score
 from sklearn.preprocessing import StandardScaler
@@ -28,8 +27,9 @@ from counterpoise.data.graphs import load_graph
 from counterpoise.errors import InputError, unknown
 from counterpoise.files import written
 from counterpoise.fitting import make_logger
+from counterpoise.ops.checks import check_integers, check_matrix
 from counterpoise.ops.clusters import kmeans
-from counterpoise.tasks.runs import Metric, Run, Settings, run_once
+from counterpoise.tasks.runs import Metric, Run, Settings, load_once, run_once
 
 METRICS = {
     "macro_f1": Metric("macro F1"),
@@ -62,16 +62,13 @@ def check(run: Run, scored: bool = False) -> Any:
     if run.imperfect:
         raise InputError("imperfect: is for images, not for graphs")
     graph = graph_of(run)
-    build(run, graph)
+    _check_classes(labels_of(graph, build(run, graph).target))
     return graph
 
 
 def graph_of(run: Run) -> Any:
     """The graph of a run."""
-    return _load(run.data, run.settings.data_dir, run.settings.download, run.seed)
-
-
-_load = lru_cache(maxsize=1)(load_graph)
+    return load_once(run, load_graph)
 
 
 def build(run: Run, graph: Any) -> Any:
@@ -93,10 +90,32 @@ def build(run: Run, graph: Any) -> Any:
     return kind(graph, **{**given, **run.arguments})
 
 
+def labels_of(graph: Any, kind: str) -> torch.Tensor:
+    """The labels of the nodes of a kind, as int64; -1 for a node without one.
+
+    Raises:
+        InputError: for nodes without labels, or labels that are no integers of at least -1.
+    """
+    y = graph[kind].get("y")
+    if y is None:
+        raise InputError(f"graph: expected labels y of the nodes of type {kind}, got none")
+    return check_integers(f"graph: labels of {kind}", y, rows=graph[kind].num_nodes, low=-1)
+
+
+def _check_classes(labels: torch.Tensor) -> None:
+    """Refuse what no regression can be fitted to and judged by."""
+    counts = labels[labels >= 0].unique(return_counts=True)[1].tolist()
+    if len(counts) < 2:
+        raise InputError(f"graph: expected labelled nodes of at least 2 classes, got {len(counts)}")
+    if min(counts) <= LABELLED:
+        raise InputError(f"graph: expected more than {LABELLED} labelled nodes of each class, got {min(counts)}")
+
+
 def facts(graph: Any) -> dict[str, Any]:
     """What a result tells of its graph: classes, counts, sizes, notes and shape."""
-    y = next(graph[kind].y for kind in graph.node_types if graph[kind].get("y") is not None)
-    counts = y.bincount().tolist()
+    labelled = next((kind for kind in graph.node_types if graph[kind].get("y") is not None), graph.node_types[0])
+    labels = labels_of(graph, labelled)
+    counts = labels[labels >= 0].bincount().tolist()
     return {
         "classes": [str(k) for k in range(len(counts))],
         "counts": {"train": counts, "probe": counts, "test": counts},
@@ -149,7 +168,7 @@ def _work(
     seconds = time.perf_counter() - start
     rows = method.embed()
     with written(folder / "nodes.safetensors") as aside:
-        save_file({"z": rows.contiguous()}, aside)
+        aside.write_bytes(save({"z": rows.contiguous()}))
     target, pace = graph[method.target], seconds / len(losses)
     metrics, diagnostics = score(rows, target.y), {"epochs": float(len(losses))}
     if target.get("x") is not None:
@@ -177,13 +196,16 @@ def score(rows: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
         labels: their classes; -1 leaves a node out.
 
     Raises:
-        InputError: if a class has not more nodes than the regression is shown.
+        InputError: for rows that are not finite, labels that are no integers of at least -1, fewer than two classes, or
+            a class that has not more nodes than the regression is shown.
     """
+    rows = rows.detach()
+    check_matrix("rows", rows)
+    labels = check_integers("labels", labels, rows=len(rows), low=-1)
+    _check_classes(labels)
     known = labels >= 0
     x, y = StandardScaler().fit_transform(rows[known].numpy()), labels[known].numpy()
-    classes, counts = np.unique(y, return_counts=True)
-    if counts.min() <= LABELLED:
-        raise InputError(f"graph: expected more than {LABELLED} labelled nodes of each class, got {counts.min()}")
+    classes = np.unique(y)
     found: dict[str, list[float]] = {name: [] for name in METRICS}
     for draw in range(DRAWS):
         rng = np.random.default_rng(draw)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from counterpoise.data import Images
+from counterpoise.data.images import fair_sample
 from counterpoise.data.views import to_float
 from counterpoise.measure import (
     accuracy,
@@ -33,19 +34,27 @@ from counterpoise.measure import (
 from counterpoise.method import Method
 from counterpoise.nets import embed
 from counterpoise.tasks.images import NEIGHBOURS, Prepared, check, facts, train_and_score
-from counterpoise.tasks.runs import Metric, Run
+from counterpoise.tasks.runs import EFFECTIVE_RANK, UNIFORMITY, Metric, Run
 
 __all__ = ["BASELINE", "MAIN", "METRICS", "SHOWN", "check", "execute", "facts", "score"]
 
 METRICS = {
-    "knn": Metric("kNN accuracy"),
-    "linear": Metric("linear probe accuracy"),
-    "balanced": Metric("balanced linear accuracy"),
-    "few_shot": Metric("5-shot accuracy"),
-    "alignment": Metric("alignment", "lower", percent=False),
-    "uniformity": Metric("uniformity", "lower", percent=False),
-    "tolerance": Metric("tolerance", "higher", percent=False),
-    "effective_rank": Metric("effective rank", "higher", percent=False),
+    "knn": Metric(
+        "kNN accuracy",
+        meaning="whether the nearest labelled images of a test image are of its class; it judges the embedding "
+        "itself, without training anything on it",
+    ),
+    "linear": Metric("linear probe accuracy", meaning="of a linear classifier that is trained on the features"),
+    "balanced": Metric("balanced linear accuracy", meaning="the same, where every class counts alike"),
+    "few_shot": Metric("5-shot accuracy", meaning="of the nearest class mean of 5 test images a class"),
+    "alignment": Metric(
+        "alignment", "lower", percent=False, meaning="the mean squared distance between two views of one image"
+    ),
+    "uniformity": UNIFORMITY,
+    "tolerance": Metric(
+        "tolerance", percent=False, meaning="the mean cosine of images of one class; 1 where they are one point"
+    ),
+    "effective_rank": EFFECTIVE_RANK,
 }
 SHOWN = {"knn": "kNN %", "linear": "linear %", "effective_rank": "rank"}
 MAIN = "knn"
@@ -62,7 +71,7 @@ def score(method: Method, prepared: Prepared, features: Tensor) -> dict[str, Any
 
     Args:
         method: for its encoder and its random views.
-        prepared: the images; without labels only the geometry is measured.
+        prepared: the images; without labels on both sides only the geometry is measured.
         features: of the test images, [test, dim].
     """
     _, probe, test = prepared
@@ -71,7 +80,7 @@ def score(method: Method, prepared: Prepared, features: Tensor) -> dict[str, Any
         "uniformity": float(uniformity(features)),
         "effective_rank": float(effective_rank(features)),
     }
-    if not len(probe):
+    if not len(probe) or not test.counts().any():
         return {"metrics": metrics, "groups": {}, "per_class": None, "diagnostics": {}}
     classes, labels = len(test.classes), test.labels
     known = embed(method.encoder, probe, to_float)
@@ -114,7 +123,7 @@ def _few_shot(features: Tensor, labels: Tensor, shots: int = 5, queries: int = 1
 @torch.no_grad()
 def _two_views(method: Method, test: Images, most: int = 1000) -> tuple[Tensor, Tensor]:
     """Features of two random views of the same test images, the views being the same for every method."""
-    some = test.subset(torch.arange(min(most, len(test))))
+    some = test.subset(fair_sample(test.labels, most))
     with torch.random.fork_rng():
         torch.manual_seed(0)
         first, second = (embed(method.encoder, some, method.view) for _ in range(2))

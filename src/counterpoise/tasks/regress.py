@@ -7,8 +7,9 @@ or, if it only makes features, those that a ridge regression on its frozen featu
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Sequence
-from functools import lru_cache
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,6 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from lightning.pytorch.callbacks import Callback
-from safetensors.torch import save_file
 from scipy.stats import spearmanr
 from sklearn.linear_model import RidgeCV
 from sklearn.pipeline import make_pipeline
@@ -28,12 +28,13 @@ from counterpoise.arguments import describe
 from counterpoise.data.targets import Targets, TargetSplits, load_targets
 from counterpoise.data.views import Views
 from counterpoise.errors import InputError, unknown
-from counterpoise.files import written
-from counterpoise.fitting import fit
+from counterpoise.fitting import check_images, fit
 from counterpoise.measure import collapse, effective_rank
+from counterpoise.measure.undertraining import few_steps
 from counterpoise.nets import backbone, embed
 from counterpoise.nets.heads import mlp
-from counterpoise.tasks.runs import Metric, Run, run_once
+from counterpoise.tasks.images import keep_encoder
+from counterpoise.tasks.runs import EFFECTIVE_RANK, Metric, Run, Settings, load_once, run_once
 
 METRICS = {
     "mae": Metric("mean absolute error", "lower", percent=False),
@@ -41,7 +42,7 @@ METRICS = {
     "mae_few": Metric("mean absolute error where training has few", "lower", percent=False),
     "probe_mae": Metric("mean absolute error of a ridge regression on the features", "lower", percent=False),
     "order": Metric("rank correlation of distances of features and of numbers", percent=False),
-    "effective_rank": Metric("effective rank", percent=False),
+    "effective_rank": EFFECTIVE_RANK,
 }
 SHOWN = {"mae": "MAE", "mae_few": "MAE few", "r2": "R²"}
 MAIN = "mae"
@@ -49,6 +50,7 @@ BASELINE = "regression"
 BINS = 20  # of the training targets' range; the sparsest third of those that hold any are "few"
 STRENGTHS = tuple(np.logspace(-3, 5, 17))
 PAIRED = 1000  # test inputs whose distances are compared
+UNUSED = ("size", "data_dir", "download")  # the settings that mean nothing here
 MILD = "crop=0.8"  # a flip or a turn would change what is to be told
 
 
@@ -59,23 +61,31 @@ def check(run: Run, scored: bool = False) -> TargetSplits:
         The run's data.
 
     Raises:
-        InputError: for whatever is at fault.
+        InputError: for whatever is at fault; training or test targets that are all one number among others, since
+            nothing can be learnt of them, and R² has no value.
     """
     if run.imperfect:
         raise InputError("imperfect: is for images with labels, not for regression")
+    for f in fields(Settings):
+        if f.name in UNUSED and getattr(run.settings, f.name) != f.default:
+            raise InputError(f"{f.name}: is for images with labels, not for regression")
     if run.settings.team().size > 1:
         raise InputError("devices: expected 1; the task regress trains in one process")
     data = data_of(run)
-    build(run, data.train)
+    check_images(len(data.train), run.settings.batch_size, run.settings.team())
+    for name, part in data._asdict().items():
+        if len(part.targets.unique()) < 2:
+            raise InputError(
+                f"{run.data}: expected at least 2 different {name} targets, got {len(part)} inputs with "
+                f"{len(part.targets.unique())}"
+            )
+    build(run, data.train).check_images(data.train, min(run.settings.batch_size, len(data.train)))
     return data
 
 
 def data_of(run: Run) -> TargetSplits:
     """The data of a run."""
-    return _load(run.data, run.seed)
-
-
-_load = lru_cache(maxsize=1)(load_targets)
+    return load_once(run, load_targets)
 
 
 def build(run: Run, train: Targets) -> Any:
@@ -179,12 +189,12 @@ def _work(
         callbacks=callbacks,
     )
     train, test = (embed(method.encoder, part, plain) for part in data)
-    with written(folder / "encoder.safetensors") as aside:
-        save_file({name: value.contiguous() for name, value in method.encoder.state_dict().items()}, aside)
+    few = few_steps(len(data.train), run.settings.batch_size, run.settings.epochs, run.settings.accumulate)
+    keep_encoder(folder, method.encoder, run.config(), facts(data))
     return {
         "seed": run.seed,
         "status": "done",
-        "warnings": [found] if (found := collapse(test)) else [],
+        "warnings": [found for found in (collapse(test), few) if found],
         "metrics": score(train, test, data, method.predict(test)),
         "groups": {},
         "per_class": None,
@@ -207,7 +217,7 @@ def score(
     data: TargetSplits,
     told: Float[Tensor, " test"] | None = None,
 ) -> dict[str, float]:
-    """All metrics.
+    """All metrics that there are: no `order` where all distances are one, as of features that have collapsed.
 
     Args:
         train: features of the training inputs.
@@ -223,12 +233,15 @@ def score(
     few = is_few(known, goal)
     some = torch.linspace(0, len(test) - 1, min(PAIRED, len(test))).long()
     apart = torch.pdist(test[some]).numpy(), torch.pdist(data.test.targets[some, None]).numpy()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        rank = float(spearmanr(*apart).statistic)
     return {
         "mae": float(gaps.mean()),
         "r2": float(1 - (gaps**2).sum() / ((goal - goal.mean()) ** 2).sum()),
+        **({"order": rank} if np.isfinite(rank) else {}),
         **({"mae_few": float(gaps[few].mean())} if few.any() else {}),
         "probe_mae": float(np.abs(by_probe - goal).mean()),
-        "order": float(spearmanr(*apart).statistic),
         "effective_rank": float(effective_rank(test)),
     }
 

@@ -3,50 +3,70 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import lru_cache
 
 import torch
 from jaxtyping import Int64
 from torch import Tensor
 
 from counterpoise.data import Images, Splits, load, make_imperfect
+from counterpoise.data.images import joined
 from counterpoise.errors import InputError
 from counterpoise.measure import stratified_split
 from counterpoise.tasks.images import Prepared
-from counterpoise.tasks.runs import Run
+from counterpoise.tasks.runs import Run, load_once
 
 
 def images_of(run: Run) -> Prepared:
     """The images of a run: to learn from, of some classes; and of other classes a gallery and queries to it."""
-    settings = run.settings
-    return prepare(run.data, run.imperfect, run.seed, settings.size, settings.data_dir, settings.download)
+    return load_once(run, prepare)
 
 
-@lru_cache(maxsize=1)
 def prepare(
     data: str, imperfect: tuple[str, ...], seed: int, size: int | None, data_dir: str | None, download: bool
 ) -> Prepared:
-    """Training images of some classes, and test images of others: one half a gallery, the other half queries to it.
+    """Training images of some classes; all images of others: one half of each a gallery, the other queries to it.
 
     Where train and test have no class in common (`glyphs:split=script`), they are taken as they are. Elsewhere the seed
-    draws half of the classes for training, and the test images of the other half are kept.
+    draws half of the classes for training, and the other half is judged by all its images, of train and test.
 
     Raises:
         InputError: as `load`; if fewer than 2 classes are left on either side.
     """
     train, test = load(data, size=size, data_dir=data_dir, download=download, seed=seed)
-    known = train.labels[train.labels >= 0].unique()
-    if torch.isin(test.labels, known).any():
+    known, judged = (part.labels[part.labels >= 0].unique() for part in (train, test))
+    apart = not torch.isin(judged, known).any()
+    if not apart:
         drawn = known[torch.randperm(len(known), generator=torch.Generator().manual_seed(seed))]
-        seen, unseen = drawn.tensor_split(2)
-    else:
-        seen, unseen = known, test.labels[test.labels >= 0].unique()
-    for part, classes in (("learn from", seen), ("be judged by", unseen)):
+        of_test_alone = judged[~torch.isin(judged, known)]
+        known, others = drawn.tensor_split(2)
+        judged = torch.cat([others, of_test_alone])
+    for part, classes in (("learn from", known), ("be judged by", judged)):
         if len(classes) < 2:
             raise InputError(f"{data}: expected at least 2 classes to {part}, got {len(classes)}")
-    train, test = make_imperfect(Splits(_of_classes(train, seen), _of_classes(test, unseen)), imperfect, seed)
+    unseen = _of_classes(test, judged)
+    if not apart:
+        unseen = joined([unseen, _of_classes(train, judged)])
+    train, test = make_imperfect(Splits(_of_classes(train, known), unseen), imperfect, seed)
     queries, gallery = stratified_split(test.labels, 0.5, torch.Generator().manual_seed(seed))
     return Prepared(train, test.subset(gallery), test.subset(queries))
+
+
+def check_counts(prepared: Prepared, needed: int, why: str) -> None:
+    """Refuse unseen images unless 2 of their classes have as many as a task needs.
+
+    Raises:
+        InputError: naming the classes that have fewer, and how many each has.
+    """
+    test = prepared.test
+    counts = (prepared.probe.counts() + test.counts()).tolist()
+    few = [f"'{name}' has {count}" for name, count in zip(test.classes, counts, strict=True) if count < needed]
+    several = sum(count >= needed for count in counts)
+    if several < 2:
+        more = f" and {len(few) - 3} more have fewer than {needed}" if len(few) > 3 else ""
+        raise InputError(
+            f"{test.name}: expected at least 2 unseen classes with {needed} images or more ({why}), "
+            f"got {several}: {', '.join(few[:3])}{more}"
+        )
 
 
 def _of_classes(images: Images, classes: Int64[Tensor, " kept"]) -> Images:
