@@ -15,7 +15,12 @@ from counterpoise.report import write_report
 
 CLASSES = ["T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"]
 METRICS = {
-    "knn": {"title": "kNN accuracy", "better": "higher", "percent": True},
+    "knn": {
+        "title": "kNN accuracy",
+        "better": "higher",
+        "percent": True,
+        "meaning": "whether the nearest labelled images of a test image are of its class",
+    },
     "linear": {"title": "Linear probe", "better": "higher", "percent": True},
     "balanced": {"title": "Balanced accuracy", "better": "higher", "percent": True},
     "few_shot": {"title": "Few-shot probe", "better": "higher", "percent": True},

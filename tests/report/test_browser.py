@@ -72,6 +72,22 @@ def test_the_page_does_not_scroll_sideways(page):
     assert outside == []
 
 
+def test_a_table_that_is_wider_than_the_page_says_so_and_starts_with_what_decides(page):
+    hints = page.evaluate(
+        """() => [...document.querySelectorAll(".scroll")].filter((box) => box.clientWidth).map((box) => [
+            box.scrollWidth > box.clientWidth + 1,
+            getComputedStyle(box, "::before").content.includes("Scroll sideways")])"""
+    )
+    assert all(wide == said for wide, said in hints)
+    if page.viewport_size["width"] < 400:
+        assert sum(wide for wide, _ in hints) >= 2
+        column = page.locator("table.measures thead th").nth(1)
+        assert column.inner_text().startswith("kNN accuracy")
+        for cell in (column, page.locator("table.measures tbody td .verdict").first):
+            box = cell.bounding_box()
+            assert 0 <= box["x"] <= box["x"] + box["width"] <= 390
+
+
 def test_text_stands_out(page):
     found = page.evaluate(CONTRAST)
     assert len(found) > 200

@@ -1,5 +1,6 @@
 """Charts by the numbers drawn in them."""
 
+import itertools
 import re
 import xml.etree.ElementTree as ET
 
@@ -46,6 +47,15 @@ def test_lines_run_from_edge_to_edge_and_higher_is_higher():
     assert points[0][1] > points[1][1] > points[2][1]
     assert points[0][1] - points[1][1] == pytest.approx(points[1][1] - points[2][1], abs=0.11)
     assert len(of(tree, "band")[0].get("points").split()) == 6
+
+
+def test_over_k_the_axis_is_logarithmic_with_a_tick_at_every_k():
+    flat = [50.0] * 4
+    tree = drawn(charts.lines([charts.Line(0, "a", [1.0, 2.0, 4.0, 8.0], flat, flat, flat)], " %", "words", 340, "k"))
+    xs = [float(pair.split(",")[0]) for pair in of(tree, "line")[0].get("points").split()]
+    gaps = [b - a for a, b in itertools.pairwise(xs)]
+    assert gaps == pytest.approx([gaps[0]] * 3, abs=0.2)
+    assert [text.text for text in of(tree, "middle")] == ["1", "2", "4", "8", "k"]
 
 
 @pytest.mark.parametrize("value", [0.0, 5.0, -3.0])

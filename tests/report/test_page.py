@@ -270,13 +270,66 @@ def test_numbers_that_are_not_finite_become_dashes(fake, written):
 
 def test_names_that_are_not_utf8_are_written(fake, written):
     page = written(fake.results(methods=("simclr",), seeds=1, classes=("caf\udce9", "Straße 日本")))
-    assert "caf?" in page.words
+    assert r"caf\udce9" in page.words
     assert "Straße 日本" in page.words
 
 
-def test_many_classes(fake, written):
-    page = written(fake.results(methods=("simclr",), seeds=1, classes=tuple(f"c{i}" for i in range(100))), images=200)
-    assert "and 68 more classes, whose colours and shapes repeat" in page.words
+def test_control_characters_in_names_are_shown_escaped(fake, written):
+    """Line breaks, a terminal's commands and marks that turn the direction of reading around."""
+    name, said = "a\nb\x1b[31m\u202ered", r"a\nb\x1b[31m\u202ered"
+    results = fake.results(methods=("simclr", "dcl"), seeds=1, classes=(name, "b", "c"))
+    results["data"] |= {"name": name, "notes": [name]}
+    results["settings"] = {name: name}
+    results["metrics"] = copy.deepcopy(results["metrics"])
+    results["metrics"]["knn"]["title"] = name
+    results["methods"][1] |= {"label": f"dcl:{name}", "title": name, "arguments": {name: name}}
+    results["methods"][1]["runs"][0] |= {"folder": "hostile", "warnings": [name]}
+    page = written(results, images=12)
+    for text in (page.text, *page.scripts, *(value or "" for _, found in page.tags for value in found.values())):
+        assert not set("\x1b\u202e") & set(text)
+        assert "a\nb" not in text
+    assert page.text.count(said) >= 10
+    assert json.loads(page.scripts[0])["names"][0] == said
+
+
+def test_many_classes_have_the_colours_of_their_groups(fake, written):
+    names = tuple(f"c{i}" for i in range(100))
+    results = fake.results(methods=("simclr",), seeds=1, classes=names)
+    page = written(results, images=200)
+    assert "There are 100 classes, more than colours that can be told apart" in page.words
+    assert len([button for button in page.all("button") if button.get("class") == "class"]) == 3
+    assert "head: 34 classes, 215 to 1,000 training images each" in page.words
+    assert {point["data-k"] for point in page.all("use")} == {"0", "1", "2"}
+    results["data"]["counts"]["train"] = [10] * 100
+    page = written(results, images=200)
+    assert len([button for button in page.all("button") if button.get("class") == "class"]) == 8
+    assert "c0 to c12 (13 classes)" in page.words
+
+
+def test_a_measure_at_several_k_has_a_curve_and_terms_are_explained(fake, written):
+    results = fake.results(methods=("simclr", "dcl"), seeds=2)
+    for k in (1, 2, 8):
+        name = f"recall_{k}"
+        results["metrics"] = results["metrics"] | {
+            name: {"title": f"Recall@{k}", "better": "higher", "percent": True, "meaning": "one among the k nearest"}
+        }
+        for method in results["methods"]:
+            for run in method["runs"]:
+                run["metrics"][name] = 0.5 + 0.05 * k
+    page = written(fake.summarise(results))
+    [says] = [svg["aria-label"] for svg in page.all("svg") if (svg.get("aria-label") or "").startswith("Recall@k")]
+    assert says == "Recall@k over k: simclr from 55.0 % to 90.0 %, dcl from 55.0 % to 90.0 %"
+    assert "Recall@1, Recall@2 and Recall@8 one among the k nearest" in page.words
+    assert "kNN accuracy whether the nearest labelled images" in page.words
+
+
+def test_one_warning_of_several_seeds_is_one_line(fake, written):
+    results = fake.results(methods=("simclr",), seeds=3)
+    for run in results["methods"][0]["runs"][:2]:
+        run["warnings"] = [f"few steps: 3{run['seed']} in 10 epochs", "flat probe: kNN 50.0 %"]
+    page = written(results)
+    assert "Warning, seeds 0 and 1: few steps: 30 in 10 epochs" in page.words
+    assert page.words.count("few steps") == page.words.count("flat probe") == 1
 
 
 def test_the_same_results_give_the_same_page(fake, tmp_path):
@@ -293,9 +346,21 @@ def test_incomplete_results_are_refused_by_name(tmp_path):
 
 def test_an_unwritable_path_leaves_nothing_behind(fake, tmp_path):
     results = fake.results(methods=("simclr",), seeds=1)
-    with pytest.raises(InputError, match=r"path: cannot write .*No such file"):
-        write_report(results, tmp_path, tmp_path / "nowhere" / "report.html")
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(InputError, match=r"file: is a file, expected a folder"):
+        write_report(results, tmp_path, tmp_path / "file" / "report.html")
     (tmp_path / "report.html").mkdir()
-    with pytest.raises(InputError, match="path: cannot write"):
+    with pytest.raises(InputError, match=r"report\.html: is a folder, expected a file"):
         write_report(results, tmp_path, tmp_path / "report.html")
-    assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "report.html"]
+
+
+def test_a_report_replaces_its_own_and_no_page_of_another(fake, tmp_path):
+    results, path = fake.results(methods=("simclr",), seeds=1), tmp_path / "report.html"
+    (tmp_path / "report.html.part").write_text("a user's own")
+    for _ in range(2):
+        write_report(results, tmp_path, path)
+    path.write_text("a user's own")
+    with pytest.raises(InputError, match=r"report\.html: is there, and was not written by counterpoise or was changed"):
+        write_report(results, tmp_path, path)
+    assert path.read_text() == (tmp_path / "report.html.part").read_text() == "a user's own"

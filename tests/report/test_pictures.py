@@ -75,6 +75,24 @@ def test_large_images_become_small_thumbnails():
     assert sheet.ratio == 2
 
 
+def test_each_of_few_classes_has_a_colour_and_shape_of_its_own():
+    few = pictures.colouring(np.array([40, 7, 40, 16, -1]), [f"c{k}" for k in range(50)], [])
+    assert few == ([2, 0, 2, 1, 3], [(0, "c7"), (1, "c16"), (2, "c40"), (3, "no label")], "class")
+
+
+def test_many_classes_have_the_colour_of_their_group():
+    names = [f"c{k}" for k in range(20)]
+    uneven = pictures.colouring(np.arange(20), names, [*range(100, 0, -5)])
+    assert uneven.by == "group"
+    assert [text.split(":")[0] for _, text in uneven.legend] == ["head", "medium", "tail"]
+    assert uneven.keys == [0] * 7 + [1] * 7 + [2] * 6
+    for counts in ([50] * 20, [0] * 20 + [9, 500], []):  # alike; of classes that training has not seen; not known
+        runs = pictures.colouring(np.arange(20), [*names, "x", "y"], counts)
+        assert len(runs.legend) == 8
+        assert runs.keys == sorted(runs.keys)
+        assert runs.legend[0] == (0, "c0 to c2 (3 classes)")
+
+
 def test_neighbours_against_scikit_learn():
     features = rng.standard_normal((40, 5)).astype(np.float32)
     search = NearestNeighbors(n_neighbors=7, metric="cosine").fit(features)

@@ -6,12 +6,14 @@ that nothing rests on colour alone. Charts are drawn at the size they are read a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from markupsafe import Markup
 from matplotlib.ticker import MaxNLocator
 
+from counterpoise.errors import printable
 from counterpoise.report.words import MINUS
 
 COLOURS = 8
@@ -46,16 +48,27 @@ class Bar(NamedTuple):
 def element(tag: str, *children: str, **attributes: object) -> Markup:
     """One element; children and values are escaped, floats rounded to a tenth of a pixel, `class_` written `class`.
 
+    What names hold that is no printable character is shown by its escape.
+
     >>> print(element("text", "<b>", x=1.234, class_="tick"))
     <text x="1.2" class="tick">&lt;b&gt;</text>
     """
     written = Markup("").join(
         Markup(' {}="{}"').format(
-            name.rstrip("_").replace("_", "-"), f"{value:.1f}" if isinstance(value, float) else value
+            name.rstrip("_").replace("_", "-"), f"{value:.1f}" if isinstance(value, float) else shown(value)
         )
         for name, value in attributes.items()
     )
-    return Markup("<{0}{1}>{2}</{0}>").format(tag, written, Markup("").join(children))
+    return Markup("<{0}{1}>{2}</{0}>").format(tag, written, Markup("").join(map(shown, children)))
+
+
+def shown(value: Any) -> Any:
+    """A text as the page shows it: in one line, what is no printable character as an escape; markup as it is.
+
+    >>> print(shown("a" + chr(10) + "b"))
+    a\\nb
+    """
+    return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def mark(x: float, y: float, series: int, hint: str = "", kind: str = "mark") -> Markup:
@@ -126,18 +139,33 @@ def bars(rows: Sequence[Bar], says: str) -> Markup:
     return _drawing(width, step * len(rows), says, *parts)
 
 
-def lines(series: Sequence[Line], unit: str, says: str, width: int) -> Markup:
-    """Curves over epochs: a line for the mean, a band from the lowest to the highest seed, a mark at the end."""
+def lines(series: Sequence[Line], unit: str, says: str, width: int, over: str = "epoch") -> Markup:
+    """Curves: a line for the mean, a band from the lowest to the highest seed, a mark at the end.
+
+    Args:
+        series: of each method.
+        unit: of the values, written behind the ticks.
+        says: the chart in words.
+        width: in pixels.
+        over: what x counts; over anything but epochs, the axis is logarithmic and has a tick at every x there is.
+    """
     height, left, right, top, bottom = 60 + 150 * width // 340, 50, 12, 10, 40
     xs = [x for line in series for x in line.x]
     ys = [y for line in series for y in (*line.low, *line.high)]
-    x_ticks, at_x = _axis(min(xs), max(xs), left, width - right, integer=True)
+    if over == "epoch":
+        x_ticks, at_x = _axis(min(xs), max(xs), left, width - right, integer=True)
+    else:
+        x_ticks, at_log = sorted(set(xs)), _axis(math.log(min(xs)), math.log(max(xs)), left, width - right)[1]
+
+        def at_x(x: float) -> float:
+            return at_log(math.log(x))
+
     y_ticks, at_y = _axis(min(ys), max(ys), height - bottom, top)
     parts = _grid(y_ticks, at_y, left, width - right, unit)
     parts += [
         element("text", f"{tick:.0f}", x=at_x(tick), y=height - bottom + 18, class_="tick middle") for tick in x_ticks
     ]
-    parts.append(element("text", "epoch", x=(left + width - right) / 2, y=height - 4, class_="tick middle"))
+    parts.append(element("text", over, x=(left + width - right) / 2, y=height - 4, class_="tick middle"))
     for line in series:
         upper = [f"{at_x(x):.1f},{at_y(y):.1f}" for x, y in zip(line.x, line.high, strict=True)]
         lower = [f"{at_x(x):.1f},{at_y(y):.1f}" for x, y in zip(line.x, line.low, strict=True)]

@@ -13,6 +13,12 @@
     setTimeout(() => { copy.textContent = "Copy"; }, 2000);
   });
 
+  // A box that holds more than it shows says so.
+  const resized = new ResizeObserver((entries) => {
+    for (const { target } of entries) target.classList.toggle("more", target.scrollWidth > target.clientWidth + 1);
+  });
+  for (const box of document.querySelectorAll(".scroll")) resized.observe(box);
+
   const data = document.getElementById("images");
   if (!data) return;
   const { names, places } = JSON.parse(data.textContent);

@@ -6,10 +6,8 @@ The page is put together from page.html.j2, page.css and page.js; this file prep
 from __future__ import annotations
 
 import base64
-import contextlib
 import hashlib
 import json
-import os
 import platform
 import re
 import statistics
@@ -19,13 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined, Template
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
-from counterpoise.errors import InputError
+from counterpoise.errors import InputError, printable
+from counterpoise.files import check_output, output
 from counterpoise.report import charts, pictures, words
 
 NEEDED = ("counterpoise", "created", "command", "task", "data", "settings", "main", "metrics", "baseline", "methods")
-CURVES = {"effective_rank": "Effective rank", "uniformity": "Uniformity"}
+CURVES = {"knn": "kNN accuracy", "effective_rank": "Effective rank", "uniformity": "Uniformity"}
 
 Json = dict[str, Any]
 
@@ -37,27 +36,21 @@ def write_report(results: Json, folder: Path, path: Path) -> Path:
         results: what results.json holds.
         folder: the comparison's folder; each run's `folder` is looked up in it for a `gallery.npz` with the arrays
             pixels (uint8 [G C H W]), labels [G] and features [G F]; without one that method has no pictures.
-        path: the file to write; an existing one is replaced only once the new one is complete.
+        path: the file to write; one of an earlier call is replaced once the new one is complete.
 
     Returns:
         `path`.
 
     Raises:
-        InputError: if `results` lacks a part, or `path` cannot be written.
+        InputError: if `results` lacks a part, or `path` cannot be written or holds what is not ours to replace.
     """
     missing = [name for name in NEEDED if name not in results]
     if missing:
         raise InputError(f"results: expected the content of a results.json, but it lacks {', '.join(missing)}")
+    check_output(path)
     html = _template().render(_content(results, folder))
-    aside = path.with_name(path.name + ".part")
-    try:
-        # Names of files that are not valid UTF-8 reach us as lone surrogates, which no page can hold.
-        aside.write_text(html, encoding="utf-8", errors="replace")
-        os.replace(aside, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            aside.unlink()
-        raise InputError(f"path: cannot write {path} ({error.strerror})") from error
+    with output(path) as aside:
+        aside.write_text(html, encoding="utf-8")
     return path
 
 
@@ -66,11 +59,16 @@ def _template() -> Template:
         return resources.files(__package__).joinpath(name).read_text("utf-8")
 
     environment = Environment(
-        loader=FunctionLoader(read), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FunctionLoader(read),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=charts.shown,
     )
     script = read("page.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    environment.filters["breakable"] = _breakable
+    environment.filters |= {"breakable": _breakable, "unbroken": _unbroken, "printable": printable}
     environment.globals |= {
         "css": Markup(read("page.css")),
         "script": Markup(script),
@@ -100,6 +98,8 @@ def _content(results: Json, folder: Path) -> Json:
         "classes": _classes(results),
         "curves": _curves(methods, metrics[main], main),
         "losses": _losses(methods),
+        "at_k": _at_k(methods, metrics),
+        "meanings": _meanings(metrics),
         "gallery": _pictures(results, folder),
         "settings": [(name, _plain(value)) for name, value in results["settings"].items()],
         "arguments": [
@@ -117,7 +117,12 @@ def _content(results: Json, folder: Path) -> Json:
 
 def _breakable(label: str) -> Markup:
     """A label that may go on in the next line after `:` and `,`."""
-    return Markup("<wbr>").join(re.split(r"(?<=[:,])", label))
+    return Markup("<wbr>").join(re.split(r"(?<=[:,])", printable(label)))
+
+
+def _unbroken(text: str) -> Markup:
+    """A text whose numbers stay with their percent sign."""
+    return Markup(escape(printable(text)).replace(" %", "\N{NO-BREAK SPACE}%"))
 
 
 def _plain(value: Any) -> str:
@@ -171,8 +176,8 @@ def _rows(results: Json, metrics: Json) -> list[Json]:
                 "seconds": words.duration(seconds["mean"]) if seconds else "–",
                 "memory": f"{memory['mean']:,.0f} MB" if memory else "–",
                 "finished": f"{len(done)} of {words.seeds([len(method['runs'])])}",
-                "failed": [(run["seed"], run["error"]) for run in method["runs"] if run["status"] != "done"],
-                "warnings": [(run["seed"], warning) for run in done for warning in run.get("warnings") or []],
+                "failed": [(run["status"], run["seed"], run["error"]) for run in method["runs"] if run not in done],
+                "warnings": [(words.numbered(seeds), warning) for seeds, warning in words.warned(done)],
             }
         )
     return rows
@@ -243,11 +248,12 @@ def _line(series: int, method: Json, quantity: str, scale: int) -> charts.Line |
     return charts.Line(series, method["label"], [float(epoch) for epoch in epochs], means, lows, highs)
 
 
-def _chart(found: Sequence[charts.Line], title: str, unit: str = "", width: int = 340) -> Json:
+def _chart(found: Sequence[charts.Line], title: str, unit: str = "", width: int = 340, over: str = "epoch") -> Json:
     digits = 1 if unit else words.figures(abs(y) for line in found for y in line.mean)
     ends = [(line.label, *(words.number(y, digits) + unit for y in (line.mean[0], line.mean[-1]))) for line in found]
     says = ", ".join(f"{label} from {first} to {last}" for label, first, last in ends)
-    return {"title": title, "chart": charts.lines(found, unit, f"{title} over epochs: {says}", width)}
+    counted = "epochs" if over == "epoch" else over
+    return {"title": title, "chart": charts.lines(found, unit, f"{title} over {counted}: {says}", width, over)}
 
 
 def _curves(methods: Sequence[Json], metric: Json, main: str) -> list[Json]:
@@ -255,11 +261,49 @@ def _curves(methods: Sequence[Json], metric: Json, main: str) -> list[Json]:
     quantities = {main: metric["title"]} | CURVES
     found = []
     for name, title in quantities.items():
-        percent = name == main and metric["percent"]
+        percent = name == "knn" or (name == main and metric["percent"])
         drawn = [line for i, m in enumerate(methods) if (line := _line(i, m, name, 100 if percent else 1))]
         if drawn:
             found.append(_chart(drawn, title, " %" if percent else ""))
     return found
+
+
+def _at_k(methods: Sequence[Json], metrics: Json) -> list[Json]:
+    """One chart for each measure that is taken at several k, such as Recall@k."""
+    families: dict[str, dict[int, str]] = {}
+    for name in metrics:
+        if found := re.fullmatch(r"(.+)_(\d+)", name):
+            families.setdefault(found[1], {})[int(found[2])] = name
+    charts_found = []
+    for names in families.values():
+        drawn = [line for i, method in enumerate(methods) if (line := _line_at_k(i, method, names))]
+        if len(names) > 1 and drawn:
+            k, name = next(iter(names.items()))
+            title = metrics[name]["title"].replace(f"@{k}", "@k")
+            charts_found.append(_chart(drawn, title, " %", over="k"))
+    return charts_found
+
+
+def _line_at_k(series: int, method: Json, names: dict[int, str]) -> charts.Line | None:
+    """A measure over k: mean, lowest and highest of the finished seeds."""
+    found = {}
+    for k, name in sorted(names.items()):
+        values = [words.finite(run["metrics"].get(name)) for run in words.finished(method)]
+        if seen := [100 * value for value in values if value is not None]:
+            found[float(k)] = seen
+    if not found:
+        return None
+    means, lows, highs = ([pick(seen) for seen in found.values()] for pick in (statistics.fmean, min, max))
+    return charts.Line(series, method["label"], list(found), means, lows, highs)
+
+
+def _meanings(metrics: Json) -> list[tuple[str, str]]:
+    """What the measures mean, those of one meaning together."""
+    titles: dict[str, list[str]] = {}
+    for metric in metrics.values():
+        if metric.get("meaning"):
+            titles.setdefault(metric["meaning"], []).append(metric["title"])
+    return [(words.listed(names), meaning) for meaning, names in titles.items()]
 
 
 def _losses(methods: Sequence[Json]) -> list[Json]:
@@ -294,20 +338,20 @@ def _pictures(results: Json, folder: Path) -> Json:
     if first is None:
         return {"maps": [], "queries": [], "left_out": left_out}
     sheet, names = pictures.sprite(first.pixels), [_class_name(classes, int(label)) for label in first.labels]
+    colours = pictures.colouring(first.labels, classes, results["data"]["counts"].get("train", []))
     maps = []
     for entry in found:
         try:
-            maps.append(_map(entry, sheet))
+            maps.append(_map(entry, sheet, colours))
         except InputError as error:
             left_out.append(f"{entry['label']}, seed {entry['seed']}: {error}")
-    shown = sorted({int(label) for label in first.labels})
     return {
         "left_out": left_out,
         "sprite": sheet,
         "maps": maps,
         "count": len(names),
-        "legend": [(label, _class_name(classes, label)) for label in shown[: charts.COLOURS * len(charts.MARKS)]],
-        "unlisted": max(len(shown) - charts.COLOURS * len(charts.MARKS), 0),
+        "classes": len({label for label in first.labels.tolist() if label >= 0}),
+        "colours": colours,
         "queries": _neighbours(found, sheet, names),
         "json": {"names": names, "places": [sheet.place(i) for i in range(len(names))]},
     }
@@ -318,19 +362,19 @@ def _same_images(first: pictures.Gallery, other: pictures.Gallery) -> bool:
 
 
 def _class_name(classes: Sequence[str], label: int) -> str:
-    return classes[label] if 0 <= label < len(classes) else "no label"
+    return printable(classes[label]) if 0 <= label < len(classes) else "no label"
 
 
-def _map(entry: Json, sheet: pictures.Sprite) -> Json:
+def _map(entry: Json, sheet: pictures.Sprite, colours: pictures.Colouring) -> Json:
     gallery = entry["gallery"]
     positions = pictures.flatten(gallery.features)
     says = f"Map of {len(positions)} test images as {entry['label']} sees them; arrow keys go from image to image"
     return {
         "label": entry["label"],
         "seed": entry["seed"],
-        "drawing": pictures.embedding_map(positions, gallery.labels, says),
+        "drawing": pictures.embedding_map(positions, colours.keys, says),
         "thumbnails": [
-            (f"s{gallery.labels[i] % charts.COLOURS}", int(gallery.labels[i]), f"{place};{sheet.place(i)}")
+            (f"s{colours.keys[i] % charts.COLOURS}", colours.keys[i], f"{place};{sheet.place(i)}")
             for i, place in pictures.thumbnails(positions)
         ],
     }

@@ -5,10 +5,12 @@ from __future__ import annotations
 import base64
 import io
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from jaxtyping import Float, Float32, Int, UInt8
 from markupsafe import Markup
 from numpy import ndarray
@@ -16,11 +18,13 @@ from PIL import Image
 from sklearn.manifold import TSNE
 
 from counterpoise.errors import InputError
+from counterpoise.measure.accuracy import class_groups
 from counterpoise.report.charts import COLOURS, MARKS, element
 
 THUMBNAIL = 32  # longest side in pixels: 600 of them in colour stay near 2 MB
 SIDE = 400  # of the map, in its own units
 APART = 46  # between two thumbnails on the map
+TOLD_APART = 12  # classes that get a colour and shape each; more cannot be found again in a legend
 
 
 class Gallery(NamedTuple):
@@ -153,8 +157,69 @@ def sample(labels: Int[ndarray, " images"], count: int = 10) -> list[int]:
     return turns[:count]
 
 
-def embedding_map(positions: Float[ndarray, "images 2"], labels: Int[ndarray, " images"], says: str) -> Markup:
-    """The map: a mark for each image in its class's colour and shape, and a ring that page.js moves to one of them."""
+class Colouring(NamedTuple):
+    """Which colour and shape stands for what.
+
+    Args:
+        keys: of each image, a number from 0: the colour and the shape; see `charts.class_shape`.
+        legend: what each key in use stands for.
+        by: what has a colour of its own: "class", or "group" where there are too many classes to be told apart.
+    """
+
+    keys: list[int]
+    legend: list[tuple[int, str]]
+    by: str
+
+
+def colouring(labels: Int[ndarray, " images"], names: Sequence[str], train_counts: Sequence[int]) -> Colouring:
+    """A colour for each class; of more than 12 classes, for each group of them.
+
+    Groups are the classes with most, some and fewest training images where these differ, and otherwise classes that
+    follow each other in the order of the data.
+
+    Args:
+        labels: of the images; a negative one is no label.
+        names: of the classes.
+        train_counts: training images of each class; empty where nothing is known of them.
+
+    >>> colouring(np.array([3, 0, 3]), list("abcd"), []).legend
+    [(0, 'a'), (1, 'd')]
+    >>> colouring(np.arange(16), list("abcdefghijklmnop"), []).legend[0]
+    (0, 'a to b (2 classes)')
+    """
+    classes = np.unique(labels[labels >= 0])
+    if len(classes) <= TOLD_APART:
+        parts, texts = [[k] for k in classes], [names[k] for k in classes]
+    else:
+        parts, texts = _groups(classes, names, np.array([train_counts[k] for k in classes] if train_counts else [0]))
+    key_of = {int(k): key for key, part in enumerate(parts) for k in part}
+    none = len(parts)
+    legend = [*enumerate(texts), *([(none, "no label")] if (labels < 0).any() else [])]
+    by = "class" if len(classes) <= TOLD_APART else "group"
+    return Colouring([key_of.get(int(label), none) for label in labels], legend, by)
+
+
+def _groups(
+    classes: Int[ndarray, " classes"], names: Sequence[str], counts: Int[ndarray, " counts"]
+) -> tuple[list[Any], list[str]]:
+    """Groups of classes, and what the legend says of each."""
+    if counts.max() > 0 and len(found := class_groups(torch.from_numpy(counts))) > 1:
+        parts = [rows.numpy() for rows in found.values()]
+        spans = [f"{counts[part].min():,} to {counts[part].max():,} training images each" for part in parts]
+        told = zip(found, parts, spans, strict=True)
+        return [classes[part] for part in parts], [f"{name}: {len(part)} classes, {span}" for name, part, span in told]
+    runs = np.array_split(classes, COLOURS)
+    return list(runs), [f"{names[run[0]]} to {names[run[-1]]} ({len(run)} classes)" for run in runs]
+
+
+def embedding_map(positions: Float[ndarray, "images 2"], labels: Sequence[int], says: str) -> Markup:
+    """The map: a mark for each image in its key's colour and shape, and a ring that page.js moves to one of them.
+
+    Args:
+        positions: of the images, from 0 to 1.
+        labels: the key of each image; see `colouring`.
+        says: the map in words.
+    """
     at = _pixels(positions)
     points = [
         element(

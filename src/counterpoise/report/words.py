@@ -6,6 +6,8 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from counterpoise.errors import printable
+
 MINUS = "\N{MINUS SIGN}"
 
 Json = dict[str, Any]
@@ -22,6 +24,10 @@ def answer(results: Json) -> str:
     Returns:
         For example "dcl is better than simclr on kNN accuracy by 2.1 points (95 % interval 0.8 to 3.4, 3 seeds)."
     """
+    return " ".join(filter(None, [results.get("incomplete"), _answer(results)]))
+
+
+def _answer(results: Json) -> str:
     name, baseline, methods = results["main"], results["baseline"], results["methods"]
     metric = results["metrics"][name]
     title, digits = metric["title"], column_digits(methods, name, metric)
@@ -37,7 +43,8 @@ def answer(results: Json) -> str:
     for method in others:
         label, found = method["label"], difference(method, name)
         if found is None:
-            reason = f"shares no finished seed with {baseline}" if finished(method) else "failed in every seed"
+            failed = all(run["status"] == "failed" for run in method["runs"])
+            reason = "failed in every seed" if failed else f"shares no finished seed with {baseline}"
             left_out.append(f"{label} {reason}")
         elif found["low"] is None:
             one_seed.append(f"{label} {number(scale(metric) * found['mean'], digits, sign=True)}{unit(metric)}")
@@ -229,6 +236,44 @@ def seeds(counts: Iterable[int]) -> str:
     """
     low, *_, high = [*(ordered := sorted(counts)), ordered[-1]]
     return f"{low} to {high} seeds" if low < high else f"{low} seed{'s' if low != 1 else ''}"
+
+
+def warned(runs: Sequence[Json]) -> list[tuple[list[int], str]]:
+    """The warnings of a method's runs: each sign once, with the seeds that show it, in the first one's words.
+
+    >>> few = {"status": "done", "warnings": ["few steps: 6"]}
+    >>> warned([{"seed": 0, **few}, {"seed": 1, **few}])
+    [([0, 1], 'few steps: 6')]
+    """
+    found: dict[str, tuple[list[int], str]] = {}
+    for run in runs:
+        for warning in run.get("warnings") or []:
+            seeds, _ = found.setdefault(warning.partition(":")[0], ([], warning))
+            seeds.append(run["seed"])
+    return [(list(dict.fromkeys(seeds)), warning) for seeds, warning in found.values()]
+
+
+def warnings(methods: Sequence[Json]) -> list[str]:
+    """The warnings of all methods for the terminal, those that say the same in one line.
+
+    >>> few = {"label": "a", "runs": [{"seed": 0, "status": "done", "warnings": ["few steps: 6"]}]}
+    >>> warnings([few, {**few, "label": "b"}])
+    ['warning: a, seed 0, and b, seed 0: few steps: 6']
+    """
+    found: dict[str, list[str]] = {}
+    for method in methods:
+        for seeds, warning in warned(finished(method)):
+            found.setdefault(warning, []).append(f"{method['label']}, {numbered(seeds)}")
+    return [printable(f"warning: {', and '.join(who)}: {warning}") for warning, who in found.items()]
+
+
+def numbered(seeds: Sequence[int]) -> str:
+    """Seeds by their numbers.
+
+    >>> numbered([2]), numbered([0, 1, 2])
+    ('seed 2', 'seeds 0, 1 and 2')
+    """
+    return f"seed{'s' if len(seeds) > 1 else ''} {listed([str(seed) for seed in seeds])}"
 
 
 def duration(seconds: float) -> str:
