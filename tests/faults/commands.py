@@ -20,6 +20,7 @@ import numpy as np
 from PIL import Image
 from safetensors.torch import load_file
 
+from counterpoise.files import ASIDE
 from counterpoise.fitting import CHECKPOINT, read_checkpoint
 
 SERVER = Path(__file__).with_name("server.py")
@@ -159,7 +160,7 @@ class Work:
 
     def left_over(self) -> list[Path]:
         """What a killed process had not finished writing."""
-        return [*self.out.rglob("*.part"), *self.out.rglob(".*.part.*")]
+        return [path for path in self.out.rglob("*") if ASIDE.fullmatch(path.name)]
 
     def outcome(self) -> dict[str, object]:
         """What the runs have found, without what a clock or the memory says."""

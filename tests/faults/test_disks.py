@@ -130,7 +130,10 @@ def test_a_file_in_the_place_of_the_folder(server, photos, tmp_path, words):
 @many
 @pytest.mark.parametrize("words", [TRAIN, COMPARE], ids=["train", "compare"])
 def test_a_folder_that_vanishes(server, photos, tmp_path, words):
-    """Whatever comes of the first call, it is no traceback, and a second one ends well."""
+    """Whatever comes of the first call, it is no traceback; a second one ends well once what was left is deleted.
+
+    What is left may have lost its mark, and then nobody can say whose it is.
+    """
     work = Work(tmp_path / "out", 1 if words is TRAIN else 2, EPOCHS)
     command = [*words, *photos, "--out", str(work.out)]
     log = tmp_path / "log"
@@ -140,11 +143,10 @@ def test_a_folder_that_vanishes(server, photos, tmp_path, words):
     shutil.rmtree(work.out, ignore_errors=True)
     status = server.wait(pid)
     told = log.read_text()
-    assert status in (0, 2), told
+    assert status in (0, 1, 2), told
     assert "Traceback" not in told
     assert str(work.out) in told
-    if words is TRAIN:
-        shutil.rmtree(work.out, ignore_errors=True)
+    shutil.rmtree(work.out, ignore_errors=True)
     server.run(command)
     work.check()
     assert len(work.folders()) == len(work.finished()) == work.runs
@@ -207,7 +209,7 @@ def test_damaged_json_in_a_comparison_costs_its_run_alone(server, photos, whole,
     before = sound.read_bytes()
     damaged.write_text("{")
     log = tmp_path / "log"
-    assert server.wait(server.start([*COMPARE, *photos, "--out", str(out)], log)) == 0
+    assert server.wait(server.start([*COMPARE, *photos, "--out", str(out)], log)) == 1
     assert f"{damaged}: malformed JSON" in log.read_text().replace("\n", "")
     assert sound.read_bytes() == before
     damaged.unlink()

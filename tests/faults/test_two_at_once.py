@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from counterpoise.files import LOCK
 from faults.commands import Work
 
 pytestmark = pytest.mark.slow
@@ -43,11 +44,11 @@ def test_a_lock_whose_process_was_killed_does_not_block(server, photos, tmp_path
     work = Work(tmp_path / "out", runs, EPOCHS)
     command = [*words, *photos, "--out", str(work.out)]
     pid = server.start(command)
-    while not (work.out / ".lock").exists():
+    while not (work.out / LOCK).exists():
         time.sleep(0.002)
     os.kill(pid, signal.SIGKILL)
     assert server.wait(pid) == -signal.SIGKILL
-    assert (work.out / ".lock").exists()
+    assert (work.out / LOCK).exists()
     server.run(command)
     assert len(work.finished()) == runs
 
@@ -56,5 +57,5 @@ def test_a_training_is_refused_where_other_files_lie_and_nothing_is_written(serv
     (tmp_path / "thesis.tex").write_text("mine")
     log = tmp_path.parent / "log"
     assert server.wait(server.start([*COMMANDS["training"][0], *photos, "--out", str(tmp_path)], log)) == 2
-    assert "holds other files and no run" in log.read_text()
+    assert "holds what counterpoise did not write (thesis.tex)" in log.read_text()
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
