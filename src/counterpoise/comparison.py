@@ -193,7 +193,7 @@ def report(content: dict[str, Any], folder: Path, threads: int, console: Console
     console.print(table(content))
     console.print(printable(answer(content)), soft_wrap=True)
     for line in words.warnings(content["methods"]):
-        console.print(printable(line), soft_wrap=True)
+        console.print(line, soft_wrap=True)
     console.print(printable(f"report: {folder / 'report.html'}"), soft_wrap=True)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 MANY = 20  # more known names than this are listed only where none is near
 
@@ -54,6 +54,16 @@ def unknown(kind: str, name: object, known: Iterable[str]) -> InputError:
     if near and len(known) > MANY:
         return InputError(f"{kind} '{name}' is not known{hint}")
     return InputError(f"{kind} '{name}' is not known{hint} Known: {', '.join(known) or 'none'}")
+
+
+def first_few(names: Sequence[str], most: int = 3) -> str:
+    """The first of several names, and how many more there are.
+
+    >>> first_few(["a", "b"]), first_few(["a", "b", "c", "d", "e"])
+    ('a, b', 'a, b, c and 2 more')
+    """
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def printable(message: object) -> str:

@@ -50,13 +50,13 @@ from counterpoise.data.reading import Unreadable as Unreadable
 from counterpoise.data.reading import first_line as first_line
 from counterpoise.data.reading import looks_like_image as looks_like_image
 from counterpoise.data.reading import readable_suffixes as readable_suffixes
-from counterpoise.errors import InputError
+from counterpoise.errors import InputError, first_few
 from counterpoise.files import written
 from counterpoise.ops.checks import check_number
 
 LARGEST_DEFAULT_SIZE = 64
 TEST_SHARE = 0.2
-NAMED = 3  # how many files a warning names
+NAMED = 3  # how many files a warning names; of more, it counts the reasons, too
 LAYOUT = 2  # of the cached files; a new number where what they hold changes
 
 Source = TypeVar("Source")
@@ -289,12 +289,7 @@ def decode(
 
 def warn(message: str, names: Sequence[str]) -> None:
     """A warning that names the first few of what it is about."""
-    warnings.warn(f"{message}: {_some(names)}", stacklevel=3)
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
-    return ", ".join(names[:NAMED]) + more
+    warnings.warn(f"{message}: {first_few(names)}", stacklevel=3)
 
 
 def count_reasons(reasons: Iterable[str]) -> str:
@@ -309,7 +304,7 @@ def count_reasons(reasons: Iterable[str]) -> str:
 
 def _with_reasons(items: Sequence[Item], failures: Mapping[int, str]) -> str:
     """The first few images with their reasons, and where there are more, the number of all by reason."""
-    named = _some([f"{items[i].name} ({failures[i]})" for i in sorted(failures)])
+    named = first_few([f"{items[i].name} ({failures[i]})" for i in sorted(failures)])
     return f"{named} ({count_reasons(failures.values())})" if len(failures) > NAMED else named
 
 

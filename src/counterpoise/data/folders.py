@@ -17,7 +17,7 @@ from PIL import Image
 from counterpoise.data.decoding import Item, file_item
 from counterpoise.data.images import UNLABELLED
 from counterpoise.data.reading import Unreadable, looks_like_image, readable_suffixes
-from counterpoise.errors import InputError
+from counterpoise.errors import InputError, first_few
 from counterpoise.files import is_output, outputs_in
 
 ROLES = {
@@ -269,8 +269,7 @@ def counted(what: str, names: Sequence[str]) -> str:
     >>> counted("links are passed over", ["a", "b", "c", "d"])
     'links are passed over (4): a, b, c and 1 more'
     """
-    more = f" and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
-    return f"{what} ({len(names):,}): {', '.join(names[:NAMED])}{more}"
+    return f"{what} ({len(names):,}): {first_few(names)}"
 
 
 def _is_number(text: str) -> bool:

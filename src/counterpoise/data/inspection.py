@@ -22,7 +22,7 @@ from counterpoise.data.images import CHUNK, UNLABELLED, Images, Splits, nearly_c
 from counterpoise.data.imperfect import make_imperfect
 from counterpoise.data.reading import HASHED_SIDE, digest_of, perceptual_hash
 from counterpoise.data.sources import load, load_all, source_files
-from counterpoise.errors import InputError, printable
+from counterpoise.errors import InputError, first_few, printable
 from counterpoise.files import check_output, check_writable, output
 from counterpoise.ops.checks import check_number
 from counterpoise.terminal import make_console
@@ -510,8 +510,7 @@ def _told_rows(inspection: Inspection) -> list[tuple[str, ...]]:
 
 
 def _several(names: Sequence[str]) -> str:
-    more = f" and {len(names) - EXAMPLES:,} more" if len(names) > EXAMPLES else ""
-    return ", ".join(names[:EXAMPLES]) + more if names else "none"
+    return first_few(names, EXAMPLES) or "none"
 
 
 def _groups(groups: Sequence[Alike]) -> str:

@@ -9,9 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from counterpoise.data.sources import source_files
-from counterpoise.errors import InputError
-
-NAMED = 3  # how many changed files an error names
+from counterpoise.errors import InputError, first_few
 
 State = Mapping[str, "list[int] | None"]
 """Of each file its size, time of change and time of change of its entry, in nanoseconds; None where it is not there."""
@@ -74,12 +72,7 @@ def changed_files(before: State, now: State) -> str:
         "removed": [path for path in before if path not in now],
         "added": [path for path in now if path not in before],
     }
-    return "; ".join(f"{what}: {_some(paths)}" for what, paths in found.items() if paths)
-
-
-def _some(paths: list[str]) -> str:
-    more = f" and {len(paths) - NAMED:,} more" if len(paths) > NAMED else ""
-    return ", ".join(paths[:NAMED]) + more
+    return "; ".join(f"{what}: {first_few(paths)}" for what, paths in found.items() if paths)
 
 
 def _file_state(path: Path) -> list[int] | None:

@@ -23,7 +23,7 @@ from counterpoise.arguments import describe
 from counterpoise.data import Images, load, make_imperfect
 from counterpoise.data.images import fair_sample, joined
 from counterpoise.data.views import Views, to_float
-from counterpoise.errors import InputError, printable, unknown
+from counterpoise.errors import InputError, first_few, printable, unknown
 from counterpoise.files import read_json, written
 from counterpoise.fitting import OnlineProbe, Team, check_images, fit
 from counterpoise.launching import launch, node
@@ -192,13 +192,9 @@ def _check_classes(data: str, prepared: Prepared, scored: bool) -> None:
         raise InputError(f"{data}: its test images have no labels to score by; `counterpoise train` needs none")
     if learnt and judged and not {*learnt} & {*judged}:
         raise InputError(
-            f"{data}: train and test have no class in common (train: {_first_few(learnt)}; test: {_first_few(judged)})"
+            f"{data}: train and test have no class in common (train: {first_few(learnt)}; test: {first_few(judged)})"
             "; the tasks retrieve and few-shot are for classes that training has not seen"
         )
-
-
-def _first_few(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def facts(prepared: Prepared) -> dict[str, Any]:
