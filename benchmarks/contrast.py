@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from benchmarks.tables import Set, Table, write
-from counterpoise.comparison import parse_arms
+from counterpoise.commands.compare import parse_arms
 from counterpoise.measure import accuracy, knn_predict
 from counterpoise.tasks.images import NEIGHBOURS, Prepared
 

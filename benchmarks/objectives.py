@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.measuring import Measured, alone, machine_line, markdown_table, write_results
-from counterpoise import catalogue
+from counterpoise.registry import catalogue
 
 BATCH, DIM, CLASSES, KEYS, VIEWS = 16384, 64, 100, 4096, 2
 GROWTH = 2.6  # of memory, at the most, where the batch doubles; a matrix of all pairs grows by 4

@@ -17,7 +17,7 @@ from benchmarks.measuring import RESULTS, machine_line, markdown_table, write_re
 from counterpoise import compare, tasks
 from counterpoise.measure import interval
 from counterpoise.report import answer, words
-from counterpoise.tasks.runs import Run, Settings
+from counterpoise.training.run import Run, Settings
 
 JOBS = 2
 OUT = Path("counterpoise-out")

@@ -23,10 +23,10 @@ from counterpoise.contrast.simclr import NTXentLoss as OurLoss
 from counterpoise.contrast.simclr import SimCLR
 from counterpoise.data import Images, load
 from counterpoise.data.views import Views, to_float
-from counterpoise.fitting import fit
 from counterpoise.measure import knn_accuracy
 from counterpoise.nets import backbone, embed
 from counterpoise.nets.heads import mlp
+from counterpoise.training.trainer import fit
 
 IMAGES, BATCH, EPOCHS, SIDE, TEMPERATURE, LR = 4096, 256, 4, 32, 0.1, 2e-3
 THREADS, AIM = (1, 2), 3.0

@@ -8,8 +8,10 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from counterpoise import catalogue, cli, comparison, embedding, listing, training
+from counterpoise import cli, commands
+from counterpoise.commands import compare, embed, listing, train  # noqa: F401
 from counterpoise.contrast import simclr
+from counterpoise.registry import catalogue
 
 PLANNED = catalogue.select(done=False)[-1].slug
 FAST = ["--epochs", "1", "--batch-size", "64", "--device", "cpu"]
@@ -103,7 +105,7 @@ def outcome(*statuses):
     ],
 )
 def test_failed_runs_are_a_status_and_a_line(capsys, monkeypatch, content, status, told, quiet):
-    monkeypatch.setattr(comparison, "compare", lambda **_: content)
+    monkeypatch.setattr(commands.compare, "compare", lambda **_: content)
     words = ["compare", "--methods", "dcl:lr=1", "--data", "digits", *quiet]
     assert call(capsys, *words) == (status, "", f"counterpoise: {told}" if told else "")
 
@@ -122,10 +124,10 @@ HARMLESS = "a\\x1b[31m\\nb[/bold]\\u202e"
 
 def test_names_are_shown_whole_and_drive_no_terminal(capsys, monkeypatch):
     found = {"metrics": {"knn": 0.5}, "warnings": [f"{HOSTILE} left out"], "folder": HOSTILE}
-    monkeypatch.setattr(training, "train", lambda **_: found)
+    monkeypatch.setattr(commands.train, "train", lambda **_: found)
     _, told, _ = call(capsys, "train", "--method", "simclr", "--data", "digits")
     assert told == f"knn             0.5000\nwarning: {HARMLESS} left out\nkept in {HARMLESS}\n"
-    monkeypatch.setattr(embedding, "embed", lambda **_: None)
+    monkeypatch.setattr(commands.embed, "embed", lambda **_: None)
     _, told, _ = call(capsys, "embed", "--run", "r", "--data", "digits", "--out", HOSTILE)
     assert told == f"wrote {HARMLESS}\n"
     _, _, told = call(capsys, "show", HOSTILE)

@@ -10,8 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
-from counterpoise import catalogue, cli
+from counterpoise import cli
 from counterpoise.data.imperfect import IMPERFECTIONS
+from counterpoise.registry import catalogue
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(ROOT.glob("docs/papers/*.md"))

@@ -17,7 +17,7 @@ from counterpoise.files import (
     write_json,
     written,
 )
-from counterpoise.fingerprint import fingerprint
+from counterpoise.registry.fingerprint import fingerprint
 
 
 def test_an_error_leaves_nothing_and_keeps_what_was_there(tmp_path):
@@ -57,7 +57,7 @@ def test_a_file_is_no_folder(tmp_path):
 
 
 def test_the_fingerprint_sees_code_and_not_comments(tmp_path, monkeypatch):
-    import counterpoise.fingerprint as module
+    import counterpoise.registry.fingerprint as module
 
     (tmp_path / "a.py").write_text("from counterpoise.b import f\n")
     (tmp_path / "b.py").write_text("def f():\n    return 1\n")
@@ -77,7 +77,7 @@ def test_the_fingerprint_sees_code_and_not_comments(tmp_path, monkeypatch):
 
 def test_the_fingerprint_is_the_same_on_every_python(tmp_path, monkeypatch):
     """Pythons differ in what is empty in a syntax tree: 3.12 added `type_params` and ends a nested format with ""."""
-    import counterpoise.fingerprint as module
+    import counterpoise.registry.fingerprint as module
 
     code = "def f(x: int = 0, *, y=None) -> str:\n    return f'{x!r:>{y}} {[]}'\n"
     (tmp_path / "a.py").write_text(code)
@@ -89,7 +89,7 @@ def test_the_fingerprint_is_the_same_on_every_python(tmp_path, monkeypatch):
 
 def test_the_fingerprint_follows_the_real_imports():
     dcl = fingerprint(["contrast.dcl"])
-    assert dcl == fingerprint(["contrast.dcl", "method", "ops.similarity", "nets.heads"])
+    assert dcl == fingerprint(["contrast.dcl", "learners.method", "ops.similarity", "nets.heads"])
     assert dcl != fingerprint(["contrast.dcl", "tasks.pretrain"])
 
 

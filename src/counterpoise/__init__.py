@@ -7,7 +7,7 @@ from typing import Any
 __version__ = "0.1.0"
 
 # Loaded on first use: importing torch takes seconds, which `counterpoise list` must not.
-_LAZY = {"compare": "comparison", "train": "training", "embed": "embedding", "export": "exporting"}
+_LAZY = ("compare", "train", "embed", "export")
 
 
 def __getattr__(name: str) -> Any:
@@ -15,4 +15,4 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'counterpoise' has no attribute '{name}'")
     import importlib
 
-    return getattr(importlib.import_module(f"counterpoise.{_LAZY[name]}"), name)
+    return getattr(importlib.import_module(f"counterpoise.commands.{name}"), name)

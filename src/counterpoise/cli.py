@@ -15,11 +15,12 @@ import warnings
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from counterpoise import __version__, catalogue
-from counterpoise.arguments import Description, add_flags, collect, describe
+from counterpoise import __version__
 from counterpoise.errors import InputError, ProcessLost, RunFailed, printable, unknown
 from counterpoise.files import UNWRITABLE
-from counterpoise.ledger import declared
+from counterpoise.registry import catalogue
+from counterpoise.registry.arguments import Description, add_flags, collect, describe
+from counterpoise.registry.ledger import declared
 from counterpoise.terminal import discard, make_console
 
 COMMANDS = {
@@ -153,34 +154,34 @@ def list_(arguments: list[str]) -> None:
     state.add_argument("--done", action="store_const", const="done", dest="state", help="only what is there")
     state.add_argument("--planned", action="store_const", const="planned", dest="state", help="only what is to come")
     parser.add_argument("--json", action="store_true", dest="as_json", help="as JSON")
-    call("listing", "print_list", {"console": make_console(), **vars(parser.parse_args(arguments))})
+    call("commands.listing", "print_list", {"console": make_console(), **vars(parser.parse_args(arguments))})
 
 
 def show(arguments: list[str]) -> None:
     """`counterpoise show`."""
     parser = make_parser("show")
     parser.add_argument("slug", help="as `counterpoise list` gives it")
-    call("listing", "print_show", {"console": make_console(), **vars(parser.parse_args(arguments))})
+    call("commands.listing", "print_show", {"console": make_console(), **vars(parser.parse_args(arguments))})
 
 
 def data(arguments: list[str]) -> None:
     """`counterpoise data`."""
-    about = describe("data.inspection", "show_data")
+    about = describe("commands.data", "show_data")
     parser = make_parser("data")
     parser.add_argument("data", help="a known set such as fashion-mnist, a folder of images, a CSV or Parquet file")
     add_flags(parser, about, skip=("data",))
     given = parser.parse_args(arguments)
-    call("data.inspection", "show_data", {"data": given.data, **collect(given, about)})
+    call("commands.data", "show_data", {"data": given.data, **collect(given, about)})
 
 
 def compare(arguments: list[str]) -> None:
     """`counterpoise compare`."""
-    about, settings = describe("comparison", "compare"), describe("tasks.runs", "Settings")
+    about, settings = describe("commands.compare", "compare"), describe("training.run", "Settings")
     parser = make_parser("compare")
     add_flags(parser, about)
     add_flags(parser.add_argument_group("what all methods share"), settings)
     given = parser.parse_args(arguments)
-    content = call("comparison", "compare", collect(given, about) | collect(given, settings))
+    content = call("commands.compare", "compare", collect(given, about) | collect(given, settings))
     runs = [(row["label"], run) for row in content.get("methods", ()) for run in row["runs"]]
     failed = [f"{label}, seed {run['seed']}: {run['error']}" for label, run in runs if run["status"] == "failed"]
     if failed:
@@ -189,7 +190,7 @@ def compare(arguments: list[str]) -> None:
 
 def train(arguments: list[str]) -> None:
     """`counterpoise train`: the flags depend on the method, so that is looked for first."""
-    about, settings = describe("training", "train"), describe("tasks.runs", "Settings")
+    about, settings = describe("commands.train", "train"), describe("training.run", "Settings")
     finder = Parser(add_help=False, prog="counterpoise train", allow_abbrev=False)
     finder.add_argument("--method")
     method = finder.parse_known_args(arguments)[0].method
@@ -205,7 +206,7 @@ def train(arguments: list[str]) -> None:
         own = Description("", tuple(a for a in own.arguments if a.name not in {*shared, "samples", "classes"}))
         add_flags(parser.add_argument_group(f"of {method}"), own)
     given = parser.parse_args(arguments)
-    result = call("training", "train", collect(given, about) | collect(given, settings) | collect(given, own))
+    result = call("commands.train", "train", collect(given, about) | collect(given, settings) | collect(given, own))
     for name, value in result["metrics"].items():
         print(f"{name:<15} {value:.4f}")
     for warning in result["warnings"]:
@@ -229,13 +230,13 @@ def simple(command: str, module: str) -> Any:
 
 def claim(arguments: list[str]) -> None:
     """`counterpoise claim`."""
-    about = describe("claims", "claim")
+    about = describe("commands.claim", "claim")
     parser = make_parser("claim")
     parser.add_argument("slugs", nargs="*", metavar="SLUG", help="whose claim")
     add_flags(parser, about, skip=("slugs",))
     given = parser.parse_args(arguments)
     options = collect(given, about)
-    standing = call("claims", "claim", {"slugs": given.slugs, **options})
+    standing = call("commands.claim", "claim", {"slugs": given.slugs, **options})
     asked = len(declared()) if options.get("all") else len(given.slugs)
     if options.get("verify") and len(standing) < asked:
         raise RunFailed(f"{asked - len(standing)} of {asked} records do not stand")
@@ -247,9 +248,9 @@ HANDLERS = {
     "data": data,
     "compare": compare,
     "train": train,
-    "embed": simple("embed", "embedding"),
-    "export": simple("export", "exporting"),
-    "scenes": simple("scenes", "data.scenes"),
+    "embed": simple("embed", "commands.embed"),
+    "export": simple("export", "commands.export"),
+    "scenes": simple("scenes", "commands.scenes"),
     "claim": claim,
 }
 

@@ -398,3 +398,13 @@ def read_json(path: Path) -> Any:
         raise InputError(f"{path}: malformed JSON, {line}") from error
     except ValueError as error:  # from Python 3.10.7 on, of an integer of more than 4,300 digits
         raise InputError(f"{path}: malformed JSON ({str(error).partition(':')[0]})") from error
+
+
+def short_name(data: str) -> str:
+    """What a folder of results is called after: a name, or the last part of a path.
+
+    >>> short_name("fashion-mnist:full"), short_name("photos/garden/")
+    ('fashion-mnist-full', 'garden')
+    """
+    path = Path(data).expanduser()
+    return (path.resolve().name if path.exists() else path.name).replace(":", "-") or "root"

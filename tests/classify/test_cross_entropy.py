@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from counterpoise.classify.cross_entropy import CrossEntropy, cross_entropy
 from counterpoise.data import Images
 from counterpoise.errors import InputError
-from counterpoise.fitting import fit
+from counterpoise.training.trainer import fit
 
 rng = torch.Generator().manual_seed(0)
 LOGITS = torch.randn(6, 3, generator=rng, dtype=torch.float64)

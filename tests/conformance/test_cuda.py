@@ -6,11 +6,11 @@ import torch
 import counterpoise
 from conformance import test_methods
 from conformance.test_objectives import OBJECTIVES, agrees_under_autocast, inputs, value_and_gradients
-from counterpoise.fitting import CHECKPOINT, fit, read_checkpoint
 from counterpoise.measure import alignment, effective_rank, knn_accuracy, tolerance, uniformity
 from counterpoise.measure.opis import utility_curves
 from counterpoise.measure.retrieval import clustering_nmi, retrieval
 from counterpoise.ops.similarity import similarity_logsumexp, similarity_softmax, unit_rows
+from counterpoise.training.trainer import CHECKPOINT, fit, read_checkpoint
 
 pytestmark = pytest.mark.cuda
 images = test_methods.images

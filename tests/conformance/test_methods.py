@@ -5,11 +5,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from counterpoise import catalogue
 from counterpoise.data import Images
-from counterpoise.fitting import CHECKPOINT, fit, read_checkpoint
+from counterpoise.registry import catalogue
 from counterpoise.tasks.images import build
-from counterpoise.tasks.runs import Run, Settings
+from counterpoise.training.run import Run, Settings
+from counterpoise.training.trainer import CHECKPOINT, fit, read_checkpoint
 
 TASKS = {"pretrain", "retrieve", "few-shot"}  # of images
 METHODS = {p.slug: next(t for t in p.tasks if t in TASKS) for p in catalogue.select(done=True) if TASKS & {*p.tasks}}

@@ -8,8 +8,8 @@ import inspect
 import pytest
 import torch
 
-from counterpoise import catalogue
 from counterpoise.errors import InputError
+from counterpoise.registry import catalogue
 
 N, D, M, V, C = 6, 5, 4, 3, 3
 OBJECTIVES = {

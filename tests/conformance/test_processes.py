@@ -12,8 +12,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 import worlds
 from conformance.test_objectives import BATCH_OF_ALL, OBJECTIVES, D, M
-from counterpoise import catalogue
 from counterpoise.ops.processes import exchanging
+from counterpoise.registry import catalogue
 
 pytestmark = pytest.mark.slow
 ROWS = {"even": 8, "uneven": 7}  # 7 rows on 4 processes: 2, 2, 2, 1

@@ -189,7 +189,7 @@ def test_invariances():
 def test_large_batches_are_looked_through_in_parts(monkeypatch):
     loss = AMCLLoss(top_k=2)
     whole = loss(Z1, Z2, P1, P2)
-    monkeypatch.setattr("counterpoise.ops.parts.TABLE", 3 * 2 * len(Z1))
+    monkeypatch.setattr("counterpoise.ops.chunking.TABLE", 3 * 2 * len(Z1))
     torch.testing.assert_close(loss(Z1, Z2, P1, P2), whole)
 
 

@@ -203,7 +203,7 @@ def test_a_table_in_parts_is_the_table(monkeypatch):
         for loss in losses:
             found = []
             for table in (1 << 22, 2 * M, 1):
-                monkeypatch.setattr("counterpoise.ops.parts.TABLE", table)
+                monkeypatch.setattr("counterpoise.ops.chunking.TABLE", table)
                 leaves = [x.clone().requires_grad_() for x in (Q, P, K)]
                 value = loss(*leaves, exclude=exclude)
                 found.append([value, *torch.autograd.grad(value, leaves)])

@@ -21,9 +21,9 @@ from counterpoise.contrast.g_simclr import (
 from counterpoise.contrast.simclr import nt_xent
 from counterpoise.data import Images
 from counterpoise.errors import InputError
-from counterpoise.fitting import fit
 from counterpoise.tasks.images import build
-from counterpoise.tasks.runs import Run, Settings
+from counterpoise.training.run import Run, Settings
+from counterpoise.training.trainer import fit
 
 UNEQUAL = torch.tensor([0] * 3 + [1] * 12 + [2] * 6 + [3] * 7 + [4] * 5)  # 33 images
 UNEQUAL = UNEQUAL[torch.randperm(33, generator=torch.Generator().manual_seed(0))]

@@ -122,7 +122,7 @@ def test_all_negatives_where_there_are_fewer():
 
 def test_the_tiles_are_seamless(monkeypatch):
     expected = [GroCoLoss(3)(VIEWS), HardNTXentLoss(3)(*VIEWS[:2])]
-    monkeypatch.setattr("counterpoise.ops.parts.TABLE", 2 * N)
+    monkeypatch.setattr("counterpoise.ops.chunking.TABLE", 2 * N)
     torch.testing.assert_close([GroCoLoss(3)(VIEWS), HardNTXentLoss(3)(*VIEWS[:2])], expected)
 
 

@@ -24,10 +24,10 @@ from counterpoise.contrast.simclr import nt_xent
 from counterpoise.data import Images
 from counterpoise.data.views import to_float
 from counterpoise.errors import InputError
-from counterpoise.fitting import fit
-from counterpoise.method import Method, warmup_cosine
+from counterpoise.learners.method import Method, warmup_cosine
 from counterpoise.nets import backbone
 from counterpoise.ops.clusters import Clusters
+from counterpoise.training.trainer import fit
 
 rng = torch.Generator().manual_seed(0)
 UNEVEN = torch.tensor([0] * 9 + [1] * 3 + [4] * 14 + [5] * 1 + [7] * 6)[torch.randperm(33, generator=rng)]

@@ -107,7 +107,7 @@ def test_the_order_of_the_queue_does_not_matter_to_the_hardest():
 
 def test_a_table_in_parts_is_the_table(monkeypatch):
     whole = hardest(Q, K, N, OWNERS)
-    monkeypatch.setattr("counterpoise.ops.parts.TABLE", 2 * M)
+    monkeypatch.setattr("counterpoise.ops.chunking.TABLE", 2 * M)
     assert all(torch.equal(ours, expected) for ours, expected in zip(hardest(Q, K, N, OWNERS), whole, strict=True))
 
 

@@ -21,7 +21,7 @@ from counterpoise.contrast.simclr import nt_xent
 from counterpoise.contrast.supcon import supcon
 from counterpoise.data import Images
 from counterpoise.errors import InputError
-from counterpoise.fitting import CHECKPOINT, fit, read_checkpoint
+from counterpoise.training.trainer import CHECKPOINT, fit, read_checkpoint
 
 N, T = 8, 0.2
 rng = torch.Generator().manual_seed(0)

@@ -9,6 +9,8 @@ import torch
 from PIL import Image, ImageFont
 from rich.console import Console
 
+from counterpoise import commands
+from counterpoise.commands.data import _stem, print_inspection, show_data
 from counterpoise.data import inspection, load
 from counterpoise.data.images import Images, Splits
 from counterpoise.data.inspection import (
@@ -20,8 +22,6 @@ from counterpoise.data.inspection import (
     inspect_images,
     join_near,
     nearly_constant,
-    print_inspection,
-    show_data,
 )
 from counterpoise.errors import InputError, printable
 
@@ -373,7 +373,7 @@ def test_a_sheet_never_replaces_what_is_not_ours(tmp_path, monkeypatch):
     folder_of(tmp_path / "photos", {"x/a.png": photo(0), "x/b.png": photo(1)})
     photo(9).save("photos-sheet.png")
     before = (tmp_path / "photos-sheet.png").read_bytes()
-    monkeypatch.setattr(inspection, "load", never)
+    monkeypatch.setattr(commands.data, "load", never)
     with pytest.raises(InputError, match=r"photos-sheet\.png: .* not written by counterpoise .*--sheet FILE\.png"):
         show_data("photos")
     for taken in ("photos-sheet.png", "photos/x/a.png"):
@@ -411,7 +411,7 @@ def test_what_a_sheet_is_called_after(tmp_path, monkeypatch, data, stem):
     for name in ("ph\u2014otos", "a\nb"):
         (tmp_path / name).mkdir()
     monkeypatch.chdir(tmp_path / "ph\u2014otos")
-    assert inspection._stem(data) == stem
+    assert _stem(data) == stem
 
 
 def test_one_image_a_class_can_be_looked_at(tmp_path, capsys):

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from counterpoise.commands.scenes import scenes
 from counterpoise.data import load
 from counterpoise.data.scenes import (
     COLOURS,
@@ -19,7 +20,6 @@ from counterpoise.data.scenes import (
     box_of,
     collate,
     find_relations,
-    scenes,
 )
 from counterpoise.errors import InputError, MissingExtra
 from counterpoise.measure.ap_pool import Detections, ap_fixed, read_truth

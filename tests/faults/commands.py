@@ -21,7 +21,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from counterpoise.files import ASIDE
-from counterpoise.fitting import CHECKPOINT, read_checkpoint
+from counterpoise.training.trainer import CHECKPOINT, read_checkpoint
 
 SERVER = Path(__file__).with_name("server.py")
 LONGEST = 0.25  # seconds between the moment that is waited for and the kill

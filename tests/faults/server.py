@@ -10,7 +10,8 @@ import sys
 
 
 def main() -> None:
-    from counterpoise import cli, comparison, training  # noqa: F401
+    from counterpoise import cli
+    from counterpoise.commands import compare, train  # noqa: F401
 
     print("ready", flush=True)
     for line in sys.stdin:

@@ -18,16 +18,17 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from conformance.test_objectives import FLOATS, INTEGERS, OBJECTIVES
-from counterpoise import catalogue, cli
-from counterpoise.arguments import describe
-from counterpoise.comparison import Arm, choose_baseline, command_line, make_settings, parse_arms, run_folder
+from counterpoise import cli
+from counterpoise.commands.compare import Arm, choose_baseline, command_line, make_settings, parse_arms, run_folder
 from counterpoise.data import Images, load
 from counterpoise.data.idx import read_idx
 from counterpoise.data.imperfect import IMPERFECTIONS, make_imperfect, parse_spec
 from counterpoise.errors import InputError
 from counterpoise.files import read_json
+from counterpoise.registry import catalogue
+from counterpoise.registry.arguments import describe
 from counterpoise.tasks.images import build
-from counterpoise.tasks.runs import Run, Settings
+from counterpoise.training.run import Run, Settings
 
 # How many inputs of each kind `make faults` generates; `make test` takes a thirtieth of them.
 COUNTS = {
@@ -101,13 +102,13 @@ def flags_of(command):
     """All flags of a command, read from its help where that has them."""
     found = ["--debug", "--help", "-h", "--method", "--json", "--done"]
     for module, name in {
-        "data": [("data.inspection", "show_data")],
-        "compare": [("comparison", "compare"), ("tasks.runs", "Settings")],
-        "train": [("training", "train"), ("tasks.runs", "Settings"), ("contrast.dcl", "DCL")],
-        "embed": [("embedding", "embed")],
-        "export": [("exporting", "export")],
-        "claim": [("claims", "claim")],
-        "scenes": [("data.scenes", "scenes")],
+        "data": [("commands.data", "show_data")],
+        "compare": [("commands.compare", "compare"), ("training.run", "Settings")],
+        "train": [("commands.train", "train"), ("training.run", "Settings"), ("contrast.dcl", "DCL")],
+        "embed": [("commands.embed", "embed")],
+        "export": [("commands.export", "export")],
+        "claim": [("commands.claim", "claim")],
+        "scenes": [("commands.scenes", "scenes")],
     }.get(command, []):
         found += [argument.flag for argument in describe(module, name).arguments]
         found += ["--no-" + argument.flag[2:] for argument in describe(module, name).arguments if argument.type is bool]

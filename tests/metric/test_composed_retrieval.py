@@ -13,7 +13,6 @@ from counterpoise.data.composed import compose as composed
 from counterpoise.data.glyphs import load_glyphs
 from counterpoise.data.images import Images
 from counterpoise.errors import InputError
-from counterpoise.fitting import CHECKPOINT, fit, read_checkpoint
 from counterpoise.metric.composed_retrieval import (
     ComposedRetrieval,
     Jitter,
@@ -24,6 +23,7 @@ from counterpoise.metric.composed_retrieval import (
     uncertainty,
 )
 from counterpoise.nets import backbone
+from counterpoise.training.trainer import CHECKPOINT, fit, read_checkpoint
 
 rng = torch.Generator().manual_seed(0)
 Q, T, A, B = torch.randn(4, 6, 5, generator=rng, dtype=torch.float64)

@@ -9,7 +9,6 @@ from torch import nn
 
 from counterpoise.data import Images
 from counterpoise.errors import InputError
-from counterpoise.fitting import fit
 from counterpoise.metric import learner
 from counterpoise.metric.arcface import ArcFace
 from counterpoise.metric.contrastive import Contrastive
@@ -18,6 +17,7 @@ from counterpoise.metric.multi_similarity import MultiSimilarity
 from counterpoise.metric.proxy_anchor import ProxyAnchor
 from counterpoise.metric.triplet import Triplet
 from counterpoise.ops.processes import exchanging
+from counterpoise.training.trainer import fit
 
 rng = torch.Generator().manual_seed(0)
 PIXELS = torch.randint(0, 256, (24, 1, 4, 4), generator=rng, dtype=torch.uint8)

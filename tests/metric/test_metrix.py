@@ -12,7 +12,6 @@ from torch.nn import functional as F
 import worlds
 from counterpoise.data import Images
 from counterpoise.errors import InputError
-from counterpoise.fitting import fit
 from counterpoise.metric.contrastive import Contrastive
 from counterpoise.metric.metrix import (
     Found,
@@ -32,6 +31,7 @@ from counterpoise.metric.metrix import (
 from counterpoise.metric.multi_similarity import MultiSimilarity
 from counterpoise.metric.proxy_anchor import ProxyAnchor
 from counterpoise.nets import backbone
+from counterpoise.training.trainer import fit
 
 rng = torch.Generator().manual_seed(0)
 BASES = ["contrastive", "multi-similarity", "proxy-anchor"]

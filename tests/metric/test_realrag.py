@@ -10,7 +10,6 @@ from torch.nn import functional as F
 
 from counterpoise.data import Images
 from counterpoise.errors import InputError
-from counterpoise.fitting import fit
 from counterpoise.metric.realrag import (
     Judge,
     PipelineGenerator,
@@ -22,6 +21,7 @@ from counterpoise.metric.realrag import (
     real_rag,
     reflective_negatives,
 )
+from counterpoise.training.trainer import fit
 
 N, D, T = 6, 4, 0.2
 rng = torch.Generator().manual_seed(0)

@@ -9,10 +9,10 @@ from pytorch_metric_learning import losses
 from torch import nn
 from torch.nn import functional as F
 
-from counterpoise import catalogue
 from counterpoise.errors import InputError
 from counterpoise.metric.learner import ProxyLearner
 from counterpoise.metric.tcm import BASES, TCM, TCMLoss, tcm
+from counterpoise.registry import catalogue
 
 rng = torch.Generator().manual_seed(0)
 Z = torch.randn(14, 3, generator=rng, dtype=torch.float64)

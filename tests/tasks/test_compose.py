@@ -11,7 +11,7 @@ from counterpoise.data.composed import Composed
 from counterpoise.errors import InputError
 from counterpoise.tasks import compose
 from counterpoise.tasks.images import load_encoder
-from counterpoise.tasks.runs import Run, Settings
+from counterpoise.training.run import Run, Settings
 
 LETTERS = "glyphs:script=latin:classes=120"
 QUICK = Settings(epochs=1, batch_size=32, size=16, device="cpu")

@@ -8,7 +8,7 @@ from counterpoise import compare, tasks, train
 from counterpoise.data.graphs import planted_graph
 from counterpoise.errors import InputError
 from counterpoise.tasks import graph
-from counterpoise.tasks.runs import Run, Settings
+from counterpoise.training.run import Run, Settings
 
 ARGUMENTS = {"clusters": "5", "hidden": 8}
 

@@ -7,7 +7,7 @@ from PIL import Image
 from counterpoise.errors import InputError
 from counterpoise.files import make_output_folder
 from counterpoise.tasks import few_shot, pretrain
-from counterpoise.tasks.runs import Run, Settings
+from counterpoise.training.run import Run, Settings
 
 
 def run_on(folder, layout, task="pretrain", method="simclr"):

@@ -3,11 +3,12 @@ from dataclasses import replace
 
 import pytest
 
-from counterpoise import catalogue, tasks, train
-from counterpoise.arguments import Argument, Description
+from counterpoise import tasks, train
 from counterpoise.errors import InputError
+from counterpoise.registry import catalogue
+from counterpoise.registry.arguments import Argument, Description
 from counterpoise.tasks import measure
-from counterpoise.tasks.runs import Run
+from counterpoise.training.run import Run
 
 PAPER = catalogue.Paper("gauge", "", "measure", ("measure",), ("measure",), "", "", done=True, module="gauge")
 

@@ -6,15 +6,16 @@ import numpy as np
 import pytest
 import torch
 
-from counterpoise import catalogue, embed, export, train
+from counterpoise import embed, export, train
 from counterpoise.data import Images
 from counterpoise.data.images import fair_sample
 from counterpoise.errors import InputError
-from counterpoise.fitting import OnlineProbe
+from counterpoise.registry import catalogue
 from counterpoise.tasks import images, pretrain, retrieve
 from counterpoise.tasks.images import _held_out, build, images_of, load_encoder, prepare
 from counterpoise.tasks.pretrain import execute
-from counterpoise.tasks.runs import Run, Settings
+from counterpoise.training.run import Run, Settings
+from counterpoise.training.trainer import OnlineProbe
 
 PLANNED = catalogue.select(done=False)[-1].slug
 QUICK = Settings(epochs=1, batch_size=64, device="cpu")

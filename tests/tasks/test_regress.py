@@ -10,7 +10,7 @@ from counterpoise import compare, embed, export, train
 from counterpoise.data.targets import Targets, TargetSplits
 from counterpoise.errors import InputError
 from counterpoise.tasks import regress
-from counterpoise.tasks.runs import Run, Settings
+from counterpoise.training.run import Run, Settings
 
 QUICK = Settings(epochs=2, batch_size=64, device="cpu")
 

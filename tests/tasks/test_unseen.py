@@ -14,7 +14,7 @@ from counterpoise.nets import embed
 from counterpoise.tasks import few_shot, retrieve, runs, unseen
 from counterpoise.tasks import images as image_tasks
 from counterpoise.tasks.images import Prepared, load_encoder
-from counterpoise.tasks.runs import Run, Settings
+from counterpoise.training.run import Run, Settings
 
 QUICK = Settings(epochs=1, batch_size=64, device="cpu")
 

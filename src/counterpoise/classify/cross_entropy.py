@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from counterpoise.data import Images
 from counterpoise.errors import InputError
-from counterpoise.method import ImageViews, Index, Labels, Method
+from counterpoise.learners.method import ImageViews, Index, Labels, Method
 from counterpoise.nets.heads import linear
 from counterpoise.ops.checks import check_integers, check_matrix, check_number
 from counterpoise.ops.processes import gather

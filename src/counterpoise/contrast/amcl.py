@@ -22,11 +22,11 @@ from counterpoise.contrast.simclr import NTXentLoss
 from counterpoise.data import Images
 from counterpoise.data.images import fair_sample
 from counterpoise.errors import InputError, unknown
-from counterpoise.method import ImageViews, Index, Labels, Method
+from counterpoise.learners.method import ImageViews, Index, Labels, Method
 from counterpoise.nets import embed
 from counterpoise.nets.heads import mlp
 from counterpoise.ops.checks import check_counts, check_finite, check_number, check_same_shape, check_values
-from counterpoise.ops.parts import reduce_similarities
+from counterpoise.ops.chunking import reduce_similarities
 from counterpoise.ops.processes import gather, row_numbers
 from counterpoise.ops.similarity import unit_rows
 

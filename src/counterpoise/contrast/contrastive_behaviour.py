@@ -20,12 +20,12 @@ from torch.nn import functional as F
 from counterpoise.data import Images
 from counterpoise.data.views import to_float
 from counterpoise.errors import InputError
+from counterpoise.learners.method import ImageViews, Index, Labels, Method
 from counterpoise.measure import tolerance, uniformity
-from counterpoise.method import ImageViews, Index, Labels, Method
 from counterpoise.nets import embed
 from counterpoise.nets.heads import linear
 from counterpoise.ops.checks import check_counts, check_integers, check_matrix, check_number, check_same_shape
-from counterpoise.ops.parts import reduce_similarities
+from counterpoise.ops.chunking import reduce_similarities
 from counterpoise.ops.processes import gather
 from counterpoise.ops.similarity import similarity_logsumexp, similarity_softmax, unit_rows
 

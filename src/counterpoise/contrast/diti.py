@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from counterpoise.data import Images
 from counterpoise.data.views import to_float
 from counterpoise.errors import InputError, unknown
+from counterpoise.learners.method import ImageViews, Index, Labels, Method
 from counterpoise.measure import linear_probe, stratified_split
-from counterpoise.method import ImageViews, Index, Labels, Method
 from counterpoise.nets import embed
 from counterpoise.nets.constants import ExactConstants
 from counterpoise.nets.diffusion import Pixels, Schedule, Steps, UNet, Up, ddim, train_denoiser

@@ -22,7 +22,7 @@ from torch.utils.data import Sampler
 from counterpoise.contrast.simclr import NTXentLoss
 from counterpoise.data import Images
 from counterpoise.errors import InputError, unknown
-from counterpoise.method import ImageViews, Index, Labels, Method
+from counterpoise.learners.method import ImageViews, Index, Labels, Method
 from counterpoise.nets.heads import mlp
 from counterpoise.ops.checks import check_counts, check_integers, check_number, check_numbers
 from counterpoise.ops.clusters import kmeans

@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from counterpoise.data import Images
 from counterpoise.data.views import to_float
 from counterpoise.errors import InputError, MissingExtra, unknown
-from counterpoise.method import ImageViews, Index, Labels, Method
+from counterpoise.learners.method import ImageViews, Index, Labels, Method
 from counterpoise.nets.diffusion import Schedule, UNet, ddim, train_denoiser
 from counterpoise.nets.features import evaluation
 from counterpoise.nets.heads import mlp

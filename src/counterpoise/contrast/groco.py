@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from counterpoise.errors import InputError, unknown
-from counterpoise.method import ImageViews, Index, Labels, Method
+from counterpoise.learners.method import ImageViews, Index, Labels, Method
 from counterpoise.nets.heads import mlp
 from counterpoise.ops.checks import (
     check_counts,
@@ -30,7 +30,7 @@ from counterpoise.ops.checks import (
     check_number,
     check_same_shape,
 )
-from counterpoise.ops.parts import reduce_similarities
+from counterpoise.ops.chunking import reduce_similarities
 from counterpoise.ops.processes import gather, row_numbers
 from counterpoise.ops.similarity import unit_rows
 

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from counterpoise.data import Images
 from counterpoise.errors import InputError, unknown
-from counterpoise.method import ImageViews, Index, Labels, Method
+from counterpoise.learners.method import ImageViews, Index, Labels, Method
 from counterpoise.nets.constants import ExactConstants
 from counterpoise.nets.heads import mlp
 from counterpoise.ops.checks import (
@@ -32,7 +32,7 @@ from counterpoise.ops.checks import (
     check_same_shape,
     check_values,
 )
-from counterpoise.ops.parts import TABLE, by_rows
+from counterpoise.ops.chunking import TABLE, by_rows
 from counterpoise.ops.processes import gather, row_numbers
 from counterpoise.ops.similarity import similarity_logsumexp, unit_rows
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from counterpoise.data import Images
 from counterpoise.errors import InputError
-from counterpoise.method import ImageViews, Index, Labels, Method
+from counterpoise.learners.method import ImageViews, Index, Labels, Method
 from counterpoise.nets.constants import ExactConstants
 from counterpoise.nets.heads import mlp
 from counterpoise.ops.checks import (

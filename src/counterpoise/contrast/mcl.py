@@ -22,7 +22,7 @@ from counterpoise.contrast.simclr import NTXentLoss
 from counterpoise.data import Images
 from counterpoise.data.views import to_float
 from counterpoise.errors import InputError, unknown
-from counterpoise.method import ImageViews, Index, Labels, Method, warmup_cosine
+from counterpoise.learners.method import ImageViews, Index, Labels, Method, warmup_cosine
 from counterpoise.nets import embed
 from counterpoise.nets.heads import mlp
 from counterpoise.ops.checks import check_counts, check_integers, check_number

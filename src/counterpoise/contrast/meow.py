@@ -25,8 +25,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from counterpoise.errors import InputError, NonFinite, unknown
-from counterpoise.fitting import quiet
-from counterpoise.method import divergence_named
+from counterpoise.learners.method import divergence_named
 from counterpoise.nets.features import evaluation
 from counterpoise.ops.checks import (
     check_counts,
@@ -36,10 +35,11 @@ from counterpoise.ops.checks import (
     check_number,
     check_same_shape,
 )
+from counterpoise.ops.chunking import by_rows
 from counterpoise.ops.clusters import kmeans
-from counterpoise.ops.parts import by_rows
 from counterpoise.ops.processes import gather, row_numbers
 from counterpoise.ops.similarity import similarity_logsumexp, unit_rows
+from counterpoise.training.trainer import quiet
 
 Path = tuple[str, ...]
 Concentration = Literal["distance", "released"]

@@ -17,8 +17,8 @@ from torch.nn import functional as F
 from counterpoise.data import Images
 from counterpoise.data.views import to_float
 from counterpoise.errors import InputError, unknown
+from counterpoise.learners.method import ImageViews, Index, Labels, Method
 from counterpoise.measure import probe_factors
-from counterpoise.method import ImageViews, Index, Labels, Method
 from counterpoise.nets import embed
 from counterpoise.ops.checks import check_counts, check_integers, check_matrix, check_number
 from counterpoise.ops.clusters import kmeans

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from counterpoise.contrast.moco import MoCo
 from counterpoise.data import Images
 from counterpoise.errors import InputError, unknown
-from counterpoise.method import ImageViews, Index, Labels
+from counterpoise.learners.method import ImageViews, Index, Labels
 from counterpoise.nets import embed
 from counterpoise.ops.checks import (
     check_counts,
@@ -32,7 +32,7 @@ from counterpoise.ops.checks import (
     check_same_shape,
     check_values,
 )
-from counterpoise.ops.parts import reduce_similarities
+from counterpoise.ops.chunking import reduce_similarities
 from counterpoise.ops.processes import gather, row_numbers
 from counterpoise.ops.similarity import similarity_logsumexp, unit_rows
 

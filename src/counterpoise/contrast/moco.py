@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from counterpoise.errors import InputError
-from counterpoise.method import ImageViews, Index, Labels, Method
+from counterpoise.learners.method import ImageViews, Index, Labels, Method
 from counterpoise.nets.heads import mlp
 from counterpoise.ops.checks import check_counts, check_finite, check_matrix, check_number
 from counterpoise.ops.processes import gather

@@ -22,8 +22,8 @@ from counterpoise.contrast.simclr import NTXentLoss
 from counterpoise.data import Images
 from counterpoise.data.views import to_float
 from counterpoise.errors import InputError, unknown
+from counterpoise.learners.method import ImageViews, Index, Labels, Method
 from counterpoise.measure import probe_factors
-from counterpoise.method import ImageViews, Index, Labels, Method
 from counterpoise.nets import embed
 from counterpoise.nets.constants import ExactConstants
 from counterpoise.nets.heads import mlp

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from counterpoise.contrast.supcon import supcon
 from counterpoise.data import Images
 from counterpoise.errors import InputError, unknown
-from counterpoise.method import ImageViews, Index, Labels, Method
+from counterpoise.learners.method import ImageViews, Index, Labels, Method
 from counterpoise.nets import embed
 from counterpoise.nets.heads import mlp
 from counterpoise.ops.checks import (

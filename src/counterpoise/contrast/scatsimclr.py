@@ -22,8 +22,8 @@ from counterpoise.contrast.simclr import NTXentLoss
 from counterpoise.data import Images
 from counterpoise.data.views import to_float
 from counterpoise.errors import InputError, MissingExtra, unknown
+from counterpoise.learners.method import ImageViews, Index, Labels, Method
 from counterpoise.measure import probe_factors
-from counterpoise.method import ImageViews, Index, Labels, Method
 from counterpoise.nets import embed
 from counterpoise.nets.heads import linear, mlp
 from counterpoise.ops.checks import check_counts, check_finite, check_integers, check_number

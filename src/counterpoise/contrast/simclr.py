@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from counterpoise.method import ImageViews, Index, Labels, Method
+from counterpoise.learners.method import ImageViews, Index, Labels, Method
 from counterpoise.nets.heads import mlp
 from counterpoise.ops.checks import check_counts, check_matrix, check_number, check_same_shape
 from counterpoise.ops.processes import gather, row_numbers

@@ -13,7 +13,7 @@ from jaxtyping import Float, Integer
 from torch import Tensor, nn
 
 from counterpoise.errors import InputError
-from counterpoise.method import ImageViews, Index, Labels, Method
+from counterpoise.learners.method import ImageViews, Index, Labels, Method
 from counterpoise.nets.heads import mlp
 from counterpoise.ops.checks import check_counts, check_integers, check_matrix, check_number
 from counterpoise.ops.processes import gather, row_numbers

@@ -20,7 +20,7 @@ from counterpoise.data import Images
 from counterpoise.data.composed import WORDS, Composed, read
 from counterpoise.data.views import to_float
 from counterpoise.errors import InputError
-from counterpoise.method import ImageViews, Index, Labels, Method
+from counterpoise.learners.method import ImageViews, Index, Labels, Method
 from counterpoise.nets import embed
 from counterpoise.nets.heads import linear, mlp
 from counterpoise.ops.checks import check_matrix, check_number, check_same_shape

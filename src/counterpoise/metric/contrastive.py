@@ -11,7 +11,7 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from counterpoise.method import Labels
+from counterpoise.learners.method import Labels
 from counterpoise.metric.learner import MetricLearner, check_pairs, pml
 from counterpoise.ops.checks import check_number
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from counterpoise.data import Images
 from counterpoise.errors import InputError, MissingExtra
-from counterpoise.method import ImageViews, Index, Labels, Method
+from counterpoise.learners.method import ImageViews, Index, Labels, Method
 from counterpoise.nets.heads import linear
 from counterpoise.ops.checks import check_integers, check_number
 from counterpoise.ops.processes import exchange, gather, is_first

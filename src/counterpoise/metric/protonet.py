@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from counterpoise.errors import InputError
-from counterpoise.method import Labels
+from counterpoise.learners.method import Labels
 from counterpoise.metric.learner import MetricLearner
 from counterpoise.ops.checks import check_integers, check_matrix, check_number
 from counterpoise.ops.processes import gather

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from counterpoise.data import Images
 from counterpoise.data.views import to_float
 from counterpoise.errors import InputError, unknown
-from counterpoise.method import ImageViews, Index, Labels
+from counterpoise.learners.method import ImageViews, Index, Labels
 from counterpoise.metric.learner import MetricLearner
 from counterpoise.nets import embed
 from counterpoise.nets.diffusion import Schedule, UNet, ddim

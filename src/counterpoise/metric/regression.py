@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from counterpoise.errors import unknown
-from counterpoise.method import Index
+from counterpoise.learners.method import Index
 from counterpoise.metric.regressor import Inputs, Numbers, Regressor
 from counterpoise.nets.heads import linear
 from counterpoise.ops.checks import check_number

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from counterpoise.data.targets import Targets
 from counterpoise.errors import InputError
-from counterpoise.method import Index, Method
+from counterpoise.learners.method import Index, Method
 from counterpoise.ops.checks import check_finite, check_number
 
 Inputs = list[Shaped[Tensor, "batch *shape"]]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from counterpoise.data.targets import Targets
 from counterpoise.errors import InputError
-from counterpoise.method import Index
+from counterpoise.learners.method import Index
 from counterpoise.metric.regressor import Inputs, Numbers, Regressor, check_targets
 from counterpoise.ops.checks import check_matrix, check_number
 from counterpoise.ops.processes import gather, row_numbers

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from counterpoise.contrast.supcon import SupConLoss
 from counterpoise.data.targets import Targets
 from counterpoise.errors import InputError
-from counterpoise.method import Index
+from counterpoise.learners.method import Index
 from counterpoise.metric.regressor import Inputs, Numbers, Regressor, binned, ranks_of
 from counterpoise.nets.heads import mlp
 from counterpoise.ops.checks import check_number

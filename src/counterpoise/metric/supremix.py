@@ -20,11 +20,11 @@ from torch import Tensor, nn
 
 from counterpoise.data.targets import Targets
 from counterpoise.errors import InputError, unknown
-from counterpoise.method import Index
+from counterpoise.learners.method import Index
 from counterpoise.metric.regressor import Inputs, Numbers, Regressor, binned, check_targets
 from counterpoise.nets.heads import mlp
 from counterpoise.ops.checks import check_finite, check_integers, check_matrix, check_number
-from counterpoise.ops.parts import by_rows
+from counterpoise.ops.chunking import by_rows
 from counterpoise.ops.processes import gather, row_numbers
 from counterpoise.ops.similarity import unit_rows
 

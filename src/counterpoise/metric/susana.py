@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from counterpoise.data import Images
 from counterpoise.data.views import to_float
 from counterpoise.errors import InputError, unknown
-from counterpoise.method import Labels
+from counterpoise.learners.method import Labels
 from counterpoise.metric.protonet import ProtoNet, prototypes
 from counterpoise.nets import embed
 from counterpoise.ops.checks import check_finite, check_integers, check_matrix, check_number, check_same_shape

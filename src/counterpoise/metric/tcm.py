@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from counterpoise.errors import unknown
-from counterpoise.method import Labels
+from counterpoise.learners.method import Labels
 from counterpoise.metric.arcface import ArcFace
 from counterpoise.metric.contrastive import Contrastive
 from counterpoise.metric.learner import MetricLearner, ProxyLearner, check_pairs

@@ -14,7 +14,7 @@ from markupsafe import Markup
 from matplotlib.ticker import MaxNLocator
 
 from counterpoise.errors import printable
-from counterpoise.report.words import MINUS
+from counterpoise.report.formatting import MINUS
 
 COLOURS = 8
 MARKS = (

@@ -21,7 +21,7 @@ from markupsafe import Markup, escape
 
 from counterpoise.errors import InputError, printable
 from counterpoise.files import check_output, output
-from counterpoise.report import charts, pictures, words
+from counterpoise.report import charts, formatting, pictures
 
 NEEDED = ("counterpoise", "created", "command", "task", "data", "settings", "main", "metrics", "baseline", "methods")
 CURVES = {"knn": "kNN accuracy", "effective_rank": "Effective rank", "uniformity": "Uniformity"}
@@ -86,11 +86,11 @@ def _content(results: Json, folder: Path) -> Json:
     return {
         "results": results,
         "created": results["created"][:16].replace("T", " "),
-        "heading": f"{words.listed([m['label'] for m in methods])} on {results['data']['name']}",
-        "seeds": words.seeds({len(m["runs"]) for m in methods}),
-        "answer": words.answer(results),
+        "heading": f"{formatting.listed([m['label'] for m in methods])} on {results['data']['name']}",
+        "seeds": formatting.seeds({len(m["runs"]) for m in methods}),
+        "answer": formatting.answer(results),
         "compared": sum(m["label"] != results["baseline"] for m in methods),
-        "several_seeds": any(len(words.finished(m)) > 1 for m in methods),
+        "several_seeds": any(len(formatting.finished(m)) > 1 for m in methods),
         "metrics": metrics,
         "rows": _rows(results, metrics),
         "headline": _headline(results),
@@ -107,7 +107,7 @@ def _content(results: Json, folder: Path) -> Json:
                 "label": m["label"],
                 "title": m["title"],
                 "values": [f"{name} = {_plain(value)}" for name, value in m["arguments"].items()],
-                "parameters": f"{done[0]['parameters']:,}" if (done := words.finished(m)) else "–",
+                "parameters": f"{done[0]['parameters']:,}" if (done := formatting.finished(m)) else "–",
             }
             for m in methods
         ],
@@ -136,7 +136,7 @@ def _plain(value: Any) -> str:
 
 def _reach(methods: Sequence[Json], name: str) -> float:
     """The largest difference or end of an interval, so that one measure's bars share an axis."""
-    differences = [found for method in methods if (found := words.difference(method, name))]
+    differences = [found for method in methods if (found := formatting.difference(method, name))]
     ends = [abs(found[end]) for found in differences for end in ("mean", "low", "high") if found[end] is not None]
     return max(ends, default=1.0)
 
@@ -144,15 +144,15 @@ def _reach(methods: Sequence[Json], name: str) -> float:
 def _cell(method: Json, name: str, metric: Json, digits: int, reach: float) -> Json:
     """One method on one measure: its mean, and its difference from the baseline as text and as a drawing."""
     cell: Json = {"value": "–", "spread": "", "verdict": "", "bar": "", "change": "", "interval": ""}
-    if value := words.summary(method, name):
-        cell["value"] = words.number(words.scale(metric) * value["mean"], digits)
-        cell["spread"] = words.spread(value, metric, digits)
-    if found := words.difference(method, name):
-        digits = words.finer(found, metric, digits)
-        change = words.number(words.scale(metric) * found["mean"], digits, sign=True)
-        interval = "no interval" if found["low"] is None else words.interval(found, metric, digits)
-        verdict = words.verdict(found, metric)
-        says = f"{metric['title']}: {change}{words.unit(metric)}, 95 % interval {interval}, {verdict}"
+    if value := formatting.summary(method, name):
+        cell["value"] = formatting.number(formatting.scale(metric) * value["mean"], digits)
+        cell["spread"] = formatting.spread(value, metric, digits)
+    if found := formatting.difference(method, name):
+        digits = formatting.finer(found, metric, digits)
+        change = formatting.number(formatting.scale(metric) * found["mean"], digits, sign=True)
+        interval = "no interval" if found["low"] is None else formatting.interval(found, metric, digits)
+        verdict = formatting.verdict(found, metric)
+        says = f"{metric['title']}: {change}{formatting.unit(metric)}, 95 % interval {interval}, {verdict}"
         bar = charts.interval(found["mean"], found["low"], found["high"], reach, verdict, says)
         cell |= {"verdict": verdict, "bar": bar, "change": change, "interval": interval}
     return cell
@@ -160,11 +160,11 @@ def _cell(method: Json, name: str, metric: Json, digits: int, reach: float) -> J
 
 def _rows(results: Json, metrics: Json) -> list[Json]:
     methods = results["methods"]
-    axes = {name: (words.column_digits(methods, name, m), _reach(methods, name)) for name, m in metrics.items()}
+    axes = {name: (formatting.column_digits(methods, name, m), _reach(methods, name)) for name, m in metrics.items()}
     rows = []
     for i, method in enumerate(methods):
-        done = words.finished(method)
-        seconds, memory = words.summary(method, "seconds"), words.summary(method, "memory_mb")
+        done = formatting.finished(method)
+        seconds, memory = formatting.summary(method, "seconds"), formatting.summary(method, "memory_mb")
         rows.append(
             {
                 "series": i,
@@ -173,11 +173,11 @@ def _rows(results: Json, metrics: Json) -> list[Json]:
                 "labels": method["labels"],
                 "baseline": method["label"] == results["baseline"],
                 "cells": [_cell(method, name, metric, *axes[name]) for name, metric in metrics.items()],
-                "seconds": words.duration(seconds["mean"]) if seconds else "–",
+                "seconds": formatting.duration(seconds["mean"]) if seconds else "–",
                 "memory": f"{memory['mean']:,.0f} MB" if memory else "–",
-                "finished": f"{len(done)} of {words.seeds([len(method['runs'])])}",
+                "finished": f"{len(done)} of {formatting.seeds([len(method['runs'])])}",
                 "failed": [(run["status"], run["seed"], run["error"]) for run in method["runs"] if run not in done],
-                "warnings": [(words.numbered(seeds), warning) for seeds, warning in words.warned(done)],
+                "warnings": [(formatting.numbered(seeds), warning) for seeds, warning in formatting.warned(done)],
             }
         )
     return rows
@@ -186,8 +186,8 @@ def _rows(results: Json, metrics: Json) -> list[Json]:
 def _headline(results: Json) -> list[Json]:
     """The main measure's differences alone, drawn large beside the answer."""
     name, metric = results["main"], results["metrics"][results["main"]]
-    methods = [method for method in results["methods"] if words.difference(method, name)]
-    reach, digits = _reach(methods, name), words.column_digits(results["methods"], name, metric)
+    methods = [method for method in results["methods"] if formatting.difference(method, name)]
+    reach, digits = _reach(methods, name), formatting.column_digits(results["methods"], name, metric)
     return [{"label": method["label"]} | _cell(method, name, metric, digits, reach) for method in methods]
 
 
@@ -196,12 +196,14 @@ def _headline(results: Json) -> list[Json]:
 
 def _groups(methods: Sequence[Json]) -> list[Json]:
     """One chart a group of classes: each method's mean accuracy and its seeds."""
-    names = list(dict.fromkeys(name for m in methods for run in words.finished(m) for name in run.get("groups") or {}))
+    names = list(
+        dict.fromkeys(name for m in methods for run in formatting.finished(m) for name in run.get("groups") or {})
+    )
     found = []
     for name in names:
         rows = []
         for i, method in enumerate(methods):
-            values = [words.finite((run.get("groups") or {}).get(name)) for run in words.finished(method)]
+            values = [formatting.finite((run.get("groups") or {}).get(name)) for run in formatting.finished(method)]
             if seeds := [value for value in values if value is not None]:
                 rows.append(charts.Bar(i, method["label"], statistics.fmean(seeds), seeds))
         if rows:
@@ -217,7 +219,7 @@ def _classes(results: Json) -> Json | None:
     order = sorted(range(len(counts)), key=lambda k: -counts[k])
     accuracies: list[tuple[str, list[float | None]]] = []
     for method in methods:
-        runs = [run["per_class"] for run in words.finished(method) if run.get("per_class")]
+        runs = [run["per_class"] for run in formatting.finished(method) if run.get("per_class")]
         accuracies.append((method["label"], [_mean(run[k] for run in runs) for k in order]))
     if all(value is None for _, values in accuracies for value in values):
         return None
@@ -230,16 +232,16 @@ def _classes(results: Json) -> Json | None:
 
 
 def _mean(values: Iterable[Any]) -> float | None:
-    found = [number for value in values if (number := words.finite(value)) is not None]
+    found = [number for value in values if (number := formatting.finite(value)) is not None]
     return statistics.fmean(found) if found else None
 
 
 def _line(series: int, method: Json, quantity: str, scale: int) -> charts.Line | None:
     """A quantity over epochs: mean, lowest and highest of the finished seeds."""
     seen: dict[int, list[float]] = {}
-    for run in words.finished(method):
+    for run in formatting.finished(method):
         for point in run.get("curve") or []:
-            if (value := words.finite(point.get(quantity))) is not None:
+            if (value := formatting.finite(point.get(quantity))) is not None:
                 seen.setdefault(point["epoch"], []).append(scale * value)
     if not seen:
         return None
@@ -249,8 +251,10 @@ def _line(series: int, method: Json, quantity: str, scale: int) -> charts.Line |
 
 
 def _chart(found: Sequence[charts.Line], title: str, unit: str = "", width: int = 340, over: str = "epoch") -> Json:
-    digits = 1 if unit else words.figures(abs(y) for line in found for y in line.mean)
-    ends = [(line.label, *(words.number(y, digits) + unit for y in (line.mean[0], line.mean[-1]))) for line in found]
+    digits = 1 if unit else formatting.figures(abs(y) for line in found for y in line.mean)
+    ends = [
+        (line.label, *(formatting.number(y, digits) + unit for y in (line.mean[0], line.mean[-1]))) for line in found
+    ]
     says = ", ".join(f"{label} from {first} to {last}" for label, first, last in ends)
     counted = "epochs" if over == "epoch" else over
     return {"title": title, "chart": charts.lines(found, unit, f"{title} over {counted}: {says}", width, over)}
@@ -288,7 +292,7 @@ def _line_at_k(series: int, method: Json, names: dict[int, str]) -> charts.Line 
     """A measure over k: mean, lowest and highest of the finished seeds."""
     found = {}
     for k, name in sorted(names.items()):
-        values = [words.finite(run["metrics"].get(name)) for run in words.finished(method)]
+        values = [formatting.finite(run["metrics"].get(name)) for run in formatting.finished(method)]
         if seen := [100 * value for value in values if value is not None]:
             found[float(k)] = seen
     if not found:
@@ -303,7 +307,7 @@ def _meanings(metrics: Json) -> list[tuple[str, str]]:
     for metric in metrics.values():
         if metric.get("meaning"):
             titles.setdefault(metric["meaning"], []).append(metric["title"])
-    return [(words.listed(names), meaning) for meaning, names in titles.items()]
+    return [(formatting.listed(names), meaning) for meaning, names in titles.items()]
 
 
 def _losses(methods: Sequence[Json]) -> list[Json]:
@@ -322,7 +326,7 @@ def _pictures(results: Json, folder: Path) -> Json:
     found: list[Json] = []
     left_out: list[str] = []
     for method in results["methods"]:
-        label, done = method["label"], words.finished(method)
+        label, done = method["label"], formatting.finished(method)
         if not done:
             left_out.append(f"{label}: no seed finished")
             continue

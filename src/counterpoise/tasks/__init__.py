@@ -7,9 +7,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from counterpoise import catalogue
 from counterpoise.errors import InputError, unknown
 from counterpoise.files import read_json
+from counterpoise.registry import catalogue
 
 TASKS = ("pretrain", "retrieve", "few-shot", "compose", "regress", "graph", "measure")
 

@@ -23,7 +23,7 @@ from counterpoise.ops.checks import check_integers, check_matrix, check_number
 from counterpoise.ops.neighbours import nearest_in_parts
 from counterpoise.tasks import images
 from counterpoise.tasks.images import Prepared, facts
-from counterpoise.tasks.runs import EFFECTIVE_RANK, UNIFORMITY, Metric, Run, load_once
+from counterpoise.training.run import EFFECTIVE_RANK, UNIFORMITY, Metric, Run, load_once
 
 __all__ = ["BASELINE", "MAIN", "METRICS", "SHOWN", "check", "execute", "facts", "score"]
 

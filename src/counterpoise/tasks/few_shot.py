@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from counterpoise.data.views import to_float
+from counterpoise.learners.method import Method
 from counterpoise.measure import effective_rank, few_shot_accuracy
-from counterpoise.method import Method
 from counterpoise.nets import embed
 from counterpoise.tasks import images
 from counterpoise.tasks.images import Prepared, facts
-from counterpoise.tasks.runs import EFFECTIVE_RANK, Metric, Run
 from counterpoise.tasks.unseen import check_counts, images_of
+from counterpoise.training.run import EFFECTIVE_RANK, Metric, Run
 
 __all__ = ["BASELINE", "MAIN", "METRICS", "SHOWN", "check", "execute", "facts", "score"]
 

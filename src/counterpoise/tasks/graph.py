@@ -21,15 +21,15 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import adjusted_rand_score, f1_score, normalized_mutual_info_score
 from sklearn.preprocessing import StandardScaler
 
-from counterpoise import catalogue
-from counterpoise.arguments import describe
 from counterpoise.data.graphs import load_graph
 from counterpoise.errors import InputError, unknown
 from counterpoise.files import written
-from counterpoise.fitting import make_logger
 from counterpoise.ops.checks import check_integers, check_matrix
 from counterpoise.ops.clusters import kmeans
-from counterpoise.tasks.runs import Metric, Run, Settings, load_once, run_once
+from counterpoise.registry import catalogue
+from counterpoise.registry.arguments import describe
+from counterpoise.training.run import Metric, Run, Settings, load_once, run_once
+from counterpoise.training.trainer import make_logger
 
 METRICS = {
     "macro_f1": Metric("macro F1"),
@@ -138,7 +138,7 @@ def execute(
     Args:
         run: what is to be run.
         folder: of this run alone.
-        loggers: where the losses go besides; see `fitting.make_logger`.
+        loggers: where the losses go besides; see `trainer.make_logger`.
         progress: show a progress bar.
         callbacks: further Lightning callbacks.
 

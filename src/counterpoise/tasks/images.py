@@ -18,20 +18,21 @@ from lightning.pytorch.callbacks import Callback
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from counterpoise import __version__, catalogue
-from counterpoise.arguments import describe
+from counterpoise import __version__
 from counterpoise.data import Images, load, make_imperfect
 from counterpoise.data.images import fair_sample, joined
 from counterpoise.data.views import Views, to_float
 from counterpoise.errors import InputError, first_few, printable, unknown
 from counterpoise.files import read_json, written
-from counterpoise.fitting import OnlineProbe, Team, check_images, fit
-from counterpoise.launching import launch, node
+from counterpoise.learners.method import Method
 from counterpoise.measure.undertraining import few_steps, flat_probe, poor_shape
-from counterpoise.method import Method
 from counterpoise.nets import backbone, embed
 from counterpoise.ops.processes import exchanging
-from counterpoise.tasks.runs import Run, Settings, load_once, processor_threads, run_once
+from counterpoise.registry import catalogue
+from counterpoise.registry.arguments import describe
+from counterpoise.training.launch import launch, node
+from counterpoise.training.run import Run, Settings, load_once, processor_threads, run_once
+from counterpoise.training.trainer import OnlineProbe, Team, check_images, fit
 
 NEIGHBOURS = 20
 HELD_OUT = 200  # labelled images per class for the probes; fewer where a fifth of the class is less
@@ -236,7 +237,7 @@ def train_and_score(
         score: of the trained method: from its images and its features of the test images to `metrics`, `groups`,
             `per_class` and `diagnostics`.
         source: gives the run's images.
-        loggers: where the curve goes besides; see `fitting.fit`.
+        loggers: where the curve goes besides; see `trainer.fit`.
         progress: show a progress bar.
         callbacks: further Lightning callbacks.
 

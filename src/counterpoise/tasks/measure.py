@@ -9,10 +9,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from counterpoise import catalogue
-from counterpoise.arguments import describe
 from counterpoise.errors import InputError, unknown
-from counterpoise.tasks.runs import Metric, Run, run_once
+from counterpoise.registry import catalogue
+from counterpoise.registry.arguments import describe
+from counterpoise.training.run import Metric, Run, run_once
 
 METRICS: dict[str, Metric] = {}  # each study has its own
 SHOWN: dict[str, str] = {}

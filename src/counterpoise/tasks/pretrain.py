@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from counterpoise.data import Images
 from counterpoise.data.images import fair_sample
 from counterpoise.data.views import to_float
+from counterpoise.learners.method import Method
 from counterpoise.measure import (
     accuracy,
     alignment,
@@ -31,10 +32,9 @@ from counterpoise.measure import (
     tolerance,
     uniformity,
 )
-from counterpoise.method import Method
 from counterpoise.nets import embed
 from counterpoise.tasks.images import NEIGHBOURS, Prepared, check, facts, train_and_score
-from counterpoise.tasks.runs import EFFECTIVE_RANK, UNIFORMITY, Metric, Run
+from counterpoise.training.run import EFFECTIVE_RANK, UNIFORMITY, Metric, Run
 
 __all__ = ["BASELINE", "MAIN", "METRICS", "SHOWN", "check", "execute", "facts", "score"]
 

@@ -23,18 +23,18 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
-from counterpoise import catalogue
-from counterpoise.arguments import describe
 from counterpoise.data.targets import Targets, TargetSplits, load_targets
 from counterpoise.data.views import Views
 from counterpoise.errors import InputError, unknown
-from counterpoise.fitting import check_images, fit
 from counterpoise.measure import collapse, effective_rank
 from counterpoise.measure.undertraining import few_steps
 from counterpoise.nets import backbone, embed
 from counterpoise.nets.heads import mlp
+from counterpoise.registry import catalogue
+from counterpoise.registry.arguments import describe
 from counterpoise.tasks.images import keep_encoder
-from counterpoise.tasks.runs import EFFECTIVE_RANK, Metric, Run, Settings, load_once, run_once
+from counterpoise.training.run import EFFECTIVE_RANK, Metric, Run, Settings, load_once, run_once
+from counterpoise.training.trainer import check_images, fit
 
 METRICS = {
     "mae": Metric("mean absolute error", "lower", percent=False),
@@ -159,7 +159,7 @@ def execute(
     Args:
         run: what is to be run.
         folder: of this run alone; gets the checkpoint, the curve and the encoder.
-        loggers: where the curve goes besides; see `fitting.fit`.
+        loggers: where the curve goes besides; see `trainer.fit`.
         progress: show a progress bar.
         callbacks: further Lightning callbacks.
 

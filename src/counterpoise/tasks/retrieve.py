@@ -14,15 +14,15 @@ import torch
 from torch import Tensor
 
 from counterpoise.data.views import to_float
+from counterpoise.learners.method import Method
 from counterpoise.measure import effective_rank, uniformity
 from counterpoise.measure.opis import epsilon_opis, opis, utility_curves
 from counterpoise.measure.retrieval import clustering_nmi, retrieval
-from counterpoise.method import Method
 from counterpoise.nets import embed
 from counterpoise.tasks import images
 from counterpoise.tasks.images import Prepared, facts
-from counterpoise.tasks.runs import EFFECTIVE_RANK, UNIFORMITY, Metric, Run
 from counterpoise.tasks.unseen import check_counts, images_of
+from counterpoise.training.run import EFFECTIVE_RANK, UNIFORMITY, Metric, Run
 
 __all__ = ["BASELINE", "MAIN", "METRICS", "SHOWN", "check", "execute", "facts", "score"]
 

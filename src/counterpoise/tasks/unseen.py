@@ -13,7 +13,7 @@ from counterpoise.data.images import joined
 from counterpoise.errors import InputError
 from counterpoise.measure import stratified_split
 from counterpoise.tasks.images import Prepared
-from counterpoise.tasks.runs import Run, load_once
+from counterpoise.training.run import Run, load_once
 
 
 def images_of(run: Run) -> Prepared:

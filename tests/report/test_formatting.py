@@ -3,7 +3,7 @@
 import pytest
 
 from counterpoise.report import answer
-from counterpoise.report.words import column_digits, finer, number, spread, verdict
+from counterpoise.report.formatting import column_digits, finer, number, spread, verdict
 
 ACCURACY = {"title": "kNN accuracy", "better": "higher", "percent": True}
 ALIGNMENT = {"title": "Alignment", "better": "lower", "percent": False}

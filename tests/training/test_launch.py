@@ -15,11 +15,11 @@ import torch
 from safetensors.torch import load_file
 
 from counterpoise.errors import InputError, ProcessLost
-from counterpoise.fitting import Share, Shuffle, Team
-from counterpoise.launching import launch
-from counterpoise.method import Method
+from counterpoise.learners.method import Method
 from counterpoise.nets import backbone
-from counterpoise.tasks.runs import Settings
+from counterpoise.training.launch import launch
+from counterpoise.training.run import Settings
+from counterpoise.training.trainer import Share, Shuffle, Team
 
 pytestmark = pytest.mark.slow
 TRAIN = ["train", "--method", "isogclr", "--data", "digits", "--batch-size", "128", "--device", "cpu", "--quiet"]

@@ -15,25 +15,25 @@ from PIL import Image
 from rich.console import Console
 
 import counterpoise
-from counterpoise import comparison, training
-from counterpoise.comparison import (
+from counterpoise.commands.compare import (
     Arm,
     choose_baseline,
     command_line,
     differences,
     parse_arms,
-    run_folder,
     table,
     write_csv,
 )
 from counterpoise.contrast.dcl import DCL
+from counterpoise.engine import execute, pool
+from counterpoise.engine.pool import run_folder
 from counterpoise.errors import InputError
 from counterpoise.files import LOCK
-from counterpoise.fitting import read_checkpoint
 from counterpoise.tasks import retrieve
 from counterpoise.tasks.images import images_of
 from counterpoise.tasks.pretrain import METRICS
-from counterpoise.tasks.runs import Run, Settings
+from counterpoise.training.run import Run, Settings
+from counterpoise.training.trainer import read_checkpoint
 
 QUICK = {"epochs": 1, "batch_size": 64, "device": "cpu"}
 
@@ -308,7 +308,7 @@ def stopping_at(run_number):
         calls.append(given)
         if len(calls) == run_number:
             raise KeyboardInterrupt
-        return training.carry_out(*given, **options)
+        return execute.carry_out(*given, **options)
 
     return carry_out
 
@@ -316,7 +316,7 @@ def stopping_at(run_number):
 def test_what_is_done_at_a_stop_is_reported_as_incomplete_and_the_next_call_goes_on(tmp_path, monkeypatch, capsys):
     methods, out = ["simclr", "dcl", "moco"], {"out": str(tmp_path), "seeds": 1, **QUICK}
     with monkeypatch.context() as patch:
-        patch.setattr(comparison, "carry_out", stopping_at(3))
+        patch.setattr(pool, "carry_out", stopping_at(3))
         with pytest.raises(KeyboardInterrupt):
             counterpoise.compare(methods, "digits", **out)
     content = json.loads((tmp_path / "results.json").read_text())
@@ -327,7 +327,7 @@ def test_what_is_done_at_a_stop_is_reported_as_incomplete_and_the_next_call_goes
     assert content["incomplete"] in page
     assert "Stopped, seed 0:" in page
     with monkeypatch.context() as patch:  # a run that an earlier call has done is done, whether it was reached or not
-        patch.setattr(comparison, "carry_out", stopping_at(1))
+        patch.setattr(pool, "carry_out", stopping_at(1))
         with pytest.raises(KeyboardInterrupt):
             counterpoise.compare(methods, "digits", **out)
     assert json.loads((tmp_path / "results.json").read_text())["methods"] == content["methods"]
@@ -338,7 +338,7 @@ def test_what_is_done_at_a_stop_is_reported_as_incomplete_and_the_next_call_goes
 
 
 def test_a_stop_before_any_run_is_done_leaves_no_report(tmp_path, monkeypatch):
-    monkeypatch.setattr(comparison, "carry_out", stopping_at(1))
+    monkeypatch.setattr(pool, "carry_out", stopping_at(1))
     with pytest.raises(KeyboardInterrupt):
         counterpoise.compare(["simclr"], "digits", out=str(tmp_path), seeds=1, quiet=True, **QUICK)
     assert not (tmp_path / "results.json").exists()
@@ -377,7 +377,7 @@ def test_a_comparison_in_which_everything_fails_still_reports(tmp_path, monkeypa
 @pytest.mark.slow
 def test_jobs_survive_a_process_that_dies(tmp_path, monkeypatch):
     """In worker processes a method kills its process; its rows fail, the other method's are as without it."""
-    monkeypatch.setattr(comparison, "_attempt", _attempt_or_die)
+    monkeypatch.setattr(pool, "attempt", _attempt_or_die)
     results = counterpoise.compare(
         ["dcl", "simclr"], "digits", seeds=2, jobs=2, out=str(tmp_path / "o"), quiet=True, **QUICK
     )
@@ -389,10 +389,10 @@ def test_jobs_survive_a_process_that_dies(tmp_path, monkeypatch):
 def _attempt_or_die(run, folder, callbacks=()):
     if run.method == "dcl":
         os.kill(os.getpid(), signal.SIGKILL)
-    return comparison_attempt(run, folder, callbacks)
+    return attempt_run(run, folder, callbacks)
 
 
-comparison_attempt = comparison._attempt
+attempt_run = pool.attempt
 
 
 def results_without_clock(folder):

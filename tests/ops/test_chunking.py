@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from counterpoise.ops.parts import by_rows, reduce_similarities
+from counterpoise.ops.chunking import by_rows, reduce_similarities
 
 
 def softened(x, numbers, y, scale):
@@ -62,7 +62,7 @@ def test_float32_within_autocast():
 @pytest.mark.parametrize("heads", [(), (2,)])
 @pytest.mark.parametrize("table", [1, 30, 1 << 20])
 def test_of_similarities_head_by_head_without_those_of_equal_number(heads, table, monkeypatch):
-    monkeypatch.setattr("counterpoise.ops.parts.TABLE", table)
+    monkeypatch.setattr("counterpoise.ops.chunking.TABLE", table)
     x, y = (torch.randn(n, *heads, 4, dtype=torch.float64, requires_grad=True) for n in (7, 5))
     numbers, others = torch.arange(7) % 3, torch.arange(5)
     for n in range(7):

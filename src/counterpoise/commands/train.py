@@ -8,21 +8,28 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from counterpoise import catalogue, tasks
-from counterpoise.arguments import check_value, describe, plain
+from counterpoise import tasks
 from counterpoise.data.state import State, changed_files, data_state, state_key
+from counterpoise.engine.execute import carry_out
 from counterpoise.errors import InputError
-from counterpoise.files import check_output_folder, check_writable, locked, make_output_folder, read_json, write_json
-from counterpoise.fitting import CHECKPOINT, check_loggers
-from counterpoise.launching import node
+from counterpoise.files import (
+    check_output_folder,
+    locked,
+    make_output_folder,
+    read_json,
+    short_name,
+    write_json,
+)
 from counterpoise.ops.checks import check_number
+from counterpoise.registry import catalogue
+from counterpoise.registry.arguments import as_words, check_arguments, plain
 from counterpoise.tasks import images
-from counterpoise.tasks.runs import Run, Settings, begin
 from counterpoise.terminal import make_console
+from counterpoise.training.launch import node
+from counterpoise.training.run import Run, Settings
+from counterpoise.training.trainer import CHECKPOINT, check_loggers
 
 LARGEST_SEED = 2**32 - 1
-KEPT = {"config.json": {"method", "settings"}, "result.json": {"status", "metrics", "warnings", "shape"}}
-"""What a run's files hold, at the least."""
 
 
 def train(
@@ -53,7 +60,7 @@ def train(
         out: folder of the run; by default "counterpoise-out/train-METHOD-DATA-SEED".
         loggers: where the curve goes besides `curve.csv`: any of "tensorboard", "wandb", "mlflow".
         quiet: show no progress bar.
-        **options: the method's own arguments, and any of `counterpoise.tasks.runs.Settings`: backbone, size,
+        **options: the method's own arguments, and any of `counterpoise.training.run.Settings`: backbone, size,
             epochs, batch_size, and so on.
 
     Returns:
@@ -64,7 +71,7 @@ def train(
     """
     source, target, seed, options = plain(data), plain(out), plain(seed), plain(options)
     imperfect, loggers = as_words("imperfect", imperfect), as_words("loggers", loggers)
-    check_arguments("training", "train", method=method, data=source, out=target)
+    check_arguments("commands.train", "train", method=method, data=source, out=target)
     check_number("seed", seed, at_least=0, at_most=LARGEST_SEED, whole=True)
     check_loggers(loggers)
     slug = catalogue.find(method).slug
@@ -87,43 +94,6 @@ def train(
         return {**carry_out(run, folder, loggers=loggers, progress=not quiet), "folder": str(folder)}
 
 
-def as_words(name: str, given: Any) -> tuple[str, ...]:
-    """Several words as a tuple; one by itself is taken for such, too.
-
-    Raises:
-        InputError: for anything else.
-
-    >>> as_words("imperfect", "long-tail=10"), as_words("loggers", ["wandb", "mlflow"])
-    (('long-tail=10',), ('wandb', 'mlflow'))
-    """
-    words = [given] if isinstance(given, str) else plain(given)
-    if not isinstance(words, (list, tuple)) or not all(isinstance(word, str) for word in words):
-        raise InputError(f"{name}: expected texts, got {given!r}")
-    return tuple(words)
-
-
-def check_arguments(module: str, name: str, **given: Any) -> None:
-    """Refuse arguments of a function or class that are of another kind than it takes; unknown ones are passed over.
-
-    >>> check_arguments("contrast.simclr", "SimCLR", temperature="warm")
-    Traceback (most recent call last):
-    counterpoise.errors.InputError: temperature: expected a number, got 'warm'
-    """
-    for argument in describe(module, name).arguments:
-        if argument.name in given:
-            check_value(argument, given[argument.name])
-
-
-def short_name(data: str) -> str:
-    """What a folder of results is called after: a name, or the last part of a path.
-
-    >>> short_name("fashion-mnist:full"), short_name("photos/garden/")
-    ('fashion-mnist-full', 'garden')
-    """
-    path = Path(data).expanduser()
-    return (path.resolve().name if path.exists() else path.name).replace(":", "-") or "root"
-
-
 def _keep_state(folder: Path, data: str, state: State) -> None:
     """Write down the state of the files that a run learns from; refuse to go on where they have changed since."""
     path = folder / "data.json"
@@ -133,41 +103,3 @@ def _keep_state(folder: Path, data: str, state: State) -> None:
         raise InputError(f"{data}: is not as it was when the run in {folder} began ({change}); choose another folder")
     if state:
         write_json(path, state)
-
-
-def carry_out(run: Run, folder: Path, **options: Any) -> dict[str, Any]:
-    """The task's `execute`, in a folder whose files were not damaged since an earlier call wrote them.
-
-    Raises:
-        InputError: as `execute` does; for a damaged file, it says what to delete.
-    """
-    for name, needed in KEPT.items():
-        if (folder / name).exists():
-            _check_kept(folder / name, needed)
-    begin(run, folder)
-    try:
-        result = tasks.find(run.task).execute(run, folder, **options)
-    except InputError:
-        raise
-    except Exception:  # libraries make errors of many kinds out of a disk that is full or gone
-        _check_there(folder)
-        check_writable(folder)
-        raise
-    _check_there(folder)
-    return result
-
-
-def _check_there(folder: Path) -> None:
-    if not (folder / "config.json").exists():
-        (folder / "result.json").unlink(missing_ok=True)  # not all that belongs to it is there
-        raise InputError(f"{folder}: was removed while its run went on; delete what is left of it and start again")
-
-
-def _check_kept(path: Path, needed: set[str]) -> None:
-    remedy = f"delete {path} to score the run again" if path.name == "result.json" else f"delete {path.parent}"
-    try:
-        content = read_json(path)
-    except InputError as error:
-        raise InputError(f"{error}; {remedy}") from error
-    if not isinstance(content, dict) or not needed <= content.keys():
-        raise InputError(f"{path}: expected an object with {', '.join(sorted(needed))}; {remedy}")

@@ -10,10 +10,18 @@ from counterpoise.contrast.simclr import SimCLR
 from counterpoise.data import Images
 from counterpoise.data.views import Views
 from counterpoise.errors import Diverged, InputError, MissingExtra
-from counterpoise.fitting import CHECKPOINT, OnlineProbe, Shuffle, check_precision, fit, make_logger, read_checkpoint
-from counterpoise.method import warmup_cosine
+from counterpoise.learners.method import warmup_cosine
 from counterpoise.nets import backbone
 from counterpoise.ops.checks import check_lengths
+from counterpoise.training.trainer import (
+    CHECKPOINT,
+    OnlineProbe,
+    Shuffle,
+    check_precision,
+    fit,
+    make_logger,
+    read_checkpoint,
+)
 
 
 @pytest.fixture(scope="module")
@@ -349,7 +357,7 @@ def test_a_batch_too_small_for_its_processes_is_refused(images, tmp_path):
 
 
 def test_what_lightning_puts_in_the_place_of_an_option_is_refused(images, tmp_path, monkeypatch):
-    monkeypatch.setattr("counterpoise.fitting.check_precision", lambda *_: None)
+    monkeypatch.setattr("counterpoise.training.trainer.check_precision", lambda *_: None)
     with pytest.raises(InputError, match="precision: asked for 16-mixed, for which Lightning takes bf16-mixed here"):
         run(tmp_path, images, epochs=1, precision="16-mixed")
 

@@ -13,13 +13,13 @@ import torch
 from rich.console import Console
 
 import counterpoise
-from counterpoise.comparison import make_settings, run_all
+from counterpoise.commands.compare import make_settings, run_all
 from counterpoise.errors import InputError, RunFailed, printable, unknown
 from counterpoise.files import make_folder, make_output_folder, write_json, written
-from counterpoise.ledger import WRITTEN_BY, Claim, Statement, declared, ledger_page, read, told
 from counterpoise.measure import interval, verdict
-from counterpoise.tasks.runs import Run
+from counterpoise.registry.ledger import WRITTEN_BY, Claim, Statement, declared, ledger_page, read, told
 from counterpoise.terminal import make_console
+from counterpoise.training.run import Run
 
 
 def claim(

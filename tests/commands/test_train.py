@@ -10,12 +10,12 @@ import torch
 from PIL import Image
 
 import counterpoise
+from counterpoise.commands.train import as_words
 from counterpoise.contrast.simclr import SimCLR
 from counterpoise.errors import Diverged, InputError, MissingExtra
-from counterpoise.fitting import is_harmless
 from counterpoise.tasks import pretrain
-from counterpoise.tasks.runs import differences
-from counterpoise.training import as_words
+from counterpoise.training.run import differences
+from counterpoise.training.trainer import is_harmless
 
 QUICK = {"epochs": 1, "batch_size": 8, "device": "cpu", "quiet": True, "loggers": ()}
 

@@ -3,10 +3,11 @@ import json
 import pytest
 from rich.console import Console
 
-from counterpoise import catalogue, claims
-from counterpoise.claims import judge, runs, settle
+from counterpoise import commands
+from counterpoise.commands.claim import judge, runs, settle
 from counterpoise.errors import InputError, RunFailed
-from counterpoise.ledger import Claim, Statement, declared, ledger_page, read
+from counterpoise.registry import catalogue
+from counterpoise.registry.ledger import Claim, Statement, declared, ledger_page, read
 
 CLAIM = Claim(
     "dcl",
@@ -41,7 +42,7 @@ def test_every_done_paper_has_a_claim_and_every_claim_can_run():
 
 
 def describe_method(slug):
-    from counterpoise.arguments import describe
+    from counterpoise.registry.arguments import describe
 
     paper = catalogue.find(slug)
     return describe(paper.module, paper.method).arguments
@@ -71,9 +72,9 @@ def test_a_statement_is_a_weighted_sum_seed_by_seed():
 
 @pytest.mark.slow
 def test_a_claim_is_run_recorded_and_goes_stale(tmp_path, monkeypatch):
-    monkeypatch.setattr(claims, "declared", lambda: {"dcl": CLAIM})
+    monkeypatch.setattr(commands.claim, "declared", lambda: {"dcl": CLAIM})
     folders = {"ledger": str(tmp_path / "l"), "page": str(tmp_path / "p.md"), "out": str(tmp_path / "o")}
-    (record,) = claims.claim(["dcl"], quiet=True, **folders)
+    (record,) = commands.claim.claim(["dcl"], quiet=True, **folders)
     assert record == json.loads((tmp_path / "l" / "dcl.json").read_text())
     statement = record["statements"][0]
     assert len(statement["values"]) == 2
@@ -81,11 +82,11 @@ def test_a_claim_is_run_recorded_and_goes_stale(tmp_path, monkeypatch):
     assert record["verdict"] in ("confirmed", "refuted", "inconclusive")
     assert record["arms"]["b"]["knn"]["n"] == 2
     assert not read(tmp_path / "l", CLAIM)["stale"]
-    (again,) = claims.claim(["dcl"], quiet=True, **folders)
+    (again,) = commands.claim.claim(["dcl"], quiet=True, **folders)
     assert again["statements"] == record["statements"]
     changed = Claim(**{**CLAIM.__dict__, "seeds": 3})
     assert read(tmp_path / "l", changed)["stale"]
-    claims.claim(all=True, report=True, quiet=True, **folders)
+    commands.claim.claim(all=True, report=True, quiet=True, **folders)
     page = (tmp_path / "p.md").read_text()
     assert "| [dcl](../papers/dcl.md) | " + record["verdict"] in page
     assert "stale" in ledger_page([changed], [read(tmp_path / "l", changed)])
@@ -93,16 +94,16 @@ def test_a_claim_is_run_recorded_and_goes_stale(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_a_record_stands_for_new_code_if_its_first_seed_gives_the_same_figures(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(claims, "declared", lambda: {"dcl": CLAIM})
+    monkeypatch.setattr(commands.claim, "declared", lambda: {"dcl": CLAIM})
     folders = {"ledger": str(tmp_path / "l"), "out": str(tmp_path / "o")}
-    assert claims.claim(["dcl"], verify=True, **folders) == []
+    assert commands.claim.claim(["dcl"], verify=True, **folders) == []
     assert "dcl: is not recorded yet" in capsys.readouterr().out
-    (record,) = claims.claim(["dcl"], quiet=True, **folders)
+    (record,) = commands.claim.claim(["dcl"], quiet=True, **folders)
     path = tmp_path / "l" / "dcl.json"
-    assert claims.claim(["dcl"], verify=True, **folders) == [record]
+    assert commands.claim.claim(["dcl"], verify=True, **folders) == [record]
 
     path.write_text(json.dumps({**record, "code": "of old"}))
-    (stands,) = claims.claim(["dcl"], verify=True, **folders)
+    (stands,) = commands.claim.claim(["dcl"], verify=True, **folders)
     assert {**stands, "verified": None} == {**record, "verified": None}
     assert read(tmp_path / "l", CLAIM) == {**stands, "stale": False}
     assert f"verified {stands['verified']}" in ledger_page([CLAIM], [stands | {"stale": False}])
@@ -113,7 +114,7 @@ def test_a_record_stands_for_new_code_if_its_first_seed_gives_the_same_figures(t
         ({"seeds": 7}, "dcl: is declared in another way since"),
     ):
         path.write_text(json.dumps({**record, "code": "of old", **changed}))
-        assert claims.claim(["dcl"], verify=True, **folders) == []
+        assert commands.claim.claim(["dcl"], verify=True, **folders) == []
         assert told in " ".join(capsys.readouterr().out.split())
         assert read(tmp_path / "l", CLAIM)["stale"]
 
@@ -131,6 +132,6 @@ def test_a_failed_run_gives_no_verdict(tmp_path):
 
 def test_which_claim_must_be_said():
     with pytest.raises(InputError, match=r"expected a SLUG or --all"):
-        claims.claim()
+        commands.claim.claim()
     with pytest.raises(InputError, match="did you mean 'dcl'"):
-        claims.claim(["dcll"])
+        commands.claim.claim(["dcll"])

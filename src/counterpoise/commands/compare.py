@@ -3,54 +3,41 @@
 from __future__ import annotations
 
 import csv
-import hashlib
-import json
-import multiprocessing
 import os
 import shlex
-import threading
-import traceback
-from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing, contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.callbacks import Callback
 from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
 import counterpoise
-from counterpoise import catalogue, tasks
-from counterpoise.arguments import describe, plain, read_value
+from counterpoise import tasks
 from counterpoise.data.state import data_state, state_key
-from counterpoise.errors import InputError, RunFailed, Unwritable, printable, unknown
+from counterpoise.engine.pool import Key, Result, Stopped, attempt, run_all
+from counterpoise.errors import InputError, RunFailed, printable, unknown
 from counterpoise.files import (
     check_output,
     check_output_folder,
-    locked,
     make_output_folder,
     output,
     read_json,
+    short_name,
     write_json,
-    written,
 )
-from counterpoise.fingerprint import fingerprint
-from counterpoise.fitting import resolve
-from counterpoise.launching import end_all_but, interrupts_held, node, started, take_interrupts
 from counterpoise.measure import interval, paired
 from counterpoise.ops.checks import check_number
-from counterpoise.report import answer, words, write_report
-from counterpoise.spreading import over_ray
-from counterpoise.tasks.runs import Run, Settings, processor_threads
+from counterpoise.registry import catalogue
+from counterpoise.registry.arguments import as_words, check_arguments, describe, plain, read_value
+from counterpoise.report import answer, formatting, write_report
 from counterpoise.terminal import make_console
-from counterpoise.training import as_words, carry_out, check_arguments, short_name
+from counterpoise.training.launch import node
+from counterpoise.training.run import Run, Settings, processor_threads
 
 
 @dataclass(frozen=True)
@@ -118,7 +105,7 @@ def compare(
         ray: address of a Ray cluster that the runs are spread over, or "local"; its machines must share `out` and data.
         out: folder of the results; by default "counterpoise-out/TASK-DATA".
         quiet: print neither progress nor the table.
-        **settings: any of `counterpoise.tasks.runs.Settings`: backbone, size, epochs, batch_size, and so on.
+        **settings: any of `counterpoise.training.run.Settings`: backbone, size, epochs, batch_size, and so on.
 
     Returns:
         What `results.json` holds: for each method its runs, the mean and 95 % interval of every metric, and the
@@ -130,7 +117,7 @@ def compare(
     """
     source, target, settings = plain(data), plain(out), plain(settings)
     seeds, jobs, imperfect = plain(seeds), plain(jobs), as_words("imperfect", imperfect)
-    check_arguments("comparison", "compare", data=source, task=task, baseline=baseline, ray=ray, out=target)
+    check_arguments("commands.compare", "compare", data=source, task=task, baseline=baseline, ray=ray, out=target)
     check_number("seeds", seeds, at_least=1, whole=True)
     check_number("jobs", jobs, at_least=1, whole=True)
     about_task = tasks.find(task)
@@ -154,7 +141,7 @@ def compare(
         about_task.check(runs[arm.label, 0], scored=True)
     make_output_folder(folder, "comparison")
     if node() > 0:  # this machine trains along; the first one scores, keeps and reports
-        failed = [result["error"] for run in runs.values() if (result := _attempt(run, folder))["status"] == "failed"]
+        failed = [result["error"] for run in runs.values() if (result := attempt(run, folder))["status"] == "failed"]
         if failed:
             raise RunFailed(f"{len(failed)} of {len(runs)} runs failed; the first of them: {failed[0]}")
         return {}
@@ -192,7 +179,7 @@ def report(content: dict[str, Any], folder: Path, threads: int, console: Console
         write_report(content, folder, folder / "report.html")
     console.print(table(content))
     console.print(printable(answer(content)), soft_wrap=True)
-    for line in words.warnings(content["methods"]):
+    for line in formatting.warnings(content["methods"]):
         console.print(line, soft_wrap=True)
     console.print(printable(f"report: {folder / 'report.html'}"), soft_wrap=True)
 
@@ -286,173 +273,6 @@ def command_line(
     return shlex.join(words)
 
 
-def run_folder(run: Run, folder: Path) -> Path:
-    """Where a run is kept: named by its configuration, the state of the user's files among it, and by its code."""
-    code = fingerprint([catalogue.method_source(run.method)[0], catalogue.task_source(run.task)])
-    key = json.dumps([run.config(), code], sort_keys=True)
-    return folder / "runs" / f"{run.method}-{run.seed}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
-
-
-Key = tuple[str, int]
-Result = dict[str, Any]
-Found = Generator[tuple[Key, Result], None, None]
-
-
-class Stopped(KeyboardInterrupt):
-    """Ctrl-C in the middle of runs, with the results of those that are done; the status of the others is "stopped"."""
-
-    def __init__(self, results: dict[Key, Result]):
-        super().__init__()
-        self.results = results
-
-
-def run_all(
-    runs: dict[Key, Run], folder: Path, jobs: int, console: Console, ray: str | None = None
-) -> dict[Key, Result]:
-    """Run what is not done yet; a run that fails gives a result that says so, and the others go on.
-
-    Raises:
-        InputError: if another process is running a comparison in the same folder, or what is found cannot be kept.
-        Stopped: at Ctrl-C.
-    """
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("{task.fields[now]}", markup=False),
-    )
-    results: dict[Key, Result] = {}
-    with locked(folder, "comparison"), Progress(*columns, console=console) as progress:
-        bar = progress.add_task("runs", total=len(runs), now="")
-        each = (
-            _each_on_ray(runs, folder, ray)
-            if ray
-            else _each(runs, folder, jobs, lambda now: progress.update(bar, now=printable(now)))
-        )
-        try:
-            with closing(each) as found:
-                for (label, seed), result in found:
-                    results[label, seed] = result
-                    progress.advance(bar)
-                    if result["status"] == "failed":
-                        console.print(printable(f"{label}, seed {seed} failed: {result['error']}"), soft_wrap=True)
-        except KeyboardInterrupt as stop:
-            raise Stopped({key: results.get(key) or _kept(run, folder) for key, run in runs.items()}) from stop
-    return results
-
-
-def _kept(run: Run, folder: Path) -> Result:
-    """The result of a run that an earlier call has done, or that there is none."""
-    target = run_folder(run, folder)
-    if (target / "result.json").exists():
-        return {**read_json(target / "result.json"), "folder": str(target.relative_to(folder))}
-    return {"seed": run.seed, "status": "stopped", "error": "not done when the comparison was stopped"}
-
-
-def _each(runs: dict[Key, Run], folder: Path, jobs: int, tell: Callable[[str], None]) -> Found:
-    """Results as they come; in this process, or with several jobs in processes of their own."""
-    if jobs == 1:
-        for key, run in runs.items():
-            yield key, _attempt(run, folder, (_Tell(tell, *key),))
-        return
-    pending = dict(runs)
-    with _workers(jobs) as pool:
-        futures = _submit(pool, runs, folder)
-        for future in as_completed(futures):
-            if not isinstance(future.exception(), BrokenProcessPool):
-                key = futures[future]
-                pending.pop(key)
-                yield key, future.result()
-    # A process that dies takes its pool with it. What it left unanswered runs again, each in a pool of its own, so
-    # that the run that kills its process fails alone.
-    for key, run in pending.items():
-        with _workers(1) as pool:
-            (future,) = _submit(pool, {key: run}, folder)
-            try:
-                yield key, future.result()
-            except BrokenProcessPool:
-                yield key, {"seed": key[1], "status": "failed", "error": "its process died"}
-
-
-@contextmanager
-def _workers(jobs: int) -> Iterator[ProcessPoolExecutor]:
-    """Processes for runs, which end at once where the block ends by an error or Ctrl-C."""
-    others = started()
-    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _live_with_parent) as pool:
-        try:
-            yield pool
-        except BaseException:
-            end_all_but(others)
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-
-
-def _submit(pool: ProcessPoolExecutor, runs: dict[Key, Run], folder: Path) -> dict[Future[Result], Key]:
-    with interrupts_held():  # this starts the workers
-        return {pool.submit(_attempt, run, folder): key for key, run in runs.items()}
-
-
-def _each_on_ray(runs: dict[Key, Run], folder: Path, address: str) -> Found:
-    """Results as they come from the machines of a cluster."""
-    settings = next(iter(runs.values())).settings
-    cuda = resolve(settings.device) == "cuda"
-    calls = {key: (run, folder.absolute()) for key, run in runs.items()}
-    cpus, gpus = settings.threads * settings.devices, settings.devices if cuda else 0
-    for key, result in over_ray(_attempt, calls, address, cpus, gpus):
-        if isinstance(result, Exception):
-            reason = f"{type(result).__name__}: {' '.join(str(result).split())[:200]}"
-            result = {"seed": key[1], "status": "failed", "error": reason}
-        elif result["status"] == "done" and not (folder / result["folder"] / "result.json").exists():
-            error = f"done on a machine that does not share {folder}, which all machines of the cluster must"
-            result = {"seed": key[1], "status": "failed", "error": error}
-        yield key, result
-
-
-def _live_with_parent() -> None:
-    """Ctrl-C or the parent's end, however it comes, ends a worker at once: its run goes on from its checkpoint."""
-    take_interrupts()
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
-
-
-def _attempt(run: Run, folder: Path, callbacks: Sequence[Callback] = ()) -> Result:
-    """One run's result, or what it failed with."""
-    target = run_folder(run, folder)
-    try:
-        result = carry_out(run, target, callbacks=callbacks)
-    except Unwritable:  # nor could anything else be kept
-        raise
-    except Exception as error:  # whatever a method does, the others go on
-        make_output_folder(target, "run")
-        with written(target / "error.txt") as aside:
-            aside.write_text(traceback.format_exc(), encoding="utf-8", errors="backslashreplace")
-        return {"seed": run.seed, "status": "failed", "error": f"{type(error).__name__}: {error}"}
-    (target / "error.txt").unlink(missing_ok=True)
-    return {**result, "folder": str(target.relative_to(folder))}
-
-
-class _Tell(Callback):
-    """Tells the comparison's progress bar where the running method is."""
-
-    def __init__(self, tell: Callable[[str], None], label: str, seed: int):
-        self.tell, self.name = tell, f"{label}, seed {seed}"
-
-    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        self.tell(self.name)
-
-    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-        knn = trainer.callback_metrics.get("knn")
-        told = "" if knn is None else f", kNN {float(knn):.1%}"
-        self.tell(f"{self.name}: epoch {trainer.current_epoch + 1} of {trainer.max_epochs}{told}")
-
-
 def summarise(arms: Sequence[Arm], baseline: str, results: dict[Key, Result]) -> dict[str, Any]:
     """The means and intervals of every metric for each row, and the paired differences to the baseline."""
     by_label = {
@@ -525,15 +345,15 @@ def table(content: dict[str, Any]) -> Table:
     out = Table(title=title, caption=caption, box=box.SIMPLE_HEAD, pad_edge=False)
     out.add_column("method", overflow="fold")
     shown, metrics, methods = tasks.find(content["task"]).SHOWN, content["metrics"], content["methods"]
-    digits = {name: words.column_digits(methods, name, metrics[name]) for name in shown}
+    digits = {name: formatting.column_digits(methods, name, metrics[name]) for name in shown}
     main = content["main"]
     for heading in (*shown.values(), f"{shown[main].removesuffix(' %')} less {content['baseline']}'s", "s", "MB"):
         out.add_column(Text(printable(heading)), justify="right", overflow="fold")
     for row in methods:
         failed = [run for run in row["runs"] if run["status"] == "failed"]
         summary = row["summary"]
-        cells = [words.told(words.summary(row, name), metrics[name], digits[name]) for name in shown]
-        against = words.change(words.difference(row, main), metrics[main], digits[main])
+        cells = [formatting.told(formatting.summary(row, name), metrics[name], digits[name]) for name in shown]
+        against = formatting.change(formatting.difference(row, main), metrics[main], digits[main])
         used = [f"{summary[name]['mean']:.0f}" if name in summary else "—" for name in ("seconds", "memory_mb")]
         note = f" ({len(failed)} of {len(row['runs'])} failed)" if failed else ""
         label = printable(row["label"] + ("*" if row["labels"] else "") + note)

@@ -16,7 +16,7 @@ from counterpoise.errors import InputError
 from counterpoise.tasks import load_encoder
 from counterpoise.tasks.images import encoder_metadata
 from counterpoise.tasks.pretrain import execute
-from counterpoise.tasks.runs import Run, Settings
+from counterpoise.training.run import Run, Settings
 
 
 @pytest.fixture(scope="module")

@@ -17,11 +17,14 @@ import psutil
 import torch
 from threadpoolctl import threadpool_limits
 
-from counterpoise.arguments import Argument, check_value, describe, plain
 from counterpoise.data.state import check_unchanged, data_state, state_key
 from counterpoise.errors import InputError, unknown
 from counterpoise.files import make_output_folder, read_json, write_json
-from counterpoise.fitting import (
+from counterpoise.ops.checks import check_number
+from counterpoise.ops.processes import Exchange
+from counterpoise.registry.arguments import Argument, check_value, describe, plain
+from counterpoise.training.launch import node
+from counterpoise.training.trainer import (
     CHECKPOINT,
     Precision,
     Strategy,
@@ -32,9 +35,6 @@ from counterpoise.fitting import (
     is_harmless,
     resolve,
 )
-from counterpoise.launching import node
-from counterpoise.ops.checks import check_number
-from counterpoise.ops.processes import Exchange
 
 CONTINUED = "as a run of fewer epochs, at other learning rates, so it differs from one that had all its epochs at once"
 
@@ -124,7 +124,7 @@ class Settings:
 @cache
 def _described() -> dict[str, Argument]:
     """The settings by name, with what each takes."""
-    return {argument.name: argument for argument in describe("tasks.runs", "Settings").arguments}
+    return {argument.name: argument for argument in describe("training.run", "Settings").arguments}
 
 
 @dataclass(frozen=True)

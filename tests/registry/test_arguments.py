@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from counterpoise import catalogue
-from counterpoise.arguments import Code, add_flags, collect, describe
 from counterpoise.errors import InputError
+from counterpoise.registry import catalogue
+from counterpoise.registry.arguments import Code, add_flags, collect, describe
 
 WITH_METHOD = {paper.slug: paper for paper in catalogue.select(done=True) if paper.method}
 STUDIES = [slug for slug, paper in WITH_METHOD.items() if paper.tasks[0] == "measure"]

@@ -12,10 +12,10 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from counterpoise.arguments import WORDS, Argument, describe
-from counterpoise.catalogue import Paper, find, select
 from counterpoise.errors import unknown
-from counterpoise.ledger import declared, last_result, told
+from counterpoise.registry.arguments import WORDS, Argument, describe
+from counterpoise.registry.catalogue import Paper, find, select
+from counterpoise.registry.ledger import declared, last_result, told
 
 STATES = {"done": True, "planned": False}
 

@@ -28,8 +28,8 @@ from counterpoise.data.targets import Targets
 from counterpoise.data.views import to_float
 from counterpoise.errors import InputError, MissingExtra, unknown
 from counterpoise.files import aside_of, make_folder, written
+from counterpoise.learners.method import Method, broken_parameter, diverged, divergence_named
 from counterpoise.measure import collapse, effective_rank, knn_accuracy, uniformity
-from counterpoise.method import Method, broken_parameter, diverged, divergence_named
 from counterpoise.nets import embed
 from counterpoise.ops.checks import check_number
 
@@ -84,7 +84,7 @@ def fit(
         accumulate: batches whose gradients are added up before each step of the optimiser.
         loggers: where the curve goes besides: any of "tensorboard", "wandb", "mlflow".
         device: "auto", "cpu", "cuda" or "mps".
-        team: the processes among which each batch is divided, of which this is one; see `launching.launch`.
+        team: the processes among which each batch is divided, of which this is one; see `launch.launch`.
         progress: show a progress bar.
         callbacks: further Lightning callbacks.
 

@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 from torch import nn
 
-from counterpoise import embedding
-from counterpoise.embedding import embed
+from counterpoise import commands
+from counterpoise.commands.embed import embed
 from counterpoise.errors import InputError
 
 SIDE = 4
@@ -22,7 +22,7 @@ SIDE = 4
 def encoder(monkeypatch):
     """An encoder whose features are the pixels themselves, so that a row shows which image it is of."""
     found = nn.Flatten(), {"shape": [1, SIDE, SIDE]}
-    monkeypatch.setattr(embedding, "load_encoder", lambda folder: found)
+    monkeypatch.setattr(commands.embed, "load_encoder", lambda folder: found)
 
 
 def paint(path, value=0):
@@ -154,7 +154,7 @@ def test_names_that_are_no_utf_8_can_be_told_apart(tmp_path, out):
 
 def test_no_input_and_no_file_of_a_user_is_replaced(tmp_path, monkeypatch):
     paint(tmp_path / "a.png")
-    monkeypatch.setattr(embedding, "load_all", lambda *given, **named: pytest.fail("decoded first"))
+    monkeypatch.setattr(commands.embed, "load_all", lambda *given, **named: pytest.fail("decoded first"))
     table = tmp_path / "t.csv"
     table.write_text("path,label,remark\na.png,a,by hand\n")
     (tmp_path / "link.parquet").symlink_to(table)

@@ -12,8 +12,9 @@ import pytest
 from rich.console import Console
 
 import counterpoise
-from counterpoise import catalogue, ledger, listing
+from counterpoise.commands import listing
 from counterpoise.errors import InputError
+from counterpoise.registry import catalogue, ledger
 from counterpoise.terminal import make_console
 
 SOURCE = Path(counterpoise.__file__).parent
@@ -247,7 +248,7 @@ def test_answers_without_torch(call):
     code = f"""
 import sys
 from rich.console import Console
-from counterpoise.listing import print_list, print_show
+from counterpoise.commands.listing import print_list, print_show
 {call}
 heavy = [name for name in ("torch", "numpy", "lightning", "pygments") if name in sys.modules]
 assert not heavy, heavy

@@ -21,7 +21,7 @@ import docstring_parser
 
 from counterpoise.errors import InputError, unknown
 
-PACKAGE = Path(__file__).parent
+PACKAGE = Path(__file__).parents[1]
 Reader = Callable[[str], Any]
 SCALARS: dict[str, Reader] = {"int": int, "float": float, "str": str, "bool": bool, "Path": Path}
 SEQUENCES: dict[str, Callable[..., Any]] = {"list": list, "Sequence": list, "tuple": tuple}
@@ -488,3 +488,30 @@ def _last_name(node: ast.expr) -> str:
     if isinstance(node, ast.Call):
         node = node.func
     return node.attr if isinstance(node, ast.Attribute) else getattr(node, "id", "")
+
+
+def as_words(name: str, given: Any) -> tuple[str, ...]:
+    """Several words as a tuple; one by itself is taken for such, too.
+
+    Raises:
+        InputError: for anything else.
+
+    >>> as_words("imperfect", "long-tail=10"), as_words("loggers", ["wandb", "mlflow"])
+    (('long-tail=10',), ('wandb', 'mlflow'))
+    """
+    words = [given] if isinstance(given, str) else plain(given)
+    if not isinstance(words, (list, tuple)) or not all(isinstance(word, str) for word in words):
+        raise InputError(f"{name}: expected texts, got {given!r}")
+    return tuple(words)
+
+
+def check_arguments(module: str, name: str, **given: Any) -> None:
+    """Refuse arguments of a function or class that are of another kind than it takes; unknown ones are passed over.
+
+    >>> check_arguments("contrast.simclr", "SimCLR", temperature="warm")
+    Traceback (most recent call last):
+    counterpoise.errors.InputError: temperature: expected a number, got 'warm'
+    """
+    for argument in describe(module, name).arguments:
+        if argument.name in given:
+            check_value(argument, given[argument.name])

@@ -7,8 +7,8 @@ import pytest
 
 import counterpoise
 import worlds
+from counterpoise.engine.ray import over_ray
 from counterpoise.errors import InputError, MissingExtra
-from counterpoise.spreading import over_ray
 
 QUICK = {"epochs": 1, "device": "cpu", "seeds": 2, "quiet": True}
 

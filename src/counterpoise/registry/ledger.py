@@ -16,18 +16,18 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from counterpoise import catalogue
 from counterpoise.errors import InputError
 from counterpoise.files import read_json
-from counterpoise.fingerprint import fingerprint
+from counterpoise.registry import catalogue
+from counterpoise.registry.fingerprint import fingerprint
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
-PACKAGE = Path(__file__).parent
-DECLARED = PACKAGE / "claims.toml"
+PACKAGE = Path(__file__).parents[1]
+DECLARED = Path(__file__).with_name("claims.toml")
 RESULTS = Path("results/claims")
 WRITTEN_BY = "Written by `counterpoise claim --all --report`."
 

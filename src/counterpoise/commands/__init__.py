@@ -1,0 +1,1 @@
+"""The commands, one module each: what `counterpoise COMMAND` and the function of that name do."""

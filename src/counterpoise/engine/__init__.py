@@ -1,0 +1,1 @@
+"""What executes runs: one at a time, in worker processes, or on the machines of a Ray cluster."""

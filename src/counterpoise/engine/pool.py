@@ -1,0 +1,202 @@
+"""Several runs: one after another, in worker processes, or on the machines of a Ray cluster."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import os
+import threading
+import traceback
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.callbacks import Callback
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from counterpoise.engine.execute import carry_out
+from counterpoise.engine.ray import over_ray
+from counterpoise.errors import Unwritable, printable
+from counterpoise.files import (
+    locked,
+    make_output_folder,
+    read_json,
+    written,
+)
+from counterpoise.registry import catalogue
+from counterpoise.registry.fingerprint import fingerprint
+from counterpoise.training.launch import end_all_but, interrupts_held, started, take_interrupts
+from counterpoise.training.run import Run
+from counterpoise.training.trainer import resolve
+
+
+def run_folder(run: Run, folder: Path) -> Path:
+    """Where a run is kept: named by its configuration, the state of the user's files among it, and by its code."""
+    code = fingerprint([catalogue.method_source(run.method)[0], catalogue.task_source(run.task)])
+    key = json.dumps([run.config(), code], sort_keys=True)
+    return folder / "runs" / f"{run.method}-{run.seed}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
+
+
+Key = tuple[str, int]
+Result = dict[str, Any]
+Found = Generator[tuple[Key, Result], None, None]
+
+
+class Stopped(KeyboardInterrupt):
+    """Ctrl-C in the middle of runs, with the results of those that are done; the status of the others is "stopped"."""
+
+    def __init__(self, results: dict[Key, Result]):
+        super().__init__()
+        self.results = results
+
+
+def run_all(
+    runs: dict[Key, Run], folder: Path, jobs: int, console: Console, ray: str | None = None
+) -> dict[Key, Result]:
+    """Run what is not done yet; a run that fails gives a result that says so, and the others go on.
+
+    Raises:
+        InputError: if another process is running a comparison in the same folder, or what is found cannot be kept.
+        Stopped: at Ctrl-C.
+    """
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[now]}", markup=False),
+    )
+    results: dict[Key, Result] = {}
+    with locked(folder, "comparison"), Progress(*columns, console=console) as progress:
+        bar = progress.add_task("runs", total=len(runs), now="")
+        each = (
+            _each_on_ray(runs, folder, ray)
+            if ray
+            else _each(runs, folder, jobs, lambda now: progress.update(bar, now=printable(now)))
+        )
+        try:
+            with closing(each) as found:
+                for (label, seed), result in found:
+                    results[label, seed] = result
+                    progress.advance(bar)
+                    if result["status"] == "failed":
+                        console.print(printable(f"{label}, seed {seed} failed: {result['error']}"), soft_wrap=True)
+        except KeyboardInterrupt as stop:
+            raise Stopped({key: results.get(key) or _kept(run, folder) for key, run in runs.items()}) from stop
+    return results
+
+
+def _kept(run: Run, folder: Path) -> Result:
+    """The result of a run that an earlier call has done, or that there is none."""
+    target = run_folder(run, folder)
+    if (target / "result.json").exists():
+        return {**read_json(target / "result.json"), "folder": str(target.relative_to(folder))}
+    return {"seed": run.seed, "status": "stopped", "error": "not done when the comparison was stopped"}
+
+
+def _each(runs: dict[Key, Run], folder: Path, jobs: int, tell: Callable[[str], None]) -> Found:
+    """Results as they come; in this process, or with several jobs in processes of their own."""
+    if jobs == 1:
+        for key, run in runs.items():
+            yield key, attempt(run, folder, (_Tell(tell, *key),))
+        return
+    pending = dict(runs)
+    with _workers(jobs) as pool:
+        futures = _submit(pool, runs, folder)
+        for future in as_completed(futures):
+            if not isinstance(future.exception(), BrokenProcessPool):
+                key = futures[future]
+                pending.pop(key)
+                yield key, future.result()
+    # A process that dies takes its pool with it. What it left unanswered runs again, each in a pool of its own, so
+    # that the run that kills its process fails alone.
+    for key, run in pending.items():
+        with _workers(1) as pool:
+            (future,) = _submit(pool, {key: run}, folder)
+            try:
+                yield key, future.result()
+            except BrokenProcessPool:
+                yield key, {"seed": key[1], "status": "failed", "error": "its process died"}
+
+
+@contextmanager
+def _workers(jobs: int) -> Iterator[ProcessPoolExecutor]:
+    """Processes for runs, which end at once where the block ends by an error or Ctrl-C."""
+    others = started()
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _live_with_parent) as pool:
+        try:
+            yield pool
+        except BaseException:
+            end_all_but(others)
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _submit(pool: ProcessPoolExecutor, runs: dict[Key, Run], folder: Path) -> dict[Future[Result], Key]:
+    with interrupts_held():  # this starts the workers
+        return {pool.submit(attempt, run, folder): key for key, run in runs.items()}
+
+
+def _each_on_ray(runs: dict[Key, Run], folder: Path, address: str) -> Found:
+    """Results as they come from the machines of a cluster."""
+    settings = next(iter(runs.values())).settings
+    cuda = resolve(settings.device) == "cuda"
+    calls = {key: (run, folder.absolute()) for key, run in runs.items()}
+    cpus, gpus = settings.threads * settings.devices, settings.devices if cuda else 0
+    for key, result in over_ray(attempt, calls, address, cpus, gpus):
+        if isinstance(result, Exception):
+            reason = f"{type(result).__name__}: {' '.join(str(result).split())[:200]}"
+            result = {"seed": key[1], "status": "failed", "error": reason}
+        elif result["status"] == "done" and not (folder / result["folder"] / "result.json").exists():
+            error = f"done on a machine that does not share {folder}, which all machines of the cluster must"
+            result = {"seed": key[1], "status": "failed", "error": error}
+        yield key, result
+
+
+def _live_with_parent() -> None:
+    """Ctrl-C or the parent's end, however it comes, ends a worker at once: its run goes on from its checkpoint."""
+    take_interrupts()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+def attempt(run: Run, folder: Path, callbacks: Sequence[Callback] = ()) -> Result:
+    """One run's result, or what it failed with."""
+    target = run_folder(run, folder)
+    try:
+        result = carry_out(run, target, callbacks=callbacks)
+    except Unwritable:  # nor could anything else be kept
+        raise
+    except Exception as error:  # whatever a method does, the others go on
+        make_output_folder(target, "run")
+        with written(target / "error.txt") as aside:
+            aside.write_text(traceback.format_exc(), encoding="utf-8", errors="backslashreplace")
+        return {"seed": run.seed, "status": "failed", "error": f"{type(error).__name__}: {error}"}
+    (target / "error.txt").unlink(missing_ok=True)
+    return {**result, "folder": str(target.relative_to(folder))}
+
+
+class _Tell(Callback):
+    """Tells the comparison's progress bar where the running method is."""
+
+    def __init__(self, tell: Callable[[str], None], label: str, seed: int):
+        self.tell, self.name = tell, f"{label}, seed {seed}"
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        self.tell(self.name)
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        knn = trainer.callback_metrics.get("knn")
+        told = "" if knn is None else f", kNN {float(knn):.1%}"
+        self.tell(f"{self.name}: epoch {trainer.current_epoch + 1} of {trainer.max_epochs}{told}")

@@ -1,0 +1,1 @@
+"""What trains: the classes that methods of several rooms are made of."""
