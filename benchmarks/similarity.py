@@ -22,7 +22,7 @@ from torch.profiler import ProfilerActivity, profile
 from benchmarks.measuring import RESULTS, Measured, alone, machine_line, markdown_table, repeat, write_results
 from counterpoise.contrast.simclr import nt_xent
 from counterpoise.files import written
-from counterpoise.ops.similarity import similarity_logsumexp, similarity_softmax, unit_rows
+from counterpoise.ops.similarity import normalize_rows, similarity_logsumexp, similarity_softmax
 
 DIM, TEMPERATURE, THREADS = 128, 0.1, 2
 SIZES = [256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536]
@@ -109,7 +109,7 @@ def small_ratio(batch: int, turns: int = 200) -> float:
 
 def forms(batch: int) -> dict[str, Callable[[], Tensor]]:
     """The primitive as objectives use it, on the same rows."""
-    z = unit_rows(torch.randn(2 * batch, DIM)).requires_grad_()
+    z = normalize_rows(torch.randn(2 * batch, DIM)).requires_grad_()
     row, sample = torch.arange(2 * batch), torch.arange(batch).repeat(2)
     labels, scales = torch.randint(0, 10, (2 * batch,)), 1 / (0.05 + torch.rand(2 * batch))
     weights, scale = torch.randn(2 * batch), 1 / TEMPERATURE

@@ -301,22 +301,22 @@ def test_a_data_folder_with_brackets_and_escapes_is_compared_and_shown_harmless(
 
 
 def stopping_at(run_number):
-    """`carry_out`, but Ctrl-C comes in its place at one of its calls."""
+    """`execute_run`, but Ctrl-C comes in its place at one of its calls."""
     calls = []
 
-    def carry_out(*given, **options):
+    def execute_run(*given, **options):
         calls.append(given)
         if len(calls) == run_number:
             raise KeyboardInterrupt
-        return execute.carry_out(*given, **options)
+        return execute.execute_run(*given, **options)
 
-    return carry_out
+    return execute_run
 
 
 def test_what_is_done_at_a_stop_is_reported_as_incomplete_and_the_next_call_goes_on(tmp_path, monkeypatch, capsys):
     methods, out = ["simclr", "dcl", "moco"], {"out": str(tmp_path), "seeds": 1, **QUICK}
     with monkeypatch.context() as patch:
-        patch.setattr(pool, "carry_out", stopping_at(3))
+        patch.setattr(pool, "execute_run", stopping_at(3))
         with pytest.raises(KeyboardInterrupt):
             counterpoise.compare(methods, "digits", **out)
     content = json.loads((tmp_path / "results.json").read_text())
@@ -327,7 +327,7 @@ def test_what_is_done_at_a_stop_is_reported_as_incomplete_and_the_next_call_goes
     assert content["incomplete"] in page
     assert "Stopped, seed 0:" in page
     with monkeypatch.context() as patch:  # a run that an earlier call has done is done, whether it was reached or not
-        patch.setattr(pool, "carry_out", stopping_at(1))
+        patch.setattr(pool, "execute_run", stopping_at(1))
         with pytest.raises(KeyboardInterrupt):
             counterpoise.compare(methods, "digits", **out)
     assert json.loads((tmp_path / "results.json").read_text())["methods"] == content["methods"]
@@ -338,7 +338,7 @@ def test_what_is_done_at_a_stop_is_reported_as_incomplete_and_the_next_call_goes
 
 
 def test_a_stop_before_any_run_is_done_leaves_no_report(tmp_path, monkeypatch):
-    monkeypatch.setattr(pool, "carry_out", stopping_at(1))
+    monkeypatch.setattr(pool, "execute_run", stopping_at(1))
     with pytest.raises(KeyboardInterrupt):
         counterpoise.compare(["simclr"], "digits", out=str(tmp_path), seeds=1, quiet=True, **QUICK)
     assert not (tmp_path / "results.json").exists()

@@ -9,7 +9,7 @@ from conformance.test_objectives import OBJECTIVES, agrees_under_autocast, input
 from counterpoise.measure import alignment, effective_rank, knn_accuracy, tolerance, uniformity
 from counterpoise.measure.opis import utility_curves
 from counterpoise.measure.retrieval import clustering_nmi, retrieval
-from counterpoise.ops.similarity import similarity_logsumexp, similarity_softmax, unit_rows
+from counterpoise.ops.similarity import normalize_rows, similarity_logsumexp, similarity_softmax
 from counterpoise.training.trainer import CHECKPOINT, fit, read_checkpoint
 
 pytestmark = pytest.mark.cuda
@@ -89,7 +89,7 @@ def test_a_measure_finds_the_same(measure):
 def test_sums_over_tiles_are_those_of_the_whole_matrix(scale):
     """Several tiles, the last one cut, in the device's own sizes."""
     n = 8192 + 100
-    x = unit_rows(torch.randn(n, 32, device="cuda", dtype=torch.float64)).requires_grad_()
+    x = normalize_rows(torch.randn(n, 32, device="cuda", dtype=torch.float64)).requires_grad_()
     row = torch.arange(n, device="cuda")
     found = similarity_softmax(x, scale=scale, exclude=row)
     similarities = x @ x.T
@@ -103,7 +103,7 @@ def test_sums_over_tiles_are_those_of_the_whole_matrix(scale):
 
 def test_the_matrix_of_similarities_is_not_kept():
     n = 65_536
-    x = unit_rows(torch.randn(n, 128, device="cuda")).requires_grad_()
+    x = normalize_rows(torch.randn(n, 128, device="cuda")).requires_grad_()
     torch.cuda.reset_peak_memory_stats()
     similarity_logsumexp(x, scale=10.0, exclude=torch.arange(n, device="cuda")).sum().backward()
     assert torch.cuda.max_memory_allocated() < n * n * 4 / 8

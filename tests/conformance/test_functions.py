@@ -91,7 +91,7 @@ def call(*args, **kwargs):
 # Valid calls of functions whose docstring has none that will do. Those whose own argument is a function or a network
 # must get one that takes tensors of every shape.
 CALLS = {
-    "ops.chunking.by_rows": lambda: call(lambda x, y: x * y.sum(), [torch.ones(5, 2)], [torch.ones(4, 2)], 2),
+    "ops.chunking.map_row_chunks": lambda: call(lambda x, y: x * y.sum(), [torch.ones(5, 2)], [torch.ones(4, 2)], 2),
     "ops.processes.around": lambda: call({"x": torch.ones(2)}, {"sum": torch.zeros(2)}, lambda *_: None),
     "measure.bayesian_generalization.pool_images": lambda: call(AnyMaps(), torch.rand(5, 3, 2, 2)),
     "measure.bayesian_generalization.study": lambda: call("mnist", 0),

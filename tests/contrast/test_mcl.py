@@ -305,7 +305,7 @@ def test_steps_of_several_batches_are_counted_as_steps():
     made.batches_an_epoch = 9
     made.trainer = SimpleNamespace(max_epochs=4, accumulate_grad_batches=2)
     expected = [warmup_cosine(step, 10, 0.1) for step in range(10)]  # 2 epochs of 5 steps
-    assert [made.pace(step, 20) for step in range(10)] == pytest.approx(expected)
+    assert [made.lr_factor(step, 20) for step in range(10)] == pytest.approx(expected)
 
 
 def test_dropped_leftovers_shorten_a_stage_and_its_learning_rate_follows(images, tmp_path):

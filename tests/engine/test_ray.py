@@ -7,7 +7,7 @@ import pytest
 
 import counterpoise
 import worlds
-from counterpoise.engine.ray import over_ray
+from counterpoise.engine.ray import run_on_ray
 from counterpoise.errors import InputError, MissingExtra
 
 QUICK = {"epochs": 1, "device": "cpu", "seeds": 2, "quiet": True}
@@ -18,7 +18,7 @@ def test_results_errors_and_deaths_come_with_their_keys(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(Path(worlds.__file__).parent))  # the cluster's processes import it, too
     names = ("one", "fails", "dies", "two")
-    found = dict(over_ray(worlds.work, {name: (name, str(tmp_path)) for name in names}, "local", cpus=1, gpus=0))
+    found = dict(run_on_ray(worlds.work, {name: (name, str(tmp_path)) for name in names}, "local", cpus=1, gpus=0))
     assert found.keys() == set(names)
     assert (found["one"], found["two"]) == (f"one in {tmp_path.name}", f"two in {tmp_path.name}")
     assert repr(found["fails"]) == "ValueError('size: too small')"
@@ -43,19 +43,19 @@ def test_a_comparison_over_a_cluster_finds_what_one_without_finds(tmp_path, monk
 @pytest.mark.slow
 def test_more_than_a_cluster_has_is_refused(tmp_path):
     with pytest.raises(InputError, match="too little for one run: 1000 CPU"):
-        list(over_ray(worlds.work, {"one": ("one", str(tmp_path))}, "local", cpus=1000, gpus=0))
+        list(run_on_ray(worlds.work, {"one": ("one", str(tmp_path))}, "local", cpus=1000, gpus=0))
 
 
 def test_without_ray_its_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(MissingExtra, match=r"pip install 'counterpoise\[ray\]'"):
-        list(over_ray(worlds.work, {}, "local", cpus=1, gpus=0))
+        list(run_on_ray(worlds.work, {}, "local", cpus=1, gpus=0))
 
 
 def test_an_address_without_a_cluster_is_refused(monkeypatch):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     with pytest.raises(InputError, match="ray: no cluster at 'auto'"):
-        list(over_ray(worlds.work, {}, "auto", cpus=1, gpus=0))
+        list(run_on_ray(worlds.work, {}, "auto", cpus=1, gpus=0))
 
 
 def test_ray_and_jobs_do_not_go_together(tmp_path):

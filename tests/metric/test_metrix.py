@@ -314,7 +314,7 @@ def test_compare_is_the_base_loss_without_mixtures_whatever_the_weight(base):
     for weight in (0.0, 0.4):
         torch.manual_seed(5)
         found.append(
-            Metrix(Encoder(), 12, 3, base=base, mixing="embedding", weight=weight, dim=4).compare(z, LABELS_12)
+            Metrix(Encoder(), 12, 3, base=base, mixing="embedding", weight=weight, dim=4).embedding_loss(z, LABELS_12)
         )
     assert torch.equal(*found)
 

@@ -147,7 +147,7 @@ def test_normalized_softmax_is_a_softmax_of_cosines():
     method = made(base="normalized-softmax")
     z, proxies = method.encoder(VIEW), F.normalize(method.objective.objective.W, dim=0)
     expected = F.cross_entropy(20 * F.normalize(z, dim=1) @ proxies, OF)
-    torch.testing.assert_close(method.objective.compare(z, OF), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(method.objective.embedding_loss(z, OF), expected, rtol=1e-4, atol=1e-5)
     assert [len(group["params"]) for group in method.parameter_groups()] == [2, 2, 1]
 
 

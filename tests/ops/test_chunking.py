@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from counterpoise.ops.chunking import by_rows, reduce_similarities
+from counterpoise.ops.chunking import map_row_chunks, reduce_similarities
 
 
 def softened(x, numbers, y, scale):
@@ -22,7 +22,7 @@ def inputs():
 @pytest.mark.parametrize("numbers", [torch.arange(7) % 5, None])
 def test_as_of_all_rows_at_once(step, numbers):
     x, y, scale = inputs()
-    whole, parts = softened(x, numbers, y, scale), by_rows(softened, [x, numbers], [y, scale], step)
+    whole, parts = softened(x, numbers, y, scale), map_row_chunks(softened, [x, numbers], [y, scale], step)
     torch.testing.assert_close(parts, whole)
     slope = torch.randn_like(whole)
     expected = torch.autograd.grad(whole, (x, y, scale), slope)
@@ -37,14 +37,14 @@ def test_no_more_rows_than_a_step_are_one_call():
         return x
 
     x = torch.ones(6, 2, requires_grad=True)
-    assert by_rows(counted, [x], [], step=6) is x
-    by_rows(counted, [x], [], step=4).sum().backward()
+    assert map_row_chunks(counted, [x], [], step=6) is x
+    map_row_chunks(counted, [x], [], step=4).sum().backward()
     assert calls == [6, 4, 2, 4, 2]
 
 
 def test_what_is_not_used_or_does_not_learn_gets_no_gradient():
     x, y, unused = torch.ones(4, 2, requires_grad=True), torch.ones(3, 2), torch.ones(2, requires_grad=True)
-    by_rows(lambda x, y, unused: (x @ y.T).sum(1), [x], [y, unused], step=2).sum().backward()
+    map_row_chunks(lambda x, y, unused: (x @ y.T).sum(1), [x], [y, unused], step=2).sum().backward()
     assert y.grad is None
     torch.testing.assert_close(x.grad, torch.full((4, 2), 3.0))
     assert not unused.grad.any()
@@ -53,7 +53,7 @@ def test_what_is_not_used_or_does_not_learn_gets_no_gradient():
 def test_float32_within_autocast():
     x, y = torch.randn(6, 8, requires_grad=True), torch.randn(4, 8)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        whole, parts = (by_rows(lambda x, y: x @ y.T, [x], [y], step) for step in (6, 2))
+        whole, parts = (map_row_chunks(lambda x, y: x @ y.T, [x], [y], step) for step in (6, 2))
     assert whole.dtype == parts.dtype == torch.float32
     torch.testing.assert_close(parts, whole)
     torch.testing.assert_close(torch.autograd.grad(parts.sum(), x), torch.autograd.grad(whole.sum(), x))

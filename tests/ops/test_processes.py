@@ -14,7 +14,7 @@ import worlds
 from counterpoise.contrast.simclr import nt_xent
 from counterpoise.errors import InputError
 from counterpoise.ops import tiles
-from counterpoise.ops.processes import around, exchange, exchanging, gather, is_first, row_numbers
+from counterpoise.ops.processes import around, exchange, exchanging, gather, global_row_indices, is_first
 from counterpoise.ops.similarity import similarity_logsumexp
 
 pytestmark = pytest.mark.slow
@@ -40,7 +40,7 @@ def largest(how, rank, world):
     generator = torch.Generator().manual_seed(rank)
     z = torch.randn(ROWS, DIM, generator=generator, requires_grad=True)
     with exchanging(how), Largest() as seen:
-        similarity_logsumexp(z, exclude=row_numbers(z), across=True).sum().backward()
+        similarity_logsumexp(z, exclude=global_row_indices(z), gather_distributed=True).sum().backward()
     return seen.largest
 
 
@@ -62,15 +62,15 @@ def facts(rank, world):
     weights = torch.arange(1.0, len(everything) + 1)[:, None]
     ((rank + 1) * weights * everything).sum().backward()
     with exchanging("none"):
-        alone = gather(x.detach()), row_numbers(x), is_first(), exchange()
-    refused = worlds.error_of(lambda: row_numbers(x, "z1", at_least=100))
+        alone = gather(x.detach()), global_row_indices(x), is_first(), exchange()
+    refused = worlds.error_of(lambda: global_row_indices(x, "z1", at_least=100))
     z = torch.randn(3, 2, generator=torch.Generator().manual_seed(rank))
     with exchanging("none"):
         local = nt_xent(z, z + 1)
     return {
         "all": everything.detach(),
         "gradient": x.grad,
-        "numbers": row_numbers(x),
+        "numbers": global_row_indices(x),
         "first": is_first(),
         "exchange": exchange(),
         "alone": alone,

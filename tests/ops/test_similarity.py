@@ -8,7 +8,7 @@ from torch.nn.functional import normalize
 
 from counterpoise.errors import InputError
 from counterpoise.ops import tiles
-from counterpoise.ops.similarity import similarity_logsumexp, similarity_softmax, unit_rows
+from counterpoise.ops.similarity import normalize_rows, similarity_logsumexp, similarity_softmax
 
 rng = torch.Generator().manual_seed(0)
 QUERIES = torch.randn(7, 3, generator=rng, dtype=torch.float64)
@@ -216,8 +216,8 @@ def test_memory_grows_with_rows_not_with_pairs():
 
 def test_unit_rows_gradient_is_that_of_normalising():
     x = torch.randn(3, 4, generator=rng, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(unit_rows, x)
+    assert torch.autograd.gradcheck(normalize_rows, x)
     zero = torch.zeros(1, 3, requires_grad=True)
-    unit_rows(zero).sum().backward()
+    normalize_rows(zero).sum().backward()
     assert zero.grad is not None
     assert torch.isfinite(zero.grad).all()

@@ -19,7 +19,7 @@ from counterpoise.learners.method import Method
 from counterpoise.nets import backbone
 from counterpoise.training.launch import launch
 from counterpoise.training.run import Settings
-from counterpoise.training.trainer import Share, Shuffle, Team
+from counterpoise.training.trainer import DistributedBatchSampler, ProcessGroupConfig, Shuffle
 
 pytestmark = pytest.mark.slow
 TRAIN = ["train", "--method", "isogclr", "--data", "digits", "--batch-size", "128", "--device", "cpu", "--quiet"]
@@ -68,8 +68,10 @@ def free_port():
 
 def test_every_image_of_a_batch_is_in_one_share_and_shares_are_even():
     order, method = Shuffle(50, seed=3), Method(backbone("small", 1, 16))
-    whole = list(Share(order, method, 16, Team()))
-    shares = [list(Share(order, method, 16, Team(devices=3, rank=rank))) for rank in range(3)]
+    whole = list(DistributedBatchSampler(order, method, 16, ProcessGroupConfig()))
+    shares = [
+        list(DistributedBatchSampler(order, method, 16, ProcessGroupConfig(devices=3, rank=rank))) for rank in range(3)
+    ]
     assert len(whole) == len(shares[0]) == 3
     for batch, *parts in zip(whole, *shares, strict=True):
         assert sorted(batch) == sorted(i for part in parts for i in part)

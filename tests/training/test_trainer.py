@@ -73,7 +73,7 @@ class Grouped(SimCLR):
         groups = [order[self.group[order] == label] for label in (0, 1)]
         return [part.tolist() for group in groups for part in group.split(batch_size)][:3]
 
-    def pace(self, step, steps):
+    def lr_factor(self, step, steps):
         return 1.0
 
     def loss(self, images, labels, index):

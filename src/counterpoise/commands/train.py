@@ -10,7 +10,7 @@ from typing import Any
 
 from counterpoise import tasks
 from counterpoise.data.state import State, changed_files, data_state, state_key
-from counterpoise.engine.execute import carry_out
+from counterpoise.engine.execute import execute_run
 from counterpoise.errors import InputError
 from counterpoise.files import (
     check_output_folder,
@@ -91,7 +91,7 @@ def train(
             _keep_state(folder, source, state)
             if isinstance(prepared, images.Prepared):
                 make_console(quiet).print(images.held_out(run, prepared))
-        return {**carry_out(run, folder, loggers=loggers, progress=not quiet), "folder": str(folder)}
+        return {**execute_run(run, folder, loggers=loggers, progress=not quiet), "folder": str(folder)}
 
 
 def _keep_state(folder: Path, data: str, state: State) -> None:

@@ -27,8 +27,8 @@ from counterpoise.nets import embed
 from counterpoise.nets.heads import mlp
 from counterpoise.ops.checks import check_counts, check_finite, check_number, check_same_shape, check_values
 from counterpoise.ops.chunking import reduce_similarities
-from counterpoise.ops.processes import gather, row_numbers
-from counterpoise.ops.similarity import unit_rows
+from counterpoise.ops.processes import gather, global_row_indices
+from counterpoise.ops.similarity import normalize_rows
 
 Form = Literal["adaptive", "constant", "nt-xent"]
 SEEN = 500  # training images whose temperatures are told
@@ -166,7 +166,9 @@ def adaptive_negative_cosine(
         raise InputError(f"z1 and h1: expected as many rows and columns, got {list(z1.shape)} and {list(h1.shape)}")
     for name, tau in {"tau1": tau1, "tau2": tau2}.items():
         _check_temperatures(name, tau, z1.shape[:-1])
-    to2, to1 = ((_by_head(unit_rows(z)) * unit_rows(h.detach())[:, None]).sum(-1) for z, h in ((z1, h2), (z2, h1)))
+    to2, to1 = (
+        (_by_head(normalize_rows(z)) * normalize_rows(h.detach())[:, None]).sum(-1) for z, h in ((z1, h2), (z2, h1))
+    )
     tau1, tau2 = tau1.view_as(to2), tau2.view_as(to1)
     priors = _omega(tau1, z1.shape[-1]) + _omega(tau2, z1.shape[-1])
     return gather((beta * priors - to2 / (2 * tau1) - to1 / (2 * tau2)).sum(1)).mean()
@@ -201,7 +203,7 @@ def adaptive_cross_correlation(
     check_number("beta", beta, at_least=0)
     check_number("off_diagonal", off_diagonal, at_least=0)
     _check_embeddings(z1=z1, z2=z2)
-    row_numbers(z1, "z1", at_least=2)
+    global_row_indices(z1, "z1", at_least=2)
     dim = z1.shape[-1]
     _check_temperatures("tau", tau, (*z1.shape[1:], dim))
     a, b = (_standardised_columns(gather(z)) for z in (z1, z2))
@@ -293,8 +295,8 @@ class AMCLLoss(nn.Module):
         _check_embeddings(phi1=phi1, phi2=phi2)
         if phi1.shape[:-1] != z1.shape[:-1]:
             raise InputError(f"z1 and phi1: expected as many rows, got {list(z1.shape)} and {list(phi1.shape)}")
-        sample = row_numbers(z1, "z1", at_least=2)
-        z = unit_rows(_by_head(torch.cat([z1, z2])))
+        sample = global_row_indices(z1, "z1", at_least=2)
+        z = normalize_rows(_by_head(torch.cat([z1, z2])))
         phi = _by_head(torch.cat([phi1, phi2])).to(z.dtype)
         identity = torch.cat([2 * sample, 2 * sample + 1]) if self.positive_competes else sample.repeat(2)
         keys, key_phi, key_identity = gather(z), gather(phi), gather(identity)
@@ -389,7 +391,7 @@ class AMCL(Method):
         z1, z2 = (self.head(self.encoder(view)) for view in images)
         if self.form == "nt-xent":
             return torch.stack([self.nt_xent(a, b) for a, b in zip(z1.unbind(1), z2.unbind(1), strict=True)]).sum()
-        return self.objective(z1, z2, *(self.phi(unit_rows(z)) for z in (z1, z2)))
+        return self.objective(z1, z2, *(self.phi(normalize_rows(z)) for z in (z1, z2)))
 
     @torch.no_grad()
     def diagnostics(self, train: Images, probe: Images, test: Images) -> dict[str, float]:
@@ -404,7 +406,7 @@ class AMCL(Method):
         with torch.random.fork_rng():
             torch.manual_seed(0)
             views = [embed(self.encoder, some, self.view).to(self.device) for _ in range(2)]
-        z1, z2 = (unit_rows(self.head(view)) for view in views)
+        z1, z2 = (normalize_rows(self.head(view)) for view in views)
         pairs = self.objective.pairs(z1, z2, self.phi(z1), self.phi(z2))
         tau = torch.cat([pairs.tau_pos.flatten(), pairs.tau_neg.flatten()])
         low, high = self.objective.low, self.objective.high
@@ -438,4 +440,4 @@ def _by_head(x: Tensor) -> Float[Tensor, "rows heads dim"]:
 
 def _standardised_columns(z: Float[Tensor, "batch *heads dim"]) -> Float[Tensor, "*heads dim batch"]:
     """Each column with mean 0 and the deviation 1 of a sample, as a row; a column of equal numbers becomes 0."""
-    return unit_rows((z - z.mean(0)).movedim(0, -1)) * math.sqrt(len(z) - 1)
+    return normalize_rows((z - z.mean(0)).movedim(0, -1)) * math.sqrt(len(z) - 1)

@@ -30,8 +30,8 @@ from counterpoise.ops.checks import (
     check_matrix,
     check_number,
 )
-from counterpoise.ops.processes import gather, row_numbers
-from counterpoise.ops.similarity import similarity_logsumexp, similarity_softmax, unit_rows
+from counterpoise.ops.processes import gather, global_row_indices
+from counterpoise.ops.similarity import normalize_rows, similarity_logsumexp, similarity_softmax
 
 Weights = Literal["both", "positive", "negative", "none"]
 Cost = Literal["euclidean", "rbf"]
@@ -85,7 +85,7 @@ def repulsion(
     t_neg: float = 2.0,
     exclude: Identities | None = None,
     detach_weights: bool = False,
-    across: bool = False,
+    gather_distributed: bool = False,
 ) -> Float[Tensor, " batch"]:
     r"""Minus the mean squared distance to the negatives, near ones counting more: $w_j \propto e^{-t^- D_j}$.
 
@@ -95,7 +95,7 @@ def repulsion(
         t_neg: $t^-$, per unit of squared distance; 0 weighs all alike, large values see the nearest alone.
         exclude: identities of queries and negatives; equal ones are no pair.
         detach_weights: keep the gradient out of the weights.
-        across: compare with the negatives of all processes.
+        gather_distributed: compare with the negatives of all processes.
 
     Returns:
         One value per query, from -4 to 0 for unit vectors.
@@ -111,13 +111,18 @@ def repulsion(
     """
     check_number("t_neg", t_neg, at_least=0)
     exclude = _check_negatives(queries, negatives, exclude)
-    return _repulsion(_wide(queries), _wide(negatives), t_neg, exclude, detach_weights, across)
+    return _repulsion(_wide(queries), _wide(negatives), t_neg, exclude, detach_weights, gather_distributed)
 
 
 def _repulsion(
-    queries: Tensor, negatives: Tensor, t_neg: float, exclude: Identities | None, detach_weights: bool, across: bool
+    queries: Tensor,
+    negatives: Tensor,
+    t_neg: float,
+    exclude: Identities | None,
+    detach_weights: bool,
+    gather_distributed: bool,
 ) -> Float[Tensor, " batch"]:
-    log_sum, distance = _distance_softmax(queries, negatives, t_neg, exclude, across)
+    log_sum, distance = _distance_softmax(queries, negatives, t_neg, exclude, gather_distributed)
     if detach_weights and t_neg > 0:
         # d/dD of log sum exp(-t D) is -t w: divided by -t it carries the gradient of sum w D with w held fixed.
         distance = _with_gradient_of(distance, -log_sum / t_neg)
@@ -131,7 +136,7 @@ def rbf_repulsion(
     t_rbf: float = 2.0,
     exclude: Identities | None = None,
     detach_weights: bool = False,
-    across: bool = False,
+    gather_distributed: bool = False,
 ) -> Float[Tensor, " batch"]:
     r"""Log of the weighted mean of a radial basis function: $\log \sum_j w_j e^{-t D_j}$, weights as in `repulsion`.
 
@@ -142,7 +147,7 @@ def rbf_repulsion(
         t_rbf: $t > 0$ of the function, likewise.
         exclude: identities of queries and negatives; equal ones are no pair.
         detach_weights: keep the gradient out of the weights.
-        across: compare with the negatives of all processes.
+        gather_distributed: compare with the negatives of all processes.
 
     Returns:
         One value per query, at most 0.
@@ -157,7 +162,7 @@ def rbf_repulsion(
     check_number("t_neg", t_neg, at_least=0)
     check_number("t_rbf", t_rbf, above=0)
     exclude = _check_negatives(queries, negatives, exclude)
-    return _rbf_repulsion(_wide(queries), _wide(negatives), t_neg, t_rbf, exclude, detach_weights, across)
+    return _rbf_repulsion(_wide(queries), _wide(negatives), t_neg, t_rbf, exclude, detach_weights, gather_distributed)
 
 
 def _rbf_repulsion(
@@ -167,22 +172,24 @@ def _rbf_repulsion(
     t_rbf: float,
     exclude: Identities | None,
     detach_weights: bool,
-    across: bool,
+    gather_distributed: bool,
 ) -> Float[Tensor, " batch"]:
-    weights, _ = _distance_softmax(queries, negatives, t_neg, exclude, across)
-    weighted, _ = _distance_softmax(queries, negatives, t_neg + t_rbf, exclude, across)
+    weights, _ = _distance_softmax(queries, negatives, t_neg, exclude, gather_distributed)
+    weighted, _ = _distance_softmax(queries, negatives, t_neg + t_rbf, exclude, gather_distributed)
     value = weighted - weights
     return _with_gradient_of(value, weighted * t_rbf / (t_neg + t_rbf)) if detach_weights else value
 
 
 def _distance_softmax(
-    queries: Tensor, negatives: Tensor, t: float, exclude: Identities | None, across: bool
+    queries: Tensor, negatives: Tensor, t: float, exclude: Identities | None, gather_distributed: bool
 ) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch"]]:
     """Of each query: the log-sum-exp of -t D, and the mean of D under its softmax."""
     # <(q, 1), (2k, -|k|^2)> = |q|^2 - D, and |q|^2 does not change a softmax over the keys.
     square = queries.square().sum(1)
     keys = torch.cat([2 * negatives, -negatives.square().sum(1, keepdim=True)], dim=1)
-    moments = similarity_softmax(F.pad(queries, (0, 1), value=1.0), keys, t, exclude=exclude, across=across)
+    moments = similarity_softmax(
+        F.pad(queries, (0, 1), value=1.0), keys, t, exclude=exclude, gather_distributed=gather_distributed
+    )
     return moments.logsumexp - t * square, square - moments.mean
 
 
@@ -258,8 +265,8 @@ class CACRLoss(nn.Module):
         _check_views(views, least=2)
         if not self.normalize:
             check_lengths("views", views)
-        z = unit_rows(views) if self.normalize else _wide(views)
-        row, numbers = row_numbers(z[0], "views", at_least=2), range(len(z))
+        z = normalize_rows(views) if self.normalize else _wide(views)
+        row, numbers = global_row_indices(z[0], "views", at_least=2), range(len(z))
         attractions = [
             _attraction(z[x], z[[v for v in numbers if v != x]].transpose(0, 1), self.t_pos, self.detach_weights)
             for x in numbers
@@ -335,15 +342,17 @@ class CACRQueueLoss(nn.Module):
         if negatives.shape[1] != dim:
             raise InputError(f"queries and negatives: expected the same width, got {dim} and {negatives.shape[1]}")
         q, k, queue = (
-            unit_rows(queries),
-            unit_rows(positives).detach().reshape(batch, -1, dim),
-            unit_rows(negatives).detach(),
+            normalize_rows(queries),
+            normalize_rows(positives).detach().reshape(batch, -1, dim),
+            normalize_rows(negatives).detach(),
         )
-        row = row_numbers(q)
+        row = global_row_indices(q)
         queue = queue if processes.is_first() else queue[:0]  # which all processes have, but it counts once
         identities = torch.cat([row.new_full((len(queue),), -1), row])
         attracted = _attraction(q, k, self.t_pos, self.detach_weights)
-        repelled = _repulsion(q, torch.cat([queue, q]), self.t_neg, (row, identities), self.detach_weights, across=True)
+        repelled = _repulsion(
+            q, torch.cat([queue, q]), self.t_neg, (row, identities), self.detach_weights, gather_distributed=True
+        )
         return gather(self.alpha * attracted + self.beta * repelled).mean()
 
 
@@ -387,17 +396,21 @@ class CACRMomentumLoss(nn.Module):
         if views.shape[1:] != keys.shape:
             got = f"{list(views.shape)} and {list(keys.shape)}"
             raise InputError(f"views and keys: expected [views, batch, dim] and [batch, dim], got {got}")
-        queries, key, temperature = unit_rows(views), unit_rows(keys).detach(), self.temperature
+        queries, key, temperature = normalize_rows(views), normalize_rows(keys).detach(), self.temperature
         distance = (queries - key).square().sum(-1)
         weights = torch.softmax(distance / temperature, dim=0).detach()
-        row = row_numbers(key, "views", at_least=2)
+        row = global_row_indices(key, "views", at_least=2)
         if self.cost == "rbf":
-            sums = torch.stack([similarity_logsumexp(q, key, 1 / temperature, across=True) for q in queries])
+            sums = torch.stack(
+                [similarity_logsumexp(q, key, 1 / temperature, gather_distributed=True) for q in queries]
+            )
             # For unit vectors the similarity to the own key is 1 - D/2.
             terms = 2 * temperature * (sums - (1 - distance / 2) / temperature)
         else:
             t = 1 / (2 * temperature)
-            repelled = [_repulsion(q, key, t, (row, row), detach_weights=True, across=True) for q in queries]
+            repelled = [
+                _repulsion(q, key, t, (row, row), detach_weights=True, gather_distributed=True) for q in queries
+            ]
             terms = (distance + torch.stack(repelled)) / 2
         return gather((weights * terms).sum(0)).mean()
 

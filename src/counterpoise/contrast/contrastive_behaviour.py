@@ -27,7 +27,7 @@ from counterpoise.nets.heads import linear
 from counterpoise.ops.checks import check_counts, check_integers, check_matrix, check_number, check_same_shape
 from counterpoise.ops.chunking import reduce_similarities
 from counterpoise.ops.processes import gather
-from counterpoise.ops.similarity import similarity_logsumexp, similarity_softmax, unit_rows
+from counterpoise.ops.similarity import normalize_rows, similarity_logsumexp, similarity_softmax
 
 # A number for each query and one for each negative: those of equal number are no pair.
 Exclude = tuple[Integer[Tensor, " batch"], Integer[Tensor, " negatives"]]
@@ -88,7 +88,7 @@ def penalty_entropy(
     """
     check_number("temperature", temperature, above=0)
     exclude = _check(queries, queries, negatives, exclude)
-    moments = similarity_softmax(unit_rows(queries), unit_rows(negatives), 1 / temperature, exclude=exclude)
+    moments = similarity_softmax(normalize_rows(queries), normalize_rows(negatives), 1 / temperature, exclude=exclude)
     return moments.logsumexp - moments.mean / temperature
 
 
@@ -168,7 +168,7 @@ def hard_contrastive(
     check_number("temperature", temperature, above=0)
     _check_share(alpha, num_hard)
     exclude = _check(queries, positives, negatives, exclude)
-    queries, positives, negatives = unit_rows(queries), unit_rows(positives), unit_rows(negatives)
+    queries, positives, negatives = normalize_rows(queries), normalize_rows(positives), normalize_rows(negatives)
     positive = (queries * positives).sum(1) / temperature
     if alpha == 1 and num_hard is None:
         negative = similarity_logsumexp(queries, negatives, 1 / temperature, exclude=exclude)
@@ -220,7 +220,7 @@ def simple_contrastive(
     if weight is not None:
         check_number("weight", weight, at_least=0)
     exclude = _check(queries, positives, negatives, exclude)
-    queries, positives, negatives = unit_rows(queries), unit_rows(positives), unit_rows(negatives)
+    queries, positives, negatives = normalize_rows(queries), normalize_rows(positives), normalize_rows(negatives)
     if alpha == 1 and num_hard is None:
         negative = _mean_of_all(queries, negatives, exclude, weight)
     else:
@@ -328,7 +328,7 @@ class HardContrastive(Method):
         self.head = linear(self.features, dim)
         self.objective = SimpleContrastiveLoss(alpha) if simple else HardContrastiveLoss(temperature, alpha)
         # Random directions to start from, as in instance discrimination; the first epoch replaces them.
-        self.register_buffer("bank", unit_rows(torch.randn(samples, dim)))
+        self.register_buffer("bank", normalize_rows(torch.randn(samples, dim)))
 
     def loss(self, images: ImageViews, labels: Labels, index: Index) -> Float[Tensor, ""]:
         """Of each embedding against the bank, its own entry being the positive; while training, the bank moves on."""
@@ -342,8 +342,8 @@ class HardContrastive(Method):
     @torch.no_grad()
     def remember(self, z: Float[Tensor, "batch dim"], index: Index) -> None:
         """Move the entries of these images, of all processes, towards their newest embeddings."""
-        z, index = gather(unit_rows(z)), gather(index)
-        entries = unit_rows(z.lerp(self.bank[index].to(z.dtype), self.momentum)).to(self.bank.dtype)
+        z, index = gather(normalize_rows(z)), gather(index)
+        entries = normalize_rows(z.lerp(self.bank[index].to(z.dtype), self.momentum)).to(self.bank.dtype)
         # Not in place: the backward pass of this step still needs the bank as it was.
         self.bank = self.bank.index_copy(0, index, entries)
 

@@ -23,8 +23,8 @@ from counterpoise.ops.checks import (
     check_number,
     check_same_shape,
 )
-from counterpoise.ops.processes import gather, row_numbers
-from counterpoise.ops.similarity import similarity_logsumexp, unit_rows
+from counterpoise.ops.processes import gather, global_row_indices
+from counterpoise.ops.similarity import normalize_rows, similarity_logsumexp
 
 
 def dcl(
@@ -127,7 +127,7 @@ def npc_multiplier(
     """
     check_number("temperature", temperature, above=0)
     _check(z1, z2)
-    positive, negatives = _positive_and_negatives(unit_rows(z1), unit_rows(z2), temperature)
+    positive, negatives = _positive_and_negatives(normalize_rows(z1), normalize_rows(z2), temperature)
     return torch.sigmoid(negatives - positive.repeat(2))
 
 
@@ -164,7 +164,7 @@ class DCLLoss(nn.Module):
         """The loss of two views of the same samples; see `dcl`."""
         _check(z1, z2, self.normalize)
         if self.normalize:
-            z1, z2 = unit_rows(z1), unit_rows(z2)
+            z1, z2 = normalize_rows(z1), normalize_rows(z2)
         weights = _von_mises_fisher_weights(z1, z2, self.sigma) if self.weighted else None
         if weights is not None and self.detach_weights:
             weights = weights.detach()
@@ -212,15 +212,17 @@ def _check(z1: Tensor, z2: Tensor, normalized: bool = True) -> None:
         check_matrix(name, z)
         if not normalized:
             check_lengths(name, z)
-    row_numbers(z1, "z1", at_least=2)
+    global_row_indices(z1, "z1", at_least=2)
 
 
 def _positive_and_negatives(
     z1: Float[Tensor, "batch dim"], z2: Float[Tensor, "batch dim"], temperature: float
 ) -> tuple[Float[Tensor, " batch"], Float[Tensor, " anchors"]]:
     """Of each sample its positive's logit, and of each of the 2N anchors the log-sum-exp of its negatives' logits."""
-    sample = row_numbers(z1).repeat(2)
-    negatives = similarity_logsumexp(torch.cat([z1, z2]), scale=1 / temperature, exclude=sample, across=True)
+    sample = global_row_indices(z1).repeat(2)
+    negatives = similarity_logsumexp(
+        torch.cat([z1, z2]), scale=1 / temperature, exclude=sample, gather_distributed=True
+    )
     return _similarity(z1, z2) / temperature, negatives
 
 

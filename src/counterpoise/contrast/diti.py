@@ -40,7 +40,7 @@ from counterpoise.ops.checks import (
     check_values,
 )
 from counterpoise.ops.neighbours import nearest
-from counterpoise.ops.processes import gather, row_numbers
+from counterpoise.ops.processes import gather, global_row_indices
 
 Mode = Literal["base", "stop_grad", "dual", "pdae"]
 GAMMA = 0.1  # of the loss's weights, as in PDAE
@@ -154,7 +154,7 @@ class DiTiLoss(ExactConstants):
         """
         _check_images(noise=noise, predicted=predicted, residual=residual)
         time_index = check_integers("time_index", time_index, len(noise), low=0, high=len(self.shift))
-        row_numbers(noise, "noise", at_least=1)
+        global_row_indices(noise, "noise", at_least=1)
         dtype = torch.promote_types(noise.dtype, torch.float32)
         noise, predicted, residual = (x.to(dtype) for x in (noise, predicted, residual))
         shift, weight = (x.to(dtype)[time_index] for x in (self.shift, self.weight))
@@ -414,7 +414,7 @@ class DiTi(Method):
 
     def draw(self, x: Pixels) -> tuple[Steps, Pixels]:
         """Steps and noise of a batch, from the state: several processes draw alike, and each takes its own rows."""
-        row = row_numbers(x)
+        row = global_row_indices(x)
         rows = len(gather(row))
         generator = torch.Generator(x.device).manual_seed(int(self.draws))
         t = torch.randint(self.schedule.steps, (rows,), generator=generator, device=x.device)

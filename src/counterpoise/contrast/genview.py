@@ -37,8 +37,8 @@ from counterpoise.ops.checks import (
     check_same_shape,
     check_values,
 )
-from counterpoise.ops.processes import gather, row_numbers
-from counterpoise.ops.similarity import similarity_logsumexp, unit_rows
+from counterpoise.ops.processes import gather, global_row_indices
+from counterpoise.ops.similarity import normalize_rows, similarity_logsumexp
 
 Pixels = UInt8[Tensor, "batch channels height width"]
 Tokens = Float[Tensor, "batch dim rows columns"]
@@ -206,10 +206,10 @@ def nt_xent_pairs(
     check_same_shape(z1=z1, z2=z2)
     check_matrix("z1", z1)
     check_matrix("z2", z2)
-    sample = row_numbers(z1, "z1", at_least=2)
-    z = unit_rows(torch.cat([z1, z2]))
+    sample = global_row_indices(z1, "z1", at_least=2)
+    z = normalize_rows(torch.cat([z1, z2]))
     itself = torch.cat([2 * sample, 2 * sample + 1])
-    others = similarity_logsumexp(z, scale=1 / temperature, exclude=itself, across=True)
+    others = similarity_logsumexp(z, scale=1 / temperature, exclude=itself, gather_distributed=True)
     z1, z2 = z.chunk(2)
     return others.view(2, -1).mean(0) - (z1 * z2).sum(1) / temperature
 

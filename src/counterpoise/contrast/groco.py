@@ -31,8 +31,8 @@ from counterpoise.ops.checks import (
     check_same_shape,
 )
 from counterpoise.ops.chunking import reduce_similarities
-from counterpoise.ops.processes import gather, row_numbers
-from counterpoise.ops.similarity import unit_rows
+from counterpoise.ops.processes import gather, global_row_indices
+from counterpoise.ops.similarity import normalize_rows
 
 Compare = Literal["sorting", "softmax"]
 
@@ -236,10 +236,10 @@ class GroCoLoss(nn.Module):
         if views.ndim != 3 or len(views) < least:
             raise InputError(f"views: expected [at least {least} views, batch, dim], got shape {list(views.shape)}")
         check_finite("views", views)
-        row = row_numbers(views[0], "views", at_least=2)
+        row = global_row_indices(views[0], "views", at_least=2)
         large = self.positive_views or len(views)
         with torch.autocast(views.device.type, enabled=False):
-            z = unit_rows(views)
+            z = normalize_rows(views)
             keys = z.detach() if self.stop_gradient else z
             # Large and small views sort different numbers of positives.
             terms = [
@@ -295,9 +295,9 @@ class HardNTXentLoss(nn.Module):
         check_same_shape(z1=z1, z2=z2)
         check_matrix("z1", z1)
         check_matrix("z2", z2)
-        row = row_numbers(z1, "z1", at_least=2)
+        row = global_row_indices(z1, "z1", at_least=2)
         with torch.autocast(z1.device.type, enabled=False):
-            z1, z2 = unit_rows(z1), unit_rows(z2)
+            z1, z2 = normalize_rows(z1), normalize_rows(z2)
             anchors, others = torch.cat([z1, z2]), torch.cat([z2, z1])
             keys = torch.cat([gather(z1), gather(z2)])
             if self.stop_gradient:

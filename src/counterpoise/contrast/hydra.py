@@ -32,9 +32,9 @@ from counterpoise.ops.checks import (
     check_same_shape,
     check_values,
 )
-from counterpoise.ops.chunking import TABLE, by_rows
-from counterpoise.ops.processes import gather, row_numbers
-from counterpoise.ops.similarity import similarity_logsumexp, unit_rows
+from counterpoise.ops.chunking import TABLE, map_row_chunks
+from counterpoise.ops.processes import gather, global_row_indices
+from counterpoise.ops.similarity import normalize_rows, similarity_logsumexp
 
 Similarity = Literal["cosine", "dot"]
 Gate = Literal["joint", "product", "open"]
@@ -80,13 +80,13 @@ def gated_similarity(
 
 
 def _gated_similarity(queries: Tensor, keys: Tensor, gates: Tensor, similarity: Similarity) -> Float[Tensor, "n m"]:
-    z, k = unit_rows(queries), unit_rows(keys)
+    z, k = normalize_rows(queries), normalize_rows(keys)
     gates = gates.to(z.dtype)
     if similarity == "dot":
         return (gates.square() * z) @ k.T
-    gates = unit_rows(gates)
+    gates = normalize_rows(gates)
     lengths = gates.square() @ k.square().T
-    return (gates * unit_rows(gates * z)) @ k.T / lengths.where(lengths > 0, 1).sqrt()
+    return (gates * normalize_rows(gates * z)) @ k.T / lengths.where(lengths > 0, 1).sqrt()
 
 
 def hydra(
@@ -132,7 +132,7 @@ def hydra(
     keys, key_labels = gather(keys), gather(labels)
     scale = torch.as_tensor(scale, dtype=torch.promote_types(queries.dtype, torch.float32), device=queries.device)
     rows, shared = [queries, gates, labels, partners], [keys, key_labels, scale]
-    sums = by_rows(partial(_sums, similarity=similarity), rows, shared, step=max(1, TABLE // len(keys)))
+    sums = map_row_chunks(partial(_sums, similarity=similarity), rows, shared, step=max(1, TABLE // len(keys)))
     losses, positives = gather(sums).sum(0)
     return losses / positives.clamp(min=1)
 
@@ -162,7 +162,7 @@ def _check(
     """Labels and partners as int64, after a look at all arguments."""
     check_same_shape(queries=queries, keys=keys)
     _check_gated(queries, keys, gates, similarity)
-    row_numbers(queries, "queries", at_least=1)
+    global_row_indices(queries, "queries", at_least=1)
     return (
         check_integers("labels", labels, rows=len(queries), low=-1),
         check_integers("partners", partners, rows=len(queries), low=-1),
@@ -283,9 +283,9 @@ def info_nce(
     check_same_shape(queries=queries, keys=keys)
     check_matrix("queries", queries, at_least=0)
     check_matrix("keys", keys, at_least=0)
-    row_numbers(queries, "queries", at_least=2)
-    queries, keys = unit_rows(queries), unit_rows(keys)
-    everyone = similarity_logsumexp(queries, keys, 1 / temperature, across=True)
+    global_row_indices(queries, "queries", at_least=2)
+    queries, keys = normalize_rows(queries), normalize_rows(keys)
+    everyone = similarity_logsumexp(queries, keys, 1 / temperature, gather_distributed=True)
     return gather(everyone - (queries * keys).sum(1) / temperature).mean()
 
 
@@ -377,7 +377,7 @@ class Hydra(Method):
             return labels
         if self.partners == "distinct":
             return (labels + 1 + self.shuffle[index] % max(self.classes - 1, 1)) % self.classes
-        return gather(labels)[self.shuffle[gather(index)].argsort()][row_numbers(labels)]
+        return gather(labels)[self.shuffle[gather(index)].argsort()][global_row_indices(labels)]
 
     def loss(self, images: ImageViews, labels: Labels, index: Index) -> Float[Tensor, ""]:
         """The contrast with the partner classes, and the others that have a weight; while training, keys move on."""

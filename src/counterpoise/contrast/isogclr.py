@@ -32,8 +32,8 @@ from counterpoise.ops.checks import (
     check_same_shape,
     check_values,
 )
-from counterpoise.ops.processes import gather, row_numbers
-from counterpoise.ops.similarity import similarity_softmax, unit_rows
+from counterpoise.ops.processes import gather, global_row_indices
+from counterpoise.ops.similarity import normalize_rows, similarity_softmax
 
 
 def robust_objective(
@@ -275,11 +275,11 @@ class ISogCLRLoss(nn.Module):
         check_matrix("z2", z2)
         index = check_integers("index", index, len(z1))
         check_number("epoch", epoch, at_least=0, whole=True)
-        sample, index = row_numbers(z1, "z1", at_least=2), gather(index)
+        sample, index = global_row_indices(z1, "z1", at_least=2), gather(index)
         tau = self.state.lookup("index", index)
-        z1, z2 = unit_rows(z1), unit_rows(z2)
+        z1, z2 = normalize_rows(z1), normalize_rows(z2)
         z, own_tau = torch.cat([z1, z2]), tau.to(z1.dtype)[sample]
-        moments = similarity_softmax(z, scale=1 / own_tau.repeat(2), exclude=sample.repeat(2), across=True)
+        moments = similarity_softmax(z, scale=1 / own_tau.repeat(2), exclude=sample.repeat(2), gather_distributed=True)
         log_sum, mean = (gather(x.view(2, -1).T).T for x in (moments.logsumexp, moments.mean.detach()))
         positive, log_g = gather((z1 * z2).sum(1)), log_sum - math.log(2 * len(index) - 2)
         smoothed, ratio = self.state(index, log_g, mean, restart=self.reference and epoch == 0)
@@ -359,10 +359,14 @@ class ISogCLRPairLoss(nn.Module):
         check_matrix("text", text)
         image_index = check_integers("image_index", image_index, len(image))
         text_index = check_integers("text_index", text_index, len(text))
-        row, image_index, text_index = row_numbers(image, "image", at_least=2), gather(image_index), gather(text_index)
+        row, image_index, text_index = (
+            global_row_indices(image, "image", at_least=2),
+            gather(image_index),
+            gather(text_index),
+        )
         tau_image = self.images.lookup("image_index", image_index)
         tau_text = self.texts.lookup("text_index", text_index)
-        image, text = unit_rows(image), unit_rows(text)
+        image, text = normalize_rows(image), normalize_rows(text)
         images = self._side(self.images, image, text, row, image_index, tau_image)
         return images + self._side(self.texts, text, image, row, text_index, tau_text)
 
@@ -371,7 +375,7 @@ class ISogCLRPairLoss(nn.Module):
     ) -> Float[Tensor, ""]:
         tau = tau.to(anchors.dtype)
         rule = None if self.reference else (row, row)
-        moments = similarity_softmax(anchors, others, 1 / tau[row], exclude=rule, across=True)
+        moments = similarity_softmax(anchors, others, 1 / tau[row], exclude=rule, gather_distributed=True)
         positive = (anchors * others).sum(1)
         log_g = gather(moments.logsumexp - positive / tau[row]) - math.log(len(index) - 1)
         mean = gather((moments.mean - positive).detach())

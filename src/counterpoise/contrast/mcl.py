@@ -27,7 +27,7 @@ from counterpoise.nets import embed
 from counterpoise.nets.heads import mlp
 from counterpoise.ops.checks import check_counts, check_integers, check_number
 from counterpoise.ops.clusters import kmeans
-from counterpoise.ops.similarity import unit_rows
+from counterpoise.ops.similarity import normalize_rows
 
 LEFTOVERS = ("pool", "drop")
 
@@ -256,7 +256,7 @@ class MCL(Method):
 
     def _cluster(self, images: Images) -> None:
         features = embed(self.encoder.current, images, to_float)
-        labels = kmeans(unit_rows(features), self.clusters, restarts=5).labels.to(self.device)
+        labels = kmeans(normalize_rows(features), self.clusters, restarts=5).labels.to(self.device)
         if dist.is_available() and dist.is_initialized():
             dist.broadcast(labels, 0)  # each process has seen other images since its statistics were last the same
         if self.clusters > 1 and len(labels.unique()) == 1:
@@ -284,7 +284,7 @@ class MCL(Method):
         self.batches_an_epoch = len(found)
         return found
 
-    def pace(self, step: int, steps: int) -> float:
+    def lr_factor(self, step: int, steps: int) -> float:
         """`warmup_cosine` over each stage; a stage's first step, when its length is not known, goes by the last's."""
         each = math.ceil(self.batches_an_epoch / self.trainer.accumulate_grad_batches) or steps // self._epochs()
         stage = int(self.encoder.stage)

@@ -35,10 +35,10 @@ from counterpoise.ops.checks import (
     check_number,
     check_same_shape,
 )
-from counterpoise.ops.chunking import by_rows
+from counterpoise.ops.chunking import map_row_chunks
 from counterpoise.ops.clusters import kmeans
-from counterpoise.ops.processes import gather, row_numbers
-from counterpoise.ops.similarity import similarity_logsumexp, unit_rows
+from counterpoise.ops.processes import gather, global_row_indices
+from counterpoise.ops.similarity import normalize_rows, similarity_logsumexp
 from counterpoise.training.trainer import quiet
 
 Path = tuple[str, ...]
@@ -243,7 +243,7 @@ def _prototypes(
     phi = phi.clamp(low, high)
     mean = phi.mean()
     phi = tau * phi / mean if mean > 0 else torch.full_like(phi, tau)
-    return unit_rows(centroids), phi.clamp(min=1e-3 * tau)
+    return normalize_rows(centroids), phi.clamp(min=1e-3 * tau)
 
 
 class MEOWLoss(nn.Module):
@@ -306,12 +306,14 @@ class MEOWLoss(nn.Module):
         if clusters.ndim != 2 or len(clusters) != len(z1):
             raise InputError(f"clusters: expected integers [{len(z1)}, clusterings], got {list(clusters.shape)}")
         clusters = check_integers("clusters", clusters.flatten(), clusters.numel()).view(clusters.shape)
-        coarse, fine, everyone = unit_rows(z1), unit_rows(z2), gather(clusters)
+        coarse, fine, everyone = normalize_rows(z1), normalize_rows(z2), gather(clusters)
         several = [r for r in range(clusters.shape[1]) if len(everyone[:, r].unique()) > 1]
         if not several:
             raise InputError("clusters: every clustering is one cluster, which leaves no node a negative")
         others = [
-            similarity_logsumexp(coarse, fine, 1 / self.tau, exclude=(clusters[:, r], clusters[:, r]), across=True)
+            similarity_logsumexp(
+                coarse, fine, 1 / self.tau, exclude=(clusters[:, r], clusters[:, r]), gather_distributed=True
+            )
             for r in several
         ]
         rows = torch.logsumexp(torch.stack(others), 0) - (coarse * fine).sum(1) / self.tau
@@ -374,8 +376,8 @@ class AdaMEOWLoss(nn.Module):
         check_matrix("z2", z2)
         if z1.shape[1] != self.first.in_features:
             raise InputError(f"z1: expected {self.first.in_features} columns, as said by dim, got {z1.shape[1]}")
-        number = row_numbers(z1, "z1", at_least=2)
-        fine, coarse = unit_rows(z1), unit_rows(z2)
+        number = global_row_indices(z1, "z1", at_least=2)
+        fine, coarse = normalize_rows(z1), normalize_rows(z2)
         positive = (fine * coarse).sum(1) / self.tau
         coarse = gather(coarse)
         # The first layer is linear, so that its products are formed for nodes, not for pairs.
@@ -383,7 +385,7 @@ class AdaMEOWLoss(nn.Module):
         mine, theirs = F.linear(fine, weight, self.first.bias.to(fine.dtype)), F.linear(coarse, weight)
         out, level = self.second.weight[0].to(fine.dtype), self.second.bias.to(fine.dtype)
         rows, shared = [fine, mine, number], [coarse, theirs, out, level]
-        denominators = by_rows(self._denominators, rows, shared, step=max(1, PAIRS // len(coarse)))
+        denominators = map_row_chunks(self._denominators, rows, shared, step=max(1, PAIRS // len(coarse)))
         return gather(denominators - positive).mean()
 
     def _denominators(
@@ -585,7 +587,7 @@ class Meow(lightning.LightningModule):
         for path in self.paths:
             views.append(self.encoder(path(own, others), path.links))
             views.append(self.encoder(path(masked, others), path.masked))
-        return coarse, self.fusion(torch.stack([unit_rows(view) for view in views]))
+        return coarse, self.fusion(torch.stack([normalize_rows(view) for view in views]))
 
     def _mean(self, name: str) -> Tensor:
         total = getattr(self.paths[0], name)
@@ -598,7 +600,7 @@ class Meow(lightning.LightningModule):
         coarse, fine = (self.project(view).tanh() for view in self())
         if self.negatives == "learnt":
             return self.objective(fine, coarse)
-        points = unit_rows(fine.detach())
+        points = normalize_rows(fine.detach())
         found = [
             kmeans(points, count, seed, iterations=20, restarts=5).labels for seed, count in enumerate(self.clusters)
         ]

@@ -24,7 +24,7 @@ from counterpoise.ops.checks import check_counts, check_integers, check_matrix, 
 from counterpoise.ops.clusters import kmeans
 from counterpoise.ops.neighbours import nearest
 from counterpoise.ops.processes import gather
-from counterpoise.ops.similarity import unit_rows
+from counterpoise.ops.similarity import normalize_rows
 
 Form = Literal["mlcd", "mlc", "bce", "softmax"]
 
@@ -207,9 +207,9 @@ class MLCDLoss(nn.Module):
             raise InputError(f"targets: all {len(prototypes)} classes belong to each image, which leaves no negative")
         generator = Generator().manual_seed(int(self.draw))
         candidates, taken = _sample_negatives(targets, len(prototypes), self.ratio, generator)
-        z = unit_rows(embeddings)
-        positive = self.scale * torch.einsum("nd,npd->np", z, unit_rows(prototypes[targets]))
-        negative = self.scale * z @ unit_rows(prototypes[candidates]).T
+        z = normalize_rows(embeddings)
+        positive = self.scale * torch.einsum("nd,npd->np", z, normalize_rows(prototypes[targets]))
+        negative = self.scale * z @ normalize_rows(prototypes[candidates]).T
         loss = {"mlcd": mlcd, "bce": bce}.get(self.form, mlc)
         losses = loss(positive, negative.masked_fill(~taken, -torch.inf))
         if self.training:
@@ -302,7 +302,7 @@ class MLCD(Method):
         if positives == clusters and form in ("mlc", "softmax"):
             raise InputError(f"positives: expected fewer than the {clusters} clusters, or nothing is a negative")
         self.frozen = None if frozen is None else frozen.requires_grad_(False)
-        self.prototypes = nn.Parameter(unit_rows(torch.randn(clusters, self.features)))
+        self.prototypes = nn.Parameter(normalize_rows(torch.randn(clusters, self.features)))
         self.objective = MLCDLoss(form, ratio, scale, seed=int(torch.randint(1 << 62, ())))
         # Until the images are clustered, each has classes by its number.
         targets = (torch.arange(samples)[:, None] + torch.arange(positives)) % clusters
@@ -312,7 +312,7 @@ class MLCD(Method):
         """Before the first epoch, cluster the frozen features: an image's classes are the centres at most cosine."""
         if epoch > 0:
             return
-        features = unit_rows(embed(self.off_the_shelf(images), images, to_float, batch_size=64))
+        features = normalize_rows(embed(self.off_the_shelf(images), images, to_float, batch_size=64))
         centres = kmeans(features, len(self.prototypes)).centroids
         self.targets.copy_(nearest(features, centres, self.targets.shape[1])[1])
 
@@ -330,8 +330,8 @@ class MLCD(Method):
         `positive_cosine` and `negative_cosine`: of the training images and the prototypes of their classes and of the
         others, in the mean. `off_the_shelf`, where there are factors: what `factors` is, of the frozen features.
         """
-        z = unit_rows(embed(self.encoder, train, to_float)).to(self.prototypes.device)
-        prototypes = unit_rows(self.prototypes.detach())
+        z = normalize_rows(embed(self.encoder, train, to_float)).to(self.prototypes.device)
+        prototypes = normalize_rows(self.prototypes.detach())
         own = (z * prototypes[self.targets].sum(1)).sum(1)
         others = (z @ prototypes.sum(0) - own) / max(1, len(prototypes) - self.targets.shape[1])
         found = {

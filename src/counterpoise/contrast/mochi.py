@@ -33,8 +33,8 @@ from counterpoise.ops.checks import (
     check_values,
 )
 from counterpoise.ops.chunking import reduce_similarities
-from counterpoise.ops.processes import gather, row_numbers
-from counterpoise.ops.similarity import similarity_logsumexp, unit_rows
+from counterpoise.ops.processes import gather, global_row_indices
+from counterpoise.ops.similarity import normalize_rows, similarity_logsumexp
 
 # A number for each query and one for each negative: those of equal number are no pair.
 Exclude = tuple[Integer[Tensor, " batch"], Integer[Tensor, " queue"]]
@@ -151,7 +151,7 @@ def mix(
 
 
 def _mix(first: Tensor, second: Tensor, share: Tensor) -> Float[Tensor, "*rows dim"]:
-    return unit_rows(second.lerp(first, share[..., None].to(second.dtype)))
+    return normalize_rows(second.lerp(first, share[..., None].to(second.dtype)))
 
 
 def mixed_nce(
@@ -190,7 +190,7 @@ def mixed_nce(
     exclude = _check(queries, negatives, exclude)
     check_same_shape(queries=queries, positives=positives)
     check_finite("positives", positives)
-    queries, positives, negatives = unit_rows(queries), unit_rows(positives), unit_rows(negatives)
+    queries, positives, negatives = normalize_rows(queries), normalize_rows(positives), normalize_rows(negatives)
     with torch.autocast(queries.device.type, enabled=False):
         positive = torch.einsum("nd,nkd->nk", queries, positives[:, None])[:, 0] / temperature
     negative = similarity_logsumexp(queries, negatives, 1 / temperature, exclude=exclude)
@@ -200,7 +200,7 @@ def mixed_nce(
             raise InputError(f"synthetic: expected [{batch}, mixtures, {dim}], got {list(synthetic.shape)}")
         check_finite("synthetic", synthetic)
         with torch.autocast(queries.device.type, enabled=False):
-            mixed = torch.einsum("nd,nsd->ns", queries, unit_rows(synthetic)) / temperature
+            mixed = torch.einsum("nd,nsd->ns", queries, normalize_rows(synthetic)) / temperature
         negative = torch.logaddexp(negative, mixed.logsumexp(1))
     return -gather(F.logsigmoid(positive - negative)).mean()
 
@@ -244,12 +244,12 @@ class HardNegativeMixing(nn.Module):
                 negatives that a query has not.
         """
         exclude = _check(queries, negatives, exclude)
-        queries, negatives = unit_rows(queries), unit_rows(negatives)
+        queries, negatives = normalize_rows(queries), normalize_rows(negatives)
         if draws is None and not self.pairs + self.query_pairs:
             return queries.new_zeros(len(queries), 0, queries.shape[1])
         index, counts = _hardest(queries, negatives, self.num_hard, exclude)
         if draws is None:
-            own = row_numbers(queries)
+            own = global_row_indices(queries)
             draws = Draws(*(x[own] for x in draw(gather(counts), self.pairs, self.query_pairs, generator)))
         else:
             draws = _checked(draws, counts)
@@ -365,8 +365,8 @@ class MoCHi(MoCo):
         """
         with torch.random.fork_rng(), torch.no_grad():
             torch.manual_seed(0)
-            queries = unit_rows(embed(nn.Sequential(self.encoder, self.head), test, self.view))
-            keys = unit_rows(embed(nn.Sequential(self.key_encoder, self.key_head), test, self.view))
+            queries = normalize_rows(embed(nn.Sequential(self.encoder, self.head), test, self.view))
+            keys = normalize_rows(embed(nn.Sequential(self.key_encoder, self.key_head), test, self.view))
             first = 0
             for query, key in zip(queries.to(self.queue).split(512), keys.to(self.queue).split(512), strict=True):
                 mixtures = torch.einsum("nd,nsd->ns", query, self.mixing(query, self.queue))

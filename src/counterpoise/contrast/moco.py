@@ -20,7 +20,7 @@ from counterpoise.learners.method import ImageViews, Index, Labels, Method
 from counterpoise.nets.heads import mlp
 from counterpoise.ops.checks import check_counts, check_finite, check_matrix, check_number
 from counterpoise.ops.processes import gather
-from counterpoise.ops.similarity import similarity_logsumexp, unit_rows
+from counterpoise.ops.similarity import normalize_rows, similarity_logsumexp
 
 
 def queue_nce(
@@ -53,7 +53,7 @@ def queue_nce(
     """
     check_number("temperature", temperature, above=0)
     _check_keys(queries, positives, negatives)
-    queries, positives, negatives = unit_rows(queries), unit_rows(positives), unit_rows(negatives)
+    queries, positives, negatives = normalize_rows(queries), normalize_rows(positives), normalize_rows(negatives)
     positive = torch.einsum("nd,nkd->nk", queries, positives.reshape(len(queries), -1, queries.shape[1])) / temperature
     negative = similarity_logsumexp(queries, negatives, 1 / temperature)
     return -gather(F.logsigmoid(positive - negative[:, None])).mean()
@@ -131,7 +131,7 @@ class MoCo(Method):
         self.key_head = copy.deepcopy(self.head).requires_grad_(False)
         self.objective = QueueNCELoss(temperature)
         # The paper's queue starts with random directions, too, which the first batches push out.
-        self.register_buffer("queue", unit_rows(torch.randn(queue, dim)))
+        self.register_buffer("queue", normalize_rows(torch.randn(queue, dim)))
         self.register_buffer("pointer", torch.zeros((), dtype=torch.int64))
 
     def loss(self, images: ImageViews, labels: Labels, index: Index) -> Float[Tensor, ""]:
@@ -157,7 +157,7 @@ class MoCo(Method):
     def enqueue(self, keys: Float[Tensor, "batch dim"]) -> None:
         """Put the newest keys, those of all processes, in the place of the oldest."""
         size, keys = len(self.queue), gather(keys)
-        keys = unit_rows(keys).to(self.queue.dtype)[-size:]
+        keys = normalize_rows(keys).to(self.queue.dtype)[-size:]
         slots = (self.pointer + torch.arange(len(keys), device=keys.device)) % size
         # Not in place: the backward pass of this step still needs the queue as it was.
         self.queue = self.queue.index_copy(0, slots, keys)

@@ -36,7 +36,7 @@ from counterpoise.ops.checks import (
     check_same_shape,
     check_values,
 )
-from counterpoise.ops.processes import gather, row_numbers
+from counterpoise.ops.processes import gather, global_row_indices
 
 Head = Literal["none", "mlp", "fixed"]
 SMALLEST = 1e-6  # weights below it leave their coordinates all but untrained
@@ -67,7 +67,7 @@ def spectral_contrastive(z1: Float[Tensor, "batch dim"], z2: Float[Tensor, "batc
     for name, z in (("z1", z1), ("z2", z2)):
         check_matrix(name, z)
         check_lengths(name, z)
-    row_numbers(z1, "z1", at_least=2)
+    global_row_indices(z1, "z1", at_least=2)
     dtype = torch.promote_types(z1.dtype, torch.float32)
     z1, z2 = z1.to(dtype), z2.to(dtype)
     positive = gather((z1 * z2).sum(1))

@@ -29,8 +29,8 @@ from counterpoise.ops.checks import (
     check_values,
 )
 from counterpoise.ops.clusters import kmeans
-from counterpoise.ops.processes import gather, row_numbers
-from counterpoise.ops.similarity import similarity_logsumexp, unit_rows
+from counterpoise.ops.processes import gather, global_row_indices
+from counterpoise.ops.similarity import normalize_rows, similarity_logsumexp
 
 Clustering = Literal["ordinary", "balanced", "random"]
 
@@ -133,7 +133,7 @@ def class_contrast(
         raise InputError(f"temperatures: expected a number above 0 for each image, got shape {got}")
     check_values("temperatures", temperatures, above=0)
     label, subclass = _numbers(labels, subclasses, row)
-    z1, z2 = unit_rows(z1), unit_rows(z2)
+    z1, z2 = normalize_rows(z1), normalize_rows(z2)
     z, scale = torch.cat([z1, z2]), (1 / temperatures).to(z1.dtype).repeat(2)
     if not subclass.any():
         return 0 * z.sum(1)
@@ -142,7 +142,7 @@ def class_contrast(
     others = _sums(z, label, row) - _sums(z, subclass, row)
     count = 2 * (label.bincount()[label] - subclass.bincount()[subclass])[row].repeat(2)
     positive = ((z * others).sum(1) + other_view) / (count + 1)
-    outside = similarity_logsumexp(z, scale=scale, exclude=subclass[row].repeat(2), across=True)
+    outside = similarity_logsumexp(z, scale=scale, exclude=subclass[row].repeat(2), gather_distributed=True)
     return torch.logaddexp(outside, other_view * scale) - positive * scale
 
 
@@ -382,7 +382,7 @@ class SBCL(Method):
         """Split the classes anew, by one random view of each image, and find the classes' temperatures."""
         if epoch < self.warm_epochs or (epoch - self.warm_epochs) % self.every:
             return
-        z = unit_rows(embed(nn.Sequential(self.encoder, self.head), images, self.view))
+        z = normalize_rows(embed(nn.Sequential(self.encoder, self.head), images, self.view))
         sizes = images.labels[images.labels >= 0].bincount(minlength=len(self.temperatures))
         counts = subclass_counts(sizes, self.delta)
         first = counts.cumsum(0) - counts
@@ -432,7 +432,7 @@ def _check(z1: Tensor, z2: Tensor, labels: Tensor, subclasses: Tensor) -> tuple[
     check_matrix("z2", z2)
     labels = check_integers("labels", labels, len(z1), low=-1)
     subclasses = check_integers("subclasses", subclasses, len(z1))
-    return row_numbers(z1, "z1", at_least=2), labels, subclasses
+    return global_row_indices(z1, "z1", at_least=2), labels, subclasses
 
 
 def _numbers(labels: Tensor, subclasses: Tensor, row: Tensor) -> tuple[Tensor, Tensor]:
@@ -457,6 +457,6 @@ def _balanced(z: Tensor, centres: Tensor) -> Int64[Tensor, " images"]:
         before, found = found, assign_evenly((1 + z @ centres.T) / 2 + 1e-6)
         if before is not None and torch.equal(before, found):
             break
-        centres = unit_rows(torch.zeros_like(centres).index_add(0, found, z))
+        centres = normalize_rows(torch.zeros_like(centres).index_add(0, found, z))
     assert found is not None
     return found

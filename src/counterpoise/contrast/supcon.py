@@ -16,8 +16,8 @@ from counterpoise.errors import InputError
 from counterpoise.learners.method import ImageViews, Index, Labels, Method
 from counterpoise.nets.heads import mlp
 from counterpoise.ops.checks import check_counts, check_integers, check_matrix, check_number
-from counterpoise.ops.processes import gather, row_numbers
-from counterpoise.ops.similarity import similarity_logsumexp, unit_rows
+from counterpoise.ops.processes import gather, global_row_indices
+from counterpoise.ops.similarity import normalize_rows, similarity_logsumexp
 
 
 def supcon(
@@ -50,7 +50,7 @@ def supcon(
     check_number("temperature", temperature, above=0)
     check_matrix("embeddings", embeddings)
     labels = check_integers("labels", labels, rows=len(embeddings), low=-1)
-    z, row = unit_rows(embeddings), row_numbers(embeddings, "embeddings", at_least=2)
+    z, row = normalize_rows(embeddings), global_row_indices(embeddings, "embeddings", at_least=2)
     classes, label = gather(labels).unique(return_inverse=True)
     positives = label.bincount()[label] - 1
     is_anchor = (positives > 0) & (classes[label] >= 0)
@@ -60,7 +60,7 @@ def supcon(
     # Summed class by class, the positives cost N·D, not N².
     class_sums = gather(z.new_zeros(1, len(classes), z.shape[1]).index_add(1, label, z[None])).sum(0)
     positive = (z * (class_sums[label] - z)).sum(1) / positives.clamp(min=1)
-    others = similarity_logsumexp(z, scale=1 / temperature, exclude=row, across=True)
+    others = similarity_logsumexp(z, scale=1 / temperature, exclude=row, gather_distributed=True)
     return gather((others - positive / temperature)[is_anchor]).mean()
 
 

@@ -14,7 +14,7 @@ KEPT = {"config.json": {"method", "settings"}, "result.json": {"status", "metric
 """What a run's files hold, at the least."""
 
 
-def carry_out(run: Run, folder: Path, **options: Any) -> dict[str, Any]:
+def execute_run(run: Run, folder: Path, **options: Any) -> dict[str, Any]:
     """The task's `execute`, in a folder whose files were not damaged since an earlier call wrote them.
 
     Raises:

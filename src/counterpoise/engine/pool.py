@@ -19,8 +19,8 @@ from lightning.pytorch.callbacks import Callback
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from counterpoise.engine.execute import carry_out
-from counterpoise.engine.ray import over_ray
+from counterpoise.engine.execute import execute_run
+from counterpoise.engine.ray import run_on_ray
 from counterpoise.errors import Unwritable, printable
 from counterpoise.files import (
     locked,
@@ -148,7 +148,7 @@ def _each_on_ray(runs: dict[Key, Run], folder: Path, address: str) -> Found:
     cuda = resolve(settings.device) == "cuda"
     calls = {key: (run, folder.absolute()) for key, run in runs.items()}
     cpus, gpus = settings.threads * settings.devices, settings.devices if cuda else 0
-    for key, result in over_ray(attempt, calls, address, cpus, gpus):
+    for key, result in run_on_ray(attempt, calls, address, cpus, gpus):
         if isinstance(result, Exception):
             reason = f"{type(result).__name__}: {' '.join(str(result).split())[:200]}"
             result = {"seed": key[1], "status": "failed", "error": reason}
@@ -175,7 +175,7 @@ def attempt(run: Run, folder: Path, callbacks: Sequence[Callback] = ()) -> Resul
     """One run's result, or what it failed with."""
     target = run_folder(run, folder)
     try:
-        result = carry_out(run, target, callbacks=callbacks)
+        result = execute_run(run, target, callbacks=callbacks)
     except Unwritable:  # nor could anything else be kept
         raise
     except Exception as error:  # whatever a method does, the others go on

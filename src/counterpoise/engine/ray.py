@@ -16,7 +16,7 @@ Key = TypeVar("Key", bound=Hashable)
 LOCAL = "local"
 
 
-def over_ray(
+def run_on_ray(
     function: Callable[..., Any], calls: Mapping[Key, tuple[Any, ...]], address: str, cpus: int, gpus: int
 ) -> Iterator[tuple[Key, Any]]:
     """`function(*arguments)` for each of `calls`, as tasks of a Ray cluster.

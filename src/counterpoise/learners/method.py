@@ -103,7 +103,7 @@ class Method(lightning.LightningModule):
         """
         return order[: len(order) // batch_size * batch_size].view(-1, batch_size).tolist()
 
-    def pace(self, step: int, steps: int) -> float:
+    def lr_factor(self, step: int, steps: int) -> float:
         """Share of the peak learning rate at a step; by default `warmup_cosine`."""
         return warmup_cosine(step, steps, self.warmup)
 
@@ -151,7 +151,7 @@ class Method(lightning.LightningModule):
         else:
             optimizer = torch.optim.AdamW(groups, lr=self.lr)
         steps = int(self.trainer.estimated_stepping_batches)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.pace(step, steps))
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.lr_factor(step, steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from counterpoise.errors import InputError
 from counterpoise.measure.accuracy import known_classes
 from counterpoise.ops.checks import check_matrix, check_number, check_same_shape
-from counterpoise.ops.similarity import similarity_logsumexp, unit_rows
+from counterpoise.ops.similarity import normalize_rows, similarity_logsumexp
 
 # `collapse` calls embeddings one point where their mean squared distance to their mean is below this share of their
 # mean squared length: a standard deviation under a hundredth of the length.
@@ -49,7 +49,7 @@ def alignment(z1: Float[Tensor, "n dim"], z2: Float[Tensor, "n dim"], alpha: flo
     check_matrix("z1", z1)
     check_matrix("z2", z2)
     check_number("alpha", alpha, above=0)
-    distances = torch.linalg.vector_norm(unit_rows(z1) - unit_rows(z2), dim=1)
+    distances = torch.linalg.vector_norm(normalize_rows(z1) - normalize_rows(z2), dim=1)
     return distances.pow(alpha).mean()
 
 
@@ -73,7 +73,7 @@ def uniformity(z: Float[Tensor, "n dim"], t: float = 2.0) -> Float[Tensor, ""]:
     """
     check_matrix("z", z, at_least=2)
     check_number("t", t, above=0)
-    u = unit_rows(z)
+    u = normalize_rows(z)
     # -|u - v|² / 2 as one product: <(u, -|u|²/2, 1), (v, 1, -|v|²/2)>. The lengths are 1 but for rows of zeros.
     half, one = -u.square().sum(1, keepdim=True) / 2, torch.ones_like(u[:, :1])
     row = torch.arange(len(u), device=u.device)
@@ -105,7 +105,7 @@ def tolerance(z: Float[Tensor, "n dim"], labels: Integer[Tensor, " n"]) -> Float
     check_matrix("z", z)
     labels = known_classes("labels", labels, len(z))
     kept = labels >= 0
-    u = unit_rows(z)[kept]
+    u = normalize_rows(z)[kept]
     _, member, counts = labels[kept].unique(return_inverse=True, return_counts=True)
     pairs = int((counts * (counts - 1)).sum())
     if not pairs:

@@ -17,7 +17,7 @@ from torch import Tensor
 from counterpoise.errors import InputError
 from counterpoise.measure.accuracy import known_classes
 from counterpoise.ops.checks import check_finite, check_matrix, check_number, check_numbers
-from counterpoise.ops.similarity import unit_rows
+from counterpoise.ops.similarity import normalize_rows
 
 # `utility_curves` takes this many distances at a time: 16 MB.
 TILE = 1 << 21
@@ -117,7 +117,7 @@ def utility_curves(
     kept = torch.isin(labels, classes)
     own = torch.searchsorted(classes, labels[kept])
     order = own.argsort()
-    z, own = unit_rows(embeddings.detach()[kept].double())[order], own[order]
+    z, own = normalize_rows(embeddings.detach()[kept].double())[order], own[order]
     low, high = _range(z, own, far)
     grid = torch.linspace(low, high, thresholds, dtype=torch.float64, device=z.device)
     return Curves(grid, _utility(z, own, grid), classes, len(found) - len(classes))

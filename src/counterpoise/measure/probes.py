@@ -20,7 +20,7 @@ from counterpoise.measure.accuracy import accuracy, known_classes
 from counterpoise.measure.intervals import interval
 from counterpoise.ops.checks import check_matrix, check_number, check_numbers, check_seed
 from counterpoise.ops.neighbours import Ranked, ranked_in_parts
-from counterpoise.ops.similarity import unit_rows
+from counterpoise.ops.similarity import normalize_rows
 
 STRENGTHS = (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
 
@@ -379,7 +379,7 @@ def few_shot_accuracy(
     check_seed(seed)
     check_matrix("features", features)
     labels = known_classes("labels", labels, len(features)).cpu()
-    kept, u = labels >= 0, unit_rows(features.detach())
+    kept, u = labels >= 0, normalize_rows(features.detach())
     members = [(labels == label).nonzero().flatten() for label in labels[kept].unique()]
     members = [rows for rows in members if len(rows) >= shots + queries]
     if len(members) < ways:

@@ -36,6 +36,6 @@ class ArcFace(ProxyLearner):
         check_number("scale", scale, above=0)
         self.objective = pml("losses").ArcFaceLoss(classes, self.features, margin, scale)
 
-    def compare(self, embeddings: Float[Tensor, "batch dim"], labels: Labels) -> Float[Tensor, ""]:
+    def embedding_loss(self, embeddings: Float[Tensor, "batch dim"], labels: Labels) -> Float[Tensor, ""]:
         """The loss of the batch."""
         return self.objective(embeddings, labels)

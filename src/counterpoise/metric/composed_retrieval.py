@@ -24,8 +24,8 @@ from counterpoise.learners.method import ImageViews, Index, Labels, Method
 from counterpoise.nets import embed
 from counterpoise.nets.heads import linear, mlp
 from counterpoise.ops.checks import check_matrix, check_number, check_same_shape
-from counterpoise.ops.processes import gather, row_numbers
-from counterpoise.ops.similarity import similarity_logsumexp, unit_rows
+from counterpoise.ops.processes import gather, global_row_indices
+from counterpoise.ops.similarity import normalize_rows, similarity_logsumexp
 
 
 def info_nce(queries: Float[Tensor, "batch dim"], keys: Float[Tensor, "batch dim"]) -> Float[Tensor, ""]:
@@ -40,9 +40,9 @@ def info_nce(queries: Float[Tensor, "batch dim"], keys: Float[Tensor, "batch dim
     check_same_shape(queries=queries, keys=keys)
     check_matrix("queries", queries)
     check_matrix("keys", keys)
-    row_numbers(queries, "queries", at_least=2)
+    global_row_indices(queries, "queries", at_least=2)
     own = (queries * keys).sum(1)
-    return gather(similarity_logsumexp(queries, keys, across=True) - own).mean()
+    return gather(similarity_logsumexp(queries, keys, gather_distributed=True) - own).mean()
 
 
 def jitter(
@@ -150,7 +150,7 @@ class Jitter(nn.Module):
         """
         check_matrix("targets", targets)
         _check_columns("targets", targets)
-        rows = self.norm * unit_rows(targets)
+        rows = self.norm * normalize_rows(targets)
         return jitter(rows, torch.randn_like(rows), torch.randn_like(rows), self.alpha, self.beta)
 
 
@@ -192,7 +192,7 @@ class UncertaintyLoss(nn.Module):
         check_same_shape(**given)
         for name, x in given.items():
             check_matrix(name, x)
-        q, t = self.norm * unit_rows(queries), self.norm * unit_rows(positives)
+        q, t = self.norm * normalize_rows(queries), self.norm * normalize_rows(positives)
         if coarse is None or share == 0:
             return info_nce(q, t)
         _check_columns("coarse", coarse)

@@ -31,7 +31,7 @@ class Contrastive(MetricLearner):
         check_number("margin", margin, above=0, at_most=2)
         self.objective = pml("losses").ContrastiveLoss(pos_margin=0, neg_margin=margin)
 
-    def compare(self, embeddings: Float[Tensor, "batch dim"], labels: Labels) -> Float[Tensor, ""]:
+    def embedding_loss(self, embeddings: Float[Tensor, "batch dim"], labels: Labels) -> Float[Tensor, ""]:
         """The mean over the active positives, and that over the active negatives."""
         check_pairs(labels)
         return self.objective(embeddings, labels)

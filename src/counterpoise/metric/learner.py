@@ -250,11 +250,11 @@ class MetricLearner(Method):
     def loss(self, images: ImageViews, labels: Labels, index: Index) -> Float[Tensor, ""]:
         """The loss of the embeddings of the batch of all processes; images without a label are passed over."""
         embeddings, labels = gather(self.encoder(images[0])), gather(labels)
-        return self.compare(embeddings[labels >= 0], labels[labels >= 0])
+        return self.embedding_loss(embeddings[labels >= 0], labels[labels >= 0])
 
-    def compare(self, embeddings: Float[Tensor, "batch dim"], labels: Labels) -> Float[Tensor, ""]:
+    def embedding_loss(self, embeddings: Float[Tensor, "batch dim"], labels: Labels) -> Float[Tensor, ""]:
         """What a subclass says its loss is."""
-        raise NotImplementedError(f"{type(self).__name__} must define compare(embeddings, labels)")
+        raise NotImplementedError(f"{type(self).__name__} must define embedding_loss(embeddings, labels)")
 
 
 class ProxyLearner(MetricLearner):

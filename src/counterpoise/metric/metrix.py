@@ -27,7 +27,7 @@ from counterpoise.nets import embed
 from counterpoise.ops.checks import check_finite, check_integers, check_matrix, check_number, check_same_shape
 from counterpoise.ops.neighbours import nearest
 from counterpoise.ops.processes import gather
-from counterpoise.ops.similarity import unit_rows
+from counterpoise.ops.similarity import normalize_rows
 
 Base = Literal["contrastive", "multi-similarity", "proxy-anchor"]
 Mixing = Literal["input", "feature", "embedding"]
@@ -303,12 +303,12 @@ def utilization(
     """
     check_matrix("queries", queries)
     check_matrix("training", training)
-    keys = unit_rows(training)
+    keys = normalize_rows(training)
     if mixed is not None:
         check_matrix("mixed", mixed, at_least=0)
         check_same_shape(training=training[:1], mixed=mixed.new_zeros(1, mixed.shape[1]))
-        keys = torch.cat([keys, unit_rows(mixed)])
-    distance, _ = nearest(unit_rows(queries), keys, 1, "euclidean")
+        keys = torch.cat([keys, normalize_rows(mixed)])
+    distance, _ = nearest(normalize_rows(queries), keys, 1, "euclidean")
     return float(distance.square().mean())
 
 
@@ -420,8 +420,8 @@ class MetrixLoss(nn.Module):
         loss, found = self.base_loss(embeddings, labels)
         if not self.weight:
             return loss
-        rows = unit_rows(embeddings)
-        anchors = unit_rows(self.loss.proxies) if self.base == "proxy-anchor" else rows
+        rows = normalize_rows(embeddings)
+        anchors = normalize_rows(self.loss.proxies) if self.base == "proxy-anchor" else rows
         if self.hardest is not None:
             similarity = (anchors[found.negative_of] * rows[found.negatives]).sum(1).detach()
             found = hardest_negatives(found, similarity, self.hardest)
@@ -431,7 +431,7 @@ class MetrixLoss(nn.Module):
         make = make or (lambda first, second: mix(rows[first], rows[second], share))
         # Anchors of one class share their mixtures, each of which is made once.
         codes, place = (triples.first * len(rows) + triples.second).unique(return_inverse=True)
-        mixtures = unit_rows(make(codes // len(rows), codes % len(rows)))[place]
+        mixtures = normalize_rows(make(codes // len(rows), codes % len(rows)))[place]
         return loss + self.weight * self.mixed(anchors[triples.anchor], mixtures, share, triples.anchor, len(anchors))
 
     def pairs(self, embeddings: Float[Tensor, "batch dim"], labels: Labels) -> Found:
@@ -540,7 +540,7 @@ class Metrix(ProxyLearner):
 
         return self.objective.of_all(embeddings, labels, share, kind, make)
 
-    def compare(self, embeddings: Float[Tensor, "batch dim"], labels: Labels) -> Float[Tensor, ""]:
+    def embedding_loss(self, embeddings: Float[Tensor, "batch dim"], labels: Labels) -> Float[Tensor, ""]:
         """The base loss, without a mixed one."""
         return self.objective.base_loss(embeddings, labels)[0]
 
@@ -559,7 +559,7 @@ class Metrix(ProxyLearner):
             return self.encoder(images), images
         if self.mixing == "embedding":
             embeddings = self.encoder(images)
-            return embeddings, unit_rows(embeddings)
+            return embeddings, normalize_rows(embeddings)
         maps: list[Tensor] = []
         pool = self.encoder[0].get_submodule(self.pool)
         handle = pool.register_forward_pre_hook(lambda _, given: maps.append(given[0]))

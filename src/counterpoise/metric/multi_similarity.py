@@ -47,7 +47,7 @@ class MultiSimilarity(MetricLearner):
         self.objective = pml("losses").MultiSimilarityLoss(alpha, beta, base)
         self.miner = pml("miners").MultiSimilarityMiner(epsilon)
 
-    def compare(self, embeddings: Float[Tensor, "batch dim"], labels: Labels) -> Float[Tensor, ""]:
+    def embedding_loss(self, embeddings: Float[Tensor, "batch dim"], labels: Labels) -> Float[Tensor, ""]:
         """The loss of the pairs that are mined."""
         check_pairs(labels)
         return self.objective(embeddings, labels, self.miner(embeddings, labels))

@@ -127,6 +127,6 @@ class ProtoNet(MetricLearner):
         self.objective = PrototypeLoss(shots, temperature)
         self.needed = shots + 1
 
-    def compare(self, embeddings: Float[Tensor, "batch dim"], labels: Labels) -> Float[Tensor, ""]:
+    def embedding_loss(self, embeddings: Float[Tensor, "batch dim"], labels: Labels) -> Float[Tensor, ""]:
         """The loss of the batch as an episode."""
         return self.objective.of_all(embeddings, labels)

@@ -35,6 +35,6 @@ class ProxyAnchor(ProxyLearner):
         check_number("margin", margin, at_least=0, at_most=1)
         self.objective = pml("losses").ProxyAnchorLoss(classes, self.features, margin, alpha)
 
-    def compare(self, embeddings: Float[Tensor, "batch dim"], labels: Labels) -> Float[Tensor, ""]:
+    def embedding_loss(self, embeddings: Float[Tensor, "batch dim"], labels: Labels) -> Float[Tensor, ""]:
         """The loss of the batch."""
         return self.objective(embeddings, labels)

@@ -30,8 +30,8 @@ from counterpoise.nets.diffusion import Schedule, UNet, ddim
 from counterpoise.nets.heads import mlp
 from counterpoise.ops.checks import check_integers, check_matrix, check_number, check_same_shape
 from counterpoise.ops.neighbours import nearest
-from counterpoise.ops.processes import gather, row_numbers
-from counterpoise.ops.similarity import similarity_logsumexp, unit_rows
+from counterpoise.ops.processes import gather, global_row_indices
+from counterpoise.ops.similarity import normalize_rows, similarity_logsumexp
 
 Rows = Float[Tensor, "batch dim"]
 Pixels = UInt8[Tensor, "images channels height width"]
@@ -89,21 +89,21 @@ def real_rag(
         raise InputError(f"absent: expected one for each of the {len(queries)} rows, got {list(absent.shape)}")
     if absent is not None and absent.dtype != torch.bool:
         raise InputError(f"absent: expected torch.bool, got {absent.dtype}")
-    q, p = unit_rows(queries), unit_rows(positives)
-    own = row_numbers(q)
+    q, p = normalize_rows(queries), normalize_rows(positives)
+    own = global_row_indices(q)
     if labels is not None:
         labels = check_integers("labels", labels, rows=len(queries), low=-1)
         own = labels.where(labels >= 0, -1 - own)
     terms = [(q * p).sum(1) / temperature]
     everyone = gather(own)
     if (everyone != everyone[0]).any():  # else nothing is a normal negative
-        terms.append(similarity_logsumexp(q, p, 1 / temperature, exclude=(own, own), across=True))
+        terms.append(similarity_logsumexp(q, p, 1 / temperature, exclude=(own, own), gather_distributed=True))
     elif reflective is None or (absent is not None and gather(absent).all()):
         raise InputError(
             f"labels: expected two objects in the batch, or a reflective negative, got {len(everyone)} rows of one"
         )
     if reflective is not None:
-        logit = (q * unit_rows(reflective)).sum(1) / temperature
+        logit = (q * normalize_rows(reflective)).sum(1) / temperature
         terms.append(logit if absent is None else logit.masked_fill(absent, -torch.inf))
     return gather(torch.stack(terms).logsumexp(0) - terms[0])
 

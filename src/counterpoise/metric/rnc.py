@@ -17,7 +17,7 @@ from counterpoise.errors import InputError
 from counterpoise.learners.method import Index
 from counterpoise.metric.regressor import Inputs, Numbers, Regressor, check_targets
 from counterpoise.ops.checks import check_matrix, check_number
-from counterpoise.ops.processes import gather, row_numbers
+from counterpoise.ops.processes import gather, global_row_indices
 
 
 def rank_n_contrast(
@@ -44,7 +44,7 @@ def rank_n_contrast(
     check_matrix("embeddings", embeddings)
     numbers = check_targets(targets, rows=len(embeddings))
     check_number("temperature", temperature, above=0)
-    row = row_numbers(embeddings, "embeddings", at_least=3)
+    row = global_row_indices(embeddings, "embeddings", at_least=3)
     z = embeddings.to(torch.promote_types(embeddings.dtype, torch.float32))
     keys, key_numbers = gather(z), gather(numbers)
     similarity = -torch.cdist(z, keys) / temperature

@@ -15,7 +15,7 @@ from counterpoise.learners.method import Index
 from counterpoise.metric.regressor import Inputs, Numbers, Regressor, binned, ranks_of
 from counterpoise.nets.heads import mlp
 from counterpoise.ops.checks import check_number
-from counterpoise.ops.processes import gather, row_numbers
+from counterpoise.ops.processes import gather, global_row_indices
 
 
 class SupConRegression(Regressor):
@@ -59,6 +59,6 @@ class SupConRegression(Regressor):
 
     def loss(self, images: Inputs, labels: Numbers, index: Index) -> Float[Tensor, ""]:
         """SupCon of the projections of all views together."""
-        classes = ranks_of(gather(binned(labels, self.bin)))[row_numbers(labels)]
+        classes = ranks_of(gather(binned(labels, self.bin)))[global_row_indices(labels)]
         embeddings = torch.cat([self.head(self.encoder(view)) for view in images])
         return self.objective(embeddings, classes.repeat(len(images)))

@@ -24,9 +24,9 @@ from counterpoise.learners.method import Index
 from counterpoise.metric.regressor import Inputs, Numbers, Regressor, binned, check_targets
 from counterpoise.nets.heads import mlp
 from counterpoise.ops.checks import check_finite, check_integers, check_matrix, check_number
-from counterpoise.ops.chunking import by_rows
-from counterpoise.ops.processes import gather, row_numbers
-from counterpoise.ops.similarity import unit_rows
+from counterpoise.ops.chunking import map_row_chunks
+from counterpoise.ops.processes import gather, global_row_indices
+from counterpoise.ops.similarity import normalize_rows
 
 Weight = Literal["linear", "square", "inverse-linear", "inverse-square", "none"]
 MixNeg = Literal["other", "even", "anchor", "none"]
@@ -168,8 +168,8 @@ def supremix(
     check_matrix("embeddings", embeddings)
     numbers = check_targets(targets, rows=len(embeddings))
     _check(window, temperature, weight)
-    row = row_numbers(embeddings, "embeddings", at_least=3)
-    z = unit_rows(embeddings)
+    row = global_row_indices(embeddings, "embeddings", at_least=3)
+    z = normalize_rows(embeddings)
     anchors, (numbers, order) = numbers, gather(numbers).sort(stable=True)
     if isinstance(shares, Tensor):
         if shares.shape != (len(z), len(order)):
@@ -185,7 +185,7 @@ def supremix(
     first, start, end, last = bounds.T
     mixed = (start - first) * (last - end)
     positives = end - start - 1 + mixed
-    losses = by_rows(
+    losses = map_row_chunks(
         partial(_losses, temperature=temperature, weight=weight),
         [z, order.argsort()[row], anchors, bounds, positives, shares],
         [gather(z)[order], numbers],

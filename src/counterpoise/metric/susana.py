@@ -435,7 +435,7 @@ class SuSana(ProtoNet):
         check_number("k", k, at_least=1, whole=True)
         self.terms, self.margin, self.k, self.drop_nearest = tuple(terms), margin, k, drop_nearest
 
-    def compare(self, embeddings: Float[Tensor, "batch dim"], labels: Labels) -> Float[Tensor, ""]:
+    def embedding_loss(self, embeddings: Float[Tensor, "batch dim"], labels: Labels) -> Float[Tensor, ""]:
         """The mean of the terms of the batch as an episode."""
         return torch.stack([self.term(name, embeddings, labels) for name in self.terms]).mean()
 

@@ -24,7 +24,7 @@ from counterpoise.metric.proxy_anchor import ProxyAnchor
 from counterpoise.metric.triplet import Triplet
 from counterpoise.ops.checks import check_integers, check_matrix, check_number
 from counterpoise.ops.processes import gather
-from counterpoise.ops.similarity import unit_rows
+from counterpoise.ops.similarity import normalize_rows
 
 Base = Literal["multi-similarity", "contrastive", "triplet", "proxy-anchor", "arcface", "normalized-softmax"]
 BASES: dict[str, Callable[..., MetricLearner]] = {
@@ -71,7 +71,7 @@ def tcm(
     check_matrix("embeddings", embeddings)
     labels = check_integers("labels", labels, rows=len(embeddings), low=-1)
     _check(margin_plus, margin_minus, lambda_plus, lambda_minus)
-    z, label = unit_rows(embeddings[labels >= 0]), labels[labels >= 0]
+    z, label = normalize_rows(embeddings[labels >= 0]), labels[labels >= 0]
     similarity, same = z @ z.T, label[:, None] == label
     pairs = same & ~torch.eye(len(z), dtype=torch.bool, device=z.device)
     positive, negative = margin_plus - similarity[pairs], similarity[~same] - margin_minus
@@ -167,6 +167,6 @@ class TCM(ProxyLearner):
         del self.objective.class_of
         self.penalty = TCMLoss(margin_plus, margin_minus, lambda_plus, lambda_minus)
 
-    def compare(self, embeddings: Float[Tensor, "batch dim"], labels: Labels) -> Float[Tensor, ""]:
+    def embedding_loss(self, embeddings: Float[Tensor, "batch dim"], labels: Labels) -> Float[Tensor, ""]:
         """The base loss and the penalty."""
-        return self.objective.compare(embeddings, labels) + self.penalty.of_all(embeddings, labels)
+        return self.objective.embedding_loss(embeddings, labels) + self.penalty.of_all(embeddings, labels)

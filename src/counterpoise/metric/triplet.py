@@ -32,7 +32,7 @@ class Triplet(MetricLearner):
         self.objective = pml("losses").TripletMarginLoss(margin)
         self.miner = pml("miners").TripletMarginMiner(margin, type_of_triplets="semihard")
 
-    def compare(self, embeddings: Float[Tensor, "batch dim"], labels: Labels) -> Float[Tensor, ""]:
+    def embedding_loss(self, embeddings: Float[Tensor, "batch dim"], labels: Labels) -> Float[Tensor, ""]:
         """The mean over the triplets that are mined and not yet told apart."""
         check_pairs(labels)
         return self.objective(embeddings, labels, self.miner(embeddings, labels))

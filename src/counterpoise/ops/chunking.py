@@ -16,7 +16,7 @@ from counterpoise.ops.checks import check_integers, check_number
 TABLE = 1 << 20  # similarities that exist at a time, 4 MB in float32: larger ones leave the heap in pieces
 
 
-def by_rows(
+def map_row_chunks(
     function: Callable[..., Tensor], rows: Sequence[Tensor | None], shared: Sequence[Tensor | None], step: int
 ) -> Tensor:
     """`function(*rows, *shared)`, formed for `step` rows at a time, and again in the backward pass.
@@ -37,7 +37,7 @@ def by_rows(
     Raises:
         InputError: if `step` is no whole number of at least 1, or there are no rows.
 
-    >>> by_rows(lambda x, y: (x @ y.T).logsumexp(1), [torch.zeros(5, 2)], [torch.ones(4, 2)], step=2)
+    >>> map_row_chunks(lambda x, y: (x @ y.T).logsumexp(1), [torch.zeros(5, 2)], [torch.ones(4, 2)], step=2)
     tensor([1.3863, 1.3863, 1.3863, 1.3863, 1.3863])
     """
     check_number("step", step, at_least=1, whole=True)
@@ -47,7 +47,7 @@ def by_rows(
     with torch.autocast(first.device.type, enabled=False):
         if len(first) <= step:
             return function(*rows, *shared)
-        return _ByRows.apply(function, range(0, len(first), step), len(rows), *rows, *shared)
+        return _MapRowChunks.apply(function, range(0, len(first), step), len(rows), *rows, *shared)
 
 
 def reduce_similarities(
@@ -91,10 +91,10 @@ def reduce_similarities(
         numbers = check_integers("exclude", numbers, rows=len(queries))
         others = check_integers("exclude", others, rows=len(keys))
     a_row = keys.shape[:-1].numel()
-    return by_rows(part, [queries, numbers], [keys, others], step=max(1, TABLE // max(1, a_row)))
+    return map_row_chunks(part, [queries, numbers], [keys, others], step=max(1, TABLE // max(1, a_row)))
 
 
-class _ByRows(torch.autograd.Function):
+class _MapRowChunks(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, function: Callable[..., Tensor], starts: range, count: int, *inputs: Tensor | None) -> Tensor:
         ctx.function, ctx.starts, ctx.count = function, starts, count

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from counterpoise.errors import InputError, unknown
 from counterpoise.ops.checks import check_matrix, check_number
-from counterpoise.ops.similarity import unit_rows
+from counterpoise.ops.similarity import normalize_rows
 
 METRICS = ("cosine", "euclidean")
 # Differences between a query and its neighbours are taken for about this many numbers at once: 64 MB in float32.
@@ -52,7 +52,7 @@ def nearest(
     device = queries.device
     queries, keys = queries.detach().cpu(), keys.detach().cpu()
     if metric == "cosine":
-        values, index = _by_cosine(unit_rows(queries), unit_rows(keys), k)
+        values, index = _by_cosine(normalize_rows(queries), normalize_rows(keys), k)
     else:
         values, index = _by_distance(queries, keys, k)
     return values.to(device), index.to(device)
@@ -79,9 +79,9 @@ def nearest_in_parts(
     [([0, 1, 2], [[0], [1], [2]])]
     """
     _check(queries, keys, k)
-    keys = unit_rows(keys.detach().cpu())
+    keys = normalize_rows(keys.detach().cpu())
     for rows in torch.arange(len(queries)).split(max(1, PART // k)):
-        some = unit_rows(queries.detach()[rows.to(queries.device)].cpu())
+        some = normalize_rows(queries.detach()[rows.to(queries.device)].cpu())
         yield rows, _by_cosine(some, keys, k)[1]
 
 
@@ -126,10 +126,10 @@ def ranked_in_parts(queries: Float[Tensor, "n dim"], keys: Float[Tensor, "m dim"
             [False,  True,  True]]))]
     """
     _check(queries, keys, k)
-    keys = unit_rows(keys.detach().cpu()).float()
+    keys = normalize_rows(keys.detach().cpu()).float()
     tie = TIE if _has_equal_rows(keys) else 0.0
     for rows in torch.arange(len(queries)).split(max(1, PART // k)):
-        some = unit_rows(queries.detach()[rows.to(queries.device)].cpu()).float()
+        some = normalize_rows(queries.detach()[rows.to(queries.device)].cpu()).float()
         cosine, index = _by_cosine(some, keys, min(k + 1, len(keys)))
         group = _groups(cosine, tie)
         cut = group[:, k - 1] == group[:, -1] if k < len(keys) else torch.zeros(len(rows), dtype=torch.bool)

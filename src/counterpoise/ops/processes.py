@@ -1,9 +1,9 @@
 """One batch over several processes: rows gathered with exact gradients, or passed on around a ring.
 
 Each process of `torch.distributed` holds some rows of the batch. An objective that compares rows sees the others'
-through `similarity_logsumexp(…, across=True)`, and `gather`s what it has found for its own rows; so every process ends
-with the loss of the whole batch. The gradient that DDP averages over the processes is then that of the whole batch in
-one process. All processes must take part in every call, but may hold different numbers of rows.
+through `similarity_logsumexp(…, gather_distributed=True)`, and `gather`s what it has found for its own rows; so every
+process ends with the loss of the whole batch. The gradient that DDP averages over the processes is then that of the
+whole batch in one process. All processes must take part in every call, but may hold different numbers of rows.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def gather(x: Shaped[Tensor, "rows ..."]) -> Shaped[Tensor, "all_rows ..."]:
     return x if exchange() == "none" else _Gather.apply(x)
 
 
-def row_numbers(x: Shaped[Tensor, "rows ..."], name: str = "", at_least: int = 1) -> Int[Tensor, " rows"]:
+def global_row_indices(x: Shaped[Tensor, "rows ..."], name: str = "", at_least: int = 1) -> Int[Tensor, " rows"]:
     """The number of each row of `x` among the rows of all processes.
 
     Args:
@@ -93,7 +93,7 @@ def row_numbers(x: Shaped[Tensor, "rows ..."], name: str = "", at_least: int = 1
     Raises:
         InputError: if there are fewer.
 
-    >>> row_numbers(torch.zeros(3, 2))
+    >>> global_row_indices(torch.zeros(3, 2))
     tensor([0, 1, 2])
     """
     check_number("at_least", at_least, at_least=0, whole=True)

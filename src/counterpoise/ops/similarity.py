@@ -34,7 +34,7 @@ class Moments(NamedTuple):
     mean: Float[Tensor, " n"]
 
 
-def unit_rows(x: Float[Tensor, "*rows dim"]) -> Float[Tensor, "*rows dim"]:
+def normalize_rows(x: Float[Tensor, "*rows dim"]) -> Float[Tensor, "*rows dim"]:
     """Rows scaled to length 1; a row of zeros stays zero, so that its cosine with anything is 0.
 
     Args:
@@ -44,7 +44,7 @@ def unit_rows(x: Float[Tensor, "*rows dim"]) -> Float[Tensor, "*rows dim"]:
         float32, or float64 for float64. Differentiable; the gradient of a row of zeros is that of the identity. Nothing
         is looked at, so a row with NaN or infinity comes out as NaN: who takes rows from a user checks them first.
 
-    >>> unit_rows(torch.tensor([[3.0, 4.0], [0.0, 0.0], [0.0, 1e-30]]))
+    >>> normalize_rows(torch.tensor([[3.0, 4.0], [0.0, 0.0], [0.0, 1e-30]]))
     tensor([[0.6000, 0.8000], [0.0000, 0.0000], [0.0000, 1.0000]])
     """
     x = x.to(torch.promote_types(x.dtype, torch.float32))
@@ -64,7 +64,7 @@ def similarity_logsumexp(
     exclude: Identities | None = None,
     only: Identities | None = None,
     log_weights: Float[Tensor, " m"] | None = None,
-    across: bool = False,
+    gather_distributed: bool = False,
 ) -> Float[Tensor, " n"]:
     r"""Of each query, the log-sum-exp of its scaled similarities: $\log \sum_j w_j e^{a_i \langle q_i, k_j \rangle}$.
 
@@ -79,7 +79,7 @@ def similarity_logsumexp(
         exclude: pairs of equal identity are left out.
         only: pairs of unequal identity are left out.
         log_weights: $\log w$ of each key; $-\infty$ leaves a key out.
-        across: let each query see the keys of all processes, not only of its own; see `ops.processes`.
+        gather_distributed: let each query see the keys of all processes, not only of its own; see `ops.processes`.
 
     Returns:
         float32, or float64 for float64 inputs.
@@ -93,7 +93,7 @@ def similarity_logsumexp(
     >>> similarity_logsumexp(z, z, scale=2.0, only=(torch.tensor([0, 1, 2]), torch.tensor([0, 1, 2])))  # its own alone
     tensor([2., 2., 2.])
     """
-    return _moments(queries, keys, scale, exclude, only, log_weights, across, wants_mean=False)[0]
+    return _moments(queries, keys, scale, exclude, only, log_weights, gather_distributed, wants_mean=False)[0]
 
 
 def similarity_softmax(
@@ -104,7 +104,7 @@ def similarity_softmax(
     exclude: Identities | None = None,
     only: Identities | None = None,
     log_weights: Float[Tensor, " m"] | None = None,
-    across: bool = False,
+    gather_distributed: bool = False,
 ) -> Moments:
     r"""`similarity_logsumexp`, and the mean similarity under a row's softmax, $\sum_j p_{ij} \langle q_i, k_j \rangle$.
 
@@ -116,7 +116,7 @@ def similarity_softmax(
     >>> similarity_softmax(z, scale=0.0).mean  # a flat one sees all alike
     tensor([0.3333, 0.3333, 0.3333])
     """
-    return Moments(*_moments(queries, keys, scale, exclude, only, log_weights, across, wants_mean=True))
+    return Moments(*_moments(queries, keys, scale, exclude, only, log_weights, gather_distributed, wants_mean=True))
 
 
 def _moments(
@@ -126,7 +126,7 @@ def _moments(
     exclude: Identities | None,
     only: Identities | None,
     log_weights: Tensor | None,
-    across: bool,
+    gather_distributed: bool,
     wants_mean: bool,
 ) -> tuple[Tensor, Any]:
     exclude, only = _check(queries, keys, scale, exclude, only, log_weights)
@@ -135,7 +135,7 @@ def _moments(
         dtype = dtype if x is None else torch.promote_types(dtype, x.dtype)
     queries = queries.to(dtype)
     keys, log_weights = (None if x is None else x.to(dtype) for x in (keys, log_weights))
-    how = processes.exchange() if across else "none"
+    how = processes.exchange() if gather_distributed else "none"
     if how == "gather":
         keys = processes.gather(queries if keys is None else keys)
         log_weights = None if log_weights is None else processes.gather(log_weights)

@@ -66,7 +66,7 @@ def prepare(
 
 def check(run: Run, scored: bool = False) -> Prepared:
     """Refuse a run that cannot work, in several processes among others; see `images.check`."""
-    if run.settings.team().size > 1:
+    if run.settings.process_group().size > 1:
         raise InputError("devices: expected 1; the task compose trains in one process")
     return images.check(mild(run), source=images_of)
 

@@ -32,7 +32,7 @@ from counterpoise.registry import catalogue
 from counterpoise.registry.arguments import describe
 from counterpoise.training.launch import launch, node
 from counterpoise.training.run import Run, Settings, load_once, processor_threads, run_once
-from counterpoise.training.trainer import OnlineProbe, Team, check_images, fit
+from counterpoise.training.trainer import OnlineProbe, ProcessGroupConfig, check_images, fit
 
 NEIGHBOURS = 20
 HELD_OUT = 200  # labelled images per class for the probes; fewer where a fifth of the class is less
@@ -164,8 +164,8 @@ def check(run: Run, scored: bool = False, source: Source = images_of) -> Prepare
     if source is images_of:
         _check_classes(run.data, prepared, scored)
     settings, count = run.settings, len(prepared.train)
-    check_images(count, settings.batch_size, settings.team())
-    shares = settings.team().size if settings.exchange == "none" else 1
+    check_images(count, settings.batch_size, settings.process_group())
+    shares = settings.process_group().size if settings.exchange == "none" else 1
     build(run, prepared.train).check_images(prepared.train, min(settings.batch_size, count), shares)
     return prepared
 
@@ -250,7 +250,7 @@ def train_and_score(
     source = everything if run.train_on_all else source
 
     def work() -> dict[str, Any]:
-        if run.settings.team().size > 1:
+        if run.settings.process_group().size > 1:
             launch(
                 _train_together,
                 (run, folder, source, tuple(loggers), progress),
@@ -308,7 +308,7 @@ def _train(
     loggers: tuple[str, ...],
     progress: bool,
     callbacks: tuple[Callback, ...] = (),
-    team: Team | None = None,
+    process_group: ProcessGroupConfig | None = None,
 ) -> list[dict[str, float]]:
     settings = run.settings
     labelled = prepared.probe if len(prepared.probe) and prepared.test.counts().any() else None
@@ -324,7 +324,7 @@ def _train(
         accumulate=settings.accumulate,
         loggers=loggers,
         device=settings.device,
-        team=team,
+        process_group=process_group,
         progress=progress,
         callbacks=callbacks,
     )
@@ -336,7 +336,15 @@ def _train_together(
     """What each of several processes does: only train; the last checkpoint has it all."""
     with processor_threads(run.settings.threads), exchanging(run.settings.exchange):
         prepared = source(run)
-        _train(run, build(run, prepared.train), prepared, folder, loggers, progress, team=run.settings.team(rank))
+        _train(
+            run,
+            build(run, prepared.train),
+            prepared,
+            folder,
+            loggers,
+            progress,
+            process_group=run.settings.process_group(rank),
+        )
 
 
 def undertraining(run: Run, prepared: Prepared, curve: Sequence[dict[str, float]], features: Tensor) -> list[str]:

@@ -69,10 +69,10 @@ def check(run: Run, scored: bool = False) -> TargetSplits:
     for f in fields(Settings):
         if f.name in UNUSED and getattr(run.settings, f.name) != f.default:
             raise InputError(f"{f.name}: is for images with labels, not for regression")
-    if run.settings.team().size > 1:
+    if run.settings.process_group().size > 1:
         raise InputError("devices: expected 1; the task regress trains in one process")
     data = data_of(run)
-    check_images(len(data.train), run.settings.batch_size, run.settings.team())
+    check_images(len(data.train), run.settings.batch_size, run.settings.process_group())
     for name, part in data._asdict().items():
         if len(part.targets.unique()) < 2:
             raise InputError(

@@ -23,7 +23,7 @@ MEETING = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK")
 
 
 def launch(function: Callable[..., None], arguments: tuple[Any, ...], devices: int, nodes: int = 1) -> None:
-    """Call `function(rank, *arguments)` in `devices` new processes on this machine, as part of a team with others.
+    """Call `function(rank, *arguments)` in `devices` new processes on this machine, together with others.
 
     With several machines the same command runs on each; the environment tells where they meet: `MASTER_ADDR` and
     `MASTER_PORT` of the first one, and `NODE_RANK`, this machine's number from 0.

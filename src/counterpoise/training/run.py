@@ -27,10 +27,10 @@ from counterpoise.training.launch import node
 from counterpoise.training.trainer import (
     CHECKPOINT,
     Precision,
+    ProcessGroupConfig,
     Strategy,
-    Team,
     check_options,
-    check_team,
+    check_process_group,
     epochs_done,
     is_harmless,
     resolve,
@@ -111,14 +111,14 @@ class Settings:
             object.__setattr__(self, f.name, value)
             check_value(_described()[f.name], value)
         check_options(self.epochs, self.batch_size, self.accumulate, self.precision, self.device)
-        check_team(self.team(), self.batch_size, self.device)
+        check_process_group(self.process_group(), self.batch_size, self.device)
         check_number("threads", self.threads, at_least=1, whole=True)
         if self.exchange not in get_args(Exchange):
             raise unknown("exchange", self.exchange, get_args(Exchange))
 
-    def team(self, rank: int = 0) -> Team:
+    def process_group(self, rank: int = 0) -> ProcessGroupConfig:
         """The processes that train together."""
-        return Team(self.devices, self.nodes, self.strategy, rank)
+        return ProcessGroupConfig(self.devices, self.nodes, self.strategy, rank)
 
 
 @cache

@@ -63,7 +63,7 @@ def fit(
     accumulate: int = 1,
     loggers: tuple[str, ...] = (),
     device: str = "auto",
-    team: Team | None = None,
+    process_group: ProcessGroupConfig | None = None,
     progress: bool = False,
     callbacks: tuple[Callback, ...] = (),
 ) -> list[dict[str, float]]:
@@ -84,7 +84,7 @@ def fit(
         accumulate: batches whose gradients are added up before each step of the optimiser.
         loggers: where the curve goes besides: any of "tensorboard", "wandb", "mlflow".
         device: "auto", "cpu", "cuda" or "mps".
-        team: the processes among which each batch is divided, of which this is one; see `launch.launch`.
+        process_group: the processes among which each batch is divided, of which this is one; see `launch.launch`.
         progress: show a progress bar.
         callbacks: further Lightning callbacks.
 
@@ -96,14 +96,16 @@ def fit(
     """
     check_options(epochs, batch_size, accumulate, precision, device)
     check_loggers(loggers)
-    team = team or Team()
-    check_images(len(images), batch_size, team)
+    process_group = process_group or ProcessGroupConfig()
+    check_images(len(images), batch_size, process_group)
     make_folder(folder)
-    history = History(probe if team.strategy == "ddp" else None, folder / "curve.csv")
+    history = History(probe if process_group.strategy == "ddp" else None, folder / "curve.csv")
     checkpoint = folder / CHECKPOINT
     loader: DataLoader[Any] = DataLoader(
         cast(Any, images),
-        batch_sampler=Share(Shuffle(len(images), seed), method, min(batch_size, len(images)), team),
+        batch_sampler=DistributedBatchSampler(
+            Shuffle(len(images), seed), method, min(batch_size, len(images)), process_group
+        ),
         collate_fn=_as_fetched,
     )
     resume = None
@@ -115,20 +117,20 @@ def fit(
         trainer = lightning.Trainer(
             max_epochs=epochs,
             accelerator=resolve(device),
-            devices=team.devices,
-            num_nodes=team.nodes,
-            strategy=team.strategy if team.size > 1 else "auto",
-            sync_batchnorm=team.size > 1 and resolve(device) == "cuda",
+            devices=process_group.devices,
+            num_nodes=process_group.nodes,
+            strategy=process_group.strategy if process_group.size > 1 else "auto",
+            sync_batchnorm=process_group.size > 1 and resolve(device) == "cuda",
             use_distributed_sampler=False,
             precision=precision,
             accumulate_grad_batches=accumulate,
             logger=[make_logger(name, folder) for name in loggers],
             callbacks=[
-                StartEpoch(images, seed, team.rank),
+                StartEpoch(images, seed, process_group.rank),
                 history,
                 *callbacks,
                 *([RichProgressBar()] if progress else []),
-                Keep(checkpoint),
+                AtomicCheckpoint(checkpoint),
             ],
             enable_checkpointing=False,
             enable_progress_bar=progress,
@@ -136,7 +138,7 @@ def fit(
             log_every_n_steps=1,
             default_root_dir=folder,
         )
-        _check_granted(trainer, precision, team)
+        _check_granted(trainer, precision, process_group)
         try:
             trainer.fit(method, loader, ckpt_path=resume, weights_only=True)
         except (RuntimeError, KeyError, ValueError) as error:
@@ -160,11 +162,15 @@ def _warn_of_substitutes(batch_size: int, images: int, accumulate: int, batches:
             warnings.warn(f"{name}={os.environ[name]} in the environment changes how Lightning trains")
 
 
-def _check_granted(trainer: lightning.Trainer, precision: str, team: Team) -> None:
+def _check_granted(trainer: lightning.Trainer, precision: str, process_group: ProcessGroupConfig) -> None:
     """Refuse to go on where Lightning put something else in the place of what it was asked for."""
     found = {"precision": trainer.precision.removesuffix("-true"), "devices": trainer.num_devices}
     found |= {"nodes": trainer.num_nodes}
-    for name, wanted in {"precision": precision, "devices": team.devices, "nodes": team.nodes}.items():
+    for name, wanted in {
+        "precision": precision,
+        "devices": process_group.devices,
+        "nodes": process_group.nodes,
+    }.items():
         if found[name] != wanted:
             raise InputError(f"{name}: asked for {wanted}, for which Lightning takes {found[name]} here")
 
@@ -216,16 +222,16 @@ def check_precision(precision: str, device: str) -> None:
         raise InputError(f"precision: '{precision}' is not available on {device}{reason}; {others}")
 
 
-def check_images(images: int, batch_size: int, team: Team) -> None:
+def check_images(images: int, batch_size: int, process_group: ProcessGroupConfig) -> None:
     """Refuse fewer images than give each process two in a batch, since one alone has nothing to be compared with.
 
-    >>> check_images(3, 4, Team(devices=2))
+    >>> check_images(3, 4, ProcessGroupConfig(devices=2))
     Traceback (most recent call last):
     counterpoise.errors.InputError: images: expected at least 4 to train on, 2 for each of 2 processes, got 3
     """
-    if min(images, batch_size) < 2 * team.size:
-        each = f", 2 for each of {team.size} processes" if team.size > 1 else ""
-        raise InputError(f"images: expected at least {2 * team.size} to train on{each}, got {images}")
+    if min(images, batch_size) < 2 * process_group.size:
+        each = f", 2 for each of {process_group.size} processes" if process_group.size > 1 else ""
+        raise InputError(f"images: expected at least {2 * process_group.size} to train on{each}, got {images}")
 
 
 def check_loggers(names: Iterable[str]) -> None:
@@ -242,28 +248,30 @@ def check_loggers(names: Iterable[str]) -> None:
             raise MissingExtra(name, name)
 
 
-def check_team(team: Team, batch_size: int, device: str) -> None:
-    """Refuse, by name, a team that cannot train together here."""
-    check_number("devices", team.devices, at_least=1, whole=True)
-    check_number("nodes", team.nodes, at_least=1, whole=True)
-    if team.strategy not in get_args(Strategy):
-        raise unknown("strategy", team.strategy, get_args(Strategy))
-    if batch_size < 2 * team.size:
-        raise InputError(f"batch_size: expected at least 2 images for each of {team.size} processes, got {batch_size}")
-    kind = resolve(device)
-    if kind == "cuda" and team.devices > torch.cuda.device_count():
+def check_process_group(process_group: ProcessGroupConfig, batch_size: int, device: str) -> None:
+    """Refuse, by name, processes that cannot train together here."""
+    check_number("devices", process_group.devices, at_least=1, whole=True)
+    check_number("nodes", process_group.nodes, at_least=1, whole=True)
+    if process_group.strategy not in get_args(Strategy):
+        raise unknown("strategy", process_group.strategy, get_args(Strategy))
+    if batch_size < 2 * process_group.size:
         raise InputError(
-            f"devices: expected at most the {torch.cuda.device_count()} of this machine, got {team.devices}"
+            f"batch_size: expected at least 2 images for each of {process_group.size} processes, got {batch_size}"
         )
-    if team.strategy == "fsdp" and kind != "cuda":
+    kind = resolve(device)
+    if kind == "cuda" and process_group.devices > torch.cuda.device_count():
+        raise InputError(
+            f"devices: expected at most the {torch.cuda.device_count()} of this machine, got {process_group.devices}"
+        )
+    if process_group.strategy == "fsdp" and kind != "cuda":
         raise InputError("strategy: 'fsdp' needs CUDA, which is not used here; 'ddp' works on any device")
-    if team.strategy == "fsdp" and team.size == 1:
+    if process_group.strategy == "fsdp" and process_group.size == 1:
         raise InputError("strategy: 'fsdp' divides a network among processes; expected more than one of them")
-    if kind == "mps" and team.size > 1:
+    if kind == "mps" and process_group.size > 1:
         raise InputError("devices: 'mps' is one device; several processes need 'cpu' or 'cuda'")
 
 
-class Team(NamedTuple):
+class ProcessGroupConfig(NamedTuple):
     """The processes that train together: `devices` on each of `nodes` machines; this one has the number `rank`."""
 
     devices: int = 1
@@ -295,21 +303,22 @@ class Shuffle(Sampler[int]):
         return iter(torch.randperm(self.length, generator=generator).tolist())
 
 
-class Share(BatchSampler):
+class DistributedBatchSampler(BatchSampler):
     """This process's share of every batch that the method makes; shares differ by one image at most."""
 
-    def __init__(self, order: Shuffle, method: Method, batch_size: int, team: Team):
+    def __init__(self, order: Shuffle, method: Method, batch_size: int, process_group: ProcessGroupConfig):
         super().__init__(order, batch_size, drop_last=True)
-        self.method, self.team = method, team
+        self.method, self.process_group = method, process_group
 
     def __iter__(self) -> Iterator[list[int]]:
         # A generator, so that nothing is drawn before the epoch is known: a resumed loader is started before it is.
         for batch in self.method.batches(torch.tensor(list(self.sampler)), self.batch_size):
-            if len(batch) < 2 * self.team.size:
+            size = self.process_group.size
+            if len(batch) < 2 * size:
                 raise InputError(
-                    f"batch_size: expected 2 images for each of {self.team.size} processes, got a batch of {len(batch)}"
+                    f"batch_size: expected 2 images for each of {size} processes, got a batch of {len(batch)}"
                 )
-            yield batch[self.team.rank :: self.team.size]
+            yield batch[self.process_group.rank :: size]
 
 
 class StartEpoch(Callback):
@@ -436,7 +445,7 @@ class History(Callback):
         self.warnings = list(dict.fromkeys([*state_dict.get("warnings", []), *self.warnings]))
 
 
-class Keep(Callback):
+class AtomicCheckpoint(Callback):
     """Writes the checkpoint after every epoch: aside first, then renamed, so that it is never half there."""
 
     def __init__(self, path: Path):
