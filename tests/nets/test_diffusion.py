@@ -9,8 +9,6 @@ from torch import nn
 from counterpoise.errors import InputError
 from counterpoise.nets.diffusion import Block, Schedule, UNet, ddim, train_denoiser
 
-rng = torch.Generator().manual_seed(0)
-
 
 def test_the_schedule_of_ddpm():
     schedule = Schedule()
@@ -22,7 +20,7 @@ def test_the_schedule_of_ddpm():
     assert schedule.sigma[0].item() == pytest.approx(0.01, rel=1e-6)
 
 
-def test_noised_is_the_mix_of_each_image_s_own_step():
+def test_noised_is_the_mix_of_each_image_s_own_step(rng):
     schedule = Schedule(4, 0.1, 0.4)
     x, noise = torch.randn(2, 1, 2, 2, generator=rng), torch.randn(2, 1, 2, 2, generator=rng)
     found = schedule.noised(x, torch.tensor([0, 1]), noise)
@@ -31,7 +29,7 @@ def test_noised_is_the_mix_of_each_image_s_own_step():
 
 
 @pytest.mark.parametrize("steps", [1, 3, 10, 100])
-def test_ddim_with_a_net_that_knows_the_image(steps):
+def test_ddim_with_a_net_that_knows_the_image(steps, rng):
     """From noise it gives the image; backwards, step for step, the noise that the image was said to have."""
     schedule = Schedule(100)
     image = torch.rand(2, 1, 3, 3, generator=rng) * 2 - 1
@@ -76,7 +74,7 @@ def test_the_net_takes_images_of_any_size_and_starts_at_0(channels, size):
 
 def test_a_block_s_two_adaptations_by_hand():
     """On an even image the normalised input is 0, so only what the step and the code shift remains."""
-    block = Block(1, 1, 1, told=True)
+    block = Block(1, 1, 1, conditional=True)
     for layer, bias in ((block.time[1], [0.5, 2.0]), (block.code[1], [1.0, 0.25])):
         nn.init.zeros_(layer.weight)
         layer.bias.data = torch.tensor(bias)
@@ -97,16 +95,16 @@ def test_the_net_hears_of_the_step_and_of_the_code():
     assert (out - net(x, torch.tensor([10]), -code)).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("told", [False, True])
-def test_training_lowers_the_error_and_freezes_all(told):
-    """Images that are all black or all white: what is left is easily told from the noise."""
+@pytest.mark.parametrize("conditional", [False, True])
+def test_training_lowers_the_error_and_freezes_all(conditional, rng):
+    """Images that are all black or all white: easily separated from the noise."""
     torch.manual_seed(0)
     pixels = (
         torch.randint(0, 2, (64, 1, 4, 4), generator=rng, dtype=torch.uint8)[:, :, :1, :1].expand(64, 1, 4, 4) * 255
     )
-    code = nn.Sequential(nn.Flatten(), nn.Linear(16, 3)) if told else None
+    code = nn.Sequential(nn.Flatten(), nn.Linear(16, 3)) if conditional else None
     before = [p.clone() for p in code.parameters()] if code else []
-    net = UNet(1, width=8, code=3 if told else None)
+    net = UNet(1, width=8, code=3 if conditional else None)
     error = train_denoiser(net, Schedule(), pixels, lambda x: x.float() / 127.5 - 1, 20, batch_size=32, code=code)
     assert error < 0.5
     assert not any(p.requires_grad or p.grad is not None for p in net.parameters())

@@ -94,5 +94,5 @@ def test_an_encoder_that_gives_maps_is_refused():
 
 
 def test_a_batch_size_below_one_is_refused():
-    with pytest.raises(InputError, match="batch_size: expected a number of at least 1, got 0"):
+    with pytest.raises(InputError, match="batch_size: expected a whole number of at least 1, got 0"):
         embed(nn.Flatten(), Pictures(2), unit, 0)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from counterpoise.errors import InputError
 from counterpoise.ops.chunking import map_row_chunks, reduce_similarities
 
 
@@ -22,14 +23,14 @@ def inputs():
 @pytest.mark.parametrize("numbers", [torch.arange(7) % 5, None])
 def test_as_of_all_rows_at_once(step, numbers):
     x, y, scale = inputs()
-    whole, parts = softened(x, numbers, y, scale), map_row_chunks(softened, [x, numbers], [y, scale], step)
+    whole, parts = softened(x, numbers, y, scale), map_row_chunks(softened, [x, numbers], [y, scale], 1, table=step)
     torch.testing.assert_close(parts, whole)
     slope = torch.randn_like(whole)
     expected = torch.autograd.grad(whole, (x, y, scale), slope)
     torch.testing.assert_close(torch.autograd.grad(parts, (x, y, scale), slope), expected)
 
 
-def test_no_more_rows_than_a_step_are_one_call():
+def test_no_more_rows_than_the_table_holds_are_one_call():
     calls = []
 
     def counted(x):
@@ -37,14 +38,34 @@ def test_no_more_rows_than_a_step_are_one_call():
         return x
 
     x = torch.ones(6, 2, requires_grad=True)
-    assert map_row_chunks(counted, [x], [], step=6) is x
-    map_row_chunks(counted, [x], [], step=4).sum().backward()
+    assert map_row_chunks(counted, [x], [], columns=2, table=12) is x
+    map_row_chunks(counted, [x], [], columns=2, table=9).sum().backward()
     assert calls == [6, 4, 2, 4, 2]
+
+
+@pytest.mark.parametrize(("columns", "table", "expected"), [(3, 2, [1] * 4), (0, 3, [3, 1]), (1, None, [4])])
+def test_a_part_has_as_many_rows_as_the_table_holds_but_one_at_least(columns, table, expected):
+    calls = []
+
+    def counted(x):
+        calls.append(len(x))
+        return x
+
+    map_row_chunks(counted, [torch.ones(4, 2)], [], columns, table)
+    assert calls == expected
+
+
+@pytest.mark.parametrize(("arguments", "message"), [((-1,), "columns: .*-1"), ((2, 0), "table: .*0")])
+def test_no_rows_and_numbers_out_of_range_are_refused(arguments, message):
+    with pytest.raises(InputError, match=message):
+        map_row_chunks(lambda x: x, [torch.ones(4, 2)], [], *arguments)
+    with pytest.raises(InputError, match="rows: "):
+        map_row_chunks(lambda x: x, [None], [], 1)
 
 
 def test_what_is_not_used_or_does_not_learn_gets_no_gradient():
     x, y, unused = torch.ones(4, 2, requires_grad=True), torch.ones(3, 2), torch.ones(2, requires_grad=True)
-    map_row_chunks(lambda x, y, unused: (x @ y.T).sum(1), [x], [y, unused], step=2).sum().backward()
+    map_row_chunks(lambda x, y, unused: (x @ y.T).sum(1), [x], [y, unused], columns=3, table=6).sum().backward()
     assert y.grad is None
     torch.testing.assert_close(x.grad, torch.full((4, 2), 3.0))
     assert not unused.grad.any()
@@ -53,7 +74,7 @@ def test_what_is_not_used_or_does_not_learn_gets_no_gradient():
 def test_float32_within_autocast():
     x, y = torch.randn(6, 8, requires_grad=True), torch.randn(4, 8)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        whole, parts = (map_row_chunks(lambda x, y: x @ y.T, [x], [y], step) for step in (6, 2))
+        whole, parts = (map_row_chunks(lambda x, y: x @ y.T, [x], [y], columns=4, table=table) for table in (24, 8))
     assert whole.dtype == parts.dtype == torch.float32
     torch.testing.assert_close(parts, whole)
     torch.testing.assert_close(torch.autograd.grad(parts.sum(), x), torch.autograd.grad(whole.sum(), x))

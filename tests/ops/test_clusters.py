@@ -56,6 +56,10 @@ def test_bad_input_is_refused_by_name():
         kmeans(points, 91)
     with pytest.raises(InputError, match="clusters: expected from 1"):
         kmeans(points, 0)
+    with pytest.raises(InputError, match="points: expected at least 1 columns, got 0"):
+        kmeans(points[:, :0], 2)
+    with pytest.raises(InputError, match=r"points: expected numbers of at most 1e\+15, got "):
+        kmeans(1e30 * points, 2)
     with pytest.raises(InputError, match="points: 1 of 270 numbers are NaN"):
         kmeans(
             points.index_fill(0, torch.tensor([5]), 1.0).index_put(

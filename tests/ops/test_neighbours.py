@@ -7,10 +7,10 @@ from sklearn.neighbors import NearestNeighbors
 from counterpoise.errors import InputError
 from counterpoise.ops import neighbours
 from counterpoise.ops.neighbours import nearest, ranked_in_parts
+from worlds import seeded
 
-rng = torch.Generator().manual_seed(0)
-QUERIES = torch.randn(37, 6, generator=rng)
-KEYS = torch.randn(50, 6, generator=rng)
+QUERIES = torch.randn(37, 6, generator=seeded(0))
+KEYS = torch.randn(50, 6, generator=seeded(1))
 
 
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
@@ -24,7 +24,7 @@ def test_against_scikit_learn(metric, k):
 
 
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
-def test_more_rows_than_one_block(metric):
+def test_more_rows_than_one_block(metric, rng):
     queries, keys = torch.randn(5000, 4, generator=rng), torch.randn(2500, 4, generator=rng)
     values, index = nearest(queries, keys, 3, metric)
     rows = [0, 4095, 4096, 4999]
@@ -42,7 +42,7 @@ def test_distances_in_tiles_are_the_same(monkeypatch):
     assert torch.equal(whole[1], tiled[1])
 
 
-def test_cosine_does_not_see_lengths_however_extreme():
+def test_cosine_does_not_see_lengths_however_extreme(rng):
     lengths = 10.0 ** torch.randint(-30, 30, (50, 1), generator=rng)
     assert torch.equal(nearest(QUERIES * 1e-25, KEYS * lengths, 4)[1], nearest(QUERIES, KEYS, 4)[1])
 

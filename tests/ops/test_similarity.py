@@ -9,12 +9,15 @@ from torch.nn.functional import normalize
 from counterpoise.errors import InputError
 from counterpoise.ops import tiles
 from counterpoise.ops.similarity import normalize_rows, similarity_logsumexp, similarity_softmax
+from worlds import seeded
 
-rng = torch.Generator().manual_seed(0)
-QUERIES = torch.randn(7, 3, generator=rng, dtype=torch.float64)
-KEYS = torch.randn(5, 3, generator=rng, dtype=torch.float64)
-SCALES = 0.5 + torch.rand(7, generator=rng, dtype=torch.float64)
-WEIGHTS = {7: torch.randn(7, generator=rng, dtype=torch.float64), 5: torch.randn(5, generator=rng, dtype=torch.float64)}
+QUERIES = torch.randn(7, 3, generator=seeded(0), dtype=torch.float64)
+KEYS = torch.randn(5, 3, generator=seeded(1), dtype=torch.float64)
+SCALES = 0.5 + torch.rand(7, generator=seeded(2), dtype=torch.float64)
+WEIGHTS = {
+    7: torch.randn(7, generator=seeded(3), dtype=torch.float64),
+    5: torch.randn(5, generator=seeded(4), dtype=torch.float64),
+}
 LABELS = {7: torch.tensor([0, 1, 2, 0, 1, 2, 0]), 5: torch.tensor([1, 0, 2, 2, 0])}
 SIDES = [1, 3, 1024]  # one pair a tile, ragged last tiles, all in one
 GROUPS = {"self": None, "cross": KEYS}
@@ -55,7 +58,7 @@ def form(request, monkeypatch):
 @pytest.mark.parametrize(("exclude", "only"), [(False, False), (True, False), (False, True)])
 @pytest.mark.parametrize("scale", SCALE.values(), ids=SCALE)
 @pytest.mark.parametrize("keys", GROUPS.values(), ids=GROUPS)
-def test_values_and_gradients_equal_the_plain_form(keys, scale, exclude, only, weighted, side, monkeypatch):
+def test_values_and_gradients_equal_the_plain_form(keys, scale, exclude, only, weighted, side, monkeypatch, rng):
     monkeypatch.setitem(tiles.SIDE, "cpu", side)
     upstream = torch.randn(2, 7, generator=rng, dtype=torch.float64)
     given = rules(keys, exclude, only)
@@ -148,7 +151,7 @@ def test_a_large_scale_finds_the_nearest_key_and_zero_takes_the_plain_mean():
 
 
 @pytest.mark.parametrize("length", [1e-3, 1.0, 7.0, 1e3, 1e6])
-def test_rows_of_any_length_stay_finite_and_right_in_single_precision(length):
+def test_rows_of_any_length_stay_finite_and_right_in_single_precision(length, rng):
     z = length * normalize(torch.randn(50, 8, generator=rng), dim=1)
     row = torch.arange(50)
     torch.testing.assert_close(similarity_logsumexp(z, exclude=row), plain(z, exclude=row)[0])
@@ -204,7 +207,7 @@ def test_a_row_without_a_key_is_refused(rule):
         similarity_softmax(QUERIES[:1], KEYS[:1], **{rule: identities})
 
 
-def test_memory_grows_with_rows_not_with_pairs():
+def test_memory_grows_with_rows_not_with_pairs(rng):
     """The largest tensor kept between the passes is the input itself."""
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x.numel()) or x, lambda x: x):
@@ -214,7 +217,7 @@ def test_memory_grows_with_rows_not_with_pairs():
     assert max(kept) == z.numel()
 
 
-def test_unit_rows_gradient_is_that_of_normalising():
+def test_unit_rows_gradient_is_that_of_normalising(rng):
     x = torch.randn(3, 4, generator=rng, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(normalize_rows, x)
     zero = torch.zeros(1, 3, requires_grad=True)

@@ -1,4 +1,4 @@
-"""Nets: backbones by name, heads, and the one way to get features."""
+"""Networks: backbones by name, heads, and feature extraction."""
 
 from counterpoise.nets import heads
 from counterpoise.nets.backbones import Backbone, backbone

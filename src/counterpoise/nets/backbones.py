@@ -1,34 +1,38 @@
-"""Backbones: from images to one feature vector each, by name.
+"""Backbones by name, which map each image to a feature vector.
 
-`small` is a net of our own for images of 28 to 32 pixels; every other name is a model of timm or of torchvision, with
-random weights and without its classifier.
+`small` is this project's network for images of 28 to 32 pixels. Every other name is a model of timm or torchvision
+without its classifier, with random or the library's pretrained weights.
 """
 
 from __future__ import annotations
 
 import difflib
+import warnings
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from counterpoise.errors import InputError, unknown
+from counterpoise.errors import InputError, printable, unknown
 from counterpoise.ops.checks import check_number
 
 SMALL_WIDTHS = (32, 64, 128, 128)
-CIFAR_STEM_SIZE = 64  # up to this size, torchvision's resnet* start without the two halvings of their stem
-HEADS = ("fc", "classifier", "head", "heads")  # what torchvision's models call their classifier
+CIFAR_STEM_SIZE = 64  # up to this size, torchvision's resnet* get a stem that does not downsample
+HEADS = ("fc", "classifier", "head", "heads")  # names of the classifier in torchvision's models
+AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")  # their auxiliary classifiers
+MISFITS = (RuntimeError, ValueError, AssertionError, ZeroDivisionError)  # that models raise for a wrong image size
 
 
 class Backbone(nn.Module):
-    """A model that gives one feature vector per image.
+    """A model that returns one feature vector per image.
 
     Args:
-        model: from [B channels H W] to [B features].
-        channels: what the model takes.
-        features: what the model gives.
+        model: maps [B channels H W] to [B features].
+        channels: number of input channels.
+        features: number of features.
     """
 
     def __init__(self, model: nn.Module, channels: int, features: int):
@@ -45,42 +49,90 @@ class Backbone(nn.Module):
         return self.model(images)
 
 
-def backbone(name: str, channels: int, size: int) -> Backbone:
-    """Make the backbone of that name, with random weights from torch's global generator.
+def parse_backbone(text: str) -> tuple[str, Path | None]:
+    """Split `BACKBONE` or `BACKBONE@FILE` into the name and the file of weights.
+
+    Args:
+        text: a name for `backbone`, optionally followed by `@` and a file for `weights.load_weights`, where `~` is the
+            home folder.
+
+    Returns:
+        The name, which is not looked up here, and the file, which is not opened here, or `None`.
+
+    Raises:
+        InputError: for an empty name, or no file after the `@`.
+
+    Examples:
+        >>> name, file = parse_backbone("resnet50@w.safetensors")
+        >>> name, str(file), parse_backbone("small")
+        ('resnet50', 'w.safetensors', ('small', None))
+    """
+    name, at, file = text.partition("@")
+    if not name or (at and not file):
+        raise InputError(f"backbone: expected BACKBONE or BACKBONE@FILE, such as resnet50@w.safetensors, got '{text}'")
+    return name, Path(file).expanduser() if file else None
+
+
+def backbone(name: str, channels: int, size: int, pretrained: bool = False) -> Backbone:
+    """Make a backbone by name, with random weights from torch's global generator or the library's pretrained ones.
 
     Args:
         name: `small`; `timm:MODEL` or `torchvision:MODEL` for any image classifier of these libraries; or `MODEL`
-            alone, which timm and then torchvision are asked for. `torchvision:resnet*` gets a 3x3 first convolution of
-            stride 1 and no max-pooling where `size` is at most 64, as is usual for CIFAR; timm's stay as they are.
-        channels: of the images.
+            alone, which is looked up in timm and then in torchvision. `torchvision:resnet*` gets a 3x3 first
+            convolution of stride 1 and no max-pooling if `size` is at most 64, as is usual for CIFAR; timm's models are
+            unchanged.
+        channels: number of image channels.
         size: side of the images in pixels.
+        pretrained: start from the default weights of timm or torchvision for this model, or those of its tag
+            (`timm:resnet50.a1_in1k`); the library downloads them once. If the number of channels is not three, the
+            filters of red, green and blue are summed for one channel, and used in turn for more. If
+            `torchvision:resnet*` gets another first convolution, its weights are random, with a warning. Pretrained
+            weights expect standardised colours; `to_float`'s pixels from -1 to 1 match them only roughly.
 
     Returns:
         A module from float images [B channels size size] to [B features], with the attribute `features`.
 
     Raises:
-        InputError: for an unknown name, or a size that the model cannot take.
+        InputError: for an unknown name, or a size that the model cannot take; for pretrained weights that do not exist
+            or cannot be downloaded.
 
-    >>> net = backbone("small", channels=1, size=28)
-    >>> net.features, net(torch.zeros(2, 1, 28, 28)).shape
-    (128, torch.Size([2, 128]))
+    Examples:
+        >>> net = backbone("small", channels=1, size=28)
+        >>> net.features, net(torch.zeros(2, 1, 28, 28)).shape
+        (128, torch.Size([2, 128]))
     """
     check_number("channels", channels, at_least=1)
     check_number("size", size, at_least=1)
     build = _builder(name)
-    # Models tell of a wrong size in many ways, while they are built or at their first images.
+    # Models refuse a wrong size in many ways, while they are built or at their first images.
     try:
-        model = build(channels, size)
+        model = build(channels, size, pretrained)
         features = _count_features(model, channels, size)
-    except (RuntimeError, ValueError, AssertionError, ZeroDivisionError) as error:
+    except InputError:
+        raise
+    except MISFITS as error:
         reason = " ".join(str(error).split())
         images = f"images of {size}x{size} pixels and {channels} channels"
         raise InputError(f"backbone '{name}': {images} do not fit this model ({reason})") from error
     return Backbone(model, channels, features)
 
 
+def is_backbone(name: str) -> bool:
+    """Whether `backbone` accepts a name.
+
+    Examples:
+        >>> is_backbone("small"), is_backbone("smal")
+        (True, False)
+    """
+    try:
+        _builder(name)
+    except InputError:
+        return False
+    return True
+
+
 class SmallNet(nn.Sequential):
-    """Four 3x3 convolutions with batch normalisation, three of them of stride 2; then the mean over the image.
+    """Four 3x3 convolutions with batch normalisation, three of them with stride 2; then global average pooling.
 
     Made for 28 to 32 pixels: at 28x28x1 a forward and backward pass costs about 0.03 GFLOP an image.
     """
@@ -98,63 +150,141 @@ class SmallNet(nn.Sequential):
 
     def forward(self, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch features"]:
         """Return 128 features for each image."""
-        # The faster layout on CPU; the layers hand it on. The weights keep theirs, for files that want them contiguous.
+        # channels_last is faster on CPU, and layers preserve it. Weights stay contiguous, as file formats need them.
         return super().forward(images.contiguous(memory_format=torch.channels_last))
 
 
-def _builder(name: str) -> Callable[[int, int], nn.Module]:
-    """The function (channels, size) -> model for a name, or the error with the nearest names."""
+def _builder(name: str) -> Callable[[int, int, bool], nn.Module]:
+    """The function (channels, size, pretrained) -> model for a name; raises an error with the nearest names."""
     if name == "small":
-        return lambda channels, size: SmallNet(channels)
+        return _small
     import timm
     from torchvision import models
 
     library, _, model = name.rpartition(":")
     torchvision_names = models.list_models(module=models)
     if library in ("", "timm") and timm.is_model(model):
-        return lambda channels, size: _timm(model, channels, size)
+        return partial(_timm, model)
     if library in ("", "torchvision") and model in torchvision_names:
-        return lambda channels, size: _torchvision(model, channels, size)
+        return partial(_torchvision, model)
     bare = [*timm.list_models(), *torchvision_names]
     full = [*(f"timm:{m}" for m in timm.list_models()), *(f"torchvision:{m}" for m in torchvision_names)]
     near = difflib.get_close_matches(name, ["small", *bare, *full], n=3)
     raise unknown("backbone", name, [*near, "small", "timm:MODEL", "torchvision:MODEL"])
 
 
-def _timm(name: str, channels: int, size: int) -> nn.Module:
+def _small(channels: int, size: int, pretrained: bool) -> nn.Module:
+    if pretrained:
+        raise _no_weights("small", "this project")
+    return SmallNet(channels)
+
+
+def _timm(name: str, channels: int, size: int, pretrained: bool) -> nn.Module:
     import timm
     from timm.layers import PatchEmbed
 
-    create = partial(timm.create_model, name, pretrained=False, num_classes=0, in_chans=channels)
+    source = _timm_source(name) if pretrained else ""  # before the model, which is large
+    create = partial(timm.create_model, name, pretrained=False, num_classes=0, in_chans=channels, img_size=size)
     try:
-        model = create(img_size=size)
-    except TypeError:  # the model takes images of any size and has no such argument
+        model = create()
+    except TypeError:  # the model takes images of any size, without this argument
+        del create.keywords["img_size"]
         model = create()
     patches = getattr(model, "patch_embed", None)
     if isinstance(patches, PatchEmbed) and not patches.dynamic_img_pad and size % max(patches.patch_size):
         side = max(patches.patch_size)
         raise ValueError(f"its patches of {side}x{side} pixels would leave a rest unseen")
-    return model
+    if not pretrained:
+        return model
+    try:  # after the checks, so that nothing is downloaded in vain
+        return create(pretrained=True)
+    except OSError as error:
+        raise _not_fetched(name, source, error) from error
+    except MISFITS:
+        raise
+    except Exception as error:  # from the libraries for the network
+        raise _not_fetched(name, source, error) from error
 
 
-def _torchvision(name: str, channels: int, size: int) -> nn.Module:
+def _timm_source(name: str) -> str:
+    """The place from which timm downloads a model's weights."""
+    import timm
+
+    config = timm.get_pretrained_cfg(name)
+    if config is None or not config.has_weights:
+        raise _no_weights(name, "timm")
+    return str(config.hf_hub_id or config.url or "timm's own place")
+
+
+def _torchvision(name: str, channels: int, size: int, pretrained: bool) -> nn.Module:
     from torchvision import models
 
     model = models.get_model(name, weights=None, **_torchvision_options(name, size))
+    if pretrained:
+        model.load_state_dict(_torchvision_weights(name, model, size))
     head = next(head for head in HEADS if hasattr(model, head))
     setattr(model, head, _MeanOverPlaces())
     if isinstance(getattr(model, "avgpool", None), nn.AdaptiveAvgPool2d):
-        model.avgpool = nn.AdaptiveAvgPool2d(1)  # VGG and AlexNet keep 49 or 36 places for their classifier
-    if name.startswith("resnet") and size <= CIFAR_STEM_SIZE:
+        model.avgpool = nn.AdaptiveAvgPool2d(1)  # VGG and AlexNet pool to 49 or 36 positions for their classifier
+    new_stem = name.startswith("resnet") and size <= CIFAR_STEM_SIZE
+    if new_stem:
         model.conv1 = nn.Conv2d(3, model.conv1.out_channels, 3, padding=1, bias=False)
         nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
         model.maxpool = nn.Identity()
     if channels != 3:
         first = next(module for module in model.modules() if isinstance(module, nn.Conv2d))
+        of_colours = first.weight.detach()
         first.in_channels = channels
         first.weight = nn.Parameter(torch.empty(first.out_channels, channels, *first.kernel_size))
         nn.init.kaiming_normal_(first.weight, mode="fan_out", nonlinearity="relu")
+        if pretrained and not new_stem:
+            first.weight.data.copy_(_for_channels(of_colours, channels))
+    if pretrained and new_stem:
+        warnings.warn(
+            f"backbone '{name}': its first convolution is another one for images of at most {CIFAR_STEM_SIZE} pixels, "
+            "and starts from random weights"
+        )
     return model
+
+
+def _torchvision_weights(name: str, model: nn.Module, size: int) -> dict[str, Tensor]:
+    """Torchvision's weights for a model, as a state dict that fits this image size."""
+    from torchvision import models
+    from torchvision.models.vision_transformer import interpolate_embeddings
+
+    known = models.get_model_weights(name)
+    if not list(known):
+        raise _no_weights(name, "torchvision")
+    try:
+        # torchvision itself would run code in the file, so load it first with weights_only.
+        known.DEFAULT.get_state_dict(progress=False, check_hash=True, weights_only=True)
+        found = models.get_model(name, weights=known.DEFAULT, progress=False).state_dict()
+    except Exception as error:  # no network, or a file with the wrong hash
+        raise _not_fetched(name, known.DEFAULT.url, error) from error
+    if name.startswith("vit"):
+        found = interpolate_embeddings(size, model.patch_size, found)
+    return {key: value for key, value in found.items() if not key.startswith(AUXILIARY)}
+
+
+def _for_channels(
+    weight: Float[Tensor, "out 3 height width"], channels: int
+) -> Float[Tensor, "out {channels} height width"]:
+    """Adapt RGB filters to another number of channels, with responses to grey images of about the same size."""
+    if channels == 1:
+        return weight.sum(1, keepdim=True)
+    return weight[:, torch.arange(channels) % 3] * (3 / channels)
+
+
+def _no_weights(name: str, library: str) -> InputError:
+    return InputError(f"backbone '{name}': {library} has no pretrained weights for it; give a file: {name}@FILE")
+
+
+def _not_fetched(name: str, source: str, error: Exception) -> InputError:
+    reason = printable(" ".join(str(error).split()))[:150]
+    return InputError(
+        f"backbone '{name}': its pretrained weights could not be fetched from {source} ({reason}); "
+        f"without a network, give a file instead: {name}@FILE"
+    )
 
 
 def _torchvision_options(name: str, size: int) -> dict[str, object]:
@@ -168,14 +298,14 @@ def _torchvision_options(name: str, size: int) -> dict[str, object]:
 
 
 class _MeanOverPlaces(nn.Module):
-    """Stands where a classifier was: some of torchvision's models hand it a map, some a vector."""
+    """Replaces a classifier: averages over positions if the model passes a feature map, and leaves a vector."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x.flatten(2).mean(2) if x.ndim > 2 else x
 
 
 def _count_features(model: nn.Module, channels: int, size: int) -> int:
-    """How many features the model gives, found by one blank image."""
+    """The number of the model's features, from one blank image."""
     model.eval()
     with torch.no_grad():
         output = model(torch.zeros(1, channels, size, size))

@@ -1,4 +1,4 @@
-"""Diffusion of small images: the schedule of the noise, a small U-Net that predicts it, its training, and DDIM.
+"""Diffusion of small images: noise schedule, a small U-Net that predicts the noise, its training, and DDIM.
 
 Ho, Jain, Abbeel, "Denoising Diffusion Probabilistic Models", NeurIPS 2020, arXiv 2006.11239; Song, Meng, Ermon,
 "Denoising Diffusion Implicit Models", ICLR 2021, arXiv 2010.02502; the U-Net's adaptive normalisation as in Dhariwal,
@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from counterpoise.errors import InputError
 from counterpoise.nets.constants import ExactConstants
+from counterpoise.nets.minimize import train_one_cycle
 from counterpoise.ops.checks import check_counts, check_finite, check_number
 
 Pixels = Float[Tensor, "batch channels height width"]
@@ -24,21 +25,22 @@ Steps = Integer[Tensor, " batch"]
 
 
 class Schedule(ExactConstants):
-    r"""How much of the image and how much noise there is at each step: $x_t = \sqrt{A_t}\, x_0 + \sqrt{1 - A_t}\, e$.
+    r"""The noise schedule: the weights of image and noise at each step, $x_t = \sqrt{A_t}\, x_0 + \sqrt{1 - A_t}\, e$.
 
     $A_t = \prod_{s \le t} (1 - \beta_s)$ with $\beta$ from `first` to `last` in equal steps; t counts from 0.
 
     Args:
-        steps: T.
+        steps: T, the number of steps.
         first: the first $\beta$.
         last: the last $\beta$, at most 0.999.
 
     Raises:
         InputError: for a number out of range.
 
-    >>> schedule = Schedule()
-    >>> schedule.signal[0] ** 2, schedule.sigma[-1]  # hardly any noise, then nothing but noise
-    (tensor(0.9999), tensor(1.0000))
+    Examples:
+        >>> schedule = Schedule()
+        >>> schedule.signal[0] ** 2, schedule.sigma[-1]  # almost no noise, then almost only noise
+        (tensor(0.9999), tensor(1.0000))
     """
 
     signal: Tensor
@@ -50,7 +52,7 @@ class Schedule(ExactConstants):
         check_number("last", last, at_most=0.999)
         check_number("first", first, above=0, at_most=last)
         self.steps = steps
-        # In double precision: float32 knows 1 - 0.9999 to three digits.
+        # In double precision: float32 holds 1 - 0.9999 to only three digits.
         self.alpha = 1 - torch.linspace(first, last, steps, dtype=torch.float64)
         self.kept = self.alpha.cumprod(0)
         self.register_exact("signal", self.kept.sqrt(), persistent=False)
@@ -65,25 +67,26 @@ class Schedule(ExactConstants):
 def ddim(
     predict: Callable[[Pixels, Steps], Pixels], schedule: Schedule, x: Pixels, steps: int, backwards: bool = False
 ) -> Pixels:
-    r"""Walk from noise to an image, or backwards, without drawing any number.
+    r"""Deterministic DDIM sampling from noise to an image, or inversion from an image to noise.
 
-    Each step takes the image that the predicted noise implies, held in [-1, 1], and the noise that this image implies,
-    and mixes them as the next step wants: $x_s = \sqrt{A_s}\, \hat x_0 + \sqrt{1-A_s}\, \hat e$.
+    Each step estimates the clean image from the predicted noise, clamps it to [-1, 1], recomputes the noise from it,
+    and mixes both for the next step: $x_s = \sqrt{A_s}\, \hat x_0 + \sqrt{1-A_s}\, \hat e$.
 
     Args:
-        predict: the noise in $x_t$ at step t.
-        schedule: of the noise.
-        x: at the last step; `backwards`, the image.
-        steps: how many of the schedule's steps are visited, evenly spaced from step 0.
-        backwards: from the image to the noise that gives it.
+        predict: predicts the noise in $x_t$ at step t.
+        schedule: the noise schedule.
+        x: the noise; the image if `backwards`.
+        steps: number of the schedule's steps to visit, evenly spaced from step 0.
+        backwards: invert, from the image to the noise that generates it.
 
     Raises:
-        InputError: for another number of steps, or NaN.
+        InputError: for more steps than the schedule has or fewer than 1, or NaN.
 
-    >>> schedule, image = Schedule(), torch.full((1, 1, 1, 1), 0.5)
-    >>> knows = lambda x, t: (x - schedule.signal[t] * image) / schedule.sigma[t]
-    >>> ddim(knows, schedule, torch.randn(1, 1, 1, 1), steps=10).item()
-    0.5
+    Examples:
+        >>> schedule, image = Schedule(), torch.full((1, 1, 1, 1), 0.5)
+        >>> knows = lambda x, t: (x - schedule.signal[t] * image) / schedule.sigma[t]
+        >>> ddim(knows, schedule, torch.randn(1, 1, 1, 1), steps=10).item()
+        0.5
     """
     check_number("steps", steps, at_least=1, at_most=schedule.steps, whole=True)
     check_finite("x", x)
@@ -102,25 +105,26 @@ def ddim(
 
 
 class UNet(nn.Module):
-    """Predicts the noise in images: a way down to a quarter of the size, and a way up that sees what was on the way.
+    """A U-Net that predicts the noise in images: three levels down to a quarter of the size, and up with skips.
 
     Args:
-        channels: of the images, which may have any size.
-        width: channels of the first of three levels, an even number; each has half the size of the one before, and
-            twice its channels.
-        code: length of a vector that tells of the image, if there is one.
+        channels: number of image channels; images may have any size.
+        width: channels of the first of three levels, an even number; each level has half the size of the previous one
+            and twice its channels.
+        code: length of a conditioning vector for each image; `None` for no conditioning.
 
     Raises:
         InputError: for a number out of range.
 
-    >>> UNet(channels=1)(torch.zeros(2, 1, 15, 15), torch.tensor([0, 999])).shape
-    torch.Size([2, 1, 15, 15])
+    Examples:
+        >>> UNet(channels=1)(torch.zeros(2, 1, 15, 15), torch.tensor([0, 999])).shape
+        torch.Size([2, 1, 15, 15])
     """
 
     def __init__(self, channels: int, width: int = 32, code: int | None = None):
         super().__init__()
         check_counts(channels=channels, width=width, **({} if code is None else {"code": code}))
-        if width % 2:  # half are sines of the step, half cosines
+        if width % 2:  # half of the step's embedding are sines, half cosines
             raise InputError(f"width: expected an even number, got {width}")
         self.channels, self.width = channels, width
         self.time = nn.Sequential(nn.Linear(width, 4 * width), nn.SiLU(), nn.Linear(4 * width, 4 * width))
@@ -128,21 +132,21 @@ class UNet(nn.Module):
         self.up = Up(channels, width, code)
 
     def forward(self, x: Pixels, t: Steps, code: Float[Tensor, "batch code"] | None = None) -> Pixels:
-        """The noise in `x` at the steps `t`."""
+        """Predict the noise in `x` at the steps `t`."""
         time = self.embed(t)
         return self.up(self.down(x, time), time, code)
 
     def embed(self, t: Steps) -> Float[Tensor, "batch embedding"]:
-        """The steps as vectors: sines and cosines of them, and what the net makes of those."""
+        """Embeddings of the steps: an MLP of their sines and cosines."""
         half, dtype = self.width // 2, next(self.time.parameters()).dtype
-        exact = torch.promote_types(dtype, torch.float32)  # half precision has no room for the angles
+        exact = torch.promote_types(dtype, torch.float32)  # half precision is too coarse for the angles
         rate = torch.exp(torch.arange(half, device=t.device, dtype=exact) * (-math.log(10_000) / half))
         angle = t[:, None] * rate
         return self.time(torch.cat([angle.cos(), angle.sin()], 1).to(dtype))
 
 
 class Down(nn.Module):
-    """The way down: from images to what each level sees."""
+    """The encoder of the U-Net: maps images to features of each level."""
 
     def __init__(self, channels: int, width: int):
         super().__init__()
@@ -152,7 +156,7 @@ class Down(nn.Module):
         )
 
     def forward(self, x: Pixels, time: Float[Tensor, "batch embedding"]) -> list[Tensor]:
-        """The features of each level, the largest first."""
+        """The features of each level, the highest resolution first."""
         seen: list[Tensor] = []
         h = self.first(x.contiguous(memory_format=torch.channels_last))  # the faster layout on CPU
         for block in self.blocks:
@@ -162,21 +166,21 @@ class Down(nn.Module):
 
 
 class Up(nn.Module):
-    """The middle and the way up: from what each level sees to an image. It starts at 0.
+    """The middle and the decoder of the U-Net: maps features of each level to an image. Its initial output is 0.
 
     Args:
-        channels: of the images.
+        channels: number of image channels.
         width: channels of the first level.
-        code: length of a vector that tells of the image, if there is one.
+        code: length of a conditioning vector for each image; `None` for no conditioning.
     """
 
     def __init__(self, channels: int, width: int, code: int | None = None):
         super().__init__()
         self.code = None if code is None else nn.Linear(code, 4 * width)
-        told = code is not None
-        self.middle = Block(4 * width, 4 * width, 4 * width, told)
+        conditional = code is not None
+        self.middle = Block(4 * width, 4 * width, 4 * width, conditional)
         self.blocks = nn.ModuleList(
-            Block(width * (before + after), width * after, 4 * width, told)
+            Block(width * (before + after), width * after, 4 * width, conditional)
             for before, after in ((4, 4), (4, 2), (2, 1))
         )
         self.last = nn.Sequential(_norm(width), nn.SiLU(), _zero(nn.Conv2d(width, channels, 3, padding=1)))
@@ -190,7 +194,7 @@ class Up(nn.Module):
         """An image from the features of each level.
 
         Raises:
-            InputError: for no code where there should be one.
+            InputError: for a missing code.
         """
         if self.code is not None and code is None:
             raise InputError(f"code: expected [batch, {self.code.in_features}], got none")
@@ -203,21 +207,21 @@ class Up(nn.Module):
 
 
 class Block(nn.Module):
-    """Two convolutions around an identity; the step, and then the code if there is one, scale and shift between them.
+    """A residual block of two convolutions; the step, and the code if any, scale and shift the features between them.
 
     Args:
-        before: channels that come in.
-        width: channels that go out.
-        embedding: length of the vectors of the steps, and of those of the codes.
-        told: whether there is a code.
+        before: input channels.
+        width: output channels.
+        embedding: length of the embeddings of steps and of codes.
+        conditional: whether there is a code.
     """
 
-    def __init__(self, before: int, width: int, embedding: int, told: bool = False):
+    def __init__(self, before: int, width: int, embedding: int, conditional: bool = False):
         super().__init__()
         self.first = nn.Sequential(_norm(before), nn.SiLU(), nn.Conv2d(before, width, 3, padding=1))
         self.norm = _norm(width)
         self.time = nn.Sequential(nn.SiLU(), nn.Linear(embedding, 2 * width))
-        self.code = nn.Sequential(nn.SiLU(), nn.Linear(embedding, 2 * width)) if told else None
+        self.code = nn.Sequential(nn.SiLU(), nn.Linear(embedding, 2 * width)) if conditional else None
         self.last = nn.Sequential(nn.SiLU(), _zero(nn.Conv2d(width, width, 3, padding=1)))
         self.skip = nn.Identity() if before == width else nn.Conv2d(before, width, 1)
 
@@ -253,48 +257,33 @@ def train_denoiser(
     lr: float = 2e-3,
     code: nn.Module | None = None,
 ) -> float:
-    """Train a net to predict the noise, by its mean squared error; the learning rate rises, then falls along a cosine.
+    """Train a network to predict the noise by mean squared error, with a one-cycle learning rate.
 
     Args:
-        net: changed in place; its parameters need a gradient while this runs, and have none afterwards.
-        schedule: of the noise.
-        pixels: what to learn from, in batches that are drawn from torch's global generator.
-        view: from uint8 images, on the net's device, to float ones.
-        epochs: passes over the images; 0 leaves the net as it is.
+        net: trained in place; its parameters require a gradient only while this runs.
+        schedule: the noise schedule.
+        pixels: training images; batches are drawn from torch's global generator.
+        view: maps uint8 images, on the schedule's device, to float images.
+        epochs: passes over the images; 0 leaves the network unchanged.
         batch_size: images a step, at most all of them.
-        lr: the largest learning rate, of AdamW.
-        code: from float images to what the net is told of them; trained with it.
+        lr: peak learning rate of AdamW.
+        code: maps float images to the network's conditioning vectors; trained with it.
 
     Returns:
-        The error, mean over the last pass; 1 is that of a net that predicts nothing.
+        The mean error of the last pass; a network that always predicts 0 has an error of 1.
 
     Raises:
         InputError: for a number out of range, or no image.
     """
-    check_number("epochs", epochs, at_least=0, whole=True)
-    check_number("lr", lr, above=0)
-    check_counts(batch_size=batch_size, pixels=len(pixels))
-    batch_size = min(batch_size, len(pixels))
-    batches = len(pixels) // batch_size
-    trained = nn.ModuleList([net] if code is None else [net, code]).requires_grad_()
+    trained = nn.ModuleList([net] if code is None else [net, code])
     device = schedule.signal.device
-    error = 1.0
-    if epochs:
-        optimizer = torch.optim.AdamW(trained.parameters(), lr=lr, weight_decay=0.0)
-        pace = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, epochs * batches + 1, pct_start=0.1)
-    for _ in range(epochs):
-        error = 0.0
-        for rows in torch.randperm(len(pixels))[: batches * batch_size].view(batches, batch_size):
-            x = view(pixels[rows].to(device))
-            t, noise = torch.randint(schedule.steps, (len(x),), device=device), torch.randn_like(x)
-            predicted = net(schedule.noised(x, t, noise), t, None if code is None else code(x))
-            loss = F.mse_loss(predicted, noise)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            pace.step()
-            error += loss.item() / batches
-    trained.requires_grad_(False)
-    for parameter in trained.parameters():
-        parameter.grad = None
-    return error
+
+    def error(rows: Tensor) -> Tensor:
+        x = view(pixels[rows].to(device))
+        t, noise = torch.randint(schedule.steps, (len(x),), device=device), torch.randn_like(x)
+        predicted = net(schedule.noised(x, t, noise), t, None if code is None else code(x))
+        return F.mse_loss(predicted, noise)
+
+    check_counts(pixels=len(pixels))
+    errors = train_one_cycle(trained, error, len(pixels), epochs, batch_size, lr)
+    return sum(value / len(errors) for value in errors) if errors else 1.0

@@ -1,4 +1,4 @@
-"""The one way to get features: a whole data set through an encoder, without training it."""
+"""Feature extraction: passes a whole data set through an encoder, without training it."""
 
 from __future__ import annotations
 
@@ -20,39 +20,40 @@ Batch = TypeVar("Batch")
 def embed(
     encoder: nn.Module, images: Dataset, transform: Callable[[Tensor], Tensor], batch_size: int = 512
 ) -> Float[Tensor, "n features"]:
-    """Features of every image, in order.
+    """Compute the features of all images, in order.
 
     Args:
-        encoder: from what `transform` gives to [B features]; runs where its parameters are, in evaluation mode, without
-            gradients. Each of its modules is in its former mode afterwards, also after an error.
-        images: a data set whose `__getitems__(indices)` gives a whole batch (uint8 [B C H W], labels [B], indices [B]).
-        transform: from uint8 [B C H W], on the encoder's device, to the encoder's input.
-        batch_size: images at a time; matters for memory and speed only.
+        encoder: maps the output of `transform` to [B features]; runs on the device of its parameters, in evaluation
+            mode, without gradients. Each of its modules returns to its former mode afterwards, even after an error.
+        images: a data set whose `__getitems__(indices)` returns a batch (uint8 [B C H W], labels [B], indices [B]).
+        transform: maps uint8 [B C H W], on the encoder's device, to the encoder's input.
+        batch_size: images at a time; affects only memory and speed.
 
     Returns:
         float32 on the CPU, one row per image.
 
     Raises:
-        InputError: for an empty data set, a batch size below 1, or an encoder that gives no vectors.
+        InputError: for an empty data set, a batch size below 1, or an encoder that does not return vectors.
 
-    >>> class Dots(Dataset):
-    ...     def __len__(self):
-    ...         return 3
-    ...     def __getitems__(self, indices):
-    ...         index = torch.tensor(indices)
-    ...         return index.to(torch.uint8).view(-1, 1, 1, 1), index, index
-    >>> embed(nn.Flatten(), Dots(), lambda pixels: pixels / 2)
-    tensor([[0.0000],
-            [0.5000],
-            [1.0000]])
+    Examples:
+        >>> class Dots(Dataset):
+        ...     def __len__(self):
+        ...         return 3
+        ...     def __getitems__(self, indices):
+        ...         index = torch.tensor(indices)
+        ...         return index.to(torch.uint8).view(-1, 1, 1, 1), index, index
+        >>> embed(nn.Flatten(), Dots(), lambda pixels: pixels / 2)
+        tensor([[0.0000],
+                [0.5000],
+                [1.0000]])
     """
-    check_number("batch_size", batch_size, at_least=1)
+    check_number("batch_size", batch_size, at_least=1, whole=True)
     if len(images) == 0:  # type: ignore[arg-type]
         name = getattr(images, "name", type(images).__name__)
         raise InputError(f"images: the data set '{name}' is empty, so there is nothing to embed")
-    device = next((p.device for p in encoder.parameters()), torch.device("cpu"))
+    device = device_of(encoder)
     rows = []
-    # A loader draws a seed as it starts; from its own generator, so that measuring leaves the global one where it was.
+    # A loader draws a seed when it starts; with its own generator, measuring leaves the global one unchanged.
     loader = DataLoader(images, batch_size, collate_fn=_identity, generator=torch.Generator())
     with evaluation(encoder), torch.no_grad():
         for pixels, _, _ in loader:
@@ -63,16 +64,28 @@ def embed(
     return torch.cat(rows)
 
 
+def device_of(net: nn.Module) -> torch.device:
+    """The device of a network's tensors, including frozen parts; the CPU if it has none.
+
+    Examples:
+        >>> device_of(nn.Flatten())
+        device(type='cpu')
+    """
+    tensors = (value for value in net.state_dict().values() if isinstance(value, Tensor))
+    return next((value.device for value in tensors), torch.device("cpu"))
+
+
 @contextmanager
 def evaluation(encoder: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside; afterwards each module's own mode again, for parts of an encoder may be frozen.
+    """Evaluation mode in the block; then restores each module's own mode, since parts of an encoder may be frozen.
 
-    >>> net = nn.Dropout()
-    >>> with evaluation(net):
-    ...     net.training
-    False
-    >>> net.training
-    True
+    Examples:
+        >>> net = nn.Dropout()
+        >>> with evaluation(net):
+        ...     net.training
+        False
+        >>> net.training
+        True
     """
     modes = [(module, module.training) for module in encoder.modules()]
     encoder.eval()

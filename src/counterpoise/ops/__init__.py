@@ -1,1 +1,1 @@
-"""Maths with a cost: similarity without the N×N matrix, exact neighbours, and the checks that every part shares."""
+"""Costly maths: similarity without the N×N matrix, exact nearest neighbours; and argument checks for all modules."""

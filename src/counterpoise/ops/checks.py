@@ -1,4 +1,4 @@
-"""Checks of arguments that every part shares: each names the argument, what came and what was expected."""
+"""Argument checks for all modules; an error names the argument, what came and what was expected."""
 
 from __future__ import annotations
 
@@ -16,28 +16,33 @@ from counterpoise.errors import InputError, NonFinite
 LONGEST = 1e8
 
 
-def check_matrix(name: str, x: Tensor, at_least: int = 1) -> None:
-    """Refuse `x` unless it is a finite floating-point matrix with `at_least` rows.
+def check_matrix(name: str, x: Tensor, at_least: int = 1, columns: int = 1) -> None:
+    """Refuse `x` unless it is a finite floating-point matrix with `at_least` rows and `columns` columns or more.
 
     Raises:
-        InputError: naming the argument, for a wrong number of dimensions, dtype, too few rows, or NaN and infinity.
+        InputError: naming the argument, for another number of dimensions or dtype, too few rows or columns, or NaN
+            and infinity.
 
-    >>> check_matrix("z1", torch.zeros(1, 3), at_least=2)
-    Traceback (most recent call last):
-    counterpoise.errors.InputError: z1: expected at least 2 rows, got 1
+    Examples:
+        >>> check_matrix("z1", torch.zeros(1, 3), at_least=2)
+        Traceback (most recent call last):
+        counterpoise.errors.InputError: z1: expected at least 2 rows, got 1
     """
     if x.ndim != 2:
         raise InputError(f"{name}: expected a matrix [rows, dim], got shape {list(x.shape)}")
     if x.shape[0] < at_least:
         raise InputError(f"{name}: expected at least {at_least} rows, got {x.shape[0]}")
+    if x.shape[1] < columns:
+        raise InputError(f"{name}: expected at least {columns} columns, got {x.shape[1]}")
     check_finite(name, x)
 
 
 def all_finite(x: Tensor) -> bool:
-    """Whether no number is NaN or infinite: the extremes tell, in a tenth of the time that all numbers take.
+    """Whether all numbers are finite; checks only the minimum and maximum, which takes a tenth of the time.
 
-    >>> all_finite(torch.tensor([1.0, torch.nan, 2.0]))
-    False
+    Examples:
+        >>> all_finite(torch.tensor([1.0, torch.nan, 2.0]))
+        False
     """
     return x.numel() == 0 or bool(torch.isfinite(torch.stack(x.detach().aminmax())).all())
 
@@ -52,14 +57,14 @@ def check_finite(name: str, x: Tensor) -> None:
 
 
 def check_lengths(name: str, x: Tensor) -> None:
-    """Refuse rows longer than 1e8, whose scaled inner products would leave no room in float32.
+    """Refuse rows with a norm above 1e8, whose scaled inner products could overflow float32.
 
-    >>> check_lengths("z1", torch.full((2, 3), 1e30))
-    Traceback (most recent call last):
-    counterpoise.errors.NonFinite: z1: expected rows of a length of at most 1e+08, got 1.7e+30; normalize
+    Examples:
+        >>> check_lengths("z1", torch.full((2, 3), 1e30))
+        Traceback (most recent call last):
+        counterpoise.errors.NonFinite: z1: expected rows of a length of at most 1e+08, got 1.7e+30; normalize
     """
-    longest = torch.linalg.vector_norm(x.detach().double(), dim=-1).amax()
-    if longest > LONGEST:
+    if x.numel() and (longest := torch.linalg.vector_norm(x.detach().double(), dim=-1).amax()) > LONGEST:
         raise NonFinite(
             f"{name}: expected rows of a length of at most {LONGEST:.0e}, got {longest:.2g}; normalize them"
         )
@@ -68,9 +73,10 @@ def check_lengths(name: str, x: Tensor) -> None:
 def check_same_shape(**tensors: Tensor) -> None:
     """Refuse tensors of different shapes, by their argument names.
 
-    >>> check_same_shape(z1=torch.zeros(2, 3), z2=torch.zeros(2, 4))
-    Traceback (most recent call last):
-    counterpoise.errors.InputError: z1 and z2: expected the same shape, got [2, 3] and [2, 4]
+    Examples:
+        >>> check_same_shape(z1=torch.zeros(2, 3), z2=torch.zeros(2, 4))
+        Traceback (most recent call last):
+        counterpoise.errors.InputError: z1 and z2: expected the same shape, got [2, 3] and [2, 4]
     """
     shapes = [list(x.shape) for x in tensors.values()]
     if any(shape != shapes[0] for shape in shapes):
@@ -83,23 +89,24 @@ def check_integers(
     """Refuse `x` unless it is an integer vector with one entry per row, each in [low, high).
 
     Args:
-        name: of the argument.
+        name: name of the argument.
         x: integers of any type.
-        rows: how many there must be.
-        low: the smallest that is taken.
-        high: the first that is not.
+        rows: number of integers expected.
+        low: the smallest integer allowed.
+        high: the smallest integer above the allowed range.
 
     Returns:
-        `x` as int64, since unsigned integers have neither -1 nor most of torch's functions.
+        `x` as int64, since unsigned dtypes lack -1 and most torch functions.
 
     Raises:
         InputError: naming the argument.
 
-    >>> check_integers("labels", torch.tensor([0, 2], dtype=torch.uint16), rows=2)
-    tensor([0, 2])
-    >>> check_integers("labels", torch.tensor([0, 7]), rows=2, low=0, high=3)
-    Traceback (most recent call last):
-    counterpoise.errors.InputError: labels: expected integers from 0 to 2, got 7
+    Examples:
+        >>> check_integers("labels", torch.tensor([0, 2], dtype=torch.uint16), rows=2)
+        tensor([0, 2])
+        >>> check_integers("labels", torch.tensor([0, 7]), rows=2, low=0, high=3)
+        Traceback (most recent call last):
+        counterpoise.errors.InputError: labels: expected integers from 0 to 2, got 7
     """
     if x.dtype.is_floating_point or x.dtype.is_complex or x.dtype == torch.bool:
         raise InputError(f"{name}: expected integers, got {x.dtype}")
@@ -128,26 +135,27 @@ def check_number(
     below: float = math.inf,
     whole: bool = False,
 ) -> None:
-    """Refuse what is no number, or a number outside its range.
+    """Refuse anything but a number within its range.
 
     Args:
-        name: of the argument.
+        name: name of the argument.
         value: an int or a float, of Python or NumPy.
-        above: it must be greater.
-        at_least: it must not be less.
-        at_most: it must not be greater.
-        below: it must be less.
-        whole: it must be an integer: neither 2.5 nor 2.0, which fail later where a number of things is meant.
+        above: exclusive lower bound.
+        at_least: inclusive lower bound.
+        at_most: inclusive upper bound.
+        below: exclusive upper bound.
+        whole: require an integer type: 2.0 is refused like 2.5, since it fails later where a count is needed.
 
     Raises:
         InputError: naming the argument.
 
-    >>> check_number("temperature", -1, above=0)
-    Traceback (most recent call last):
-    counterpoise.errors.InputError: temperature: expected a number above 0, got -1
-    >>> check_number("k", 2.5, at_least=1, whole=True)
-    Traceback (most recent call last):
-    counterpoise.errors.InputError: k: expected a whole number of at least 1, got 2.5
+    Examples:
+        >>> check_number("temperature", -1, above=0)
+        Traceback (most recent call last):
+        counterpoise.errors.InputError: temperature: expected a number above 0, got -1
+        >>> check_number("k", 2.5, at_least=1, whole=True)
+        Traceback (most recent call last):
+        counterpoise.errors.InputError: k: expected a whole number of at least 1, got 2.5
     """
     kind = numbers.Integral if whole else numbers.Real
     right = isinstance(value, kind) and not isinstance(value, bool)
@@ -168,14 +176,15 @@ def check_number(
 
 
 def check_counts(**counts: Any) -> None:
-    """Refuse what is no whole number of at least 1, by its argument's name: widths, numbers of heads, of steps.
+    """Refuse anything but whole numbers of at least 1, by argument name: widths, numbers of heads, of steps.
 
     Raises:
         InputError: naming the argument.
 
-    >>> check_counts(hidden=256, dim=0)
-    Traceback (most recent call last):
-    counterpoise.errors.InputError: dim: expected a whole number of at least 1, got 0
+    Examples:
+        >>> check_counts(hidden=256, dim=0)
+        Traceback (most recent call last):
+        counterpoise.errors.InputError: dim: expected a whole number of at least 1, got 0
     """
     for name, value in counts.items():
         check_number(name, value, at_least=1, whole=True)
@@ -184,21 +193,22 @@ def check_counts(**counts: Any) -> None:
 def check_values(
     name: str, x: Tensor, above: float = -math.inf, at_least: float = -math.inf, at_most: float = math.inf
 ) -> None:
-    """Refuse a tensor unless all its numbers are floating-point, finite, and in a range: `check_number` for tensors.
+    """`check_number` for tensors: refuse numbers that are not floating-point, not finite, or out of range.
 
     Args:
-        name: of the argument.
+        name: name of the argument.
         x: of any shape.
-        above: they must be greater.
-        at_least: they must not be less.
-        at_most: they must not be greater.
+        above: exclusive lower bound.
+        at_least: inclusive lower bound.
+        at_most: inclusive upper bound.
 
     Raises:
         InputError: naming the argument.
 
-    >>> check_values("tau", torch.tensor([0.5, 0.0]), above=0)
-    Traceback (most recent call last):
-    counterpoise.errors.InputError: tau: expected a number above 0, got 0
+    Examples:
+        >>> check_values("tau", torch.tensor([0.5, 0.0]), above=0)
+        Traceback (most recent call last):
+        counterpoise.errors.InputError: tau: expected a number above 0, got 0
     """
     check_finite(name, x)
     if x.numel():
@@ -207,13 +217,13 @@ def check_values(
 
 
 def check_numbers(name: str, values: Any, least: int = 1, **limits: Any) -> list[Any]:
-    """Refuse what is no sequence of numbers, or has too few, or holds a number outside its range.
+    """Refuse anything but a sequence of enough numbers within their range.
 
     Args:
-        name: of the argument.
+        name: name of the argument.
         values: ints or floats.
-        least: how many there must be, 0 or 1.
-        **limits: of each of them, as in `check_number`.
+        least: smallest length allowed, 0 or 1.
+        **limits: bounds of each number, as in `check_number`.
 
     Returns:
         The values.
@@ -221,11 +231,12 @@ def check_numbers(name: str, values: Any, least: int = 1, **limits: Any) -> list
     Raises:
         InputError: naming the argument.
 
-    >>> check_numbers("ks", (1, 5), at_least=1, whole=True)
-    [1, 5]
-    >>> check_numbers("ks", 5, at_least=1, whole=True)
-    Traceback (most recent call last):
-    counterpoise.errors.InputError: ks: expected a sequence of numbers, such as (5,), got 5
+    Examples:
+        >>> check_numbers("ks", (1, 5), at_least=1, whole=True)
+        [1, 5]
+        >>> check_numbers("ks", 5, at_least=1, whole=True)
+        Traceback (most recent call last):
+        counterpoise.errors.InputError: ks: expected a sequence of numbers, such as (5,), got 5
     """
     if isinstance(values, str | bytes) or not isinstance(values, Iterable):
         example = "(1,)" if isinstance(values, str | bytes) else f"({values!r},)"
@@ -239,17 +250,18 @@ def check_numbers(name: str, values: Any, least: int = 1, **limits: Any) -> list
 
 
 def check_seed(seed: Any, most: int = 2**63 - 1) -> None:
-    """Refuse what cannot seed a generator.
+    """Refuse anything that cannot seed a generator.
 
     Args:
-        seed: a whole number from 0 on.
-        most: the largest that the generator takes.
+        seed: a whole number of at least 0.
+        most: the largest seed that the generator takes.
 
     Raises:
         InputError: for anything else.
 
-    >>> check_seed(1.5)
-    Traceback (most recent call last):
-    counterpoise.errors.InputError: seed: expected a whole number of at least 0 and of at most 9.22337e+18, got 1.5
+    Examples:
+        >>> check_seed(1.5)
+        Traceback (most recent call last):
+        counterpoise.errors.InputError: seed: expected a whole number of at least 0 and of at most 9.22337e+18, got 1.5
     """
     check_number("seed", seed, at_least=0, at_most=most, whole=True)

@@ -1,4 +1,4 @@
-"""A function of rows, some rows at a time, so that what it forms on its way exists for those rows alone."""
+"""Row-wise functions in chunks of rows, so that intermediate results exist for one chunk at a time."""
 
 from __future__ import annotations
 
@@ -13,34 +13,44 @@ from torch.autograd.function import once_differentiable
 from counterpoise.errors import InputError
 from counterpoise.ops.checks import check_integers, check_number
 
-TABLE = 1 << 20  # similarities that exist at a time, 4 MB in float32: larger ones leave the heap in pieces
+TABLE = 1 << 20  # numbers of a chunk's largest intermediate, 4 MB in float32: larger ones fragment the heap
 
 
 def map_row_chunks(
-    function: Callable[..., Tensor], rows: Sequence[Tensor | None], shared: Sequence[Tensor | None], step: int
+    function: Callable[..., Tensor],
+    rows: Sequence[Tensor | None],
+    shared: Sequence[Tensor | None],
+    columns: int,
+    table: int | None = None,
 ) -> Tensor:
-    """`function(*rows, *shared)`, formed for `step` rows at a time, and again in the backward pass.
+    """`function(*rows, *shared)`, computed in chunks of rows, and recomputed in the backward pass.
 
-    The sum of the gradients goes into one tensor per input and the values into one, so that the memory of each part
-    serves the next; PyTorch's `checkpoint`, called for each part, leaves a heap in pieces. Differentiable once, and
-    without autocast: similarities want float32. NaN and infinity are not looked for, and come out where they go in.
+    Values are written into one tensor and gradients summed into one per input, so that each chunk reuses the memory of
+    the one before; PyTorch's `checkpoint`, called for each chunk, fragments the heap. Differentiable once. Autocast is
+    off, since similarities need float32. NaN and infinity are not checked, and propagate.
 
     Args:
-        function: what it returns for some rows must not depend on the others, and draw nothing at random.
-        rows: tensors of as many rows, of which the function gets some.
-        shared: tensors of which it gets all. It must use no other tensor that learns.
-        step: from how many rows on to work in parts.
+        function: its result for a row must not depend on other rows or on random numbers.
+        rows: tensors with the same number of rows; the function gets a chunk of each.
+        shared: tensors that the function gets whole. It must use no other tensor that requires a gradient.
+        columns: numbers that the function computes for each row, such as one for each key; 0 counts as 1.
+        table: numbers that may exist at a time, which sets the rows of a chunk (at least one); `TABLE` by default.
 
     Returns:
         One row of values for each of `rows`.
 
     Raises:
-        InputError: if `step` is no whole number of at least 1, or there are no rows.
+        InputError: for numbers out of range, or if there are no rows.
 
-    >>> map_row_chunks(lambda x, y: (x @ y.T).logsumexp(1), [torch.zeros(5, 2)], [torch.ones(4, 2)], step=2)
-    tensor([1.3863, 1.3863, 1.3863, 1.3863, 1.3863])
+    Examples:
+        >>> rows, shared = [torch.zeros(5, 2)], [torch.ones(4, 2)]
+        >>> map_row_chunks(lambda x, y: (x @ y.T).logsumexp(1), rows, shared, columns=4, table=8)
+        tensor([1.3863, 1.3863, 1.3863, 1.3863, 1.3863])
     """
-    check_number("step", step, at_least=1, whole=True)
+    check_number("columns", columns, at_least=0, whole=True)
+    table = TABLE if table is None else table
+    check_number("table", table, at_least=1, whole=True)
+    step = max(1, table // max(1, columns))
     first = next((x for x in rows if x is not None), None)
     if first is None:
         raise InputError("rows: expected at least one tensor, got none")
@@ -56,24 +66,25 @@ def reduce_similarities(
     keys: Float[Tensor, "m *heads dim"],
     exclude: tuple[Int[Tensor, " n"], Int[Tensor, " m"]] | None = None,
 ) -> Tensor:
-    r"""`reduce` of the table of similarities, without the table: for what is no softmax, such as a row's largest.
+    r"""`reduce` of the similarity matrix, without the whole matrix; for reductions such as a row's maximum.
 
     Args:
-        reduce: from `[some, *heads, m]` similarities to one row of values for each query.
-        queries: normalise first where cosines are meant.
-        keys: likewise; compared head by head.
-        exclude: numbers of queries and keys; where they are equal, the similarity is $-\infty$.
+        reduce: maps `[chunk, *heads, m]` similarities to one row of values for each query.
+        queries: one row per query; normalise first for cosines.
+        keys: one row per key, likewise; compared head by head.
+        exclude: identities of queries and of keys; the similarity is $-\infty$ where they are equal.
 
     Returns:
-        What `reduce` makes of them; NaN and infinity are not looked for, and come out where they go in.
+        The results of `reduce`; NaN and infinity are not checked, and propagate.
 
     Raises:
-        InputError: for shapes that do not go together.
+        InputError: for shapes that do not match.
 
-    >>> z = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]])
-    >>> own = torch.arange(3)
-    >>> reduce_similarities(lambda s: s.topk(1).indices, z, z, (own, own)).flatten()
-    tensor([2, 2, 1])
+    Examples:
+        >>> z = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]])
+        >>> own = torch.arange(3)
+        >>> reduce_similarities(lambda s: s.topk(1).indices, z, z, (own, own)).flatten()
+        tensor([2, 2, 1])
     """
 
     def part(queries: Tensor, numbers: Tensor | None, keys: Tensor, others: Tensor | None) -> Tensor:
@@ -90,8 +101,7 @@ def reduce_similarities(
     if numbers is not None and others is not None:
         numbers = check_integers("exclude", numbers, rows=len(queries))
         others = check_integers("exclude", others, rows=len(keys))
-    a_row = keys.shape[:-1].numel()
-    return map_row_chunks(part, [queries, numbers], [keys, others], step=max(1, TABLE // max(1, a_row)))
+    return map_row_chunks(part, [queries, numbers], [keys, others], columns=keys.shape[:-1].numel())
 
 
 class _MapRowChunks(torch.autograd.Function):
@@ -129,7 +139,7 @@ class _MapRowChunks(torch.autograd.Function):
 
 
 def _parts(inputs: Sequence[Tensor | None], starts: range, count: int) -> Iterator[tuple[slice, list[Tensor | None]]]:
-    """Which rows, and what the function gets of them."""
+    """The slice of each chunk, and the function's arguments for it."""
     for start in starts:
         some = slice(start, start + starts.step)
         yield some, [x if x is None or n >= count else x[some] for n, x in enumerate(inputs)]

@@ -13,10 +13,16 @@ from counterpoise.errors import InputError
 from counterpoise.ops.checks import check_matrix, check_number, check_seed
 
 LARGEST_SEED = 2**31 - 1
+LARGEST = 1e15  # faiss sums squares in float32, and ends the process where they are infinite
 
 
 class Clusters(NamedTuple):
-    """Of each point the number of its cluster, and the clusters' centroids."""
+    """The result of k-means.
+
+    Attributes:
+        labels: cluster index of each point.
+        centroids: one row per cluster.
+    """
 
     labels: Int64[Tensor, " points"]
     centroids: Float32[Tensor, "clusters dim"]
@@ -30,30 +36,33 @@ def kmeans(
     restarts: int = 1,
     spherical: bool = False,
 ) -> Clusters:
-    """Divide points into clusters so that the squared distances to the centroids are small (Lloyd's algorithm).
+    """k-means: divide points into clusters with small squared distances to their centroids (Lloyd's algorithm).
 
-    Every point is used, on the CPU and without gradient; the same seed gives the same clusters. A cluster that loses
-    its points is refilled from a large one, but where points coincide some may stay empty.
+    Uses every point, on the CPU and without gradient; the same seed gives the same clusters. A cluster that loses its
+    points takes some of a large one, but clusters may stay empty where points coincide.
 
     Args:
-        points: one row per point; normalise first where cosines are meant.
-        count: how many clusters, at most one per point.
-        seed: of the points to start from, below 2³¹; `None` draws one from torch's global generator.
-        iterations: steps of the algorithm, at least 0.
-        restarts: starts, at least 1, of which the best is taken.
-        spherical: keep the centroids at length 1, and take the nearest by inner product.
+        points: one row per point; normalise first for cosines.
+        count: number of clusters, at most one per point.
+        seed: seed of the initial centroids, below 2³¹; `None` draws one from torch's global generator.
+        iterations: iterations of the algorithm, at least 0.
+        restarts: number of starts, at least 1; the best result is kept.
+        spherical: normalise the centroids, and assign points by inner product.
 
     Returns:
-        On the device of `points`.
+        Labels and centroids, on the device of `points`.
 
     Raises:
-        InputError: for more clusters than points, numbers out of range, NaN, or another shape.
+        InputError: for more clusters than points, numbers out of range, NaN, or a wrong shape.
 
-    >>> kmeans(torch.tensor([[0.0], [0.1], [5.0]]), 2).centroids.sort(0).values
-    tensor([[0.0500],
-            [5.0000]])
+    Examples:
+        >>> kmeans(torch.tensor([[0.0], [0.1], [5.0]]), 2).centroids.sort(0).values
+        tensor([[0.0500],
+                [5.0000]])
     """
     check_matrix("points", points)
+    if (largest := float(points.detach().abs().max())) > LARGEST:
+        raise InputError(f"points: expected numbers of at most {LARGEST:.0e}, got {largest:.2g}")
     check_number("count", count, whole=True)
     check_number("iterations", iterations, at_least=0, whole=True)
     check_number("restarts", restarts, at_least=1, whole=True)

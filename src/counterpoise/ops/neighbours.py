@@ -15,36 +15,37 @@ from counterpoise.ops.checks import check_matrix, check_number
 from counterpoise.ops.similarity import normalize_rows
 
 METRICS = ("cosine", "euclidean")
-# Differences between a query and its neighbours are taken for about this many numbers at once: 64 MB in float32.
+# Numbers of the differences between queries and neighbours that are computed at once: 64 MB in float32.
 TILE = 1 << 24
-PART = 1 << 20  # neighbours that are found at once: 12 MB
-TIE = 2.0**-21  # apart from each other the cosines of equal rows may be, by the order of their sums
+PART = 1 << 20  # neighbours found at once: 12 MB
+TIE = 2.0**-21  # largest difference of the cosines of equal rows, due to the order of summation
 
 
 def nearest(
     queries: Float[Tensor, "n dim"], keys: Float[Tensor, "m dim"], k: int, metric: str = "cosine"
 ) -> tuple[Float32[Tensor, "n k"], Int64[Tensor, "n k"]]:
-    """The `k` nearest keys of each query, nearest first; keys that are equally near come in the order of their number.
+    """The `k` nearest keys of each query, nearest first; equally near keys are ordered by index.
 
-    The search compares every query with every key (faiss, in blocks: no matrix of n × m), in float32. Two keys whose
-    squared distances differ by less than float32 can tell, about 1e-6 of the keys' squared spread, may change places
-    at the edge of the k nearest. It runs on the CPU and carries no gradient.
+    Exact search of every query against every key (faiss, in blocks: no n × m matrix), in float32, on the CPU, without a
+    gradient. Keys whose squared distances differ by less than the float32 resolution, about 1e-6 of the keys' squared
+    spread, may be swapped at the edge of the k nearest.
 
     Args:
-        queries: one row per query; a query that is among the keys finds itself.
+        queries: one row per query; a query that is also a key finds itself.
         keys: one row per candidate.
         k: from 1 to the number of keys.
-        metric: "cosine" (a row of zeros has cosine 0 with everything) or "euclidean".
+        metric: "cosine" (a row of zeros has cosine 0 with all others) or "euclidean".
 
     Returns:
-        Cosines or Euclidean distances, and the numbers of the keys, on the device of `queries`.
+        Cosines or Euclidean distances, and the indices of the keys, on the device of `queries`.
 
     Raises:
-        InputError: for other shapes, NaN, no keys, an unknown metric, or `k` out of range.
+        InputError: for wrong shapes, NaN, no keys, an unknown metric, or `k` out of range.
 
-    >>> values, index = nearest(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 2.0], [3.0, 4.0], [5.0, 0.0]]), k=2)
-    >>> values, index
-    (tensor([[1.0000, 0.6000]]), tensor([[2, 1]]))
+    Examples:
+        >>> values, index = nearest(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 2.0], [3.0, 4.0], [5.0, 0.0]]), k=2)
+        >>> values, index
+        (tensor([[1.0000, 0.6000]]), tensor([[2, 1]]))
     """
     _check(queries, keys, k)
     if metric not in METRICS:
@@ -61,22 +62,23 @@ def nearest(
 def nearest_in_parts(
     queries: Float[Tensor, "n dim"], keys: Float[Tensor, "m dim"], k: int
 ) -> Iterator[tuple[Int64[Tensor, " part"], Int64[Tensor, "part k"]]]:
-    """`nearest` by cosine where the neighbours of all queries together would be too many: part by part, on the CPU.
+    """`nearest` by cosine in parts, on the CPU, for more neighbours than fit in memory.
 
     Args:
         queries: one row per query.
-        keys: one row per candidate; copied once.
+        keys: one row per candidate; copied to the CPU once.
         k: from 1 to the number of keys.
 
     Yields:
-        Numbers of some queries, and for each of them those of its neighbours.
+        Indices of some queries, and the indices of their neighbours.
 
     Raises:
         InputError: as `nearest`.
 
-    >>> x = torch.eye(3)
-    >>> [(rows.tolist(), index.tolist()) for rows, index in nearest_in_parts(x, x, 1)]
-    [([0, 1, 2], [[0], [1], [2]])]
+    Examples:
+        >>> x = torch.eye(3)
+        >>> [(rows.tolist(), index.tolist()) for rows, index in nearest_in_parts(x, x, 1)]
+        [([0, 1, 2], [[0], [1], [2]])]
     """
     _check(queries, keys, k)
     keys = normalize_rows(keys.detach().cpu())
@@ -86,14 +88,14 @@ def nearest_in_parts(
 
 
 class Ranked(NamedTuple):
-    """The nearest keys of some queries, and which of them are equally near.
+    """The nearest keys of some queries, with ties.
 
     Attributes:
-        rows: numbers of the queries.
-        cosine: to each query's `k` nearest keys, nearest first.
-        numbers: of these keys; equally near ones come in any order.
-        group: number of each among the query's different cosines: neighbours of one group are equally near.
-        edge: of all keys, which are as near as the k-th; `None` where these are among the `k`.
+        rows: indices of the queries.
+        cosine: cosines of each query's `k` nearest keys, nearest first.
+        numbers: indices of these keys; equally near ones in any order.
+        group: index of each key's cosine among the query's different cosines: keys of one group are equally near.
+        edge: whether each of all keys is as near as the k-th; `None` if all such keys are among the `k`.
     """
 
     rows: Int64[Tensor, " part"]
@@ -104,26 +106,27 @@ class Ranked(NamedTuple):
 
 
 def ranked_in_parts(queries: Float[Tensor, "n dim"], keys: Float[Tensor, "m dim"], k: int) -> Iterator[Ranked]:
-    """`nearest_in_parts` for what treats equally near keys alike.
+    """`nearest_in_parts` with ties, for measures that treat equally near keys alike.
 
-    Keys are equally near to a query where their cosines are equal, in float32. Those of equal rows may be rounded
-    apart, so that where there are such, cosines up to 2⁻²¹ apart count as equal.
+    Keys are equally near to a query if their cosines are equal in float32. Rounding may separate the cosines of equal
+    rows, so that differences up to 2⁻²¹ count as equal if the keys contain equal rows.
 
     Args:
         queries: one row per query.
-        keys: one row per candidate; copied once.
+        keys: one row per candidate; copied to the CPU once.
         k: from 1 to the number of keys.
 
     Yields:
-        The neighbours of some queries, on the CPU; queries with an edge have parts of their own.
+        The neighbours of some queries, on the CPU; queries with an edge come in parts of their own.
 
     Raises:
         InputError: as `nearest`.
 
-    >>> x = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
-    >>> [(found.rows.tolist(), found.edge) for found in ranked_in_parts(x, x, 1)]
-    [([0], None), ([1, 2], tensor([[False,  True,  True],
-            [False,  True,  True]]))]
+    Examples:
+        >>> x = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
+        >>> [(found.rows.tolist(), found.edge) for found in ranked_in_parts(x, x, 1)]
+        [([0], None), ([1, 2], tensor([[False,  True,  True],
+                [False,  True,  True]]))]
     """
     _check(queries, keys, k)
     keys = normalize_rows(keys.detach().cpu()).float()
@@ -148,13 +151,13 @@ def _with_edge(scores: Tensor, k: int, tie: float) -> tuple[Tensor, Tensor, Tens
 
 
 def _groups(cosine: Float[Tensor, "n k"], tie: float) -> Int64[Tensor, "n k"]:
-    """The number of each among different cosines, which descend along a row."""
+    """The index of each entry among the different cosines of its row, which are in descending order."""
     apart = cosine[:, :-1] - cosine[:, 1:] > tie
     return torch.cat([torch.zeros(len(cosine), 1, dtype=torch.int64), apart.cumsum(1)], 1)
 
 
 def _has_equal_rows(x: Float32[Tensor, "n dim"]) -> bool:
-    """Whether two rows are equal: by a sum of products of their bits, which wraps around and so is exact."""
+    """Whether two rows are equal, by a hash of their bits in wrapping integer arithmetic, which is exact."""
     factors = torch.randint(1 << 62, x.shape[1:], generator=torch.Generator().manual_seed(0))
     parts = (x + 0.0).split(max(1, TILE // max(1, x.shape[1])))  # -0 becomes 0
     codes = torch.cat([(part.contiguous().view(torch.int32).long() * factors).sum(1) for part in parts])
@@ -172,14 +175,14 @@ def _check(queries: Tensor, keys: Tensor, k: int) -> None:
 
 
 def _by_cosine(queries: Tensor, keys: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Of rows of length 1."""
+    """Nearest normalised rows."""
     cosine, index = _search(queries, keys, k, faiss.METRIC_INNER_PRODUCT)
     return _in_order(cosine.clamp(-1, 1), index, descending=True)
 
 
 def _by_distance(queries: Tensor, keys: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    # faiss forms |q|² - 2<q, k> + |k|²: rows centred and of size about 1 lose least to rounding, and do not overflow.
-    # What it then returns is still coarse for near keys, so the distances of those found are taken from differences.
+    # faiss computes |q|² - 2<q, k> + |k|²: centred rows of size about 1 lose least to rounding and cannot overflow.
+    # Its distances of near keys are still coarse, so those of the keys found are recomputed from differences.
     wide = torch.promote_types(torch.promote_types(queries.dtype, keys.dtype), torch.float32)
     centre = keys.to(wide).mean(0)
     queries, keys = queries.to(wide) - centre, keys.to(wide) - centre

@@ -1,8 +1,8 @@
-"""One batch over several processes: rows gathered with exact gradients, or passed on around a ring.
+"""One batch over several processes: rows are gathered with exact gradients, or passed around a ring.
 
-Each process of `torch.distributed` holds some rows of the batch. An objective that compares rows sees the others'
-through `similarity_logsumexp(…, gather_distributed=True)`, and `gather`s what it has found for its own rows; so every
-process ends with the loss of the whole batch. The gradient that DDP averages over the processes is then that of the
+Each process of `torch.distributed` holds some rows of the batch. An objective that compares rows sees the others' rows
+through `similarity_logsumexp(…, gather_distributed=True)` and `gather`s the results of its own rows, so that every
+process has the loss of the whole batch. DDP's average of the gradients over processes then equals the gradient of the
 whole batch in one process. All processes must take part in every call, but may hold different numbers of rows.
 """
 
@@ -28,19 +28,20 @@ _exchange: Exchange = "gather"
 
 @contextmanager
 def exchanging(how: Exchange) -> Iterator[None]:
-    """How processes see each other's rows while the block runs.
+    """Set how processes exchange rows while the block runs.
 
     Args:
-        how: "gather" (what is done without this): each process holds the rows of all; fewest messages. "ring": rows are
-            passed on from process to process, so that each holds those of two at a time. "none": each process is a
-            batch of its own, as if the others were not there.
+        how: "gather" (the default): each process holds the rows of all; fewest messages. "ring": rows are passed from
+            process to process, so that each holds the rows of two at a time. "none": each process has a batch of its
+            own, as if there were no others.
 
     Raises:
-        InputError: for another word.
+        InputError: for an unknown word.
 
-    >>> with exchanging("none"):
-    ...     exchange()
-    'none'
+    Examples:
+        >>> with exchanging("none"):
+        ...     exchange()
+        'none'
     """
     global _exchange
     if how not in get_args(Exchange):
@@ -53,10 +54,11 @@ def exchanging(how: Exchange) -> Iterator[None]:
 
 
 def exchange() -> Exchange:
-    """How rows are exchanged now: "none" unless `torch.distributed` runs with several processes.
+    """The current exchange of rows: "none" unless `torch.distributed` runs with several processes.
 
-    >>> exchange()
-    'none'
+    Examples:
+        >>> exchange()
+        'none'
     """
     return _exchange if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1 else "none"
 
@@ -64,37 +66,39 @@ def exchange() -> Exchange:
 def is_first() -> bool:
     """Whether this is process 0, or the only one.
 
-    >>> is_first()
-    True
+    Examples:
+        >>> is_first()
+        True
     """
     return exchange() == "none" or dist.get_rank() == 0
 
 
 def gather(x: Shaped[Tensor, "rows ..."]) -> Shaped[Tensor, "all_rows ..."]:
-    """The rows of all processes, those of process 0 first; `x` itself where there is one process.
+    """The rows of all processes, those of process 0 first; `x` itself if there is one process.
 
-    The gradient of a row is the sum of its gradients in all processes; NaN and infinity pass
-    through.
+    The gradient of a row is the sum of its gradients in all processes. NaN and infinity propagate.
 
-    >>> gather(torch.ones(2, 3)).shape
-    torch.Size([2, 3])
+    Examples:
+        >>> gather(torch.ones(2, 3)).shape
+        torch.Size([2, 3])
     """
     return x if exchange() == "none" else _Gather.apply(x)
 
 
 def global_row_indices(x: Shaped[Tensor, "rows ..."], name: str = "", at_least: int = 1) -> Int[Tensor, " rows"]:
-    """The number of each row of `x` among the rows of all processes.
+    """The index of each row of `x` among the rows of all processes.
 
     Args:
         x: this process's rows.
-        name: of the argument that an error should tell.
-        at_least: rows that all processes together must have.
+        name: name of the argument, for the error.
+        at_least: smallest number of rows of all processes together.
 
     Raises:
         InputError: if there are fewer.
 
-    >>> global_row_indices(torch.zeros(3, 2))
-    tensor([0, 1, 2])
+    Examples:
+        >>> global_row_indices(torch.zeros(3, 2))
+        tensor([0, 1, 2])
     """
     check_number("at_least", at_least, at_least=0, whole=True)
     sizes, rank = ([len(x)], 0) if exchange() == "none" else (_sizes(x), dist.get_rank())
@@ -104,10 +108,11 @@ def global_row_indices(x: Shaped[Tensor, "rows ..."], name: str = "", at_least: 
 
 
 def maximum(x: Tensor) -> Tensor:
-    """The largest of each number over all processes, without a gradient; NaN and infinity stay what they are.
+    """The elementwise maximum over all processes, without a gradient; NaN and infinity propagate.
 
-    >>> maximum(torch.tensor([1.0, 2.0]))
-    tensor([1., 2.])
+    Examples:
+        >>> maximum(torch.tensor([1.0, 2.0]))
+        tensor([1., 2.])
     """
     x = x.detach().clone()
     if exchange() != "none":
@@ -121,21 +126,23 @@ def around(
     accumulators: dict[str, Tensor],
     visit: Callable[[int, dict[str, Tensor], dict[str, Tensor]], None],
 ) -> dict[str, Tensor]:
-    """Let every process's rows visit every process: `visit(step, tensors, accumulators)`, its own rows at step 0.
+    """Pass every process's rows around all processes, calling `visit(step, tensors, accumulators)` in each.
 
-    What a process holds at any time are its own tensors, and those of one other that it works on or passes on.
+    A process holds its own tensors and those of one other process at a time.
 
     Args:
-        tensors: this process's rows, [rows …] each; they travel and are not changed.
-        accumulators: likewise; `visit` adds to them in place, and they travel with the tensors and come home.
-        visit: called once for the rows of each process.
+        tensors: this process's rows, [rows …] each; they are sent around unchanged.
+        accumulators: likewise; `visit` adds to them in place, and they return with the tensors in the end.
+        visit: called once for the rows of each process, its own at step 0.
 
     Returns:
-        The accumulators of this process's rows, to which all processes have added; NaN and infinity
-        pass through.
+        The accumulators of this process's rows, to which all processes have added. NaN and infinity propagate.
 
-    >>> around({"x": torch.ones(2)}, {"sum": torch.zeros(2)}, lambda step, others, sums: sums["sum"].add_(others["x"]))
-    {'sum': tensor([1., 1.])}
+    Examples:
+        >>> def visit(step, others, sums):
+        ...     sums["sum"].add_(others["x"])
+        >>> around({"x": torch.ones(2)}, {"sum": torch.zeros(2)}, visit)
+        {'sum': tensor([1., 1.])}
     """
     if exchange() == "none":
         visit(0, tensors, accumulators)
@@ -152,7 +159,7 @@ def around(
 
 
 def _pass_on(tensors: dict[str, Tensor], rows: int) -> dict[str, Tensor]:
-    """Send the tensors to the next process, and receive those of the one before, which have so many rows."""
+    """Send the tensors to the next process, and receive those of the previous one, which have `rows` rows."""
     if not tensors:
         return {}
     size, rank = dist.get_world_size(), dist.get_rank()
@@ -187,7 +194,7 @@ class _Gather(torch.autograd.Function):
 
 
 def _sizes(x: Tensor) -> list[int]:
-    """How many rows each process has."""
+    """The number of rows of each process."""
     rows = torch.tensor([len(x)], device=x.device)
     sizes = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
     with _together():
@@ -197,7 +204,7 @@ def _sizes(x: Tensor) -> list[int]:
 
 @contextmanager
 def _together() -> Iterator[None]:
-    """Around what all processes must do: that another one is gone becomes an error that says so."""
+    """Wraps collective calls: turns the loss of another process into an error that says so."""
     try:
         yield
     except RuntimeError as error:

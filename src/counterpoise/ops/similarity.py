@@ -1,12 +1,12 @@
 """Softmax over similarities, row by row, without keeping the matrix of similarities.
 
-Contrastive objectives need two things of each row i of scaled similarities $a_i \\langle q_i, k_j \\rangle$: its
-log-sum-exp, and the mean similarity under its softmax. Both come from one pass over square tiles of the matrix; the
-backward pass forms each tile again. Memory grows as N·D, not N².
+Contrastive objectives need two values for each row i of scaled similarities $a_i \\langle q_i, k_j \\rangle$: the
+log-sum-exp, and the mean similarity under the row's softmax. Both come from one pass over square tiles of the matrix;
+the backward pass recomputes each tile. Memory grows as N·D, not N².
 
-Three things make it fast. Rows against themselves are symmetric: half the tiles suffice, each serves its rows and its
-columns. Where lengths and scale bound all logits, as with cosines, no running maximum is needed, and one exponential
-serves both. And `torch.set_float32_matmul_precision("medium")` makes the tiles bfloat16, with float32 sums.
+Three things make it fast. Rows against themselves are symmetric: half of the tiles suffice, and each serves its rows
+and its columns. If norms and scale bound all logits, as with cosines, no running maximum is needed, and one exponential
+serves both. `torch.set_float32_matmul_precision("medium")` makes the tiles bfloat16, with float32 sums.
 """
 
 from __future__ import annotations
@@ -28,24 +28,30 @@ Identities = Int[Tensor, " n"] | tuple[Int[Tensor, " n"], Int[Tensor, " m"]]
 
 
 class Moments(NamedTuple):
-    """Of each row: `logsumexp` of its scaled similarities, and the `mean` similarity under their softmax."""
+    """Moments of each row's scaled similarities.
+
+    Attributes:
+        logsumexp: their log-sum-exp.
+        mean: the mean similarity under their softmax.
+    """
 
     logsumexp: Float[Tensor, " n"]
     mean: Float[Tensor, " n"]
 
 
 def normalize_rows(x: Float[Tensor, "*rows dim"]) -> Float[Tensor, "*rows dim"]:
-    """Rows scaled to length 1; a row of zeros stays zero, so that its cosine with anything is 0.
+    """Normalise rows to length 1; a row of zeros stays zero, so that its cosine with any row is 0.
 
     Args:
-        x: any floating dtype and any scale: squares of huge or tiny numbers are not formed.
+        x: any floating dtype and any scale; squares of huge or tiny numbers are not formed.
 
     Returns:
-        float32, or float64 for float64. Differentiable; the gradient of a row of zeros is that of the identity. Nothing
-        is looked at, so a row with NaN or infinity comes out as NaN: who takes rows from a user checks them first.
+        float32, or float64 for float64. Differentiable; the gradient of a row of zeros is that of the identity. Rows
+        are not checked: a row with NaN or infinity becomes NaN, so callers check rows from users first.
 
-    >>> normalize_rows(torch.tensor([[3.0, 4.0], [0.0, 0.0], [0.0, 1e-30]]))
-    tensor([[0.6000, 0.8000], [0.0000, 0.0000], [0.0000, 1.0000]])
+    Examples:
+        >>> normalize_rows(torch.tensor([[3.0, 4.0], [0.0, 0.0], [0.0, 1e-30]]))
+        tensor([[0.6000, 0.8000], [0.0000, 0.0000], [0.0000, 1.0000]])
     """
     x = x.to(torch.promote_types(x.dtype, torch.float32))
     if x.shape[-1] == 0:
@@ -66,32 +72,33 @@ def similarity_logsumexp(
     log_weights: Float[Tensor, " m"] | None = None,
     gather_distributed: bool = False,
 ) -> Float[Tensor, " n"]:
-    r"""Of each query, the log-sum-exp of its scaled similarities: $\log \sum_j w_j e^{a_i \langle q_i, k_j \rangle}$.
+    r"""The log-sum-exp of each query's scaled similarities, $\log \sum_j w_j e^{a_i \langle q_i, k_j \rangle}$.
 
-    Differentiable once in `queries`, `keys`, `scale` and `log_weights`. Pairs are told by identities, not by a mask:
-    two vectors of integers, one for the queries and one for the keys, or one for both where the queries are the keys.
-    Row numbers tell an anchor from itself, sample numbers from all views of its sample, labels from its class.
+    Differentiable once in `queries`, `keys`, `scale` and `log_weights`. Identities, not a mask, select pairs: two
+    vectors of integers, one for the queries and one for the keys, or one for both if the queries are the keys. Row
+    indices identify an anchor itself, sample indices all views of its sample, labels its class.
 
     Args:
-        queries: one row per anchor; normalise first where cosines are meant.
-        keys: one row per candidate; `None` takes the queries themselves, at half the cost.
+        queries: one row per anchor; normalise first for cosines.
+        keys: one row per candidate; `None` uses the queries themselves, at half the cost.
         scale: $a$, the inverse temperature, for all rows or per row.
-        exclude: pairs of equal identity are left out.
-        only: pairs of unequal identity are left out.
+        exclude: identities; pairs with equal ones are left out.
+        only: identities; pairs with different ones are left out.
         log_weights: $\log w$ of each key; $-\infty$ leaves a key out.
-        gather_distributed: let each query see the keys of all processes, not only of its own; see `ops.processes`.
+        gather_distributed: compare each query with the keys of all processes; see `ops.processes`.
 
     Returns:
         float32, or float64 for float64 inputs.
 
     Raises:
-        InputError: if a row has no key left, for shapes that do not go together, or for NaN.
+        InputError: if a row has no key left, for shapes that do not match, or for NaN.
 
-    >>> z = torch.eye(3)
-    >>> similarity_logsumexp(z, exclude=torch.arange(3))  # two keys at similarity 0 each: log 2
-    tensor([0.6931, 0.6931, 0.6931])
-    >>> similarity_logsumexp(z, z, scale=2.0, only=(torch.tensor([0, 1, 2]), torch.tensor([0, 1, 2])))  # its own alone
-    tensor([2., 2., 2.])
+    Examples:
+        >>> z = torch.eye(3)
+        >>> similarity_logsumexp(z, exclude=torch.arange(3))  # two keys at similarity 0 each: log 2
+        tensor([0.6931, 0.6931, 0.6931])
+        >>> similarity_logsumexp(z, z, scale=2.0, only=(torch.arange(3), torch.arange(3)))  # each with itself
+        tensor([2., 2., 2.])
     """
     return _moments(queries, keys, scale, exclude, only, log_weights, gather_distributed, wants_mean=False)[0]
 
@@ -108,13 +115,14 @@ def similarity_softmax(
 ) -> Moments:
     r"""`similarity_logsumexp`, and the mean similarity under a row's softmax, $\sum_j p_{ij} \langle q_i, k_j \rangle$.
 
-    Takes and refuses what `similarity_logsumexp` does; $p_{ij} \propto w_j e^{a_i \langle q_i, k_j \rangle}$.
+    Takes and refuses the same as `similarity_logsumexp`; $p_{ij} \propto w_j e^{a_i \langle q_i, k_j \rangle}$.
 
-    >>> z = torch.eye(3)
-    >>> round(similarity_softmax(z, scale=50.0).mean[0].item(), 4)  # a sharp softmax sees the nearest key alone
-    1.0
-    >>> similarity_softmax(z, scale=0.0).mean  # a flat one sees all alike
-    tensor([0.3333, 0.3333, 0.3333])
+    Examples:
+        >>> z = torch.eye(3)
+        >>> round(similarity_softmax(z, scale=50.0).mean[0].item(), 4)  # a sharp softmax selects the nearest key
+        1.0
+        >>> similarity_softmax(z, scale=0.0).mean  # a flat one weighs all equally
+        tensor([0.3333, 0.3333, 0.3333])
     """
     return Moments(*_moments(queries, keys, scale, exclude, only, log_weights, gather_distributed, wants_mean=True))
 
@@ -140,7 +148,7 @@ def _moments(
         keys = processes.gather(queries if keys is None else keys)
         log_weights = None if log_weights is None else processes.gather(log_weights)
         exclude, only = (None if rule is None else Rule(rule[0], processes.gather(rule[1])) for rule in (exclude, only))
-    # One scale for all goes into the rows, so that no tile need be scaled.
+    # A single scale is applied to the rows, so that no tile needs scaling.
     single = not isinstance(scale, Tensor) and scale > 0
     scales = None if single else torch.as_tensor(scale, dtype=dtype, device=queries.device).expand(len(queries))
     if single and scale != 1:
@@ -160,7 +168,9 @@ def _check(
     only: Identities | None,
     log_weights: Tensor | None,
 ) -> tuple[Rule | None, Rule | None]:
-    """Refuse what does not go together, and return the rules as int64; NaN shows in what comes out."""
+    """Refuse shapes that do not match, and return the rules as int64; NaN is found in the result."""
+    if not len(queries):
+        raise InputError("queries: expected at least 1 row, got none")
     rows, columns = len(queries), len(queries if keys is None else keys)
     for name, x in (("queries", queries), ("keys", queries if keys is None else keys)):
         if x.ndim != 2 or x.shape[1] != queries.shape[1]:
@@ -183,7 +193,7 @@ def _rule(name: str, rule: Identities | None, rows: int, columns: int) -> Rule |
 
 
 class _Softmax(torch.autograd.Function):
-    """Both moments, of queries against keys, or against themselves where `keys` is None."""
+    """Both moments, of queries against keys, or against themselves if `keys` is None."""
 
     @staticmethod
     def forward(
@@ -199,7 +209,7 @@ class _Softmax(torch.autograd.Function):
     ) -> Any:
         inputs = Inputs(queries, keys, scales, log_weights)
         ctx.plan = Plan.of(inputs, exclude, only, ring)
-        # The mean is the log-sum-exp's derivative by the scale.
+        # The mean is the derivative of the log-sum-exp with respect to the scale.
         sums = _Sums(queries, ctx.plan, wants_mean or ctx.needs_input_grad[2])
         ctx.plan.visit(inputs, {}, lambda matrix, _: sums.add(matrix))
         logsumexp = sums.shift + sums.total.log() + ctx.plan.top
@@ -227,7 +237,7 @@ class _Softmax(torch.autograd.Function):
 
 
 class _Sums:
-    """Of each row: its shift, the sum of its exponentials, and where it is wanted that of exponential × similarity."""
+    """Each row's shift, its sum of exponentials, and, if wanted, its sum of exponential × similarity."""
 
     def __init__(self, queries: Tensor, plan: Plan, wants_mean: bool):
         self.plan = plan
@@ -243,11 +253,11 @@ class _Sums:
             if matrix.has_twin(tile):
                 theirs = exponentials.T if matrix.symmetric else self.exponentials(matrix, tile.twin)
                 self.count(matrix, tile.twin, theirs)
-            if matrix.single and self.plan.bounded and not self.plan.ring:  # so small that it need not be made again
+            if matrix.single and self.plan.bounded and not self.plan.ring:  # small enough to keep for the backward pass
                 self.kept = (None if self.product is None else tile.similarity, exponentials)
 
     def exponentials(self, matrix: Matrix, tile: Tile) -> Tensor:
-        """Of the logits less the shift; unless they are bounded, the shift is first raised to the largest so far."""
+        """Exponentials of the logits minus the shift, first raised to the running maximum unless logits are bounded."""
         if self.plan.bounded:
             return matrix.exponentials(tile, None)
         raised = torch.maximum(self.shift[tile.rows], matrix.low_logits(tile).amax(1))
@@ -265,11 +275,12 @@ class _Sums:
 
 
 class _Slopes:
-    r"""The gradients by all inputs.
+    r"""The gradients of all inputs.
 
-    With $g$ and $h$ the gradients by the log-sum-exp and by the mean $\bar s$, that by a key's log-weight is the sum
-    over the rows of $p_{ij} (g_i + h_i (s_{ij} - \bar s_i))$, and that by a similarity is $a_i$ times the summand, plus
-    $p_{ij} h_i$: both are the softmax times what is linear in the similarity, a level and a slope for each row.
+    Let $g$ and $h$ be the incoming gradients of the log-sum-exp and of the mean $\bar s$. The gradient of a key's
+    log-weight is the sum over rows of $p_{ij} (g_i + h_i (s_{ij} - \bar s_i))$. That of a similarity is $a_i$ times the
+    summand, plus $p_{ij} h_i$. Both are the softmax times a linear function of the similarity, with a level and a slope
+    for each row.
     """
 
     def __init__(
@@ -285,7 +296,7 @@ class _Slopes:
     ):
         self.mean, self.by_mean, self.kept = mean, by_mean, kept
         by_logsumexp = torch.zeros_like(logsumexp) if by_logsumexp is None else by_logsumexp
-        # Bounded exponentials have no shift; what makes them the softmax is put into the levels and slopes.
+        # Bounded exponentials have no shift; the levels and slopes contain the softmax's normalisation.
         self.shift = None if plan.bounded else logsumexp
         self.unit = (-logsumexp).exp() if plan.bounded else torch.ones_like(logsumexp)
         scales = 1.0 if inputs.scales is None else inputs.scales
@@ -317,7 +328,7 @@ class _Slopes:
                 _add_product(found["keys"][tile.columns], gradient.T, matrix.queries[tile.rows])
 
     def tiles(self, matrix: Matrix) -> Iterator[tuple[Tile, Tensor]]:
-        """Each tile with its exponentials, unless a single one was kept."""
+        """Each tile with its exponentials; a single tile was kept from the forward pass."""
         similarity, exponentials = self.kept
         if exponentials is not None:
             yield Tile(matrix.rows[0], matrix.columns[0], similarity, None), exponentials
@@ -326,14 +337,14 @@ class _Slopes:
             yield tile, matrix.exponentials(tile, self.shift)
 
     def factor(self, matrix: Matrix, tile: Tile) -> Tensor:
-        """What makes the gradients by the similarities from the exponentials."""
+        """The factor from exponentials to the gradients of the similarities."""
         factor = self.level[tile.rows, None]
         if self.slope is not None:
             factor = torch.addcmul(factor, self.slope[tile.rows, None], tile.similarity)
         return factor if matrix.weights is None else factor * matrix.weights[tile.columns]
 
     def add_others(self, matrix: Matrix, tile: Tile, exponentials: Tensor, found: dict[str, Tensor]) -> None:
-        """The gradients by the scales, and by the logarithms of the keys' weights."""
+        """Add to the gradients of the scales and of the keys' log-weights."""
         if self.scales is not None and self.by_mean is not None:
             away = tile.similarity - self.mean[tile.rows, None]
             variance = matrix.row_sums(tile, exponentials * away.square_())
@@ -347,7 +358,7 @@ class _Slopes:
 
 
 def _times(exponentials: Tensor, factor: Tensor) -> Tensor:
-    """Their product; in the exponentials' dtype where the factor is as large, since mixed ones are slow."""
+    """The product; a factor of the same shape is cast first, since products of mixed dtypes are slow."""
     return exponentials * (factor.to(exponentials.dtype) if factor.shape == exponentials.shape else factor)
 
 

@@ -1,4 +1,4 @@
-"""The matrix of similarities, which exists a tile at a time; what both passes of `ops.similarity` need of it."""
+"""The similarity matrix in tiles, one at a time, for both passes of `ops.similarity`."""
 
 from __future__ import annotations
 
@@ -11,47 +11,47 @@ from torch import Tensor
 
 from counterpoise.ops import processes
 
-# Rows and columns of a tile: on a CPU, 1 MB in float32, which stays in a core's cache; accelerators want larger ones.
+# Side of a tile: on a CPU 1 MB in float32, which stays in a core's cache; accelerators need larger tiles.
 SIDE = {"cpu": 512}
 OTHER_SIDE = 8192
-# Logits up to this size are exponentiated as they are: e^60 times a billion keys stays within float32, e^-60 as well.
+# Logits up to this size need no shift: e^60 times a billion keys stays within float32, and so does e^-60.
 BOUND = 60.0
-LARGEST = 1e30  # stands in for an infinity from which another is to be subtracted
-EXACT = 2**24  # integers up to this size are floats of their own
-HIDE = 1e38  # taken from the logit of a pair that does not count
+LARGEST = 1e30  # replaces infinity where another infinity is subtracted
+EXACT = 2**24  # float32 holds all integers up to this size
+HIDE = 1e38  # subtracted from the logit of an excluded pair
 
 
 class Rule(NamedTuple):
-    """Identities of the queries and of the keys; pairs of equal, or of unequal, ones do not count."""
+    """Identities of the queries and of the keys; pairs with equal (or with different) ones are excluded."""
 
     queries: Tensor
     keys: Tensor
 
 
 class Inputs(NamedTuple):
-    """What the similarities are made from."""
+    """The tensors from which similarities are computed."""
 
     queries: Float[Tensor, "n dim"]
-    keys: Float[Tensor, "m dim"] | None  # None: the queries
+    keys: Float[Tensor, "m dim"] | None  # None: the queries themselves
     scales: Float[Tensor, " n"] | None  # None: 1
     log_weights: Float[Tensor, " m"] | None  # None: 0
 
     @property
     def compared(self) -> Float[Tensor, "m dim"]:
-        """The keys, whatever they are."""
+        """The keys, or the queries in their place."""
         return self.queries if self.keys is None else self.keys
 
 
 class Plan(NamedTuple):
-    """How the sums are formed; the same in both passes.
+    """How the sums are computed; the same in both passes.
 
     Attributes:
-        exclude: pairs of equal identities do not count.
-        only: pairs of unequal identities do not count.
-        ring: whether the keys of all processes count, which are passed on from one to the next.
-        bounded: whether no logit is so large that its exponential needs a shift.
-        top: the largest log-weight, which is taken out of all.
-        dtype: of the tiles.
+        exclude: pairs with equal identities are left out.
+        only: pairs with different identities are left out.
+        ring: whether keys of all processes are compared, passed from one to the next.
+        bounded: whether all logits are so small that exponentials need no shift.
+        top: the largest log-weight, which is subtracted from all.
+        dtype: dtype of the tiles.
     """
 
     exclude: Rule | None
@@ -63,7 +63,7 @@ class Plan(NamedTuple):
 
     @classmethod
     def of(cls, inputs: Inputs, exclude: Rule | None, only: Rule | None, ring: bool) -> Plan:
-        """Look at the lengths of the rows, since no logit is larger than their product and the scale."""
+        """Bound the logits by the norms of the rows times the scale."""
         queries = lengths = torch.linalg.vector_norm(inputs.queries, dim=1)
         if inputs.scales is not None:
             queries = lengths * inputs.scales.abs()
@@ -79,15 +79,15 @@ class Plan(NamedTuple):
     def visit(
         self, inputs: Inputs, found: dict[str, Tensor], add: Callable[[Matrix, dict[str, Tensor]], None]
     ) -> dict[str, Tensor]:
-        """Let `add` see this process's queries against the keys of every process that counts.
+        """Call `add` with this process's queries against the keys of each process to compare with.
 
         Args:
-            inputs: of this process.
-            found: one row per key; it stays with its keys wherever they go, and `add` adds to it in place.
-            add: called with a matrix and with what was found for its keys.
+            inputs: tensors of this process.
+            found: accumulators with one row per key; they travel with their keys, and `add` adds to them in place.
+            add: called with a matrix and the accumulators of its keys.
 
         Returns:
-            What was found for the keys of this process.
+            The accumulators of this process's keys.
         """
         own = {"keys": inputs.compared}
         if inputs.log_weights is not None:
@@ -105,16 +105,16 @@ class Plan(NamedTuple):
 
 
 class Tile(NamedTuple):
-    """Some rows and columns of the matrix; `counts` is 1 where a pair counts, else 0; `None` where all do."""
+    """Some rows and columns of the matrix; `counts` is 1 for pairs that count and 0 for others, `None` if all count."""
 
     rows: slice
     columns: slice
-    similarity: Any  # [rows columns]; None of a kept tile where it is not needed again
+    similarity: Any  # [rows columns]; None in a kept tile that does not need it again
     counts: Float[Tensor, "rows columns"] | None
 
     @property
     def twin(self) -> Tile:
-        """The tile on the other side of the diagonal."""
+        """The mirror tile on the other side of the diagonal."""
         similarity, counts = (None if x is None else x.T for x in (self.similarity, self.counts))
         return Tile(self.columns, self.rows, similarity, counts)
 
@@ -123,17 +123,17 @@ class Matrix:
     """Similarities of this process's queries to the keys of one process.
 
     Args:
-        inputs: of this process.
+        inputs: tensors of this process.
         others: keys, their weights and identities, of any process.
-        plan: what counts, and how.
-        mirrored: whether the keys are the queries. Only tiles on and above the diagonal are made then.
+        plan: how sums are computed.
+        mirrored: whether the keys are the queries; only tiles on and above the diagonal are then computed.
     """
 
     def __init__(self, inputs: Inputs, others: dict[str, Tensor], plan: Plan, mirrored: bool):
         self.queries = inputs.queries.to(plan.dtype)
         self.keys = self.queries if mirrored else others["keys"].to(plan.dtype)
         self.scales, self.weights, self.mirrored = inputs.scales, others.get("weights"), mirrored
-        # Then the exponentials are, like the similarities, the same on both sides of the diagonal.
+        # Exponentials are then symmetric, as similarities are.
         self.symmetric = mirrored and plan.bounded and inputs.scales is None
         side = SIDE.get(self.queries.device.type, OTHER_SIDE)
         self.rows, self.columns = _slices(len(self.queries), side), _slices(len(self.keys), side)
@@ -143,7 +143,7 @@ class Matrix:
         )
 
     def tiles(self) -> Iterator[Tile]:
-        """All tiles that are made and have a pair that counts."""
+        """Compute all tiles with a pair that counts."""
         for i, rows in enumerate(self.rows):
             for j, columns in enumerate(self.columns):
                 if (self.mirrored and j < i) or (self.only and not self.only.meet(i, j)):
@@ -157,39 +157,39 @@ class Matrix:
 
     @property
     def single(self) -> bool:
-        """Whether one tile is all there is."""
+        """Whether the matrix is a single tile."""
         return len(self.rows) == len(self.columns) == 1
 
     def has_twin(self, tile: Tile) -> bool:
-        """Whether the tile stands for its twin, too, which is not made."""
+        """Whether the tile also serves its twin, which is not computed."""
         return self.mirrored and tile.rows != tile.columns
 
     def logits(self, tile: Tile) -> Tensor:
-        """The scaled similarities, also of pairs that do not count."""
+        """The scaled similarities, including excluded pairs."""
         return tile.similarity if self.scales is None else tile.similarity * self.scales[tile.rows, None]
 
     def low_logits(self, tile: Tile) -> Tensor:
-        """The scaled similarities; lower than any other where a pair does not count."""
+        """The scaled similarities, with excluded pairs far below all others."""
         logits = self.logits(tile)
         return logits if tile.counts is None else logits.add(tile.counts - 1, alpha=HIDE)
 
     def exponentials(self, tile: Tile, shift: Float[Tensor, " n"] | None) -> Tensor:
-        """Of the logits less the shift of their rows; 0 where a pair does not count."""
+        """Exponentials of the logits minus the shift of their rows; 0 for excluded pairs."""
         if shift is not None:
             return (self.low_logits(tile) - shift[tile.rows, None]).exp()
-        # Afterwards, not before: exponentials of what is so low take ten times as long.
+        # Mask after exponentiating: exponentials of such low numbers take ten times as long.
         exponentials = self.logits(tile).exp()
         return exponentials if tile.counts is None else exponentials.mul_(tile.counts)
 
     def row_sums(self, tile: Tile, x: Tensor) -> Float[Tensor, " rows"]:
-        """Sums over the tile's columns, by their weights, in float32 at least."""
+        """Weighted sums over the tile's columns, in float32 at least."""
         if self.weights is None:
             return x.sum(1, dtype=torch.promote_types(x.dtype, torch.float32))
         return x.to(self.weights.dtype) @ self.weights[tile.columns]
 
 
 class _Identities:
-    """Which identities agree; as small floats, which compare several times faster than integers."""
+    """Comparison of identities as small floats, several times faster than that of integers."""
 
     def __init__(self, mine: Tensor, theirs: Tensor, rows: list[slice], columns: list[slice]):
         numbers = torch.cat([mine, theirs])
@@ -199,12 +199,12 @@ class _Identities:
         self.ranges = _ranges(self.mine, rows), _ranges(self.theirs, columns)
 
     def meet(self, i: int, j: int) -> bool:
-        """Whether an identity of the i-th rows may be one of the j-th columns."""
+        """Whether the i-th rows and the j-th columns may share an identity, by their ranges."""
         (least, most), (their_least, their_most) = self.ranges[0][i], self.ranges[1][j]
         return least <= their_most and their_least <= most
 
     def compare(self, how: Callable[..., Tensor], rows: slice, columns: slice) -> Float[Tensor, "rows columns"]:
-        """1 where it holds, else 0."""
+        """1 where the comparison holds, else 0."""
         mine, theirs = self.mine[rows, None], self.theirs[columns]
         return how(mine, theirs, out=mine.new_empty(len(mine), len(theirs)))
 
@@ -214,5 +214,5 @@ def _slices(length: int, side: int) -> list[slice]:
 
 
 def _ranges(identities: Float[Tensor, " n"], slices: list[slice]) -> list[list[float]]:
-    """The least and the largest identity of each slice."""
+    """The smallest and the largest identity of each slice."""
     return [torch.stack(identities[part].aminmax()).tolist() for part in slices]
