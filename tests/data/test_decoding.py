@@ -15,6 +15,7 @@ from counterpoise.data import decoding, reading
 from counterpoise.data import images as images_module
 from counterpoise.data.decoding import decode, divide, file_item
 from counterpoise.data.images import Images
+from counterpoise.data.reading import perceptual_hash
 from counterpoise.errors import InputError
 
 
@@ -160,7 +161,7 @@ def test_above_the_memory_limit_the_pixels_are_kept_in_a_file(tmp_path, monkeypa
     assert torch.equal(again.pixels, first.pixels)
     assert (again.kept, again.reasons, again.notes) == (first.kept, first.reasons, first.notes)
     assert torch.equal(again.digests, first.digests)
-    assert torch.equal(again.hashes, first.hashes)
+    assert again.hashes is first.hashes is None
 
     monkeypatch.undo()
     monkeypatch.setenv("COUNTERPOISE_CACHE", str(cache))
@@ -260,6 +261,43 @@ def test_most_images_black_is_a_warning(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         decode(items(tmp_path), "x")
+
+
+def photo(seed: int) -> np.ndarray:
+    small = Image.fromarray(np.random.default_rng(seed).integers(0, 256, (5, 5), np.uint8))
+    return np.asarray(small.resize((40, 40), Image.Resampling.BICUBIC))
+
+
+def test_perceptual_hashes_are_taken_where_they_are_asked_for(tmp_path, monkeypatch):
+    for i in range(2):
+        save(tmp_path / f"{i}.png", photo(i))
+    hashed = decode(items(tmp_path), "x", hashes=True)
+    assert hashed.hashes.tolist() == [perceptual_hash(Image.fromarray(photo(i))).tolist() for i in range(2)]
+    monkeypatch.setattr(reading, "perceptual_hash", lambda image: pytest.fail("hashed"))
+    plain = decode(items(tmp_path), "x")
+    assert plain.hashes is None
+    assert torch.equal(plain.pixels, hashed.pixels)
+    assert torch.equal(plain.digests, hashed.digests)
+
+
+@pytest.mark.parametrize("asked", [(False, True, False), (True, False, True)])
+def test_kept_pixels_with_and_without_hashes_are_not_taken_for_each_other(tmp_path, monkeypatch, asked):
+    (tmp_path / "images").mkdir()
+    for i in range(3):
+        save(tmp_path / "images" / f"{i}.png", photo(i))
+    (tmp_path / "images" / "1.png").write_bytes(b"")
+    expected = [perceptual_hash(Image.fromarray(photo(i))).tolist() for i in (0, 2)]
+    monkeypatch.setenv("COUNTERPOISE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(images_module, "MEMORY_LIMIT", 10)
+    with pytest.warns(UserWarning, match="1 of 3 images"):
+        found = [decode(items(tmp_path / "images"), "x", hashes=hashes) for hashes in asked]
+    for hashes, decoded in zip(asked, found, strict=True):
+        assert (decoded.hashes.tolist() if hashes else decoded.hashes) == (expected if hashes else None)
+        assert torch.equal(decoded.pixels, found[0].pixels)
+        assert torch.equal(decoded.digests, found[0].digests)
+        assert (decoded.kept, decoded.unreadable) == ([0, 2], ("1.png",))
+    # What was decoded with hashes serves those who ask for none, too.
+    assert len(list((tmp_path / "cache").iterdir())) == (2 if asked[0] else 4)
 
 
 def test_a_file_that_changes_while_it_is_read_moves_no_row(tmp_path, monkeypatch):

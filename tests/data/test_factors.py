@@ -111,3 +111,66 @@ def test_other_sprites_and_seeds_are_refused_by_name(layout):
     for seed in (1.5, float("nan"), "0", 2**62):
         with pytest.raises(InputError, match="seed: expected a whole number"):
             make_factors(layout, right, right, seed)
+
+
+def favourites(images):
+    """How often each garment is on each hue [garments, hues]."""
+    table = torch.zeros(10, 10)
+    table.index_put_((images.factors["garment"], images.factors["tint"]), torch.ones(len(images)), accumulate=True)
+    return table / table.sum(1, keepdim=True)
+
+
+def test_with_bias_each_garment_has_a_favourite_hue_in_train_alone():
+    train, test = load("factors:tint:bias=0.8")
+    shares = favourites(train)
+    assert (shares.max(1).values - 0.82).abs().max() < 0.05
+    assert len(shares.argmax(1).unique()) == 10
+    assert favourites(test).max() < 0.2
+    for images in (train, test):
+        assert torch.equal(images.factors["group"], images.factors["tint"])
+        assert images.factor_names["group"][:3] == ("red", "orange", "lime")
+        assert images.name == "factors:tint:bias=0.8"
+
+
+def test_without_bias_and_in_test_the_images_are_as_they_were(made):
+    none, all_of_it = (load(f"factors:tint:bias={bias}") for bias in (0, 1))
+    for split, images in made["tint"]._asdict().items():
+        assert torch.equal(getattr(none, split).pixels, images.pixels)
+        assert "group" not in images.factors
+    assert torch.equal(all_of_it.test.pixels, made["tint"].test.pixels)
+    assert favourites(all_of_it.train).max(1).values.min() == 1
+    assert torch.equal(all_of_it.train.factors["digit"], made["tint"].train.factors["digit"])
+
+
+def test_a_larger_bias_moves_the_images_that_a_smaller_one_moves(made):
+    before = made["tint"].train.factors["tint"]
+    less, more = (load(f"factors:tint:bias={bias}").train.factors["tint"] for bias in (0.3, 0.7))
+    assert ((less != before) <= (more != before)).all()
+
+
+def test_the_hue_of_an_image_is_drawn_as_it_says():
+    images = load("factors:tint:bias=0.5").train
+    edge = images.pixels[:, :, 0, 14].float()
+    typical = torch.stack([edge[images.factors["tint"] == hue].median(0).values for hue in range(10)])
+    assert (torch.cdist(typical, typical).fill_diagonal_(1e9) > 20).all()
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ("tint:bias=1.5", "bias: expected a number of at least 0 and of at most 1, got 1.5"),
+        ("tint:bias=", "bias: expected a number from 0 to 1, got ''"),
+        ("tint:bias=nan", "bias: expected a number"),
+        ("tint:hue=1", "expected no option but tint:bias=SHARE, got 'tint:hue=1'"),
+        ("scales:bias=0.5", "expected no option but tint:bias=SHARE, got 'scales:bias=0.5'"),
+    ],
+)
+def test_options_that_are_refused(data, message):
+    with pytest.raises(InputError, match=message):
+        load(f"factors:{data}")
+
+
+def test_the_values_of_factors_have_the_names_of_their_classes(made):
+    train = made["scales"].train
+    assert train.factor_names == {"garment": train.classes}
+    assert made["channels"].test.factor_names["digit"] == tuple("0123456789")

@@ -11,6 +11,7 @@ from PIL import Image
 from counterpoise.data import load
 from counterpoise.data.folders import index_labels, list_folder
 from counterpoise.data.reading import readable_suffixes
+from counterpoise.data.sources import load_all
 from counterpoise.errors import InputError
 from counterpoise.files import make_output_folder, output
 
@@ -359,4 +360,42 @@ def test_what_is_no_file_and_what_cannot_be_read(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "scandir", refuse)
     with pytest.raises(InputError, match=r"cannot be read \(Permission denied\)"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["unlabelled", "Unlabeled"])
+def test_a_folder_of_unlabelled_images_beside_those_of_classes(tmp_path, name):
+    fill(tmp_path, cat=5, dog=5, **{name: 10})
+    save(tmp_path / name / "deep" / "er.png")
+    with pytest.warns(match=rf"11 images in folders named '{name}' have no label"):
+        train, test = load(tmp_path)
+    assert train.classes == ("cat", "dog")
+    for images in (train, test):
+        assert [path.startswith(name) for path in images.paths] == (images.labels == -1).tolist()
+    assert (train.labels == -1).sum() + (test.labels == -1).sum() == 11
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_unlabelled_images_of_a_split_and_alone(tmp_path):
+    fill(tmp_path / "train", cat=2, unlabelled=3)
+    fill(tmp_path / "test", cat=2)
+    train, test = load(tmp_path)
+    assert (train.labels.tolist(), test.labels.tolist()) == ([0, 0, -1, -1, -1], [0, 0])
+    fill(tmp_path / "bare", unlabelled=5)
+    assert load(tmp_path / "bare").train.classes == ()
+    assert load_all(tmp_path / "train").labels == ("cat", "cat", None, None, None)
+
+
+def test_classes_a_level_too_deep_are_seen_beside_unlabelled_images(tmp_path):
+    fill(tmp_path / "photos", cat=2, dog=2)
+    fill(tmp_path, unlabelled=2)
+    with pytest.raises(InputError, match=r"holds one folder, 'photos', which has folders of its own \(cat, dog\)"):
+        load(tmp_path)
+
+
+def test_unlabelled_images_beside_splits_are_left_out_by_name(tmp_path):
+    fill(tmp_path / "train", cat=2)
+    fill(tmp_path / "test", cat=2)
+    fill(tmp_path, unlabelled=2)
+    with pytest.warns(match="left out of the data: unlabelled"):
         load(tmp_path)

@@ -235,6 +235,23 @@ def test_by_family(drawn):
     assert test.counts().min() >= 1
 
 
+def test_by_style(drawn):
+    train, test = loaded("glyphs:split=style")
+    assert {path.partition(" ")[2] for path in train.paths} == {face for face in FACES if "Sans" in face}
+    assert {path.partition(" ")[2] for path in test.paths} == {face for face in FACES if "Sans" not in face}
+    assert train.counts().min() >= 2
+    assert test.counts().min() >= 2
+    counts = [images.counts() for images in loaded("glyphs:split=style:script=latin:classes=50")]
+    assert all(found.float().mean() > 5 for found in counts)
+
+
+@pytest.mark.parametrize("data", ["glyphs", "glyphs:split=style", "glyphs:script=greek"])
+def test_the_domain_of_an_image_is_its_face(data):
+    for images in loaded(data):
+        faces = [images.factor_names["domain"][face] for face in images.factors["domain"].tolist()]
+        assert faces == [path.partition(" ")[2] for path in images.paths]
+
+
 def test_by_character(drawn):
     train, test = loaded("glyphs:split=character:classes=100")
     assert len(train.classes) == 100

@@ -160,3 +160,42 @@ def test_parts_are_joined_with_all_that_is_known_of_each_image():
     assert torch.equal(found.factors["tint"], torch.arange(5))
     assert (found.paths, found.classes, found.notes) == (whole.paths, whole.classes, ("rare", "new"))
     assert joined([replace(parts[0], paths=None), parts[1]]).paths is None
+
+
+def test_names_of_factors_go_along_with_their_images():
+    named = make().with_factor("client", torch.tensor([0, 1, 1, -1, 0]), ["north", "south"])
+    assert named.factor_names == {"client": ("north", "south")}
+    for images in (
+        named.subset(torch.tensor([3, 1])),
+        named.with_channels(3),
+        named.rows(0, 2),
+        joined([named, named]),
+    ):
+        assert images.factor_names == named.factor_names
+    assert joined([named, named]).factors["client"].tolist() == [0, 1, 1, -1, 0] * 2
+    assert named.with_factor("client", torch.arange(5)).factor_names == {}
+    assert named.without_factor("client").factors == named.without_factor("client").factor_names == {}
+    assert named.without_factor("step") is named
+    assert make().factor_names == {}
+
+
+def test_a_factor_that_a_part_lacks_is_minus_one_there():
+    named = make().with_factor("client", torch.zeros(5, dtype=torch.int64), ["north"])
+    whole = joined([make(), named])
+    assert whole.factors["client"].tolist() == [-1] * 5 + [0] * 5
+    assert whole.factor_names == {"client": ("north",)}
+
+
+def test_other_names_of_the_same_values_are_not_joined():
+    zeros = torch.zeros(5, dtype=torch.int64)
+    parts = [make().with_factor("client", zeros, names) for names in (["north"], ["south"])]
+    with pytest.raises(InputError, match="the same names of the values of 'client' in all parts, got north and south"):
+        joined(parts)
+
+
+@pytest.mark.usefixtures("plain_shapes")
+def test_names_that_do_not_fit_a_factor_are_refused():
+    with pytest.raises(InputError, match="factor_names: names the values of 'client', which is no factor"):
+        make(factor_names={"client": ("north",)})
+    with pytest.raises(InputError, match="factors: client: expected integers from -1 to 0, got 1"):
+        make().with_factor("client", torch.ones(5, dtype=torch.int64), ["north"])

@@ -23,13 +23,12 @@ from counterpoise.data.inspection import (
     join_near,
     nearly_constant,
 )
+from counterpoise.data.sources import load_all
 from counterpoise.errors import InputError, printable
 
-GENERATOR = torch.Generator().manual_seed(0)
 
-
-def part(labels, classes=("cat", "dog"), **others) -> Images:
-    pixels = torch.randint(0, 256, (len(labels), 3, 6, 6), generator=GENERATOR, dtype=torch.uint8)
+def part(rng, labels, classes=("cat", "dog"), **others) -> Images:
+    pixels = torch.randint(0, 256, (len(labels), 3, 6, 6), generator=rng, dtype=torch.uint8)
     return Images(pixels, torch.tensor(labels), classes, "pets", **others)
 
 
@@ -39,8 +38,8 @@ def shown(inspection) -> str:
     return console.file.getvalue()
 
 
-def test_counts_and_imbalance():
-    found = inspect_images(Splits(part([0, 0, 0, 1, -1]), part([1, 1])))
+def test_counts_and_imbalance(rng):
+    found = inspect_images(Splits(part(rng, [0, 0, 0, 1, -1]), part(rng, [1, 1])))
     assert found.counts == {"train": (3, 1), "test": (0, 2)}
     assert found.unlabelled == {"train": 1, "test": 0}
     assert found.rows() == [("cat", "3", "0"), ("dog", "1", "2"), ("(unlabelled)", "1", "0")]
@@ -50,15 +49,15 @@ def test_counts_and_imbalance():
     assert found.sizes == {"6×6": 7}
 
 
-def test_data_without_labels():
-    found = inspect_images(Splits(part([-1, -1], ()), part([-1], ())))
+def test_data_without_labels(rng):
+    found = inspect_images(Splits(part(rng, [-1, -1], ()), part(rng, [-1], ())))
     assert found.imbalance("train") is None
     assert found.rows() == [("(unlabelled)", "2", "1")]
     assert "–" in shown(found)
 
 
-def test_duplicates_conflicts_and_leaks_are_told_apart():
-    train, test = part([0, 0, 0, 1, 1, 0, -1]), part([0, 1, 0])
+def test_duplicates_conflicts_and_leaks_are_told_apart(rng):
+    train, test = part(rng, [0, 0, 0, 1, 1, 0, -1]), part(rng, [0, 1, 0])
     train.pixels[1] = train.pixels[0]  # a duplicate
     train.pixels[3] = train.pixels[2]  # a conflict
     test.pixels[0] = train.pixels[5]  # a leak
@@ -85,7 +84,7 @@ def folder_of(root, pictures):
     for name, picture in pictures.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         picture.save(root / name)
-    return load(root)
+    return load(root, hashes=True)
 
 
 def changed_at_the_left(picture):
@@ -135,8 +134,8 @@ def test_copies_of_what_looks_alike_are_in_its_group_and_flat_images_in_none(tmp
     assert found.duplicates == (("train/x/a.png", "train/x/b.png"),)
 
 
-def test_of_small_images_it_is_not_judged_what_looks_alike():
-    found = inspect_images(part([0, 0]))
+def test_of_small_images_it_is_not_judged_what_looks_alike(rng):
+    found = inspect_images(part(rng, [0, 0]))
     assert (found.near, found.too_small) == ((), 2)
     assert "nearly alike: none (perceptual hashes that differ in at most 4 of 64 bits; not judged of 2 images" in shown(
         found
@@ -151,6 +150,22 @@ def test_images_that_are_no_files_are_compared_by_their_pixels():
     found = inspect_images(images)
     assert found.conflicts == ()
     assert [group.names for group in found.near] == [("images[0]", "images[2]")]
+
+
+def test_whole_images_are_hashed_where_they_are_looked_at_and_not_where_they_are_learnt_from(tmp_path, monkeypatch):
+    names = {f"{split}/{kind}/{i}.png": photo(i) for i, split, kind in
+             ((0, "train", "a"), (1, "train", "b"), (2, "test", "b"))}  # fmt: skip
+    folder_of(tmp_path / "pets", {**names, "test/a/0.png": photo(0, size=(192, 144))})
+    monkeypatch.chdir(tmp_path)
+    found = show_data("pets", size=16)
+    assert [alike.names for alike in found.near] == [("train/a/0.png", "test/a/0.png")]
+    plain = load("pets", size=16)
+    assert plain.train.hashes is plain.test.hashes is None
+    assert plain.train.digests is not None
+    assert inspect_images(plain).near == ()
+    assert inspect_images(load("pets", size=16, hashes=True)).near == found.near
+    assert load_all("pets", size=16).images.hashes is None
+    assert len(load_all("pets", size=16, hashes=True).images.hashes) == 4
 
 
 def joined_plainly(hashes):
@@ -202,8 +217,8 @@ def test_twenty_thousand_hashes_take_no_time():
     assert time.process_time() - start < 10
 
 
-def test_nearly_constant_images():
-    images = part([0, 0, 0])
+def test_nearly_constant_images(rng):
+    images = part(rng, [0, 0, 0])
     images.pixels[1] = torch.tensor([200, 10, 90], dtype=torch.uint8)[:, None, None]
     images.pixels[2, 1:] = 0
     assert nearly_constant(images.pixels).tolist() == [False, True, False]
@@ -247,8 +262,10 @@ HOSTILE = ("[bold]x[/bold]", "x\x1b[31mred", "x\nduplicates: none", "\u202egnp.e
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_names_are_only_text(name):
-    images = part([0, 1, 0], (name, "dog"), paths=(name, f"{name}/b", "c"), unreadable=(f"{name}.png",), notes=(name,))
+def test_names_are_only_text(name, rng):
+    images = part(
+        rng, [0, 1, 0], (name, "dog"), paths=(name, f"{name}/b", "c"), unreadable=(f"{name}.png",), notes=(name,)
+    )
     images.pixels[1] = images.pixels[0]
     text = shown(inspect_images(images))
     assert text.replace("\n", "").isprintable()
@@ -264,36 +281,36 @@ def test_names_are_only_text(name):
     assert text.count("\nduplicates:") == 1
 
 
-def test_on_a_narrow_terminal_names_are_folded_and_never_cut():
+def test_on_a_narrow_terminal_names_are_folded_and_never_cut(rng):
     names = (
         "specimen_of_the_herbarium_collected_in_spring_left",
         "specimen_of_the_herbarium_collected_in_spring_right",
     )
     console = Console(file=io.StringIO(), width=40)
-    print_inspection(inspect_images(Splits(part([0] * 1200 + [1], names), part([0, 1], names))), console)
+    print_inspection(inspect_images(Splits(part(rng, [0] * 1200 + [1], names), part(rng, [0, 1], names))), console)
     text = console.file.getvalue()
     squeezed = "".join(line.split("│")[1].strip() for line in text.splitlines() if line.count("│") >= 3)
     assert all(name in squeezed for name in names)
     assert "1,200 │" in text
 
 
-def test_every_unreadable_file_is_named_with_its_reason():
+def test_every_unreadable_file_is_named_with_its_reason(rng):
     names = tuple(f"{i}.png" for i in range(400))
     reasons = {name: "empty file" if i % 2 else f"no such file: /photos/{name}" for i, name in enumerate(names)}
-    text = shown(inspect_images(part([0], unreadable=names, reasons=reasons)))
+    text = shown(inspect_images(part(rng, [0], unreadable=names, reasons=reasons)))
     assert "unreadable: 400 (200 no such file, 200 empty file)\n  0.png: no such file: /photos/0.png\n" in text
     assert "  299.png: empty file\n  and 100 more\n" in text
 
 
-def test_many_findings_are_cut_short():
-    images = part([0] * 9)
+def test_many_findings_are_cut_short(rng):
+    images = part(rng, [0] * 9)
     images.pixels[:] = torch.arange(9, dtype=torch.uint8)[:, None, None, None]
     expected = "nearly constant: images[0], images[1], images[2], images[3], images[4] and 4 more"
     assert expected in shown(inspect_images(images))
 
 
-def test_contact_sheet_shows_the_images(tmp_path):
-    images = part([1, 0, 1, -1], ("猫 cat", "größe"))
+def test_contact_sheet_shows_the_images(tmp_path, rng):
+    images = part(rng, [1, 0, 1, -1], ("猫 cat", "größe"))
     contact_sheet(images, tmp_path / "sheet.png", per_class=3)
     sheet = np.asarray(Image.open(tmp_path / "sheet.png"))
     assert sheet.shape[0] == 3 * (CELL + GAP) + GAP
@@ -319,7 +336,7 @@ def test_contact_sheet_draws_from_the_whole_class(tmp_path):
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
 
 
-def test_wide_class_names_stay_apart(tmp_path):
+def test_wide_class_names_stay_apart(tmp_path, rng):
     font = ImageFont.truetype(inspection._font_file(), inspection.LETTERS)
     herbarium = "specimen_from_the_herbarium_of_the_university_collected_in_the_spring_of_nineteen_hundred_" * 2
     for stem in (herbarium, "w" * 5000):
@@ -327,7 +344,7 @@ def test_wide_class_names_stay_apart(tmp_path):
         assert [text.endswith(end) for text, end in zip(folded, ("left", "right"), strict=True)] == [True, True]
         assert all(text.count("\n") < inspection.LINES for text in folded)
         assert all(font.getlength(line) <= inspection.MOST_INDENT for text in folded for line in text.splitlines())
-    contact_sheet(part([0, 1], (stem + "left", stem + "right\n\x1b")), tmp_path / "sheet.png")
+    contact_sheet(part(rng, [0, 1], (stem + "left", stem + "right\n\x1b")), tmp_path / "sheet.png")
     assert Image.open(tmp_path / "sheet.png").width < inspection.MOST_INDENT + 9 * (CELL + GAP)
 
 
@@ -342,8 +359,8 @@ def test_characters_that_the_font_lacks():
     assert _drawable("größe αβγ ё 猫") == "größe αβγ ё [U+732B]"
 
 
-def test_contact_sheet_refuses(tmp_path):
-    images = part([0])
+def test_contact_sheet_refuses(tmp_path, rng):
+    images = part(rng, [0])
     with pytest.raises(InputError, match=r"path: expected a file ending in \.png, got .*sheet\.jpg"):
         contact_sheet(images, tmp_path / "sheet.jpg")
     with pytest.raises(InputError, match="per_class: expected a whole number of at least 1, got 0"):

@@ -24,7 +24,11 @@ from counterpoise.data.reading import (
     to_mode,
 )
 
-RNG = np.random.default_rng(0)
+
+@pytest.fixture
+def rng():
+    """NumPy's, for Pillow."""
+    return np.random.default_rng(0)
 
 
 def chunk(kind, content):
@@ -139,8 +143,8 @@ def scaled(values, low, high):
     ],
     ids=["png", "tiff", "big-endian tiff", "packed tiff", "packed big-endian tiff"],
 )
-def test_all_16_bits_of_colours_are_read(encode, low_high):
-    values = RNG.integers(low_high[0], low_high[1] + 1, (5, 5, 3))
+def test_all_16_bits_of_colours_are_read(encode, low_high, rng):
+    values = rng.integers(low_high[0], low_high[1] + 1, (5, 5, 3))
     content = encode(values)
     assert read_header(opener(content)()) == (5, 5, False, True)
     assert read_extremes(opener(content)) == (values.min(), values.max())
@@ -148,24 +152,24 @@ def test_all_16_bits_of_colours_are_read(encode, low_high):
 
 
 @pytest.mark.parametrize("order", "<>")
-def test_all_16_bits_of_grey_are_read(order):
-    values = RNG.integers(100, 301, (5, 5))
+def test_all_16_bits_of_grey_are_read(order, rng):
+    values = rng.integers(100, 301, (5, 5))
     for content in (tiff_16(values, order), tiff_16(values, order, deflate=True), png_16(values[..., None])):
         assert read_header(opener(content)()) == (5, 5, True, True)
         assert (decoded(content, 5, (100, 300), 1)[0] == scaled(values, 100, 300)).all()
 
 
 @pytest.mark.parametrize("order", "<>")
-def test_numbers_below_0(order):
-    values = RNG.integers(-2000, 3001, (5, 5))
+def test_numbers_below_0(order, rng):
+    values = rng.integers(-2000, 3001, (5, 5))
     content = tiff_16(values, order, "i2")
     assert read_extremes(opener(content)) == (values.min(), values.max())
     assert (decoded(content, 5, (-2000, 3000), 1)[0] == scaled(values, -2000, 3000)).all()
 
 
 @pytest.mark.parametrize("channels", [2, 4])
-def test_transparency_of_16_bits_is_no_part_of_the_range(channels):
-    values = RNG.integers(300, 501, (5, 5, channels))
+def test_transparency_of_16_bits_is_no_part_of_the_range(channels, rng):
+    values = rng.integers(300, 501, (5, 5, channels))
     values[..., -1] = 65535
     values[0, 0, -1] = 0
     content = png_16(values)
@@ -206,18 +210,18 @@ def test_a_plain_ppm_of_10_bits_is_scaled_by_its_own_white():
     assert decoded(content, 1).ravel().tolist() == [0, 255, 128]
 
 
-def text_png(megabytes, after=False):
+def text_png(rng, megabytes, after=False):
     """A sound PNG with a text that unpacks to so many MB."""
     info = PngImagePlugin.PngInfo()
     info.add_text("workflow", "x" * (megabytes << 20), zip=True)
     out = io.BytesIO()
-    Image.fromarray(RNG.integers(0, 256, (4, 4), np.uint8)).save(out, "PNG", pnginfo=info)
+    Image.fromarray(rng.integers(0, 256, (4, 4), np.uint8)).save(out, "PNG", pnginfo=info)
     return out.getvalue()
 
 
-def test_a_long_text_breaks_no_png():
+def test_a_long_text_breaks_no_png(rng):
     before = PngImagePlugin.MAX_TEXT_CHUNK
-    content = text_png(3)
+    content = text_png(rng, 3)
     with pytest.raises(ValueError, match="too large"):
         open_image(io.BytesIO(content))
     with large_texts():
@@ -225,10 +229,10 @@ def test_a_long_text_breaks_no_png():
     assert before == PngImagePlugin.MAX_TEXT_CHUNK
 
 
-def test_a_text_that_would_fill_the_memory_is_refused(monkeypatch):
+def test_a_text_that_would_fill_the_memory_is_refused(monkeypatch, rng):
     monkeypatch.setattr(reading, "MAX_TEXT", 1 << 20)
     with large_texts(), pytest.raises(ValueError, match="too large"):
-        open_image(io.BytesIO(text_png(2)))
+        open_image(io.BytesIO(text_png(rng, 2)))
 
 
 def test_an_image_that_changed_since_its_header_was_read():
@@ -238,8 +242,8 @@ def test_an_image_that_changed_since_its_header_was_read():
 
 
 @pytest.mark.parametrize("kind", ["GIF", "TIFF", "WEBP", "PNG"])
-def test_several_images_in_a_file(tmp_path, kind):
-    frames = [Image.fromarray(RNG.integers(0, 256, (8, 8), np.uint8)) for _ in range(3)]
+def test_several_images_in_a_file(tmp_path, kind, rng):
+    frames = [Image.fromarray(rng.integers(0, 256, (8, 8), np.uint8)) for _ in range(3)]
     for several in (True, False):
         frames[0].save(tmp_path / "a", kind, save_all=True, append_images=frames[1:] if several else [])
         with open_image(tmp_path / "a") as image:
@@ -253,8 +257,8 @@ def failure(function):
         return reason_of(error)
 
 
-def test_why_an_image_cannot_be_read(tmp_path):
-    sound = png_16(RNG.integers(0, 9, (20, 20, 1)))
+def test_why_an_image_cannot_be_read(tmp_path, rng):
+    sound = png_16(rng.integers(0, 9, (20, 20, 1)))
     files = {
         "empty": b"",
         "text": b"a letter",
@@ -305,9 +309,9 @@ def test_heif_without_its_plugin_says_what_is_missing(monkeypatch):
     assert failure(opener(start)) == "needs the extra heif: pip install 'counterpoise[heif]'"
 
 
-def test_the_perceptual_hash_is_the_same_for_another_size_and_format():
-    smooth = Image.fromarray(RNG.integers(0, 256, (9, 12, 3), np.uint8)).resize((320, 240), Image.Resampling.BICUBIC)
-    other = Image.fromarray(RNG.integers(0, 256, (9, 12, 3), np.uint8)).resize((320, 240), Image.Resampling.BICUBIC)
+def test_the_perceptual_hash_is_the_same_for_another_size_and_format(rng):
+    smooth = Image.fromarray(rng.integers(0, 256, (9, 12, 3), np.uint8)).resize((320, 240), Image.Resampling.BICUBIC)
+    other = Image.fromarray(rng.integers(0, 256, (9, 12, 3), np.uint8)).resize((320, 240), Image.Resampling.BICUBIC)
     packed = io.BytesIO()
     smooth.resize((200, 150)).save(packed, "JPEG", quality=60)
 

@@ -22,7 +22,8 @@ from counterpoise.data.scenes import (
     find_relations,
 )
 from counterpoise.errors import InputError, MissingExtra
-from counterpoise.measure.ap_pool import Detections, ap_fixed, read_truth
+from counterpoise.measure.ap_pool import ap_fixed
+from counterpoise.measure.detection import Detections, read_truth
 
 COUNT = 60
 

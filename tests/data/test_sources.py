@@ -4,6 +4,7 @@ import gzip
 import json
 import os
 import struct
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from counterpoise.data import load, sources
+from counterpoise.data import load, named, sources
 from counterpoise.data.sources import load_all
 from counterpoise.errors import InputError, MissingExtra
 from counterpoise.files import output
@@ -295,6 +296,93 @@ def test_unknown_names_and_missing_paths(tmp_path):
         load("mnist:half")
 
 
+@pytest.mark.parametrize(
+    ("data", "loader"),
+    [
+        ("sklearn:wine", "load_rows"),
+        ("rows:t.csv", "load_rows"),
+        ("x.npy", "load_rows"),
+        ("scenes:count=3", "load_annotated"),
+        ("photos/annotations.json", "load_annotated"),
+    ],
+)
+@pytest.mark.parametrize("function", [load, load_all])
+def test_data_of_another_kind_is_refused_with_the_loader_that_reads_it(function, data, loader):
+    with pytest.raises(InputError, match=f"data: expected images with labels; '{data}' means .*, which {loader} reads"):
+        function(data)
+
+
+def test_a_table_of_rows_is_refused_with_what_chooses_rows_of_a_table_of_images():
+    with pytest.raises(
+        InputError, match=r"load_rows reads; .* by t\.csv:COLUMN=VALUE, COLUMN being one of step, client"
+    ):
+        load("t.csv:label=kind")
+
+
+@pytest.fixture
+def themes(tmp_path, monkeypatch):
+    """Three themes that draw the same ten names, as the system's."""
+    rng = np.random.default_rng(0)
+    for theme in ("Tango", "gnome", "oxygen"):
+        place = tmp_path / theme / "48x48" / "apps"
+        place.mkdir(parents=True)
+        listed = "[Icon Theme]\nName=x\nDirectories=48x48/apps\n\n[48x48/apps]\nSize=48\nContext=Applications\n"
+        (tmp_path / theme / "index.theme").write_text(listed)
+        for i in range(10):
+            blocks = Image.fromarray(rng.integers(0, 256, (6, 6, 3), dtype=np.uint8))
+            blocks.resize((48, 48), Image.Resampling.NEAREST).save(place / f"thing-{i}.png")
+    monkeypatch.setattr(named, "load_icons", partial(named.load_icons, root=tmp_path))
+    monkeypatch.setattr(named, "source_files", partial(named.source_files, root=tmp_path))
+    return tmp_path
+
+
+THREE = "icons:themes=tango,gnome,oxygen"
+
+
+def test_icons_are_loaded_by_name_at_the_size_and_with_the_seed_asked_for(themes):
+    train, test = load(THREE, size=16, seed=3)
+    expected = named.load_icons(THREE, 16, 3)
+    assert train.pixels.shape == (20, 3, 16, 16)
+    assert train.factor_names["domain"] == ("tango", "gnome", "oxygen")
+    assert all(torch.equal(ours.pixels, theirs.pixels) for ours, theirs in zip((train, test), expected, strict=True))
+    assert not torch.equal(load(THREE, size=16, seed=4).test.pixels, test.pixels)
+    whole = load_all(THREE)
+    assert (len(whole.names), whole.images.pixels.shape[2:]) == (30, (32, 32))
+    assert [whole.splits.count(part) for part in ("train", "test")] == [20, 10]
+    assert "Tango/48x48/apps/thing-0.png" in whole.names
+    assert len(sources.source_files(THREE)) == 33
+
+
+def test_icons_that_are_not_there_are_refused_by_their_package(themes):
+    with pytest.raises(InputError, match="install Debian's packages mate-icon-theme"):
+        load("icons:themes=mate,tango")
+
+
+def test_emoji_are_loaded_by_name(tmp_path):
+    pictures = tmp_path / "img" / "twitter" / "64"
+    pictures.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for i in range(6):
+        Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(pictures / f"{i}.png")
+    about = [{"name": f"N {i}", "short_name": f"n{i}", "image": f"{i}.png", "subcategory": "s"} for i in range(6)]
+    (tmp_path / "emoji.json").write_text(json.dumps([{**one, "category": f"c{i % 2}"} for i, one in enumerate(about)]))
+    train, test = load(f"emoji:{tmp_path}:label=category")
+    assert (train.pixels.shape[1:], train.classes) == ((3, 32, 32), ("c0", "c1"))
+    assert len(train) + len(test) == 6
+    assert sources.source_files(f"emoji:{tmp_path}") == sorted([*pictures.iterdir(), tmp_path / "emoji.json"])
+
+
+def test_a_folder_of_annotations_has_a_loader_of_its_own(tmp_path):
+    paint(tmp_path / "pets" / "cat" / "0.png")
+    (tmp_path / "boxes").mkdir()
+    (tmp_path / "boxes" / "annotations.json").write_text("{}")
+    for name in ("images", "masks"):
+        paint(tmp_path / "maps" / name / "0.png")
+    found = [sources.loader_of(tmp_path / name) for name in ("pets", "boxes", "maps", "none", "boxes/annotations.json")]
+    assert found == [None, "data.annotated_sources", "data.annotated_sources", None, "data.annotated_sources"]
+    assert [sources.loader_of(name) for name in ("mnist", "icons", "x.npy")] == [None, "data.named", "data.rows"]
+
+
 def paint(path: Path, value: int = 0) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("L", (6, 6), value).save(path)
@@ -350,7 +438,7 @@ def test_source_files_of_a_table_of_numbers_are_the_table(tmp_path):
 def test_source_files_of_what_load_refuses(tmp_path):
     files = [paint(tmp_path / "images" / part / "a.png") for part in ("train", "val")]
     (tmp_path / "labels").mkdir()
-    assert sources.source_files(tmp_path) == files
+    assert sources.source_files(tmp_path) == [*files, tmp_path / "classes.txt"]  # where boxes or masks may have names
     assert sources.source_files(files[0]) == [files[0]]
 
 
@@ -411,6 +499,36 @@ def test_huggingface_classes_that_differ_between_splits(make_set):
     unlabelled = make_set(train={"label": Classes([1, 0], ["dog", "cat"])}, test={"number": [1, 2]})
     train, test = load(unlabelled)
     assert (train.classes, train.labels.tolist(), test.labels.tolist()) == (("dog", "cat"), [1, 0], [-1, -1])
+
+
+@pytest.mark.filterwarnings("ignore:.*nearly constant")
+def test_huggingface_columns_of_factors_are_those_of_tables(make_set):
+    name = make_set(
+        train={
+            "domain": Classes([0, 1, -1, 1], ["sketch", "photo"]),
+            "label": Classes([0, 1, 0, 1], ["cat", "dog"]),
+            "Client": ["10", "9", "nan", "9"],
+            "forget": ["yes", "no", "1", ""],
+        },
+        test={"domain": Classes([1, 0], ["sketch", "photo"]), "label": Classes([1, 0], ["cat", "dog"])},
+    )
+    with pytest.warns(match="column 'client': values in this order .*: 9, 10; 3 rows have none"):
+        train, test = load(name)
+    assert (train.classes, train.labels.tolist()) == (("cat", "dog"), [0, 1, 0, 1])
+    assert train.factor_names["domain"] == test.factor_names["domain"] == ("photo", "sketch")
+    assert (train.factors["domain"].tolist(), test.factors["domain"].tolist()) == ([1, 0, -1, 0], [0, 1])
+    assert (train.factors["client"].tolist(), test.factors["client"].tolist()) == ([1, 0, -1, 0], [-1, -1])
+    assert (train.factors["forget"].tolist(), train.factor_names["forget"]) == ([1, 0, 1, 0], ("kept", "forgotten"))
+    with pytest.raises(InputError, match="columns 'Step' and 'step' may each be the step"):
+        load(make_set(train={"label": ["a"], "Step": ["1"], "step": ["2"]}))
+
+
+@pytest.mark.filterwarnings("ignore:.*nearly constant")
+def test_the_only_huggingface_column_of_classes_is_the_label_whatever_it_is_called(make_set):
+    train, _ = load(
+        make_set(train={"group": Classes([0, 1, 0, 1], ["cat", "dog"])}, test={"group": Classes([0], ["cat", "dog"])})
+    )
+    assert (train.classes, train.factors) == (("cat", "dog"), {})
 
 
 def test_huggingface_columns_that_are_refused(make_set):

@@ -1,5 +1,6 @@
 """Users' tables of images, tidy and untidy."""
 
+import datetime
 import os
 
 import numpy as np
@@ -8,8 +9,10 @@ import pyarrow.parquet
 import pytest
 from PIL import Image
 
-from counterpoise.data import load
-from counterpoise.data.tables import list_table
+from counterpoise.data import load, make_imperfect
+from counterpoise.data.images import joined
+from counterpoise.data.sources import load_all, source_files
+from counterpoise.data.tables import list_table, split_filters
 from counterpoise.errors import InputError
 
 
@@ -133,7 +136,8 @@ def test_columns_that_serve_and_columns_that_do_not_are_named(tmp_path):
     (tmp_path / "a.csv").write_text("file,category,theme,domain,group\na.png,x,1,2,3\n")
     with (
         pytest.warns(match=r"column 'file' serves as path, 'category' serves as label"),
-        pytest.warns(match=r"columns not used \(3\): theme, domain, group"),
+        pytest.warns(match=r"columns not used \(1\): theme"),
+        pytest.warns(match=r"column 'domain': values in this order \(1\): 2"),
         pytest.raises(InputError, match="no class has two images"),
     ):
         load(tmp_path / "a.csv")
@@ -269,3 +273,151 @@ def test_files_that_are_not_there(tmp_path):
     save(tmp_path / "lists" / "b.png")
     table.write_text("path,label\na.png,x\nb.png,x\n")
     assert "1 of its 2 files do not exist; looked for" in list_table(table).notes[0]
+
+
+def of_hospitals(folder, name="all.csv"):
+    """Twelve images of two classes, three hospitals, three styles and four months; one lies with no hospital."""
+    rows = ["path,label,Client,domain,step,forget,group"]
+    for i in range(12):
+        save(folder / f"{i}.png", value=20 * i)
+        client = ["north", "south", "east"][i % 3] if i else ""
+        rows.append(
+            f"{i}.png,{'ab'[i % 2]},{client},{['photo', 'sketch'][i // 6]},{(10, 9, 11)[i % 3]},{'yn'[i % 2]},7"
+        )
+    (folder / name).write_text("\n".join(rows))
+    return folder / name
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_columns_of_hospitals_dates_and_requests_become_factors(tmp_path):
+    parts = load(of_hospitals(tmp_path))
+    rows = {path: (images, i) for images in parts for i, path in enumerate(images.paths)}
+    assert len(rows) == 12
+    for number in range(12):
+        images, i = rows[f"{number}.png"]
+        said = {name: (*images.factor_names[name], None)[int(values[i])] for name, values in images.factors.items()}
+        assert said == {
+            "client": ["north", "south", "east"][number % 3] if number else None,
+            "domain": ["photo", "sketch"][number // 6],
+            "step": ("10", "9", "11")[number % 3],
+            "forget": ("forgotten", "kept")[number % 2],
+            "group": "7",
+        }
+    assert parts.train.factor_names == parts.test.factor_names
+    assert parts.train.factor_names["step"] == ("9", "10", "11")
+    joined(parts)
+
+
+def test_what_columns_are_taken_for_is_said(tmp_path):
+    listing = list_table(of_hospitals(tmp_path))
+    assert f"{tmp_path}/all.csv: column 'client': values in this order (3): east, north, south; 1 rows have none" in (
+        listing.notes
+    )
+    assert f"{tmp_path}/all.csv: column 'step': values in this order (3): 9, 10, 11" in listing.notes
+    whole = list_table(tmp_path / "all.csv", whole=True)
+    assert whole.factors == {}
+    assert any("columns not used (5): Client, domain, step and 2 more" in note for note in whole.notes)
+
+
+def test_a_request_to_forget_is_yes_or_no(tmp_path):
+    for i in range(7):
+        save(tmp_path / f"{i}.png")
+    words = ["yes", "0", "", "TRUE", "n", "1", "nan"]
+    lines = [f"{i}.png,a,{word}" for i, word in enumerate(words)]
+    (tmp_path / "a.csv").write_text("\n".join(["path,label,forget", *lines]))
+    assert list_table(tmp_path / "a.csv").factors["forget"] == [1, 0, 0, 1, 0, 1, 0]
+    (tmp_path / "a.csv").write_text("\n".join(["path,label,forget", *lines, "0.png,a,maybe"]))
+    with pytest.raises(InputError, match=r"a\.csv: row 8: column 'forget': expected yes or no \(1 or 0\), got 'maybe'"):
+        list_table(tmp_path / "a.csv")
+
+
+def test_two_columns_of_one_factor_are_refused(tmp_path):
+    save(tmp_path / "0.png")
+    (tmp_path / "a.csv").write_text("path,label,client,Client\n0.png,a,b,c\n")
+    with pytest.raises(InputError, match="columns 'client' and 'Client' may each be the client"):
+        list_table(tmp_path / "a.csv")
+
+
+def test_columns_of_numbers_dates_and_truths_in_parquet(tmp_path):
+    save(tmp_path / "0.png")
+    days = [datetime.date(2020, 2, 1), datetime.date(2020, 1, 31), None]
+    table = write(
+        tmp_path,
+        {
+            "path": ["0.png"] * 3,
+            "label": ["a"] * 3,
+            "step": days,
+            "forget": [True, False, None],
+            "group": [2.0, 10.0, None],
+        },
+    )
+    found = list_table(table)
+    assert found.factors == {"step": [1, 0, -1], "forget": [1, 0, 0], "group": [0, 1, -1]}
+    assert found.factor_names["step"] == ("2020-01-31", "2020-02-01")
+    assert found.factor_names["group"] == ("2", "10")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_column_and_the_imperfection_that_would_write_it_are_refused(tmp_path):
+    parts = load(of_hospitals(tmp_path))
+    for spec, factor in (
+        ("clients=2", "client"),
+        ("steps=2", "step"),
+        ("domain-steps=2", "step"),
+        ("forget=.5", "forget"),
+    ):
+        with pytest.raises(InputError, match=f"the data has a factor or column '{factor}' of its own"):
+            make_imperfect(parts, [spec], 0)
+    assert make_imperfect(parts, ["client-tint=1"], 0).train.pixels.shape[1] == 3
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_rows_of_one_value_are_a_data_set(tmp_path):
+    table = of_hospitals(tmp_path)
+    train, test = load(f"{table}:domain=sketch")
+    assert {*train.paths, *test.paths} == {f"{i}.png" for i in range(6, 12)}
+    assert train.name == "all.csv:domain=sketch"
+    assert train.factor_names["domain"] == ("photo", "sketch")
+    assert train.factors["domain"].unique().tolist() == [1]
+    whole = load_all(f"{table}:client=north:domain=photo")
+    assert whole.names == ("3.png",)
+    assert source_files(f"{table}:domain=sketch") == source_files(table)
+    joined([train, load(f"{table}:domain=photo").train])
+    assert {*load(f"{table}:forget=yes").train.paths} <= {f"{i}.png" for i in range(0, 12, 2)}
+
+
+def test_a_value_may_hold_a_colon(tmp_path):
+    for i in range(2):
+        save(tmp_path / f"{i}.png")
+    (tmp_path / "a.csv").write_text("path,label,step\n0.png,a,10:30\n1.png,a,11:00\n")
+    assert [item.name for item in list_table(tmp_path / "a.csv", where=[("step", "11:00")]).items] == ["1.png"]
+    assert split_filters("a.csv:step=11:00:client=b") == ("a.csv", (("step", "11:00"), ("client", "b")))
+
+
+@pytest.mark.parametrize(
+    ("filters", "message"),
+    [
+        ("domain=scetch", r"all\.csv: domain 'scetch' is not known; did you mean 'sketch'\? Known: photo, sketch"),
+        (
+            "client=",
+            r"expected \S+all\.csv:COLUMN=VALUE, COLUMN being one of step, .*, sensitive, got",
+        ),
+        ("label=a", "COLUMN being one of step"),
+        ("", "COLUMN being one of step"),
+        ("domain", "COLUMN being one of step"),
+        ("domain=photo:domain=sketch", "a column is given twice"),
+        ("step=10:client=south", "no row has step=10 and client=south"),
+    ],
+)
+def test_choices_that_choose_nothing_are_refused(tmp_path, filters, message):
+    with pytest.raises(InputError, match=message):
+        load(f"{of_hospitals(tmp_path)}:{filters}")
+
+
+def test_a_choice_by_a_column_that_is_not_there(tmp_path):
+    save(tmp_path / "0.png")
+    (tmp_path / "a.csv").write_text("path,label\n0.png,a\n")
+    with pytest.raises(InputError, match=r"a\.csv: expected a column 'domain' to choose rows by; the table has none"):
+        load(tmp_path / "a.csv:domain=photo")
+    with pytest.raises(InputError, match=r"data: no such file or folder: .*gone\.csv$"):
+        load(tmp_path / "gone.csv:domain=photo")

@@ -22,10 +22,10 @@ from counterpoise.data.views import (
     to_float,
 )
 from counterpoise.errors import InputError
+from worlds import seeded
 
-rng = torch.Generator().manual_seed(0)
-COLOUR = torch.randint(0, 256, (6, 3, 32, 32), dtype=torch.uint8, generator=rng)
-GREY = torch.randint(0, 256, (6, 1, 28, 28), dtype=torch.uint8, generator=rng)
+COLOUR = torch.randint(0, 256, (6, 3, 32, 32), dtype=torch.uint8, generator=seeded(0))
+GREY = torch.randint(0, 256, (6, 1, 28, 28), dtype=torch.uint8, generator=seeded(1))
 UNIT = COLOUR / 255
 FACTORS = torch.tensor([0.0, 0.3, 0.8, 1.0, 1.4, 2.0])
 PLAIN = {"crop": (1.0, 1.0), "flip": 0.0, "jitter": 0.0, "grayscale": 0.0}

@@ -6,7 +6,7 @@ import math
 import reprlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,14 +21,90 @@ LISTED_IN = {"image_id": "images", "category_id": "categories"}
 Entry = tuple[str, dict[str, Any]]  # an object of a JSON file, after its place there
 
 
-def read_annotations(path: Path, masks: bool = False) -> dict[str, Any]:
-    """The columns of `counterpoise.measure.ap_pool.Truth`, from a file; see `read_truth` there."""
+class CocoFile(NamedTuple):
+    """A file of images and annotations, entry by entry.
+
+    Attributes:
+        path: of the file.
+        images: by their numbers.
+        annotations: in the order of the file; each is of an image and of a category that the file has.
+        categories: names by their numbers.
+        boxes: of the annotations: left, top, width and height.
+        crowd: of the annotations: whether one marks a region of many objects (`iscrowd`).
+        other: what else the file has beside the three lists.
+    """
+
+    path: Path
+    images: dict[int, Entry]
+    annotations: list[Entry]
+    categories: dict[int, str]
+    boxes: np.ndarray
+    crowd: np.ndarray
+    other: dict[str, Any]
+
+
+def read_file(path: Path) -> CocoFile:
+    """Images and annotations for learning, from a file in COCO's format; an annotation without `bbox` is refused.
+
+    Args:
+        path: JSON.
+
+    Raises:
+        InputError: for a file that cannot be read, and for an entry that is malformed, or of an image or category that
+            the file does not have, naming it.
+    """
+    content = read_json(path)
+    images, annotations, categories = _sections(path, content)
+    by_image, by_category = _by_id(images), _by_id(categories)
+    _by_id([entry for entry in annotations if "id" in entry[1]])
+    _ids(annotations, "image_id", by_image)
+    _ids(annotations, "category_id", by_category)
+    return CocoFile(
+        path,
+        by_image,
+        annotations,
+        {number: _get(*entry, "name", str) for number, entry in by_category.items()},
+        _boxes(annotations),
+        np.array([_flag(*entry, "iscrowd") for entry in annotations], dtype=bool),
+        {name: value for name, value in content.items() if name not in ("images", "annotations", "categories")},
+    )
+
+
+def read_images(path: Path) -> dict[int, Entry]:
+    """The images of a file in COCO's format by their numbers; its annotations are not looked at.
+
+    Raises:
+        InputError: for a file that cannot be read or whose images are malformed.
+    """
     content = read_json(path)
     if not isinstance(content, dict):
         raise InputError(f"{path}: expected an object with images, annotations and categories, got {_kind(content)}")
-    images, annotations, categories = (
-        _entries(path, name, _get(str(path), content, name, list)) for name in ("images", "annotations", "categories")
-    )
+    return _by_id(_entries(path, "images", _get(str(path), content, "images", list)))
+
+
+def read_mask(entry: Entry, size: Sequence[int], field: str = "segmentation") -> Any:
+    """The mask of an entry as a compressed RLE; None where it has none.
+
+    Args:
+        entry: whose polygons or RLE are read.
+        size: height and width of its image.
+        field: its name.
+
+    Raises:
+        InputError: for a malformed mask, or one of another size.
+        MissingExtra: without pycocotools.
+    """
+    where, one = entry
+    shape = one.get(field)
+    if shape is None or shape == []:
+        return None
+    height, width = size
+    return _mask(where, {"segmentation": shape}, (where, {"height": height, "width": width}))
+
+
+def read_annotations(path: Path, masks: bool = False) -> dict[str, Any]:
+    """The columns of `counterpoise.measure.detection.Truth`, from a file; see `read_truth` there."""
+    images, annotations, categories = _sections(path, read_json(path))
     by_image, by_category = _by_id(images), _by_id(categories)
     _by_id([entry for entry in annotations if "id" in entry[1]])
     federated = any("neg_category_ids" in one for _, one in images)
@@ -52,7 +128,7 @@ def read_annotations(path: Path, masks: bool = False) -> dict[str, Any]:
 def read_results(
     path: Path, known: Mapping[str, Any], sizes: Mapping[int, Sequence[int]], masks: bool = False
 ) -> dict[str, Any]:
-    """The columns of `counterpoise.measure.ap_pool.Detections`, from a file; see `read_detections` there.
+    """The columns of `counterpoise.measure.detection.Detections`, from a file; see `read_detections` there.
 
     Args:
         path: JSON.
@@ -87,6 +163,16 @@ def pycocotools_mask() -> Any:
     except ModuleNotFoundError as error:
         raise MissingExtra("pycocotools", "coco") from error
     return mask
+
+
+def _sections(path: Path, content: Any) -> tuple[list[Entry], list[Entry], list[Entry]]:
+    """The images, annotations and categories of a file."""
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: expected an object with images, annotations and categories, got {_kind(content)}")
+    images, annotations, categories = (
+        _entries(path, name, _get(str(path), content, name, list)) for name in ("images", "annotations", "categories")
+    )
+    return images, annotations, categories
 
 
 def _entries(path: Path, name: str, content: list[Any]) -> list[Entry]:
@@ -249,8 +335,9 @@ def runs_of(counts: Any) -> list[int]:
     Six bits a character, from the lowest: five of the number, and whether it goes on. From the fourth number on, each
     is the difference to the one before the last.
 
-    >>> runs_of("02g0"), runs_of("abc")
-    ([0, 2, 23], [])
+    Examples:
+        >>> runs_of("02g0"), runs_of("abc")
+        ([0, 2, 23], [])
     """
     if not isinstance(counts, str) or not counts.isascii():
         return []

@@ -1,7 +1,7 @@
 """Composed queries: an image and a wish in words, such as "the same letter, capital, with a grave accent".
 
 What is sought is an image of another character: that of the image with another case, other accents, or both. Characters
-are told by their Unicode names, as those of the glyphs are; what the words leave open, such as the face, stays open.
+are found by their Unicode names, as those of the glyphs are; what the words leave open, such as the face, stays open.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ ACCENTS = (
 )
 # fmt: on
 WORDS = (*FRAME, *CASES, *ACCENTS)
-"""What a wish can say; of accents, all that tell the glyphs' letters apart."""
+"""What a wish can say; of accents, all that distinguish the glyphs' letters."""
 
 PLACE = {word: place for place, word in enumerate(WORDS)}
 
@@ -52,11 +52,12 @@ class Composed(Images):
     Raises:
         InputError: for an unknown word, or a query whose answer is not among the images.
 
-    >>> pixels, names = torch.zeros(2, 1, 8, 8, dtype=torch.uint8), tuple(map(unicodedata.name, "aÀ"))
-    >>> texts = ("the same letter, capital, with a grave accent", "the same letter, small, without accent")
-    >>> pair = Composed(pixels, torch.tensor([0, 1]), names, "two", texts=texts, answers=torch.tensor([1, 0]))
-    >>> len(pair), pair.answers.tolist(), type(pair.subset(torch.tensor([0]))).__name__
-    (2, [1, 0], 'Images')
+    Examples:
+        >>> pixels, names = torch.zeros(2, 1, 8, 8, dtype=torch.uint8), tuple(map(unicodedata.name, "aÀ"))
+        >>> texts = ("the same letter, capital, with a grave accent", "the same letter, small, without accent")
+        >>> pair = Composed(pixels, torch.tensor([0, 1]), names, "two", texts=texts, answers=torch.tensor([1, 0]))
+        >>> len(pair), pair.answers.tolist(), type(pair.subset(torch.tensor([0]))).__name__
+        (2, [1, 0], 'Images')
     """
 
     texts: tuple[str, ...]
@@ -93,9 +94,10 @@ def check_answers(answers: Int64[Tensor, " queries"], references: Int64[Tensor, 
     Raises:
         InputError: naming the query, or for what is no integer.
 
-    >>> check_answers(torch.tensor([1, 7]), torch.tensor([0, 1]), 2)
-    Traceback (most recent call last):
-    counterpoise.errors.InputError: answers: query 1 seeks image 7, which is not among the 2 of the gallery
+    Examples:
+        >>> check_answers(torch.tensor([1, 7]), torch.tensor([0, 1]), 2)
+        Traceback (most recent call last):
+        counterpoise.errors.InputError: answers: query 1 seeks image 7, which is not among the 2 of the gallery
     """
     check_number("items", items, at_least=0, whole=True)
     if items == 0:
@@ -115,11 +117,13 @@ def read(texts: Sequence[str]) -> Int64[Tensor, "texts words"]:
     Raises:
         InputError: for any other word, a text that says nothing, or one text in the place of a list.
 
-    >>> read(["The same letter, with an acute accent"])[0, [PLACE["acute"], PLACE["letter"], PLACE["small"]]].tolist()
-    [1, 1, 0]
-    >>> read(["the same letter, with a gravy accent"])
-    Traceback (most recent call last):
-    counterpoise.errors.InputError: word 'gravy' is not known; did you mean 'grave'?
+    Examples:
+        >>> places = [PLACE["acute"], PLACE["letter"], PLACE["small"]]
+        >>> read(["The same letter, with an acute accent"])[0, places].tolist()
+        [1, 1, 0]
+        >>> read(["the same letter, with a gravy accent"])
+        Traceback (most recent call last):
+        counterpoise.errors.InputError: word 'gravy' is not known; did you mean 'grave'?
     """
     if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
         raise InputError(f"texts: expected a list of texts, got {texts!r:.100}")
@@ -149,7 +153,7 @@ def compose(images: Images, seed: int = 0, words: Collection[str] = WORDS) -> Co
     Args:
         images: their classes are Unicode names of characters.
         seed: of what is drawn.
-        words: by which letters are told apart; one that needs other words is left out.
+        words: by which letters are distinguished; one that needs other words is left out.
 
     Returns:
         The images that have a query; every answer is one of them.
@@ -158,10 +162,11 @@ def compose(images: Images, seed: int = 0, words: Collection[str] = WORDS) -> Co
         InputError: for a class that is no character's name, an unknown word, a seed that is no whole number of 64 bits,
             or where no image has a query.
 
-    >>> pixels, names = torch.zeros(3, 1, 8, 8, dtype=torch.uint8), tuple(map(unicodedata.name, "aà!"))
-    >>> found = compose(Images(pixels, torch.tensor([0, 1, 2]), names, "three"))
-    >>> found.texts, found.answers.tolist()
-    (('the same letter, with a grave accent', 'the same letter, without accent'), [1, 0])
+    Examples:
+        >>> pixels, names = torch.zeros(3, 1, 8, 8, dtype=torch.uint8), tuple(map(unicodedata.name, "aà!"))
+        >>> found = compose(Images(pixels, torch.tensor([0, 1, 2]), names, "three"))
+        >>> found.texts, found.answers.tolist()
+        (('the same letter, with a grave accent', 'the same letter, without accent'), [1, 0])
     """
     check_number("seed", seed, at_least=-LAST_SEED, at_most=LAST_SEED, whole=True)
     if isinstance(words, str):
@@ -195,10 +200,11 @@ def compose(images: Images, seed: int = 0, words: Collection[str] = WORDS) -> Co
 def wish(reference: Attributes, wanted: Attributes) -> str:
     """What makes one letter of another, in words.
 
-    >>> wish(attributes_of("a"), attributes_of("À"))
-    'the same letter, capital, with a grave accent'
-    >>> wish(attributes_of("ạ"), attributes_of("ǡ")), wish(attributes_of("ạ"), attributes_of("a"))
-    ('the same letter, with a dot above and macron accent', 'the same letter, without accent')
+    Examples:
+        >>> wish(attributes_of("a"), attributes_of("À"))
+        'the same letter, capital, with a grave accent'
+        >>> wish(attributes_of("ạ"), attributes_of("ǡ")), wish(attributes_of("ạ"), attributes_of("a"))
+        ('the same letter, with a dot above and macron accent', 'the same letter, without accent')
     """
     said = ["the same letter"]
     if wanted.case != reference.case:
@@ -210,7 +216,7 @@ def wish(reference: Attributes, wanted: Attributes) -> str:
 
 
 def told_by(found: Attributes) -> set[str]:
-    """The words that tell a letter's case and accents."""
+    """The words for a letter's case and accents."""
     return set(" ".join([found.case or "", *found.diacritics]).split())
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import colorsys
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -22,7 +23,19 @@ from counterpoise.ops.checks import check_number
 Grey = Float[Tensor, "images height width"]  # from 0 to 1
 Factors = dict[str, Int64[Tensor, " images"]]
 
-TINTS = 10
+HUES = (
+    "red",
+    "orange",
+    "lime",
+    "green",
+    "mint",
+    "cyan",
+    "azure",
+    "indigo",
+    "purple",
+    "pink",
+)  # a tenth of a turn apart
+TINTS = len(HUES)
 MOST_OBJECTS = 3
 SIDE = 28
 LAST_SEED = (1 << 62) - 1  # twice a seed and one more is an integer of 64 bits
@@ -40,6 +53,9 @@ def make_factors(layout: str, garments: Splits, digits: Splits, seed: int = 0) -
 
     - `tint`: 28×28 in colour: a light garment on a ground of one of ten hues, a small black digit in a corner. Factors:
       garment (the label), digit, tint.
+    - `tint:bias=0.8`: the same images, but in train each kind of garment has a favourite hue, drawn by the seed: with
+      this probability its ground has that hue, else the one that it has anyway, of ten alike. Test is as it was. The
+      hue is the subgroup, too: factor group.
     - `channels`: 28×28 in colour: the digit in red, the garment in green and blue, so that either can be taken away.
       Factors: garment (the label), digit.
     - `objects`: 40×40 in grey: one to three garments and digits at random places. Factors: for each of the 20 classes
@@ -48,7 +64,7 @@ def make_factors(layout: str, garments: Splits, digits: Splits, seed: int = 0) -
       Factors: garment (the label), quarter, ground, bar.
 
     Args:
-        layout: its name.
+        layout: its name, with the option.
         garments: grey images of 28×28, labelled.
         digits: likewise.
         seed: of which digit meets which garment, of places, hues and levels.
@@ -56,28 +72,63 @@ def make_factors(layout: str, garments: Splits, digits: Splits, seed: int = 0) -
     Raises:
         InputError: for an unknown layout, other images, or a seed that is no whole number of 63 bits.
     """
-    if layout not in LAYOUTS:
-        raise unknown("layout of factors", layout, LAYOUTS)
+    name, bias = _parse(layout)
     check_number("seed", seed, at_least=-LAST_SEED, at_most=LAST_SEED, whole=True)
-    for name, splits in (("garments", garments), ("digits", digits)):
+    for what, splits in (("garments", garments), ("digits", digits)):
         for split, images in splits._asdict().items():
-            _check_sprites(f"{name}: {split}", images)
+            _check_sprites(f"{what}: {split}", images)
     parts = []
     for part, sprites in enumerate(map(Sprites, garments, digits)):
         generator = torch.Generator().manual_seed(2 * seed + part)
-        pixels, factors, labels, classes = LAYOUTS[layout](sprites, generator)
+        make = LAYOUTS[name] if bias is None else partial(_tint, bias=bias if part == 0 else 0.0)
+        pixels, factors, labels, classes = make(sprites, generator)
         pixels = pixels.clamp(0, 1).mul(255).round().to(torch.uint8)
         note = f"made of the embedded subsets' garments and digits, layout {layout}"
-        parts.append(Images(pixels, labels, classes, f"factors:{layout}", notes=(note,), factors=factors))
+        names = _names(sprites, factors)
+        parts.append(
+            Images(pixels, labels, classes, f"factors:{layout}", notes=(note,), factors=factors, factor_names=names)
+        )
     return Splits(*parts)
+
+
+def _parse(layout: str) -> tuple[str, float | None]:
+    """The layout, and how often a garment has its favourite hue."""
+    name, colon, option = layout.partition(":")
+    if name not in LAYOUTS:
+        raise unknown("layout of factors", name, LAYOUTS)
+    if not colon:
+        return name, None
+    key, _, text = option.partition("=")
+    if name != "tint" or key != "bias":
+        raise InputError(f"layout of factors: expected no option but tint:bias=SHARE, got '{layout}'")
+    try:
+        bias = float(text)
+    except ValueError as error:
+        raise InputError(f"layout of factors: bias: expected a number from 0 to 1, got '{text}'") from error
+    check_number("layout of factors: bias", bias, at_least=0, at_most=1)
+    return name, bias
+
+
+def _names(sprites: Sprites, factors: Factors) -> dict[str, tuple[str, ...]]:
+    """The names of the values of those factors whose values have names."""
+    known = {
+        "garment": sprites.garments.classes,
+        "digit": sprites.digits.classes,
+        **dict.fromkeys(("tint", "group"), HUES),
+    }
+    return {name: names for name, names in known.items() if name in factors}
 
 
 Made = tuple[Tensor, Factors, Tensor, tuple[str, ...]]
 
 
-def _tint(sprites: Sprites, generator: torch.Generator) -> Made:
+def _tint(sprites: Sprites, generator: torch.Generator, bias: float | None = None) -> Made:
     garment, digit, factors = _pairs(sprites, generator)
     tint, corner = _draw(TINTS, garment, generator), _draw(4, garment, generator)
+    if bias is not None:  # drawn after all else, so that other images stay as they are
+        favourite = torch.randperm(TINTS, generator=generator)[factors["garment"] % TINTS]
+        tint = favourite.where(torch.rand(len(tint), generator=generator) < bias, tint)
+        factors = {**factors, "group": tint}
     hues = torch.tensor([colorsys.hsv_to_rgb(k / TINTS, 0.8, 0.6) for k in range(TINTS)])
     cloth, ink = garment[:, None], _placed(_shrunk(digit, 14), *_quarter(corner, 14), 28)[:, None]
     pixels = (hues[tint][:, :, None, None] * (1 - cloth) + 0.9 * cloth) * (1 - ink)

@@ -6,7 +6,7 @@ import math
 import os
 import re
 import unicodedata
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -44,6 +44,7 @@ PICTURES = {"image", "images", "img", "imgs", "jpegimages"}  # folders of all im
 MARKINGS = {
     "annotation", "annotations", "label", "labels", "mask", "masks", "segmentationclass", "segmentationobject",
 }  # fmt: skip
+NO_CLASS = {"unlabelled", "unlabeled"}  # a folder of images without a label beside those of classes
 NAMED = 3  # how many files a note names
 
 
@@ -57,6 +58,8 @@ class Listing:
         labels: for each image the name of its class, None without one; or indices into `classes`, -1 without one.
         classes: where the source has them in an order of its own; None: those that occur, sorted.
         notes: what was passed over, or taken for what, in words.
+        factors: what else is known: by name a value for each image, from 0, or -1.
+        factor_names: of a factor the names of its values.
     """
 
     name: str
@@ -64,11 +67,26 @@ class Listing:
     labels: Sequence[Any]
     classes: tuple[str, ...] | None = None
     notes: tuple[str, ...] = ()
+    factors: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    factor_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def labelled(self) -> tuple[list[Item], tuple[str, ...]]:
-        """The items with their labels as indices, and the names of the classes."""
+        """The items with their labels as indices and their factors, and the names of the classes."""
         labels, classes = index_labels(self.labels) if self.classes is None else (self.labels, self.classes)
-        return [replace(item, label=label) for item, label in zip(self.items, labels, strict=True)], classes
+        known = [{name: values[row] for name, values in self.factors.items()} for row in range(len(self.items))]
+        return [
+            replace(item, label=label, factors=factors)
+            for item, label, factors in zip(self.items, labels, known, strict=True)
+        ], classes
+
+    def rows(self, kept: Sequence[int]) -> Listing:
+        """Some of the images, in the order given."""
+        return replace(
+            self,
+            items=[self.items[row] for row in kept],
+            labels=[self.labels[row] for row in kept],
+            factors={name: [values[row] for row in kept] for name, values in self.factors.items()},
+        )
 
 
 @dataclass(frozen=True)
@@ -117,8 +135,8 @@ class Part:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The sub-folders that hold images."""
-        return tuple(self.inside)
+        """The sub-folders that hold images of one class each."""
+        return tuple(name for name in self.inside if name.lower() not in NO_CLASS)
 
     def beside(self) -> list[str]:
         """The images that lie beside class folders, in none of them."""
@@ -129,8 +147,8 @@ def list_folder(root: Path, whole: bool = False) -> Listing:
     """The images in a folder, by class and split as its layout says.
 
     Sub-folders are classes, with images at any depth below; or they are `train` and `test` (or `val`) with the classes
-    inside. A folder without sub-folders holds unlabelled images. Linked folders are followed; hidden files, and what
-    this program wrote, are passed over.
+    inside. Images in a folder `unlabelled` beside class folders have no label, nor have those in a folder without
+    sub-folders. Linked folders are followed; hidden files, and what this program wrote, are passed over.
 
     Args:
         root: the folder.
@@ -151,13 +169,14 @@ def list_folder(root: Path, whole: bool = False) -> Listing:
         _check_layout(root, parts, found)
         notes += _left_out(root, parts, outside, found)
     rows = sorted(
-        (path, part.split, below[0] if len(below) > 1 else None)
+        (path, part.split, _class_of(below))
         for part in parts
         for path, below in part.images
         if whole or len(below) > 1 or not part.inside
     )
     items = [image_item(path, path.relative_to(root).as_posix(), split) for path, split, _ in rows]
     labels = [class_name for _, _, class_name in rows]
+    notes += _unlabelled_note(root, parts)
     return Listing(root.resolve().name, items, labels, None, notes)
 
 
@@ -223,18 +242,19 @@ def choose_splits(listing: Listing) -> Listing:
         named = ", ".join(map(str, words))
         raise InputError(f"{listing.name}: expected a split named train to learn from, found: {named}")
     divided = "test" in parts.values()
-    kept = [i for i, item in enumerate(listing.items) if item.split in parts]
-    items = [replace(listing.items[i], split=parts[str(listing.items[i].split)] if divided else None) for i in kept]
+    chosen = listing.rows([i for i, item in enumerate(listing.items) if item.split in parts])
+    items = [replace(item, split=parts[str(item.split)] if divided else None) for item in chosen.items]
     others = [str(word) for word in words if word not in parts]
     notes = (*listing.notes, f"left out of the data: {', '.join(others)}") if others else listing.notes
-    return replace(listing, items=items, labels=[listing.labels[i] for i in kept], notes=notes)
+    return replace(chosen, items=items, notes=notes)
 
 
 def pick_splits(names: Iterable[str]) -> dict[str, str]:
     """Which of the data's own splits are "train" and "test"; validation serves where there is no test.
 
-    >>> pick_splits(["train", "val"]), pick_splits(["Train", "val", "test"])
-    ({'train': 'train', 'val': 'test'}, {'Train': 'train', 'test': 'test'})
+    Examples:
+        >>> pick_splits(["train", "val"]), pick_splits(["Train", "val", "test"])
+        ({'train': 'train', 'val': 'test'}, {'Train': 'train', 'test': 'test'})
     """
     roles = {name: ROLES[name.lower()] for name in names if name.lower() in ROLES}
     judge = "test" if "test" in roles.values() else "validation"
@@ -244,8 +264,9 @@ def pick_splits(names: Iterable[str]) -> dict[str, str]:
 def index_labels(values: Iterable[Any]) -> tuple[list[int], tuple[str, ...]]:
     """Labels as indices into the sorted class names; numbers are sorted as numbers. No value is no label: -1.
 
-    >>> index_labels(["10", "9", None, "10"])
-    ([1, 0, -1, 1], ('9', '10'))
+    Examples:
+        >>> index_labels(["10", "9", None, "10"])
+        ([1, 0, -1, 1], ('9', '10'))
     """
     texts = [label_text(value) for value in values]
     names = dict.fromkeys(text for text in texts if text)
@@ -266,8 +287,9 @@ def label_text(value: Any) -> str:
 def counted(what: str, names: Sequence[str]) -> str:
     """How many there are, with the first few of them.
 
-    >>> counted("links are passed over", ["a", "b", "c", "d"])
-    'links are passed over (4): a, b, c and 1 more'
+    Examples:
+        >>> counted("links are passed over", ["a", "b", "c", "d"])
+        'links are passed over (4): a, b, c and 1 more'
     """
     return f"{what} ({len(names):,}): {first_few(names)}"
 
@@ -313,6 +335,16 @@ def _parts(root: Path, found: Found) -> tuple[list[Part], Part]:
         else:
             outside.append((path, parts))
     return [Part(root / split, split, images) for split, images in inside.items()], Part(root, None, outside)
+
+
+def _class_of(below: tuple[str, ...]) -> str | None:
+    """The class of an image, by the names of the folders that it lies in, and its own."""
+    return below[0] if len(below) > 1 and below[0].lower() not in NO_CLASS else None
+
+
+def _unlabelled_note(root: Path, parts: Sequence[Part]) -> tuple[str, ...]:
+    bare = [below[0] for part in parts for _, below in part.images if len(below) > 1 and below[0].lower() in NO_CLASS]
+    return (f"{root}: {len(bare):,} images in folders named '{bare[0]}' have no label",) if bare else ()
 
 
 def _split_folders(names: Collection[str]) -> list[str]:
@@ -388,7 +420,7 @@ def _left_out(root: Path, parts: Sequence[Part], outside: Part, found: Found) ->
     notes = []
     if stray := [path.name for path, below in outside.images if len(below) == 1]:
         notes.append(f"{root}: {counted('images beside the folders of splits are left out', stray)}")
-    if others := outside.classes:
+    if others := tuple(outside.inside):
         notes.append(f"left out of the data: {', '.join(others)}")
     for part in parts:
         if stray := part.beside():

@@ -59,7 +59,7 @@ TEST_SHARE = 0.2
 LAST_SEED = (1 << 63) - 1  # of a generator
 
 OPTIONS = ("classes", "script", "split")
-SPLITS = ("face", "family", "character", "script")
+SPLITS = ("face", "family", "style", "character", "script")
 SCRIPTS = (
     *("arabic", "armenian", "braille", "canadian syllabics", "coptic", "cyrillic", "georgian", "greek", "hebrew"),
     *("hiragana", "lao", "latin", "lisu", "nko", "ogham", "old italic", "tifinagh"),
@@ -81,7 +81,7 @@ UNNAMED = {  # letters and numbers whose names do not say that they are
 
 @dataclass(frozen=True)
 class Attributes:
-    """What a character's Unicode name tells of it.
+    """What a character's Unicode name says of it.
 
     Args:
         kind: "letter", "ligature", "mark", "number", "punctuation" or "symbol".
@@ -101,7 +101,7 @@ class Attributes:
 
 
 class Character(NamedTuple):
-    """A class: the character, its Unicode name and what that tells."""
+    """A class: the character, its Unicode name and what that says."""
 
     char: str
     name: str
@@ -134,11 +134,12 @@ class Glyphs:
         Raises:
             InputError: for an attribute that there is not, or where `like` is not one named character.
 
-        >>> glyphs = draw_glyphs()
-        >>> [glyphs.characters[label].char for label in glyphs.find("á", case="capital", diacritics=("grave",))]
-        ['À']
-        >>> len(glyphs.find(script="greek", case="small", base="ALPHA"))
-        27
+        Examples:
+            >>> glyphs = draw_glyphs()
+            >>> [glyphs.characters[label].char for label in glyphs.find("á", case="capital", diacritics=("grave",))]
+            ['À']
+            >>> len(glyphs.find(script="greek", case="small", base="ALPHA"))
+            27
         """
         for name in wanted:
             if name not in Attributes.__dataclass_fields__:
@@ -154,7 +155,7 @@ class Glyphs:
 
 
 def attributes_of(character: str) -> Attributes:
-    """What a character's Unicode name tells of it; a function of the name and the general category alone.
+    """What a character's Unicode name says of it; a function of the name and the general category alone.
 
     Args:
         character: one character that Unicode names; `unicodedata.lookup` gives that of a name.
@@ -162,14 +163,15 @@ def attributes_of(character: str) -> Attributes:
     Raises:
         InputError: for a text that is not one character, or a character without a name.
 
-    >>> attributes_of("á")
-    Attributes(kind='letter', script='latin', case='small', base='A', diacritics=('acute',), variant=None)
-    >>> attributes_of("ΐ").base, attributes_of("ΐ").diacritics
-    ('IOTA', ('dialytika', 'tonos'))
-    >>> attributes_of("ﬁ").kind, attributes_of("ﬁ").base, attributes_of("⑦").base, attributes_of("→").kind
-    ('ligature', 'FI', 'SEVEN', 'symbol')
-    >>> attributes_of(unicodedata.lookup("MATHEMATICAL BOLD CAPITAL A")).variant
-    'mathematical bold'
+    Examples:
+        >>> attributes_of("á")
+        Attributes(kind='letter', script='latin', case='small', base='A', diacritics=('acute',), variant=None)
+        >>> attributes_of("ΐ").base, attributes_of("ΐ").diacritics
+        ('IOTA', ('dialytika', 'tonos'))
+        >>> attributes_of("ﬁ").kind, attributes_of("ﬁ").base, attributes_of("⑦").base, attributes_of("→").kind
+        ('ligature', 'FI', 'SEVEN', 'symbol')
+        >>> attributes_of(unicodedata.lookup("MATHEMATICAL BOLD CAPITAL A")).variant
+        'mathematical bold'
     """
     name = unicodedata.name(character, None) if isinstance(character, str) and len(character) == 1 else None
     if name is None:
@@ -198,13 +200,15 @@ def load_glyphs(data: str = "glyphs", size: int | None = None, seed: int = 0) ->
 
     - `split=face`: of each character a fifth of its faces, at least one, drawn by the seed, is for test.
     - `split=family`: the STIX faces are for test, the DejaVu faces for train.
+    - `split=style`: the eight faces with serifs (DejaVu Serif and STIX) are for test, the eight without for train.
     - `split=character`: a fifth of the characters, drawn by the seed, is for test and never in train.
     - `split=script`: likewise whole scripts; characters without one are in train.
     - `script=NAME`: the characters of one script, with hyphens for spaces (`canadian-syllabics`).
     - `classes=N`: the first N, in the order of their code points, of the characters with enough images.
 
     Enough images are three, one of them unlike all others, for `split=face`; two in train and one in test for
-    `split=family`; two that are unlike all others for the other two.
+    `split=family`; two in each for `split=style`; two that are unlike all others for the other two. The face of an
+    image is its factor "domain".
 
     Args:
         data: the name with its options.
@@ -214,9 +218,10 @@ def load_glyphs(data: str = "glyphs", size: int | None = None, seed: int = 0) ->
     Raises:
         InputError: for an unknown option or value, a number out of range, or when there are too few characters for it.
 
-    >>> train, test = load_glyphs("glyphs:script=latin:classes=26")
-    >>> test.pixels.shape, test.classes[25], test.counts()[25].item(), train.counts()[25].item()
-    (torch.Size([78, 1, 28, 28]), 'LATIN CAPITAL LETTER Z', 3, 13)
+    Examples:
+        >>> train, test = load_glyphs("glyphs:script=latin:classes=26")
+        >>> test.pixels.shape, test.classes[25], test.counts()[25].item(), train.counts()[25].item()
+        (torch.Size([78, 1, 28, 28]), 'LATIN CAPITAL LETTER Z', 3, 13)
     """
     check_number("seed", seed, at_least=-LAST_SEED, at_most=LAST_SEED, whole=True)
     options = _options(data)
@@ -245,9 +250,10 @@ def draw_glyphs(size: int = SIZE) -> Glyphs:
     Raises:
         InputError: for a smaller size, missing fonts, or a cache folder that cannot be written to.
 
-    >>> glyphs = draw_glyphs()
-    >>> glyphs.images.classes[0], list(FACES)[glyphs.faces[0]], glyphs.characters[0].char
-    ('EXCLAMATION MARK', 'DejaVu Sans', '!')
+    Examples:
+        >>> glyphs = draw_glyphs()
+        >>> glyphs.images.classes[0], list(FACES)[glyphs.faces[0]], glyphs.characters[0].char
+        ('EXCLAMATION MARK', 'DejaVu Sans', '!')
     """
     check_number("size", size, at_least=SMALLEST, whole=True)
     path = cache_path() / f"glyphs-{size}-{_key()}.safetensors"
@@ -309,6 +315,10 @@ def _in_stix(glyphs: Glyphs) -> Bool[Tensor, " images"]:
     return glyphs.faces >= list(FACES).index("STIX")
 
 
+def _has_serifs(glyphs: Glyphs) -> Bool[Tensor, " images"]:
+    return torch.tensor(["Sans" not in face for face in FACES])[glyphs.faces]
+
+
 def _enough(glyphs: Glyphs, split: str, unlike: Bool[Tensor, " images"]) -> Bool[Tensor, " characters"]:
     """Whether a character has images for train, two of them so that a probe can have one, and for test."""
 
@@ -319,6 +329,8 @@ def _enough(glyphs: Glyphs, split: str, unlike: Bool[Tensor, " images"]) -> Bool
         return (count(torch.ones_like(unlike)) >= 3) & (count(unlike) >= 1)
     if split == "family":
         return (count(~_in_stix(glyphs)) >= 2) & (count(unlike & _in_stix(glyphs)) >= 1)
+    if split == "style":
+        return (count(~_has_serifs(glyphs)) >= 2) & (count(unlike & _has_serifs(glyphs)) >= 2)
     return count(unlike) >= 2
 
 
@@ -344,6 +356,8 @@ def _held(
     labels = glyphs.images.labels
     if split == "family":
         return _in_stix(glyphs)
+    if split == "style":
+        return _has_serifs(glyphs)
     if split == "face":
         order = torch.randperm(len(labels), generator=generator)
         order = order[(~unlike[order]).int().argsort(stable=True)]  # those that could be for test first
@@ -376,9 +390,10 @@ def _part(
     glyphs: Glyphs, chosen: Bool[Tensor, " characters"], part: Bool[Tensor, " images"], data: str, split: str
 ) -> Images:
     """The images of one side, with the chosen characters as classes."""
-    told = {
+    listed = {
         "face": "a fifth of the faces of each, at least one, drawn by the seed, is for test",
         "family": "the STIX faces are for test",
+        "style": "the faces with serifs are for test",
         "character": "a fifth of them, drawn by the seed, is for test and never in train",
         "script": "whole scripts, drawn by the seed, are for test and never in train",
     }[split]
@@ -389,8 +404,10 @@ def _part(
         labels=(chosen.cumsum(0) - 1)[images.labels],
         classes=tuple(glyphs.characters[label].name for label in kept),
         name=data,
+        factors={"domain": glyphs.faces[part]},
+        factor_names={"domain": tuple(FACES)},
         notes=(
-            f"glyphs: {len(kept):,} characters in {len(FACES)} faces; {told}",
+            f"glyphs: {len(kept):,} characters in {len(FACES)} faces; {listed}",
             "glyphs: what several characters share, as A and Alpha in one face, is never in test",
         ),
     )

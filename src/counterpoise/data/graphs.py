@@ -72,11 +72,11 @@ def _pyg(name: str, folder: Path, download: bool) -> Any:
 
 
 def planted_graph(nodes: int = 600, classes: int = 4, seed: int = 0) -> Any:
-    """Papers of planted classes, their authors and venues: which are linked tells the class, and so do words, a little.
+    """Papers of planted classes, their authors and venues: links show the class, and so do words, a little.
 
     A paper has three authors, of its own class with probability 0.7 and else of any, and one venue, likewise with
     probability 0.5. There is an author for every three papers and a venue for every twenty. A paper has ten of 100
-    words, each typical of its class with probability 0.15 and else any: by themselves they tell little.
+    words, each typical of its class with probability 0.15 and else any: by themselves they show little.
 
     Args:
         nodes: how many papers, at least 20.
@@ -90,9 +90,10 @@ def planted_graph(nodes: int = 600, classes: int = 4, seed: int = 0) -> Any:
         InputError: for numbers out of range.
         MissingExtra: without torch_geometric.
 
-    >>> graph = planted_graph(nodes=60, classes=3)
-    >>> graph.node_types, graph["author"].num_nodes, graph["paper"].x.shape
-    (['paper', 'author', 'venue'], 20, torch.Size([60, 100]))
+    Examples:
+        >>> graph = planted_graph(nodes=60, classes=3)
+        >>> graph.node_types, graph["author"].num_nodes, graph["paper"].x.shape
+        (['paper', 'author', 'venue'], 20, torch.Size([60, 100]))
     """
     try:
         from torch_geometric.data import HeteroData

@@ -8,16 +8,17 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Bool, Int, Int64, Integer, UInt8
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from counterpoise.data.parts import AnyPictures, joined_factors, with_factor, without_factor
 from counterpoise.errors import InputError
 from counterpoise.files import make_folder
-from counterpoise.ops.checks import check_integers
+from counterpoise.ops.checks import check_integers, check_number, check_seed
 
 MEMORY_LIMIT = 2 * 1024**3
 """Bytes of pixels above which an array lies in a memory-mapped file instead of memory."""
@@ -30,6 +31,9 @@ SPREAD = 2654435761  # 2³² by the golden ratio (Knuth): its multiples lie even
 
 UNLABELLED = -1
 """The label of an image without one."""
+
+FORGET_NAMES = ("kept", "forgotten")
+"""The values of the factor "forget"."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +48,7 @@ class Images(Dataset):
         labels: an index into `classes`, of any type of integer (kept as int64); -1 for an image without a label.
         classes: the names of the classes, in the order of their labels; empty when nothing is labelled.
         name: what the data is called in tables and reports.
-        notes: what was done to the data, in words; reports tell all of them.
+        notes: what was done to the data, in words; reports show all of them.
         paths: the file of each image, relative to the folder or table that was loaded.
         unreadable: the files that were left out because they could not be decoded.
         reasons: why each of them could not be, by its name.
@@ -52,17 +56,23 @@ class Images(Dataset):
         factors: what else is known of each image, by name: one value, 0 or more, for each image.
         value_range: the numbers that became 0 and 255 in files of more than 8 bits; None without such files.
         digests: equal for two images exactly when the whole of them is, before its middle was cut out and resized.
-        hashes: the 64 bits of a perceptual hash of each whole image, of which those that look alike share most.
+        hashes: the 64 bits of a perceptual hash of each whole image, of which those that look alike share most; None
+            where `load` was not asked for them.
+        factor_names: of a factor the names of its values 0, 1, …, where they have names; -1 is an image without one.
 
     Raises:
-        InputError: where shapes, types or labels do not fit together.
+        InputError: where shapes, types, labels or names do not fit together.
 
-    >>> images = Images(torch.zeros(3, 1, 2, 2, dtype=torch.uint8), torch.tensor([0, 1, -1]), ("cat", "dog"), "pets")
-    >>> len(images), images.counts().tolist(), images[1][1:]
-    (3, [1, 1], (1, 1))
-    >>> images.subset(torch.tensor([1]), note="dogs only").notes
-    ('dogs only',)
+    Examples:
+        >>> pixels = torch.zeros(3, 1, 2, 2, dtype=torch.uint8)
+        >>> images = Images(pixels, torch.tensor([0, 1, -1]), ("cat", "dog"), "pets")
+        >>> len(images), images.counts().tolist(), images[1][1:]
+        (3, [1, 1], (1, 1))
+        >>> images.subset(torch.tensor([1]), note="dogs only").notes
+        ('dogs only',)
     """
+
+    items: ClassVar[str] = "images"
 
     pixels: UInt8[Tensor, "images channels height width"]
     labels: Integer[Tensor, " images"]
@@ -77,6 +87,7 @@ class Images(Dataset):
     value_range: tuple[int, int] | None = None
     digests: UInt8[Tensor, "images 16"] | None = None
     hashes: UInt8[Tensor, "images 8"] | None = None
+    factor_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.pixels.ndim != 4 or self.pixels.dtype != torch.uint8:
@@ -91,6 +102,10 @@ class Images(Dataset):
             values = getattr(self, name)
             if values is not None and len(values) != rows:
                 raise InputError(f"{name}: expected one for each of the {rows} images, got {len(values)}")
+        for name, names in self.factor_names.items():
+            if name not in factors:
+                raise InputError(f"factor_names: names the values of '{name}', which is no factor")
+            check_integers(f"factors: {name}", factors[name], rows, low=UNLABELLED, high=len(names))
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -134,14 +149,26 @@ class Images(Dataset):
 
     def with_channels(self, channels: int) -> Images:
         """The same images with 1 or 3 channels: grey becomes three equal ones, RGB becomes its luma (ITU-R BT.601)."""
-        if channels == self.pixels.shape[1]:
-            return self
-        if channels == 3:
-            return map_pixels(self, lambda pixels: pixels.expand(-1, 3, -1, -1))
-        if channels != 1:
-            raise InputError(f"channels: expected 1 or 3, got {channels}")
-        weights = torch.tensor([0.299, 0.587, 0.114])[:, None, None]
-        return map_pixels(self, lambda pixels: (pixels * weights).sum(1, keepdim=True).round().to(torch.uint8))
+        return to_channels(self, channels)
+
+    def with_factor(self, name: str, values: Integer[Tensor, " images"], names: Sequence[str] = ()) -> Images:
+        """The same images with one more factor, or with another in the place of the one of that name.
+
+        Args:
+            name: of the factor.
+            values: one for each image, from 0; -1 for an image without one.
+            names: of the values 0, 1, …; empty where they have none.
+
+        Examples:
+            >>> images = Images(torch.zeros(2, 1, 2, 2, dtype=torch.uint8), torch.tensor([0, 0]), ("cat",), "pets")
+            >>> images.with_factor("client", torch.tensor([1, 0]), ("north", "south")).factor_names
+            {'client': ('north', 'south')}
+        """
+        return with_factor(self, name, values, names)
+
+    def without_factor(self, name: str) -> Images:
+        """The same images without a factor, or as they are where they have none of that name."""
+        return without_factor(self, name)
 
     def counts(self) -> Int64[Tensor, " classes"]:
         """How many labelled images each class has."""
@@ -155,6 +182,26 @@ class Splits(NamedTuple):
     test: Images
 
 
+def shape_of(part: Dataset) -> tuple[int, ...]:
+    """The shape of one item, by which an encoder is chosen: (channels, height, width), or (columns,) of rows.
+
+    Args:
+        part: a data set that keeps its items in one tensor, `pixels` or `inputs`.
+
+    Raises:
+        InputError: for any other data set.
+
+    Examples:
+        >>> pixels = torch.zeros(2, 1, 8, 6, dtype=torch.uint8)
+        >>> shape_of(Images(pixels, torch.tensor([0, 1]), ("cat", "dog"), "pets"))
+        (1, 8, 6)
+    """
+    for name in ("pixels", "inputs"):
+        if isinstance(values := getattr(part, name, None), Tensor):
+            return tuple(values.shape[1:])
+    raise InputError(f"part: expected a data set with pixels or inputs in one tensor, got {type(part).__name__}")
+
+
 def nearly_constant(pixels: Tensor) -> Bool[Tensor, " batch"]:
     """Whether every channel of an image [B C H W] varies by less than anyone can see."""
     return (pixels.float().std((2, 3), correction=0) < NEARLY_CONSTANT).all(1)
@@ -163,9 +210,15 @@ def nearly_constant(pixels: Tensor) -> Bool[Tensor, " batch"]:
 def joined(parts: Sequence[Images]) -> Images:
     """The images of several parts of one data set, one part after the other; of the same size and classes.
 
-    >>> some = Images(torch.zeros(2, 1, 2, 2, dtype=torch.uint8), torch.tensor([0, 1]), ("cat", "dog"), "pets")
-    >>> joined([some, some.subset(torch.tensor([1]))]).labels.tolist()
-    [0, 1, 1]
+    Where a part lacks a factor that others have, its images have the value -1 of it.
+
+    Raises:
+        InputError: for a factor whose values have other names in one part than in another.
+
+    Examples:
+        >>> some = Images(torch.zeros(2, 1, 2, 2, dtype=torch.uint8), torch.tensor([0, 1]), ("cat", "dog"), "pets")
+        >>> joined([some, some.subset(torch.tensor([1]))]).labels.tolist()
+        [0, 1, 1]
     """
     first, start = parts[0], 0
     pixels = allocate((sum(map(len, parts)), *first.pixels.shape[1:]))
@@ -176,10 +229,14 @@ def joined(parts: Sequence[Images]) -> Images:
         start += len(part)
     others = {f.name: [getattr(part, f.name) for part in parts] for f in fields(Images) if f.name != "pixels"}
     paths = others.pop("paths")
+    del others["factors"], others["factor_names"]
+    factors, names = joined_factors(parts)
     return replace(
         first,
         pixels=pixels,
         paths=None if None in paths else tuple(path for some in paths for path in some),
+        factors=factors,
+        factor_names=names,
         **{name: _joined(values) for name, values in others.items()},
     )
 
@@ -211,10 +268,17 @@ def fair_sample(labels: Int[Tensor, " images"], most: int, seed: int = 0) -> Int
     Returns:
         Indices in ascending order. Classes differ by one row at most, but for those that have too few to give.
 
-    >>> labels = torch.tensor([0] * 500 + [1] * 500 + [2])
-    >>> labels[fair_sample(labels, most=11)].bincount()
-    tensor([5, 5, 1])
+    Raises:
+        InputError: for numbers out of range, and for labels that are not integers or below -1.
+
+    Examples:
+        >>> labels = torch.tensor([0] * 500 + [1] * 500 + [2])
+        >>> labels[fair_sample(labels, most=11)].bincount()
+        tensor([5, 5, 1])
     """
+    check_number("most", most, at_least=1, whole=True)
+    check_seed(seed)
+    labels = check_integers("labels", labels, rows=len(labels), low=-1)
     if len(labels) <= most:
         return torch.arange(len(labels))
     classes, counts = labels.unique(return_counts=True)
@@ -239,7 +303,19 @@ def gather(
     return gathered
 
 
-def map_pixels(images: Images, function: Callable[[Tensor], Tensor], note: str | None = None) -> Images:
+def to_channels(images: AnyPictures, channels: int) -> AnyPictures:
+    """The same images with 1 or 3 channels: grey becomes three equal ones, RGB becomes its luma (ITU-R BT.601)."""
+    if channels == images.pixels.shape[1]:
+        return images
+    if channels == 3:
+        return map_pixels(images, lambda pixels: pixels.expand(-1, 3, -1, -1))
+    if channels != 1:
+        raise InputError(f"channels: expected 1 or 3, got {channels}")
+    weights = torch.tensor([0.299, 0.587, 0.114])[:, None, None]
+    return map_pixels(images, lambda pixels: (pixels * weights).sum(1, keepdim=True).round().to(torch.uint8))
+
+
+def map_pixels(images: AnyPictures, function: Callable[[Tensor], Tensor], note: str | None = None) -> AnyPictures:
     """The images with `function` applied to their pixels, uint8 [B C H W] to uint8, `CHUNK` images at a time."""
     mapped = None
     for start in range(0, len(images), CHUNK):

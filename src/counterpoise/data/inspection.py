@@ -127,13 +127,15 @@ def inspect_images(data: Splits | Images) -> Inspection:
 
     Images of files are duplicates when all of their decoded pixels are equal, those that were cut off at the sides
     included; other images when the pixels that they have are. They look alike when their perceptual hashes (pHash, of
-    the library imagehash) differ in at most 4 of 64 bits; of images of less than 32 pixels it is not judged.
+    the library imagehash) differ in at most 4 of 64 bits; of images of less than 32 pixels it is not judged. These are
+    hashes of the whole images where they were loaded with `hashes=True`, else of the pixels that they have.
 
-    >>> import torch
-    >>> images = Images(torch.zeros(2, 1, 3, 3, dtype=torch.uint8), torch.tensor([0, 0]), ("cat",), "pets")
-    >>> found = inspect_images(images)
-    >>> found.duplicates, found.rows()
-    ((('images[0]', 'images[1]'),), [('cat', '2')])
+    Examples:
+        >>> import torch
+        >>> images = Images(torch.zeros(2, 1, 3, 3, dtype=torch.uint8), torch.tensor([0, 0]), ("cat",), "pets")
+        >>> found = inspect_images(images)
+        >>> found.duplicates, found.rows()
+        ((('images[0]', 'images[1]'),), [('cat', '2')])
     """
     parts = data._asdict() if isinstance(data, Splits) else {"images": data}
     every = [_Place(split, images, i) for split, images in parts.items() for i in range(len(images))]
@@ -248,8 +250,9 @@ def _hashes(images: Images) -> UInt8[np.ndarray, "images 8"]:
 def join_near(hashes: UInt8[np.ndarray, "rows 8"]) -> list[tuple[list[int], int]]:
     """Rows that are joined by steps of at most `NEAR` bits: each group of two or more, and its largest step.
 
-    >>> join_near(np.array([[0] * 8, [255] * 8, [0] * 7 + [3], [0] * 7 + [63]], np.uint8))
-    [([0, 2, 3], 4)]
+    Examples:
+        >>> join_near(np.array([[0] * 8, [255] * 8, [0] * 7 + [3], [0] * 7 + [63]], np.uint8))
+        [([0, 2, 3], 4)]
     """
     if not len(hashes):
         return []

@@ -13,7 +13,6 @@ from io import BufferedIOBase
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import imagehash
 import numpy as np
 from jaxtyping import Bool, Integer, UInt8
 from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
@@ -70,11 +69,11 @@ class Deep(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A decoded image: its part of the array, and what tells the whole of it apart from others."""
+    """A decoded image: its part of the array, and what distinguishes the whole of it from others."""
 
     pixels: UInt8[np.ndarray, "channels size size"]
     digest: UInt8[np.ndarray, " 16"]
-    hash: UInt8[np.ndarray, " 8"]
+    hash: UInt8[np.ndarray, " 8"] | None
 
 
 @cache
@@ -92,8 +91,9 @@ def _formats() -> tuple[str, ...]:
 def readable_suffixes() -> frozenset[str]:
     """The endings of image files, in lower case: what Pillow and its plugins open, and HEIF without its plugin.
 
-    >>> sorted(readable_suffixes() & {".jfif", ".png", ".heic", ".pdf", ".mpg"})
-    ['.heic', '.jfif', '.png']
+    Examples:
+        >>> sorted(readable_suffixes() & {".jfif", ".png", ".heic", ".pdf", ".mpg"})
+        ['.heic', '.jfif', '.png']
     """
     formats = _formats()
     return frozenset(HEIF | {suffix for suffix, name in Image.registered_extensions().items() if name in formats})
@@ -247,7 +247,13 @@ def to_mode(image: Image.Image, mode: str) -> Image.Image:
     return image.convert(mode)
 
 
-def read_row(open_: Opener, header: Header, shape: tuple[int, ...], value_range: tuple[int, int] | None) -> Row:
+def read_row(
+    open_: Opener,
+    header: Header,
+    shape: tuple[int, ...],
+    value_range: tuple[int, int] | None,
+    hashed: bool = False,
+) -> Row:
     """Decode an image to `shape` [channels, size, size]: the short side is resized and the middle cut out.
 
     Args:
@@ -255,6 +261,7 @@ def read_row(open_: Opener, header: Header, shape: tuple[int, ...], value_range:
         header: as it was read before.
         shape: of the result.
         value_range: numbers of an image of more than 8 bits that become 0 and 255.
+        hashed: whether to take its perceptual hash, which needs longer than to decode an image of 64×64 pixels.
 
     Raises:
         Unreadable: when the image is not the one whose header was read.
@@ -273,10 +280,12 @@ def read_row(open_: Opener, header: Header, shape: tuple[int, ...], value_range:
         image = to_mode(to_8_bits(deep, value_range or UNSIGNED), mode)
         numbers = np.concatenate(deep, 2)
     digest = digest_of(numbers, header.height, header.width)
-    hashed = perceptual_hash(image) if min(header[:2]) >= HASHED_SIDE else np.zeros(8, np.uint8)
+    alike = None
+    if hashed:
+        alike = perceptual_hash(image) if min(header[:2]) >= HASHED_SIDE else np.zeros(8, np.uint8)
     if image.size != (size, size):
         image = ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
-    return Row(np.asarray(image).reshape(size, size, channels).transpose(2, 0, 1), digest, hashed)
+    return Row(np.asarray(image).reshape(size, size, channels).transpose(2, 0, 1), digest, alike)
 
 
 def digest_of(numbers: np.ndarray, *size: int) -> UInt8[np.ndarray, " 16"]:
@@ -288,6 +297,8 @@ def digest_of(numbers: np.ndarray, *size: int) -> UInt8[np.ndarray, " 16"]:
 
 def perceptual_hash(image: Image.Image) -> UInt8[np.ndarray, " 8"]:
     """The 64 bits of pHash: those of images that look alike differ in few places, whatever their size and format."""
+    import imagehash  # which takes PyWavelets and a part of SciPy along
+
     # Averages of areas, which take half the time of imagehash's own way to this size.
     small = image.convert("L").resize((HASHED_SIDE, HASHED_SIDE), Image.Resampling.BOX)
     bits: Bool[np.ndarray, "8 8"] = imagehash.phash(small).hash
@@ -297,8 +308,9 @@ def perceptual_hash(image: Image.Image) -> UInt8[np.ndarray, " 8"]:
 def reason_of(error: Exception) -> str:
     """Why an image could not be read: the kind of fault, and after a colon what is particular to this one.
 
-    >>> reason_of(FileNotFoundError(2, "No such file or directory", "cat.png"))
-    'no such file: cat.png'
+    Examples:
+        >>> reason_of(FileNotFoundError(2, "No such file or directory", "cat.png"))
+        'no such file: cat.png'
     """
     if isinstance(error, FileNotFoundError):
         return f"no such file: {error.filename}" if error.filename else "no such file"

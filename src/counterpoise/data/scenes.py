@@ -121,12 +121,13 @@ class Scenes(Dataset):
     Raises:
         InputError: for names that are not known, numbers out of range, or sprites in colour.
 
-    >>> scenes = Scenes(10, least=3, most=3)
-    >>> scene = scenes[4]
-    >>> scene.image.shape, scene.masks.shape[1:], torch.equal(scene.image, Scenes(10, least=3, most=3)[4].image)
-    (torch.Size([3, 64, 64]), torch.Size([64, 64]), True)
-    >>> scene.caption
-    'an orange Shirt left of a cyan Shirt, with a red Sneaker, in fog'
+    Examples:
+        >>> scenes = Scenes(10, least=3, most=3)
+        >>> scene = scenes[4]
+        >>> scene.image.shape, scene.masks.shape[1:], torch.equal(scene.image, Scenes(10, least=3, most=3)[4].image)
+        (torch.Size([3, 64, 64]), torch.Size([64, 64]), True)
+        >>> scene.caption
+        'an orange Shirt left of a cyan Shirt, with a red Sneaker, in fog'
     """
 
     def __init__(
@@ -256,8 +257,9 @@ def box_of(mask: np.ndarray) -> np.ndarray:
     Raises:
         InputError: where nothing is.
 
-    >>> box_of(np.array([[0, 0, 0], [0, 1, 1]], dtype=bool)).tolist()
-    [1, 1, 3, 2]
+    Examples:
+        >>> box_of(np.array([[0, 0, 0], [0, 1, 1]], dtype=bool)).tolist()
+        [1, 1, 3, 2]
     """
     if not mask.any():
         raise InputError("mask: expected at least one pixel that is true, got none")
@@ -288,23 +290,24 @@ def find_relations(shapes: np.ndarray, boxes: np.ndarray, sides: np.ndarray) -> 
 def describe(names: Sequence[str], relations: np.ndarray, domain: str) -> str:
     """A sentence: one relation where there is any, the other objects, and the domain.
 
-    >>> describe(["red Bag", "blue Coat", "orange Shirt"], np.array([[0, 2, 1]]), "night")
-    'a red Bag above a blue Coat, with an orange Shirt, at night'
+    Examples:
+        >>> describe(["red Bag", "blue Coat", "orange Shirt"], np.array([[0, 2, 1]]), "night")
+        'a red Bag above a blue Coat, with an orange Shirt, at night'
     """
-    told = [f"{'an' if name[0] in 'aeiou' else 'a'} {name}" for name in names]
-    first, rest = told[0], list(range(1, len(told)))
+    objects = [f"{'an' if name[0] in 'aeiou' else 'a'} {name}" for name in names]
+    first, rest = objects[0], list(range(1, len(objects)))
     if len(relations):
         subject, predicate, other = relations[0]
-        first = f"{told[subject]} {PREDICATES[predicate]} {told[other]}"
-        rest = [i for i in range(len(told)) if i not in (subject, other)]
-    listed = " and ".join(filter(None, [", ".join(told[i] for i in rest[:-1]), *(told[i] for i in rest[-1:])]))
+        first = f"{objects[subject]} {PREDICATES[predicate]} {objects[other]}"
+        rest = [i for i in range(len(objects)) if i not in (subject, other)]
+    listed = " and ".join(filter(None, [", ".join(objects[i] for i in rest[:-1]), *(objects[i] for i in rest[-1:])]))
     others = f", with {listed}" if rest else ""
     when = {"day": "by day", "night": "at night", "dusk": "at dusk", "fog": "in fog"}[domain]
     return f"{first}{others}, {when}"
 
 
 class Batch(NamedTuple):
-    """Several scenes: all their objects one after the other; `scene` tells whose each is.
+    """Several scenes: all their objects one after the other; `scene` says whose each is.
 
     Attributes:
         image: one a scene.
@@ -327,9 +330,10 @@ class Batch(NamedTuple):
 def collate(scenes: Sequence[Scene]) -> Batch:
     """Make a batch of scenes, which differ in their number of objects; a `collate_fn` for a `DataLoader`.
 
-    >>> batch = collate([Scenes(8)[i] for i in range(8)])
-    >>> batch.image.shape, len(batch.boxes) == len(batch.scene), int(batch.scene.max())
-    (torch.Size([8, 3, 64, 64]), True, 7)
+    Examples:
+        >>> batch = collate([Scenes(8)[i] for i in range(8)])
+        >>> batch.image.shape, len(batch.boxes) == len(batch.scene), int(batch.scene.max())
+        (torch.Size([8, 3, 64, 64]), True, 7)
     """
     if not scenes:
         raise InputError("scenes: expected at least one, got none")
@@ -417,7 +421,7 @@ def _png(scene: Scene) -> bytes:
 
 
 def _annotation(scene: Scene, depth: int, encode: Any) -> dict[str, Any]:
-    """What COCO tells of one object, but for its numbers."""
+    """What COCO holds of one object, but for its numbers."""
     mask = scene.masks[depth].numpy()
     left, top, right, bottom = scene.boxes[depth].tolist()
     rle = encode(np.asfortranarray(mask, dtype=np.uint8))

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from importlib import import_module
 from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
@@ -35,9 +36,21 @@ from counterpoise.data.glyphs import load_glyphs
 from counterpoise.data.idx import PARTS, find_idx, has_idx, read_splits
 from counterpoise.data.images import UNLABELLED, Images, Splits, cache_path, map_pixels
 from counterpoise.data.reading import open_image
-from counterpoise.data.tables import COLUMNS, MISSING, TABLES, list_files, list_table
+from counterpoise.data.tables import (
+    COLUMNS,
+    FACTORS,
+    MISSING,
+    TABLES,
+    factor_notes,
+    find_columns,
+    index_factor,
+    list_files,
+    list_table,
+    split_filters,
+)
 from counterpoise.errors import InputError, MissingExtra, unknown
 from counterpoise.ops.checks import check_number
+from counterpoise.registry.kinds import ANNOTATED, NAMED, ROWS, module_of
 
 EMBEDDED = Path(__file__).parent / "embedded"
 SPLITS = (None, "train", "test")
@@ -60,7 +73,18 @@ KNOWN = {
     ),
     "mnist": Known("MNIST", tuple("0123456789"), debian=None),
 }
-NAMES = (*KNOWN, *(f"{name}:full" for name in KNOWN), "digits", "glyphs", "factors", "torchvision:NAME", "hf:NAME")
+NAMES = (
+    *KNOWN,
+    *(f"{name}:full" for name in KNOWN),
+    *("digits", "glyphs", "factors", "icons", "emoji:FOLDER", "torchvision:NAME", "hf:NAME"),
+)
+FILES = {NAMED: "source_files", ROWS: "row_files", ANNOTATED: "annotated_files"}
+"""Of each module of `registry.kinds` the function that lists the files of its data."""
+
+OTHERWISE = {
+    ROWS: "rows of numbers, which load_rows reads",
+    ANNOTATED: "images with maps and objects, which load_annotated reads",
+}
 
 
 def load(
@@ -70,6 +94,7 @@ def load(
     data_dir: str | Path | None = None,
     download: bool = False,
     seed: int = 0,
+    hashes: bool = False,
 ) -> Splits:
     """Load images by name or path, split into train and test.
 
@@ -78,36 +103,44 @@ def load(
       Debian's package, or torchvision's download.
     - `digits`: scikit-learn's, 8×8.
     - `glyphs`, `glyphs:classes=200:split=character`: drawn characters of 16 font faces (see `load_glyphs`).
-    - `factors`, `factors:tint`, `factors:channels`, `factors:objects`, `factors:scales`: garments and digits put
-      together, with all that each image shows known (see `make_factors`).
+    - `factors`, `factors:tint`, `factors:tint:bias=0.8`, `factors:channels`, `factors:objects`, `factors:scales`:
+      garments and digits put together, with all that each image shows known (see `make_factors`).
+    - `icons`, `icons:themes=tango,gnome:split=theme`: icons of the system's themes (see `data.named.load_icons`).
+    - `emoji:FOLDER`, `emoji:FOLDER,FOLDER:split=vendor`: emoji of one vendor or several (see `data.named.load_emoji`).
     - `torchvision:NAME`: a classification set of torchvision, such as `torchvision:CIFAR10`, under `data_dir`.
     - `hf:NAME`, `hf:PATH`: a Hugging Face set of the Hub, or one saved to disk.
-    - a folder of images (see `list_folder`), a `.csv` or `.parquet` table of paths and labels (see `list_table`).
+    - a folder of images (see `list_folder`), a `.csv` or `.parquet` table of paths and labels (see `list_table`), or
+      the rows of it that have a value: `all.csv:domain=sketch` (see `split_filters`).
 
     Data without a test split is divided 80 to 20 within each class. Files that cannot be read are left out with a
-    warning that counts and names them.
+    warning that counts and names them. Rows of numbers have a loader of their own, `data.rows.load_rows`, and so have
+    images with maps and objects, `data.annotated_sources.load_annotated`.
 
     Args:
         data: a name or a path as above.
-        size: side of the square images in pixels; None: as they come; of users' own files the
+        size: side of the square images in pixels; None: as they come (icons and emoji: 32); of users' own files the
             median short side, at most 64.
         data_dir: folder of downloaded sets.
         download: whether to download what is not there.
         seed: of the division into train and test where the data has none.
+        hashes: whether to take a perceptual hash of each whole image file (`Images.hashes`), by which `inspect_images`
+            finds those that look alike: 0.4 ms an image.
 
     Returns:
         train and test: uint8 images of one size, 1 or 3 channels, with the same classes.
 
     Raises:
-        InputError: for an unknown name, a missing or malformed file, or data without a readable image.
+        InputError: for an unknown name, data of another kind, a missing or malformed file, or data without a readable
+            image.
 
-    >>> train, test = load("mnist")
-    >>> train.pixels.shape, len(test), train.classes[7]
-    (torch.Size([10000, 1, 28, 28]), 2000, '7')
+    Examples:
+        >>> train, test = load("mnist")
+        >>> train.pixels.shape, len(test), train.classes[7]
+        (torch.Size([10000, 1, 28, 28]), 2000, '7')
     """
     folder = _checked(size, data_dir, download)
     if (listing := _listing(data, folder, download)) is not None:
-        return _divided(listing, size, seed)
+        return _divided(listing, size, seed, hashes)
     return _known(data, size, folder, download, seed)
 
 
@@ -118,6 +151,7 @@ def load_all(
     data_dir: str | Path | None = None,
     download: bool = False,
     value_range: tuple[int, int] | None = None,
+    hashes: bool = False,
 ) -> Whole:
     """Every image of a source, in its own order: nothing is divided, and no split or row left out.
 
@@ -130,13 +164,15 @@ def load_all(
         download: as for `load`.
         value_range: the numbers of images of more than 8 bits that become 0 and 255; None: the least and the largest
             of these images.
+        hashes: as for `load`.
 
     Raises:
         InputError: as `load`; but no layout, split or number of images is refused.
 
-    >>> whole = load_all("mnist")
-    >>> len(whole.names), whole.splits[0], whole.splits[-1], whole.labels[0]
-    (12000, 'train', 'test', '5')
+    Examples:
+        >>> whole = load_all("mnist")
+        >>> len(whole.names), whole.splits[0], whole.splits[-1], whole.labels[0]
+        (12000, 'train', 'test', '5')
     """
     folder = _checked(size, data_dir, download)
     listing = _listing(data, folder, download, whole=True)
@@ -146,7 +182,8 @@ def load_all(
         return _whole(_known(data, size, folder, download, 0)._asdict())
     _say(listing.notes)
     items, classes = listing.labelled()
-    images, kept = decode_images(items, classes, listing.name, size, listing.notes, value_range)
+    names = listing.factor_names
+    images, kept = decode_images(items, classes, listing.name, size, listing.notes, value_range, names, hashes)
     return Whole(
         images,
         torch.tensor(kept),
@@ -157,24 +194,29 @@ def load_all(
 
 
 def source_files(data: str | Path, data_dir: str | Path | None = None) -> list[Path]:
-    """Every file that `load` reads, or that says what it reads, without decoding any.
+    """Every file that the loader of this data reads, or that says what it reads, without decoding any image.
 
-    Of a folder these are its images, also behind links, and not what this program wrote; of a table the table and each
-    image that it lists, whether it is there or not; of `hf:PATH` all files below it; of `NAME:full` the IDX files; of
-    `torchvision:NAME` the files of its folder, as far as its name tells which that is. Sets inside the package, drawn
-    ones, those of the Hub, and what is not there, have none.
+    Of a folder these are its images, also behind links, and not what this program wrote, and where it holds annotations
+    these and the masks; of a table the table and each image that it lists, whether it is there or not; of `hf:PATH` all
+    files below it; of `NAME:full` the IDX files; of `torchvision:NAME` the files of its folder, as far as its name
+    says which that is; of icons, emoji, rows and COCO files what `named.source_files`, `rows.row_files` and
+    `annotated_sources.annotated_files` list. Sets inside the package, drawn ones, those of the Hub, and what is not
+    there, have none.
 
     Args:
-        data: as for `load`; whatever else is no path of a file or folder has no files.
+        data: as for `load`, `load_rows` or `load_annotated`; whatever else is no path of a file or folder has no files.
         data_dir: as for `load`.
 
     Raises:
-        InputError: for a folder or table that cannot be read.
+        InputError: for a folder, table or file that cannot be read, or an option that is not known.
 
-    >>> source_files("mnist")
-    []
+    Examples:
+        >>> source_files("mnist")
+        []
     """
     folder = _checked(None, data_dir, download=True)
+    if module := module_of(data):
+        return _called(module, FILES[module], str(data)) if _may_have_files(data, module) else []
     kind, _, name = str(data).partition(":")
     if kind in KNOWN and name == "full":
         place = _find_full(kind, folder)
@@ -184,12 +226,51 @@ def source_files(data: str | Path, data_dir: str | Path | None = None) -> list[P
         return _below(_torchvision_places(name, _torchvision_root(folder)))
     if kind == "hf" and name:
         return _below([as_path("hf", name)])
-    path = as_path("data", data)
+    path = as_path("data", split_filters(data)[0])
     if _is_known(data) or not path.exists():
         return []
     if path.is_dir():
-        return walk(path).images
+        return list(dict.fromkeys([*walk(path).images, *_annotations(path)]))
     return list_files(path) if path.suffix.lower() in TABLES else [path]
+
+
+def loader_of(data: str | Path) -> str | None:
+    """The module that reads this data, such as "data.named"; None where this one does.
+
+    As `registry.kinds.module_of`, which goes by the name alone, and of a user's folder by what lies in it.
+
+    Args:
+        data: as for `source_files`.
+
+    Raises:
+        InputError: for a folder that cannot be read.
+
+    Examples:
+        >>> loader_of("scenes:count=10"), loader_of("fashion-mnist")
+        ('data.annotated_sources', None)
+    """
+    if module := module_of(data):
+        return module
+    path = as_path("data", data)
+    return ANNOTATED if not _is_known(data) and path.is_dir() and _called(ANNOTATED, "is_annotated", path) else None
+
+
+def _called(module: str, function: str, *arguments: Any) -> Any:
+    """What a function of a module returns that is imported here, and not seen as imported by the fingerprint."""
+    return getattr(import_module(f"counterpoise.{module}"), function)(*arguments)
+
+
+def _may_have_files(data: str | Path, module: str) -> bool:
+    """False for a JSON file that is not there, which has no files as any other that is not there."""
+    return module != ANNOTATED or str(data).partition(":")[0] == "scenes" or as_path("data", data).exists()
+
+
+def _annotations(folder: Path) -> list[Path]:
+    """The files of annotations in a folder, and those that they name; all files where the annotations are malformed."""
+    try:
+        return _called(ANNOTATED, "annotated_files", folder) if loader_of(folder) else []
+    except InputError:
+        return _below([folder])
 
 
 class Whole(NamedTuple):
@@ -224,11 +305,14 @@ def _checked(size: int | None, data_dir: str | Path | None, download: bool) -> P
 def _is_known(data: str | Path) -> bool:
     """Whether data is a set that this program makes, or knows with its splits."""
     kind, _, name = str(data).partition(":")
-    return kind in ("glyphs", "factors") or str(data) == "digits" or (kind in KNOWN and name in ("", "full"))
+    made = kind in ("glyphs", "factors") or module_of(data) == NAMED
+    return made or str(data) == "digits" or (kind in KNOWN and name in ("", "full"))
 
 
 def _known(data: str | Path, size: int | None, folder: Path | None, download: bool, seed: int) -> Splits:
     kind, _, name = str(data).partition(":")
+    if module_of(data) == NAMED:
+        return _called(NAMED, f"load_{kind}", str(data), size, seed)
     if kind == "glyphs":
         return load_glyphs(str(data), size, seed)
     if kind == "factors":
@@ -240,9 +324,20 @@ def _known(data: str | Path, size: int | None, folder: Path | None, download: bo
 
 
 def _listing(data: str | Path, folder: Path | None, download: bool, whole: bool = False) -> Listing | None:
-    """What a source says of its images; None of a known set."""
+    """What a source says of its images; None of a known set.
+
+    Raises:
+        InputError: for data that has another loader, naming it.
+    """
     if _is_known(data):
         return None
+    if module := module_of(data):
+        table, option, _ = str(data).partition(":")
+        chosen = (
+            f"; rows of a table of images are chosen by {table}:COLUMN=VALUE, COLUMN being one of {', '.join(FACTORS)}"
+        )
+        hint = chosen if option and table.lower().endswith(TABLES) else ""
+        raise InputError(f"data: expected images with labels; '{data}' means {OTHERWISE[module]}{hint}")
     kind, _, name = str(data).partition(":")
     if kind == "torchvision" and name:
         return _torchvision(name, folder, download)
@@ -251,13 +346,14 @@ def _listing(data: str | Path, folder: Path | None, download: bool, whole: bool 
     return _at_path(data, whole)
 
 
-def _divided(listing: Listing, size: int | None, seed: int) -> Splits:
+def _divided(listing: Listing, size: int | None, seed: int, hashes: bool) -> Splits:
     """Images to learn from and to judge by."""
     chosen = choose_splits(listing)
     items, classes = chosen.labelled()
     notes = (*chosen.notes, *_class_notes(items, classes))
     _say(notes)
-    return to_splits(items, classes, chosen.name, size, seed, notes)
+    names = chosen.factor_names
+    return to_splits(items, classes, chosen.name, size, seed, notes, factor_names=names, hashes=hashes)
 
 
 def _class_notes(items: Sequence[Item], classes: tuple[str, ...]) -> list[str]:
@@ -290,6 +386,7 @@ def _whole(parts: Mapping[Any, Images]) -> Whole:
         paths=names,
         original_sizes=None,
         factors={},
+        factor_names={},
     )
     return Whole(together, torch.arange(len(names)), names, tuple(split for split, *_ in rows), labels)
 
@@ -330,11 +427,13 @@ def as_path(argument: str, text: str | Path) -> Path:
 
 def _at_path(data: str | Path, whole: bool = False) -> Listing:
     """What a folder, a table or, of all images, a single image file says."""
-    path = as_path("data", data)
+    as_path("data", data)  # refuses what is no path
+    place, where = split_filters(data)
+    path = as_path("data", place)
     if path.is_dir():
         return list_folder(path, whole)
     if path.suffix.lower() in TABLES and path.is_file():
-        return list_table(path, whole)
+        return list_table(path, whole, where)
     if whole and path.is_file() and is_image(path):
         return Listing(path.name, [image_item(path, path.name, None)], [None])
     if path.is_file():
@@ -417,8 +516,9 @@ def _torchvision_root(data_dir: Path | None) -> Path:
 def _torchvision_places(name: str, root: Path) -> list[Path]:
     """The folders and files of a set, which begin with its name; where none does, all that is below `root`.
 
-    >>> _torchvision_places("CIFAR10", Path("data"))
-    [PosixPath('data/cifar-10-batches-py')]
+    Examples:
+        >>> _torchvision_places("CIFAR10", Path("data"))
+        [PosixPath('data/cifar-10-batches-py')]
     """
     own = getattr(_torchvision_kind(name), "base_folder", None)
     if isinstance(own, str):
@@ -494,8 +594,12 @@ def _huggingface(name: str, data_dir: Path | None, download: bool) -> Listing:
 
     data = _huggingface_data(name, data_dir, download)
     whole = data if isinstance(data, DatasetDict) else {None: data}
-    image, label, notes = _huggingface_columns(name, next(iter(whole.values())).features)
+    image, label, known, notes = _huggingface_columns(name, next(iter(whole.values())).features)
     labels, classes = _huggingface_labels(name, whole.values(), label)
+    factors = {
+        factor: index_factor(f"hf:{name}", factor, column, _huggingface_texts(name, whole.values(), column))
+        for factor, column in known.items()
+    }
     if bare := [part for part, rows in whole.items() if image not in rows.features]:
         raise InputError(f"hf:{name}: the split {bare[0]} has no column '{image}', which others have")
     columns = {part: _undecoded(rows, image) for part, rows in whole.items()}
@@ -506,7 +610,15 @@ def _huggingface(name: str, data_dir: Path | None, download: bool) -> Listing:
         for stamp in [f"{rows._fingerprint} {files}"]
         for i in range(len(rows))
     ]
-    return Listing(f"hf:{Path(name).name}", items, labels, classes, notes)
+    return Listing(
+        f"hf:{Path(name).name}",
+        items,
+        labels,
+        classes,
+        (*notes, *factor_notes(f"hf:{name}", factors)),
+        {factor: values for factor, (values, _) in factors.items()},
+        {factor: words for factor, (_, words) in factors.items()},
+    )
 
 
 def _huggingface_data(name: str, data_dir: Path | None, download: bool) -> Any:
@@ -523,11 +635,13 @@ def _huggingface_data(name: str, data_dir: Path | None, download: bool) -> Any:
         raise InputError(f"hf:{name}: cannot be loaded: {first_line(error)}") from error
 
 
-def _huggingface_columns(name: str, features: Any) -> tuple[str, str | None, tuple[str, ...]]:
-    """The first column of images, and the first of classes, by its type or else by its name; what is said of others.
+def _huggingface_columns(name: str, features: Any) -> tuple[str, str | None, dict[str, str], tuple[str, ...]]:
+    """The first column of images, the first of classes (by its type, or else by its name), and the columns of factors.
+
+    A column that is called as a factor is no label, unless no other is. Last comes what is said of other columns.
 
     Raises:
-        InputError: where none holds images, or two may by their names be the label.
+        InputError: where none holds images, or two may by their names be the label or the same factor.
     """
     from datasets import ClassLabel
     from datasets import Image as ImageFeature
@@ -535,16 +649,19 @@ def _huggingface_columns(name: str, features: Any) -> tuple[str, str | None, tup
     images = [column for column, feature in features.items() if isinstance(feature, ImageFeature)]
     if not images:
         raise InputError(f"hf:{name}: expected a column of images, found: {', '.join(features)}")
-    labels = [column for column, feature in features.items() if isinstance(feature, ClassLabel)]
+    typed = [column for column, feature in features.items() if isinstance(feature, ClassLabel)]
+    labels = [column for column in typed if column.lower() not in FACTORS]
     if not labels:
         labels = [column for column in features if column.lower() in COLUMNS["label"]]
         if len(labels) > 1:
             raise InputError(f"hf:{name}: columns {' and '.join(labels)} may each be the label; remove all but one")
-    label = labels[0] if labels else None
-    others = [column for column in features if column not in (images[0], label)]
+    label = next(iter((*labels, *typed)), None)
+    called = [column for column in features if column.lower() in FACTORS and column != label]
+    factors, _ = find_columns(f"hf:{name}", called, tuple(COLUMNS))
+    others = [column for column in features if column not in (images[0], label, *called)]
     notes = [f"hf:{name}: column '{label}' serves as label"] if label and label.lower() != "label" else []
     notes += [f"hf:{name}: {counted('columns not used', others)}"] if others else []
-    return images[0], label, tuple(notes)
+    return images[0], label, factors, tuple(notes)
 
 
 def _huggingface_labels(
@@ -556,13 +673,23 @@ def _huggingface_labels(
     if having and having[0] is not None and all(names == having[0] for names in having):
         values = [value for part in parts for value in _column(part, column)]
         return [UNLABELLED if value is None else value for value in values], tuple(having[0])
-    values = []
-    for part, names in zip(parts, named, strict=True):
-        found = _column(part, column)
+    values = _huggingface_texts(name, parts, column)
+    return [None if label_text(value) in MISSING else value for value in values], None
+
+
+def _huggingface_texts(name: str, parts: Collection[Any], column: str | None) -> list[Any]:
+    """The texts or numbers of a column, classes by their names; None where there is none.
+
+    Raises:
+        InputError: for a column of anything else.
+    """
+    values: list[Any] = []
+    for part in parts:
+        names, found = getattr(part.features.get(column), "names", None), _column(part, column)
         values += found if names is None else [names[v] if v is not None and v >= 0 else None for v in found]
     if odd := next((value for value in values if isinstance(value, list | dict)), None):
         raise InputError(f"hf:{name}: column '{column}' holds {type(odd).__name__}s; expected one text or number a row")
-    return [None if label_text(value) in MISSING else value for value in values], None
+    return values
 
 
 def _column(part: Any, name: str | None) -> list[Any]:

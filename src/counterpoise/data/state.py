@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from counterpoise.data.sources import source_files
@@ -25,22 +25,34 @@ def data_state(data: str | Path, data_dir: str | Path | None = None) -> State:
         data: a name or a path, as `load` takes it.
         data_dir: folder of downloaded sets.
 
-    >>> data_state("fashion-mnist")
-    {}
+    Examples:
+        >>> data_state("fashion-mnist")
+        {}
     """
     try:
         files = source_files(data, data_dir)
     except InputError:  # a table of numbers; or what is at fault, which loading it says
         table = os.path.expanduser(data)
         files = [Path(table)] if os.path.isfile(table) else []
+    return files_state(files)
+
+
+def files_state(files: Iterable[Path]) -> State:
+    """The state of some files, as `data_state` gives that of data.
+
+    Examples:
+        >>> files_state([Path("not-there.png")])
+        {'not-there.png': None}
+    """
     return {str(path): _file_state(path) for path in files}
 
 
 def state_key(state: State) -> str:
     """A short name of a state; another one wherever a file was changed, added or removed. "" without files.
 
-    >>> state_key({}), state_key({"a.png": [3, 1, 1]}) == state_key({"a.png": [3, 2, 2]})
-    ('', False)
+    Examples:
+        >>> state_key({}), state_key({"a.png": [3, 1, 1]}) == state_key({"a.png": [3, 2, 2]})
+        ('', False)
     """
     if not state:
         return ""
@@ -64,8 +76,9 @@ def check_unchanged(data: str, data_dir: str | None, key: str) -> None:
 def changed_files(before: State, now: State) -> str:
     """In words: the files that were changed, added or removed, the first few by name.
 
-    >>> changed_files({"a": [1, 1, 1], "b": [1, 1, 1]}, {"a": [1, 2, 2], "c": [1, 1, 1]})
-    'changed: a; removed: b; added: c'
+    Examples:
+        >>> changed_files({"a": [1, 1, 1], "b": [1, 1, 1]}, {"a": [1, 2, 2], "c": [1, 1, 1]})
+        'changed: a; removed: b; added: c'
     """
     found = {
         "changed": [path for path in before if path in now and before[path] != now[path]],

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import warnings
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import pyarrow
 import torch
 from jaxtyping import Float, Int64, Shaped, UInt8
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from counterpoise.data.sources import KNOWN, as_path, load
-from counterpoise.data.tables import TABLES, read_columns
+from counterpoise.data.tables import TABLES, check_unique, number_column, read_columns
 from counterpoise.errors import InputError, unknown
 from counterpoise.ops.checks import check_finite, check_number
 
@@ -30,7 +28,7 @@ SIDE, SPRITE = 40, 20  # pixels of two digits together, and of one
 
 @dataclass(frozen=True, eq=False)
 class Targets(Dataset):
-    """What a number is to be told of, and the numbers: a map-style torch `Dataset` of `(input, target, i)`.
+    """Inputs and the numbers that are to be predicted of them: a map-style torch `Dataset` of `(input, target, i)`.
 
     Args:
         inputs: uint8 images [n channels height width], or float rows [n features].
@@ -42,9 +40,10 @@ class Targets(Dataset):
     Raises:
         InputError: where shapes or types do not go together, or a number is NaN.
 
-    >>> data = Targets(torch.zeros(3, 2), torch.tensor([0.5, 1.0, 2.0]), "made", "metres")
-    >>> len(data), data.images, data[2][1:]
-    (3, False, (2.0, 2))
+    Examples:
+        >>> data = Targets(torch.zeros(3, 2), torch.tensor([0.5, 1.0, 2.0]), "made", "metres")
+        >>> len(data), data.images, data[2][1:]
+        (3, False, (2.0, 2))
     """
 
     inputs: Shaped[Tensor, "n *shape"]
@@ -113,9 +112,10 @@ def load_targets(data: str | Path, seed: int = 0) -> TargetSplits:
     Raises:
         InputError: for an unknown name or option, a missing or malformed file, or too few rows.
 
-    >>> train, test = load_targets("rotations")
-    >>> train.inputs.shape[1:], len(test), train.unit, float(train.targets.max())
-    (torch.Size([1, 28, 28]), 2050, 'degrees', 90.0)
+    Examples:
+        >>> train, test = load_targets("rotations")
+        >>> train.inputs.shape[1:], len(test), train.unit, float(train.targets.max())
+        (torch.Size([1, 28, 28]), 2050, 'degrees', 90.0)
     """
     kind, *texts = str(data).split(":")
     if kind not in NAMES:
@@ -214,15 +214,8 @@ def _numbers(path: Path) -> dict[str, np.ndarray]:
     names = [name.strip() for name in table.column_names]
     if "target" not in names:
         raise InputError(f"{path}: expected a column 'target', got {', '.join(names)}")
-    if twice := [name for name, count in Counter(names).items() if count > 1]:
-        raise InputError(f"{path}: has more than one column '{twice[0]}'; rename or remove all but one")
-    for name, kind in zip(names, table.schema.types, strict=True):
-        if not (pyarrow.types.is_integer(kind) or pyarrow.types.is_floating(kind)):
-            raise InputError(f"{path}: column '{name}': expected numbers, got {kind}")
-    return {
-        name: column.cast(pyarrow.float64(), safe=False).to_numpy()
-        for name, column in zip(names, table.columns, strict=True)
-    }
+    check_unique(path, names)
+    return {name: number_column(path, name, column) for name, column in zip(names, table.columns, strict=True)}
 
 
 def _divided(

@@ -25,6 +25,7 @@ from counterpoise.ops.checks import check_number
 
 CROP_TRIES = 10  # as torchvision's RandomResizedCrop: then the largest box in the middle ratio is taken
 STEPS = {"crop": 0.2, "flip": 0.5, "jitter": 0.4, "grayscale": 0.2, "blur": 0.5}
+MILD_CROP = 0.8  # least share of the area that a mild view keeps
 SIGMA = (0.1, 2.0)  # of the blur, in pixels of the view, as in SimCLR
 
 
@@ -43,8 +44,9 @@ def to_float(
     Raises:
         InputError: for another dtype, shape or size.
 
-    >>> to_float(torch.tensor([0, 51, 255], dtype=torch.uint8).view(1, 1, 1, 3)).flatten().tolist()
-    [-1.0, -0.6000000238418579, 1.0]
+    Examples:
+        >>> to_float(torch.tensor([0, 51, 255], dtype=torch.uint8).view(1, 1, 1, 3)).flatten().tolist()
+        [-1.0, -0.6000000238418579, 1.0]
     """
     _check_images(images)
     unit = images.float().div_(255)
@@ -75,11 +77,12 @@ class Views(nn.Module):
     Raises:
         InputError: for a value outside its range.
 
-    >>> images = torch.randint(0, 256, (8, 3, 32, 32), dtype=torch.uint8)
-    >>> views = Views(32)
-    >>> z1, z2 = views(images), views(images)
-    >>> z1.shape, z1.dtype, torch.equal(z1, z2)
-    (torch.Size([8, 3, 32, 32]), torch.float32, False)
+    Examples:
+        >>> images = torch.randint(0, 256, (8, 3, 32, 32), dtype=torch.uint8)
+        >>> views = Views(32)
+        >>> z1, z2 = views(images), views(images)
+        >>> z1.shape, z1.dtype, torch.equal(z1, z2)
+        (torch.Size([8, 3, 32, 32]), torch.float32, False)
     """
 
     def __init__(
@@ -123,9 +126,10 @@ class Views(nn.Module):
         Raises:
             InputError: for an unknown step, one that is there twice, or a value that is not a number in its range.
 
-        >>> views = Views.of(32, "crop=0.6,blur")
-        >>> views.crop, views.blur, views.flip, views.jitter
-        ((0.6, 1.0), 0.5, 0.0, 0.0)
+        Examples:
+            >>> views = Views.of(32, "crop=0.6,blur")
+            >>> views.crop, views.blur, views.flip, views.jitter
+            ((0.6, 1.0), 0.5, 0.0, 0.0)
         """
         if not isinstance(steps, str):
             raise InputError(f"augmentations: expected a text such as 'crop=0.6,blur', got {steps!r}")
@@ -143,6 +147,16 @@ class Views(nn.Module):
         crop = (chosen.pop("crop", 1.0), 1.0)
         ratio = (3 / 4, 4 / 3) if crop[0] < 1 else (1.0, 1.0)
         return cls(size, crop=crop, ratio=ratio, **{name: chosen.get(name, 0.0) for name in STEPS if name != "crop"})
+
+    def mild(self) -> Views:
+        """Views that keep what an image shows: a crop of at least 0.8 of its area, and a flip if these have one.
+
+        Examples:
+            >>> views = Views(32).mild()
+            >>> views.crop, views.flip, views.jitter
+            ((0.8, 1.0), 0.5, 0.0)
+        """
+        return Views(self.size, crop=(MILD_CROP, 1.0), flip=self.flip, jitter=0.0, grayscale=0.0)
 
     def forward(
         self, images: UInt8[Tensor, "batch channels height width"], generator: torch.Generator | None = None
