@@ -16,7 +16,7 @@ import torch
 from benchmarks.measuring import RESULTS, machine_line, markdown_table, write_results
 from counterpoise import compare, tasks
 from counterpoise.measure import interval
-from counterpoise.report import answer, words
+from counterpoise.report import answer, formatting
 from counterpoise.training.run import Run, Settings
 
 JOBS = 2
@@ -116,8 +116,8 @@ def verdict(table: Table, row: dict[str, Any]) -> str:
     """Whether a method is better or worse than the baseline by the deciding metric."""
     if row["difference"] is None:
         return "baseline"
-    found = words.difference(row, table.main)
-    return "failed" if found is None else words.verdict(found, table.metric(table.main)).replace("unclear", "—")
+    found = formatting.difference(row, table.main)
+    return "failed" if found is None else formatting.verdict(found, table.metric(table.main)).replace("unclear", "—")
 
 
 def overview(table: Table, sets: list[dict[str, Any]]) -> str:
@@ -138,7 +138,7 @@ def name(row: dict[str, Any]) -> str:
 def section(table: Table, one: dict[str, Any]) -> str:
     """A set's table, the best method first."""
     metrics = {shown: table.metric(shown) for shown in table.shown}
-    digits = {shown: words.column_digits(one["methods"], shown, metric) for shown, metric in metrics.items()}
+    digits = {shown: formatting.column_digits(one["methods"], shown, metric) for shown, metric in metrics.items()}
     main, best_first = table.main, -1 if metrics[table.main]["better"] == "higher" else 1
     done = [row for row in one["methods"] if row["summary"]]
     done.sort(key=lambda row: best_first * row["summary"][main]["mean"])
@@ -146,13 +146,16 @@ def section(table: Table, one: dict[str, Any]) -> str:
     cells = [
         [
             name(row),
-            *(words.told(words.summary(row, shown), metric, digits[shown]) for shown, metric in metrics.items()),
-            words.change(words.difference(row, main), metrics[main], digits[main]),
+            *(
+                formatting.mean_cell(formatting.summary(row, shown), metric, digits[shown])
+                for shown, metric in metrics.items()
+            ),
+            formatting.change(formatting.difference(row, main), metrics[main], digits[main]),
             f"{row['summary']['seconds']['mean']:.0f}" if row["summary"] else "—",
         ]
         for row in rows
     ]
-    bare = words.told(one["raw"], metrics[main], digits[main])
+    bare = formatting.mean_cell(one["raw"], metrics[main], digits[main])
     cells.append([table.raw[0], bare, *["—"] * (len(table.shown) + 1)])
     unbeaten = done and best_first * (one["raw"]["mean"] - done[0]["summary"][main]["mean"]) < 0
     remarks = [f"No method's mean is better than that of {table.raw[0]}."] if unbeaten else []
@@ -202,7 +205,7 @@ def draw(table: Table, sets: list[dict[str, Any]], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    scale = words.scale(table.metric(table.main))
+    scale = formatting.scale(table.metric(table.main))
     figure, panels = pyplot.subplots(
         1, len(sets), figsize=(11, 1.5 + 0.24 * len(sets[0]["methods"])), sharey=True, layout="constrained"
     )
@@ -210,7 +213,7 @@ def draw(table: Table, sets: list[dict[str, Any]], path: Path) -> None:
         rows = [row for row in reversed(one["methods"]) if row["label"] != table.baseline]
         panel.axvline(0, color="0.6", linewidth=1)
         for place, row in enumerate(rows):
-            if found := words.difference(row, table.main):
+            if found := formatting.difference(row, table.main):
                 colour = {"better": "tab:green", "worse": "tab:red"}.get(verdict(table, row), "0.35")
                 panel.plot([scale * found["low"], scale * found["high"]], [place] * 2, color=colour, linewidth=2)
                 panel.plot(scale * found["mean"], place, "o", color=colour, markersize=5)

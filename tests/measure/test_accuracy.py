@@ -5,10 +5,12 @@ from sklearn import metrics
 from counterpoise.errors import InputError
 from counterpoise.measure import accuracy, balanced_accuracy, class_accuracy, group_accuracy, knn_accuracy
 from counterpoise.measure.retrieval import retrieval
+from worlds import seeded
 
-rng = torch.Generator().manual_seed(0)
-LABELS = torch.randint(0, 5, (200,), generator=rng)
-PREDICTED = torch.where(torch.rand(200, generator=rng) < 0.6, LABELS, torch.randint(0, 6, (200,), generator=rng))
+LABELS = torch.randint(0, 5, (200,), generator=seeded(0))
+PREDICTED = torch.where(
+    torch.rand(200, generator=seeded(1)) < 0.6, LABELS, torch.randint(0, 6, (200,), generator=seeded(2))
+)
 
 
 def test_against_scikit_learn():

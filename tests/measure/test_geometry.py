@@ -9,10 +9,10 @@ from sklearn.metrics.pairwise import cosine_similarity
 from counterpoise.errors import InputError
 from counterpoise.measure import alignment, collapse, effective_rank, tolerance, uniformity
 from counterpoise.ops import tiles
+from worlds import seeded
 
-rng = torch.Generator().manual_seed(0)
-Z = torch.randn(30, 5, generator=rng, dtype=torch.float64)
-Z2 = Z + 0.3 * torch.randn(30, 5, generator=rng, dtype=torch.float64)
+Z = torch.randn(30, 5, generator=seeded(0), dtype=torch.float64)
+Z2 = Z + 0.3 * torch.randn(30, 5, generator=seeded(1), dtype=torch.float64)
 LABELS = torch.arange(30) % 4
 
 
@@ -102,7 +102,7 @@ def test_scale_does_not_matter(size):
     assert collapse(z * size) is None
 
 
-def test_rotation_and_order_do_not_matter():
+def test_rotation_and_order_do_not_matter(rng):
     rotation = torch.linalg.qr(torch.randn(5, 5, generator=rng, dtype=torch.float64)).Q
     order = torch.randperm(30, generator=rng)
     for measure in (uniformity, effective_rank):
@@ -135,7 +135,7 @@ def test_half_precision_is_computed_in_float32(dtype):
 
 
 SAME_POINT = "complete collapse: all embeddings are the same point"
-NOISE = torch.randn(1000, 128, generator=rng)
+NOISE = torch.randn(1000, 128, generator=seeded(2))
 
 
 def test_complete_collapse():

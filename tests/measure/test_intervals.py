@@ -6,6 +6,7 @@ from scipy import stats
 
 from counterpoise.errors import InputError
 from counterpoise.measure import Interval, interval, paired, verdict
+from counterpoise.measure.intervals import holds
 
 
 @pytest.mark.parametrize("confidence", [0.5, 0.95, 0.99])
@@ -84,6 +85,14 @@ def test_verdict(low, high, above, below):
     assert verdict(difference, "below") == below
 
 
+@pytest.mark.parametrize(("mean", "above", "below"), [(0.1, True, False), (-0.1, False, True), (0.0, False, False)])
+def test_a_requirement_holds_by_the_mean_alone(mean, above, below):
+    for low, high in ((mean - 1, mean + 1), (mean, mean), (None, None)):
+        found = Interval(mean, low, high, 5)
+        assert holds(found, "above") is above
+        assert holds(found, "below") is below
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -97,6 +106,8 @@ def test_verdict(low, high, above, below):
         (lambda: verdict(Interval(0.1, math.nan, 0.3, 3), "above"), "difference: expected a number"),
         (lambda: paired([1.0], [math.nan]), "b: expected a number that is finite, got nan"),
         (lambda: verdict(Interval(1.0, 0.5, 1.5, 3), "abov"), "did you mean 'above'"),
+        (lambda: holds(Interval(1.0, 0.5, 1.5, 3), "abov"), "did you mean 'above'"),
+        (lambda: holds(Interval(math.nan, 0.5, 1.5, 3), "above"), "difference: expected a number"),
     ],
 )
 @pytest.mark.usefixtures("plain_shapes")

@@ -10,12 +10,12 @@ from torch.nn import functional as F
 from counterpoise.errors import InputError
 from counterpoise.measure import opis as module
 from counterpoise.measure.opis import epsilon_opis, harmonic_mean, opis, utility_curves
+from worlds import seeded
 
-rng = torch.Generator().manual_seed(0)
 SIZES = (2, 9, 5, 20, 12)
 LABELS = torch.arange(5).repeat_interleave(torch.tensor(SIZES))
-CENTRES = torch.randn(5, 4, generator=rng, dtype=torch.float64)
-ROWS = CENTRES[LABELS] + torch.randn(48, 4, generator=rng, dtype=torch.float64) * (LABELS[:, None] + 1) / 6
+CENTRES = torch.randn(5, 4, generator=seeded(0), dtype=torch.float64)
+ROWS = CENTRES[LABELS] + torch.randn(48, 4, generator=seeded(1), dtype=torch.float64) * (LABELS[:, None] + 1) / 6
 
 
 def at(*degrees):
@@ -60,7 +60,7 @@ def test_curves_from_the_matrix_of_distances(far, monkeypatch):
     torch.testing.assert_close(in_parts.utility, found.utility, rtol=0, atol=0)
 
 
-def test_curves_depend_on_classes_and_angles_alone():
+def test_curves_depend_on_classes_and_angles_alone(rng):
     found = utility_curves(ROWS, LABELS)
     order = torch.randperm(48, generator=rng)
     turn = torch.linalg.qr(torch.randn(4, 4, generator=rng, dtype=torch.float64)).Q
@@ -71,7 +71,7 @@ def test_curves_depend_on_classes_and_angles_alone():
     torch.testing.assert_close(utility_curves(ROWS.float(), LABELS).utility, found.utility)
 
 
-def test_a_class_of_one_and_rows_without_a_label_are_left_out():
+def test_a_class_of_one_and_rows_without_a_label_are_left_out(rng):
     more = torch.cat([ROWS, torch.randn(5, 4, generator=rng, dtype=torch.float64)])
     found = utility_curves(more, torch.cat([LABELS, torch.tensor([7, -1, 8, 9, -1])]))
     expected = utility_curves(ROWS, LABELS)
@@ -114,7 +114,7 @@ def test_the_largest_opis_and_the_largest_difference():
     assert epsilon_opis(utility) == 1
 
 
-def test_epsilon_opis_compares_the_best_and_the_worst():
+def test_epsilon_opis_compares_the_best_and_the_worst(rng):
     curves = torch.rand(30, 11, generator=rng, dtype=torch.float64)
     order = np.argsort([float(curve.mean()) for curve in curves])
     for epsilon, some in ((0.1, 3), (0.01, 1), (0.11, 4), (0.5, 15)):
@@ -122,7 +122,7 @@ def test_epsilon_opis_compares_the_best_and_the_worst():
         assert epsilon_opis(curves, epsilon) == pytest.approx(float((gap**2).mean()))
 
 
-def test_a_finer_grid_changes_little():
+def test_a_finer_grid_changes_little(rng):
     labels = torch.arange(2000) % 50
     centres = torch.randn(50, 16, generator=rng)
     rows = centres[labels] + torch.randn(2000, 16, generator=rng) * torch.linspace(0.3, 1.0, 50)[labels, None]

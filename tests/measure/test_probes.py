@@ -11,7 +11,15 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 
 from counterpoise.errors import InputError
-from counterpoise.measure import few_shot_accuracy, knn_accuracy, knn_predict, linear_probe, probes, stratified_split
+from counterpoise.measure import (
+    few_shot_accuracy,
+    knn_accuracy,
+    knn_predict,
+    linear_probe,
+    probe_factors,
+    probes,
+    stratified_split,
+)
 from counterpoise.ops.neighbours import ranked_in_parts
 
 digits = load_digits()
@@ -58,7 +66,7 @@ def test_knn_shares_the_last_votes_among_rows_that_are_equally_near():
     assert knn_predict(train, labels, torch.tensor([[1.0, 0.0]]), 3, 2, temperature=1e6).item() == 2
     for order in ([0, 1, 2, 3], [3, 2, 1, 0], [2, 0, 3, 1]):
         found = ranked_in_parts(torch.tensor([[1.0, 0.0]]), train[order], 2)
-        votes = probes._votes(next(found), labels[order], 3, temperature=1e6)
+        votes = probes.knn_votes(next(found), labels[order], 3, temperature=1e6)
         torch.testing.assert_close(votes, torch.tensor([[1 / 3, 2 / 3, 1.0]], dtype=torch.float64))
 
 
@@ -287,3 +295,46 @@ def test_few_shot_leaves_out_small_classes_and_the_unlabelled():
 def test_bad_input_is_refused_by_name(call, message):
     with pytest.raises(InputError, match=message):
         call()
+
+
+# --- factors ---
+
+
+def of_factors(**factors: list[int]) -> dict[str, torch.Tensor]:
+    return {name: torch.tensor(values) for name, values in factors.items()}
+
+
+def test_each_factor_is_read_by_a_probe_of_its_own():
+    x = torch.tensor([[0.0, 0.0], [0.1, 5.0], [9.0, 0.1], [9.1, 5.1]] * 3)
+    first, second = [0, 0, 1, 1] * 3, [0, 2, 0, 2] * 3
+    factors = of_factors(first=first, second=second)
+    assert probe_factors(x, factors, x, factors) == {"first": 1.0, "second": 1.0}
+    wrong = of_factors(first=first, second=[2, 0, 2, 0] * 3)
+    assert probe_factors(x, factors, x, wrong) == {"first": 1.0, "second": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("learnt", "judged"),
+    [
+        ([1] * 8, [0, 1] * 4),
+        ([0, 1] * 4, [1] * 8),
+        ([0, 1] * 4, [0, -1] * 4),
+        ([-1] * 8, [-1] * 8),
+        ([0, 1] * 4, [2, 3] * 4),
+        ([2, 3, -1, 2] * 2, [0, 1, -1, 0] * 2),
+    ],
+)
+def test_a_factor_that_no_probe_can_read_is_left_out(learnt, judged):
+    x = torch.arange(8.0)[:, None]
+    also = [0, 0, 0, 0, 1, 1, 1, 1]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert probe_factors(x, of_factors(odd=learnt), x, of_factors(odd=judged)) == {}
+    found = probe_factors(x, of_factors(odd=learnt, large=also), x, of_factors(odd=judged, large=also))
+    assert found == {"large": 1.0}
+
+
+def test_values_that_the_probe_has_not_seen_count_as_wrong_beside_those_that_it_has():
+    x = torch.tensor([[0.0], [0.1], [5.0], [5.1]] * 3)
+    found = probe_factors(x, of_factors(step=[0, 0, 1, 1] * 3), x, of_factors(step=[0, 2, 1, 2] * 3))
+    assert found == {"step": 0.5}

@@ -1,10 +1,11 @@
 """Measures: plain functions from features, predictions and labels to numbers.
 
-- `probes`: what frozen features hold: kNN, linear and few-shot accuracy.
-- `geometry`: how embeddings lie: alignment, uniformity, tolerance, effective rank, and the name of their collapse.
+- `probes`: accuracy on frozen features: kNN, linear and few-shot.
+- `geometry`: geometry of embeddings: alignment, uniformity, tolerance, effective rank, and detection of collapse.
+- `detection`: detections and annotated objects, matching, average precision; `calibration`: of their scores.
 - `accuracy`: overall, balanced, per class, and for head, medium and tail classes.
-- `undertraining`: warnings by name where training was too short or has taught little.
-- `intervals`: means over seeds with their confidence intervals, and the verdict on a claimed difference.
+- `undertraining`: named warnings of training that was too short or learnt little.
+- `intervals`: means over seeds with confidence intervals, and the verdict on a claimed difference.
 """
 
 from counterpoise.measure.accuracy import accuracy, balanced_accuracy, class_accuracy, group_accuracy

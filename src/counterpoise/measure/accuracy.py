@@ -1,6 +1,6 @@
-"""Accuracy: of all rows, of each class alike, of each class, and of classes with many, some and few training images.
+"""Accuracy: overall, balanced, per class, and for classes with many, some and few training images.
 
-Rows whose label is -1, unlabelled, are left out everywhere.
+Unlabelled rows, with label -1, are left out everywhere.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from torch import Tensor
 from counterpoise.errors import InputError
 from counterpoise.ops.checks import check_integers, check_number
 
-# Training counts within this ratio of each other are taken as balanced.
+# Classes whose training counts are within this ratio count as balanced.
 BALANCED = 1.5
 
 
@@ -20,14 +20,15 @@ def accuracy(predicted: Integer[Tensor, " n"], labels: Integer[Tensor, " n"]) ->
     """Share of rows whose predicted class is their label, from 0 to 1.
 
     Args:
-        predicted: class of each row as predicted.
-        labels: true class of each row; -1 leaves a row out.
+        predicted: predicted class of each row.
+        labels: true class of each row; rows with -1 are left out.
 
     Raises:
-        InputError: for other shapes or dtypes, or if no row is labelled.
+        InputError: for wrong shapes or dtypes, or if no row is labelled.
 
-    >>> accuracy(torch.tensor([0, 1, 1, 5]), torch.tensor([0, 1, 0, -1]))
-    0.6666666666666666
+    Examples:
+        >>> accuracy(torch.tensor([0, 1, 1, 5]), torch.tensor([0, 1, 0, -1]))
+        0.6666666666666666
     """
     predicted, labels = _kept(predicted, labels)
     return int((predicted == labels).sum()) / len(labels)
@@ -36,19 +37,21 @@ def accuracy(predicted: Integer[Tensor, " n"], labels: Integer[Tensor, " n"]) ->
 def class_accuracy(
     predicted: Integer[Tensor, " n"], labels: Integer[Tensor, " n"], classes: int
 ) -> Float64[Tensor, " classes"]:
-    """Share of each class's rows that are predicted as that class (its recall); NaN for a class without rows.
+    """The recall of each class: the share of its rows that are predicted as that class; NaN for a class without rows.
 
     Args:
-        predicted: class of each row as predicted.
-        labels: true class of each row, below `classes`; -1 leaves a row out.
+        predicted: predicted class of each row.
+        labels: true class of each row, below `classes`; rows with -1 are left out.
         classes: number of classes.
 
     Raises:
-        InputError: for other shapes or dtypes, labels out of range, or if no row is labelled.
+        InputError: for wrong shapes or dtypes, labels out of range, or if no row is labelled.
 
-    >>> class_accuracy(torch.tensor([0, 1, 1]), torch.tensor([0, 1, 0]), classes=3)
-    tensor([0.5000, 1.0000,    nan], dtype=torch.float64)
+    Examples:
+        >>> class_accuracy(torch.tensor([0, 1, 1]), torch.tensor([0, 1, 0]), classes=3)
+        tensor([0.5000, 1.0000,    nan], dtype=torch.float64)
     """
+    check_number("classes", classes, at_least=1, whole=True)
     predicted, labels = _kept(predicted, labels, classes)
     rows = torch.bincount(labels, minlength=classes)
     right = torch.bincount(labels[predicted == labels], minlength=classes)
@@ -56,18 +59,19 @@ def class_accuracy(
 
 
 def balanced_accuracy(predicted: Integer[Tensor, " n"], labels: Integer[Tensor, " n"], classes: int) -> float:
-    """Mean of `class_accuracy` over the classes that have rows: every class counts alike, however rare.
+    """Mean of `class_accuracy` over the classes that have rows: every class has the same weight.
 
     Args:
-        predicted: class of each row as predicted.
-        labels: true class of each row, below `classes`; -1 leaves a row out.
+        predicted: predicted class of each row.
+        labels: true class of each row, below `classes`; rows with -1 are left out.
         classes: number of classes.
 
     Raises:
         InputError: as in `class_accuracy`.
 
-    >>> balanced_accuracy(torch.tensor([0, 0, 0, 0]), torch.tensor([0, 0, 0, 1]), classes=2)
-    0.5
+    Examples:
+        >>> balanced_accuracy(torch.tensor([0, 0, 0, 0]), torch.tensor([0, 0, 0, 1]), classes=2)
+        0.5
     """
     return float(class_accuracy(predicted, labels, classes).nanmean())
 
@@ -77,26 +81,27 @@ def group_accuracy(
 ) -> dict[str, float]:
     """Balanced accuracy of the classes with many (head), some (medium) and few (tail) training images.
 
-    The groups are thirds of the classes ordered by their training count, those with more first and equal ones in
-    class order; where the classes do not part evenly, head and then medium have one more. (Thresholds in images, such
-    as ImageNet-LT's 100 and 20, mean nothing for sets of another size.) Two classes are head and tail.
+    The groups are thirds of the classes, sorted by descending training count, equal counts in class order. If the
+    classes do not divide evenly, head and then medium get one more. (Thresholds in images, such as ImageNet-LT's 100
+    and 20, mean nothing for data sets of another size.) Two classes are head and tail.
 
     Args:
-        predicted: class of each row as predicted.
-        labels: true class of each row; -1 leaves a row out.
+        predicted: predicted class of each row.
+        labels: true class of each row; rows with -1 are left out.
         train_counts: training images of each class.
 
     Returns:
-        "head", "medium" and "tail", without those none of whose classes has rows; only "all" where the largest count
-        is at most 1.5 times the smallest.
+        "head", "medium" and "tail", without groups whose classes have no rows; only "all" if the largest count is at
+        most 1.5 times the smallest.
 
     Raises:
         InputError: as in `class_accuracy`, or for negative counts.
 
-    >>> group_accuracy(torch.tensor([0, 1, 0]), torch.tensor([0, 1, 2]), torch.tensor([100, 30, 9]))
-    {'head': 1.0, 'medium': 1.0, 'tail': 0.0}
-    >>> group_accuracy(torch.tensor([0, 1, 0]), torch.tensor([0, 1, 2]), torch.tensor([9, 9, 8]))
-    {'all': 0.6666666666666666}
+    Examples:
+        >>> group_accuracy(torch.tensor([0, 1, 0]), torch.tensor([0, 1, 2]), torch.tensor([100, 30, 9]))
+        {'head': 1.0, 'medium': 1.0, 'tail': 0.0}
+        >>> group_accuracy(torch.tensor([0, 1, 0]), torch.tensor([0, 1, 2]), torch.tensor([9, 9, 8]))
+        {'all': 0.6666666666666666}
     """
     members = class_groups(train_counts)
     recall = class_accuracy(predicted, labels, len(train_counts))
@@ -105,18 +110,19 @@ def group_accuracy(
 
 
 def class_groups(train_counts: Integer[Tensor, " classes"]) -> dict[str, Integer[Tensor, " members"]]:
-    """The classes with most, some and fewest training images: a third each; one group where all have about as many.
+    """Divide classes into thirds by training images; a single group if all have about as many.
 
     Args:
         train_counts: training images of each class.
 
     Raises:
-        InputError: for no classes, negative counts, or what is no integer.
+        InputError: for no classes, negative counts, or counts that are not integers.
 
-    >>> class_groups(torch.tensor([9, 100, 30]))
-    {'head': tensor([1]), 'medium': tensor([2]), 'tail': tensor([0])}
-    >>> class_groups(torch.tensor([9, 9, 8]))
-    {'all': tensor([0, 1, 2])}
+    Examples:
+        >>> class_groups(torch.tensor([9, 100, 30]))
+        {'head': tensor([1]), 'medium': tensor([2]), 'tail': tensor([0])}
+        >>> class_groups(torch.tensor([9, 9, 8]))
+        {'all': tensor([0, 1, 2])}
     """
     train_counts = check_integers("train_counts", train_counts, rows=train_counts.numel(), low=0)
     if not len(train_counts):
@@ -129,18 +135,19 @@ def class_groups(train_counts: Integer[Tensor, " classes"]) -> dict[str, Integer
 
 
 def labelled(labels: Integer[Tensor, " n"], rows: int, classes: int | None = None) -> Bool[Tensor, " n"]:
-    """Which rows have a label, -1 meaning that they have none.
+    """Which rows have a label; -1 means no label.
 
     Args:
         labels: class of each row.
-        rows: how many there must be.
-        classes: number of classes, where it is known.
+        rows: number of labels expected.
+        classes: number of classes, if known.
 
     Raises:
-        InputError: for other shapes or dtypes, labels below -1, or from `classes` on.
+        InputError: for wrong shapes or dtypes, labels below -1, or labels of at least `classes`.
 
-    >>> labelled(torch.tensor([2, -1]), rows=2)
-    tensor([ True, False])
+    Examples:
+        >>> labelled(torch.tensor([2, -1]), rows=2)
+        tensor([ True, False])
     """
     return known_classes("labels", labels, rows, classes) >= 0
 
@@ -148,19 +155,20 @@ def labelled(labels: Integer[Tensor, " n"], rows: int, classes: int | None = Non
 def known_classes(
     name: str, labels: Integer[Tensor, " n"], rows: int, classes: int | None = None
 ) -> Int64[Tensor, " n"]:
-    """Labels as int64, -1 meaning that a row has none; see `labelled`.
+    """Check labels and convert them to int64; -1 means no label; see `labelled`.
 
     Args:
-        name: of the argument.
+        name: name of the argument.
         labels: class of each row, integers of any type.
-        rows: how many there must be.
-        classes: number of classes, where it is known.
+        rows: number of labels expected.
+        classes: number of classes, if known.
 
     Raises:
-        InputError: for other shapes or dtypes, labels below -1, or from `classes` on.
+        InputError: for wrong shapes or dtypes, labels below -1, or labels of at least `classes`.
 
-    >>> known_classes("labels", torch.tensor([2, -1], dtype=torch.int8), rows=2)
-    tensor([ 2, -1])
+    Examples:
+        >>> known_classes("labels", torch.tensor([2, -1], dtype=torch.int8), rows=2)
+        tensor([ 2, -1])
     """
     check_number("rows", rows, at_least=0, whole=True)
     if classes is not None:

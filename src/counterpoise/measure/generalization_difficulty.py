@@ -3,12 +3,13 @@ r"""Generalization difficulty: the bits of inductive bias that a task demands be
 Boopathy, Liu, Hwang, Ge, Mohammedsaleh, Fiete, "Model-agnostic Measure of Generalization Difficulty", ICML 2023,
 arXiv 2305.01034.
 
-Of all hypotheses that fit the training data, how improbable is one with a test error of at most $\varepsilon$? Its
-surprise, $-\log_2 P$, is bounded by the volume of a ball around the true hypothesis: the test error there is at most
-$L_f W$ times the distance of hypotheses, with $L_f$ their Lipschitz constant and $W$ the Wasserstein distance between
-the training set and its distribution. Hypotheses are the functions on an m-sphere below a cut-off frequency.
+The measure is a bound on the surprise, $-\log_2 P$, of a hypothesis with a test error of at most $\varepsilon$ among
+all hypotheses that fit the training data. The bound is the volume of a ball around the true hypothesis: the test error
+there is at most $L_f W$ times the distance of hypotheses, with $L_f$ their Lipschitz constant and $W$ the Wasserstein
+distance between the training set and its distribution. Hypotheses are the functions on an m-sphere below a cut-off
+frequency.
 
-Sizes are kept as logarithms throughout, since $10^{300}$ dimensions are soon reached.
+All sizes are logarithms, since spaces may have more than $10^{300}$ dimensions.
 """
 
 from __future__ import annotations
@@ -19,43 +20,40 @@ from dataclasses import dataclass, replace
 import torch
 from jaxtyping import Float, Integer
 from scipy.special import betaln, gammaln
-from scipy.stats import linregress, spearmanr
 from torch import Tensor
 
-from counterpoise.data import load
 from counterpoise.errors import InputError, unknown
 from counterpoise.measure.accuracy import known_classes
-from counterpoise.measure.probes import knn_accuracy
 from counterpoise.ops.checks import check_matrix, check_number, check_seed
 from counterpoise.ops.neighbours import TILE, nearest
 
 ESTIMATES = ("sample", "evt")
-SPHERES = range(2, 11)
-GAP = 0.3  # between the two classes of the study's spheres of radius 1
 
 
 @dataclass(frozen=True)
 class HypothesisSpace:
-    r"""The band-limited functions among which a task's solution is sought.
+    r"""The space of band-limited functions that contains a task's solution.
 
-    The manifold of the data is modelled as `combinations` spheres of `dimension` m and `radius` R. On each, a function
-    is a sum of the eigenfunctions of the Laplace-Beltrami operator up to the frequency $M = 2 \pi R / \delta$, the
-    highest that a task of spatial resolution $\delta$ can need, for each of its `outputs`.
+    The model of the data's manifold is `combinations` spheres of `dimension` m and `radius` R. On each sphere, each of
+    the `outputs` of a function is a sum of eigenfunctions of the Laplace-Beltrami operator up to the frequency
+    $M = 2 \pi R / \delta$, the highest frequency that a task of spatial resolution $\delta$ can need.
 
     Args:
         dimension: intrinsic dimension m of the data, at least 1.
-        radius: largest length of a data point, R > 0.
-        resolution: smallest distance between points of different classes, $\delta > 0$.
-        combinations: of values of what is discrete, d; in classification the number of classes.
-        outputs: their number D; in classification one less than the number of classes.
-        bound: on the absolute value of an output, B.
+        radius: largest norm R of a data point, above 0.
+        resolution: smallest distance $\delta$ between points of different classes, above 0.
+        combinations: number d of combinations of the discrete inputs, at least 1; in classification the number of
+            classes.
+        outputs: number D of outputs, at least 1; in classification one less than the number of classes.
+        bound: largest absolute value B of an output, above 0.
 
     Raises:
         InputError: for a number out of range.
 
-    >>> circle = HypothesisSpace(dimension=1, radius=1.0, resolution=math.pi, combinations=2, outputs=1)
-    >>> circle.frequency, circle.degree, round(math.exp(circle.log_eigenfunctions), 6)  # 1, cos, sin, cos 2x, sin 2x
-    (2.0, 2.0, 5.0)
+    Examples:
+        >>> circle = HypothesisSpace(dimension=1, radius=1.0, resolution=math.pi, combinations=2, outputs=1)
+        >>> circle.frequency, circle.degree, round(math.exp(circle.log_eigenfunctions), 6)  # 1, cos x, … sin 2x
+        (2.0, 2.0, 5.0)
     """
 
     dimension: float
@@ -79,16 +77,16 @@ class HypothesisSpace:
 
     @property
     def degree(self) -> float:
-        """The real number K of $K (K + m - 1) = M^2$: an eigenfunction of degree k has the frequency of its k."""
+        """The largest degree of an eigenfunction: the real number K with $K (K + m - 1) = M^2$."""
         m, frequency = self.dimension, self.frequency
-        # The textbook root with its difference of near numbers multiplied out.
+        # The root of the quadratic equation in a form without a difference of nearly equal numbers.
         return 2 * frequency * (frequency / (math.hypot(m - 1, 2 * frequency) + m - 1))
 
     @property
     def log_eigenfunctions(self) -> float:
         r"""$\ln E$, with $E = \binom{m+K}{m} + \binom{m+K-1}{m}$ eigenfunctions of degree up to K."""
         m, degree = self.dimension, self.degree
-        # ln C(a, m) through the beta function: no difference of two large log-gammas.
+        # ln C(a, m) by the beta function, which avoids a difference of two large log-gammas.
         low, high = (-math.log(m + k) - float(betaln(k, m + 1)) for k in (degree, degree + 1))
         return high + math.log1p(math.exp(low - high))
 
@@ -115,15 +113,15 @@ class HypothesisSpace:
 
 @dataclass(frozen=True)
 class Difficulty:
-    """What a task demands of inductive bias.
+    """The inductive bias that a task demands.
 
     Attributes:
         bits: the demand; infinite from about 1e308 on.
-        log10_bits: its decimal logarithm, always finite where there is a demand, or else minus infinity.
+        log10_bits: decimal logarithm of the demand; finite for any demand above 0, and minus infinity for 0.
         log10_free: decimal logarithm of the number of dimensions that the data leave free; minus infinity for none.
-        bits_each: bits for each of them; negative where the error is allowed that any hypothesis has.
-        clamped: why the demand is 0 where the formula would be negative: "data" (there are more training points than
-            dimensions), "error" (the bound holds for all hypotheses), or "" for neither.
+        bits_each: bits for each free dimension; negative where every hypothesis has at most the error wanted.
+        clamped: the reason for a demand of 0 where the formula is negative: "data" (there are more training points than
+            dimensions) or "error" (the bound holds for all hypotheses); "" otherwise.
     """
 
     bits: float
@@ -134,28 +132,29 @@ class Difficulty:
 
 
 def difficulty(space: HypothesisSpace, samples: float, error: float) -> Difficulty:
-    r"""Bits of inductive bias that `samples` training points leave to be brought, for a test error of at most `error`.
+    r"""Bits of inductive bias that a task demands beyond its training points for a test error of at most `error`.
 
-    $I = (2 D d E - n D) \log_2 \big( B \sqrt{D d} \, L_f W / \varepsilon \big)$ (Boopathy et al., ICML 2023), 0 where
-    a factor is negative. At the error that a model reaches, it is the inductive bias of that model.
+    $I = (2 D d E - n D) \log_2 \big( B \sqrt{D d} \, L_f W / \varepsilon \big)$ (Boopathy et al., ICML 2023), and 0
+    where a factor is negative. At the error that a model reaches, I is the inductive bias of that model.
 
     Args:
         space: the task's hypotheses.
-        samples: training points n, at least 1.
-        error: wanted $\varepsilon > 0$, over the Lipschitz constant of the loss.
+        samples: number n of training points, at least 1.
+        error: the error $\varepsilon$ wanted, above 0, divided by the Lipschitz constant of the loss.
 
     Returns:
-        The difficulty. It grows exponentially with the dimension m below the frequency M only: for m far above M the
-        degree is about M²/m, and the space shrinks again.
+        The difficulty. It grows exponentially with the dimension m only while m is below the frequency M. For m far
+        above M the degree is about M²/m, and the space shrinks.
 
     Raises:
         InputError: for a number out of range.
 
-    >>> mnist = HypothesisSpace(14, radius=17.179045827, resolution=2.3987084824, combinations=10, outputs=9)
-    >>> print(f"{difficulty(mnist, samples=60_000, error=0.001).bits:.4g}")
-    1.485e+16
-    >>> difficulty(mnist, samples=1e20, error=0.001).clamped
-    'data'
+    Examples:
+        >>> mnist = HypothesisSpace(14, radius=17.179045827, resolution=2.3987084824, combinations=10, outputs=9)
+        >>> print(f"{difficulty(mnist, samples=60_000, error=0.001).bits:.4g}")
+        1.485e+16
+        >>> difficulty(mnist, samples=1e20, error=0.001).clamped
+        'data'
     """
     check_number("error", error, above=0)
     bits_each = _log_bound(space, samples) / math.log(2) - math.log2(error)
@@ -163,23 +162,24 @@ def difficulty(space: HypothesisSpace, samples: float, error: float) -> Difficul
 
 
 def error_bound(space: HypothesisSpace, samples: float, bits: float) -> float:
-    r"""The test error that so many `bits` of inductive bias guarantee: `difficulty` solved for its error.
+    r"""The test error that a number of bits of inductive bias guarantees: `difficulty` solved for its error.
 
     Args:
         space: the task's hypotheses.
-        samples: training points n, at least 1.
-        bits: of inductive bias, at least 0.
+        samples: number n of training points, at least 1.
+        bits: bits I of inductive bias, at least 0.
 
     Returns:
-        The error over the Lipschitz constant of the loss: $B \sqrt{D d} \, L_f W \, 2^{-I / (2 D d E - n D)}$, which
-        holds for all hypotheses with 0 bits; 0 where the data leave no dimension free.
+        The error divided by the Lipschitz constant of the loss: $B \sqrt{D d} \, L_f W \, 2^{-I / (2 D d E - n D)}$.
+        With 0 bits it holds for all hypotheses. It is 0 where the data leave no dimension free.
 
     Raises:
         InputError: for a number out of range.
 
-    >>> circle = HypothesisSpace(dimension=1, radius=1.0, resolution=0.3, combinations=2, outputs=1)
-    >>> round(error_bound(circle, samples=20, bits=difficulty(circle, samples=20, error=0.07).bits), 12)
-    0.07
+    Examples:
+        >>> circle = HypothesisSpace(dimension=1, radius=1.0, resolution=0.3, combinations=2, outputs=1)
+        >>> round(error_bound(circle, samples=20, bits=difficulty(circle, samples=20, error=0.07).bits), 12)
+        0.07
     """
     check_number("bits", bits, at_least=0)
     log_bound, log_free = _log_bound(space, samples), _log_free(space.log_size, samples, space.outputs)
@@ -199,20 +199,21 @@ def classification_space(
     """The hypothesis space of a labelled data set.
 
     Args:
-        points: flattened inputs, in the units in which distances mean something; pixels from 0 to 1. They are not
-            centred: shifting them changes the radius.
-        labels: class of each row, of two at least; -1 leaves a row out.
-        dimension: intrinsic dimension; `None`: `intrinsic_dimension`, rounded.
-        resolution: smallest distance between classes, or how to find it: "sample" (`class_distance`), or "evt"
-            (`extreme_class_distance`), which one mislabelled point sways less.
+        points: flattened inputs in meaningful units, such as pixels from 0 to 1. The function does not centre them, and
+            a shift changes the radius.
+        labels: class of each row, with at least two classes; -1 leaves a row out.
+        dimension: intrinsic dimension; `None` rounds `intrinsic_dimension`.
+        resolution: smallest distance between classes, or its estimate: "sample" (`class_distance`), or "evt"
+            (`extreme_class_distance`), which depends less on a single mislabelled point.
         seed: of the rows and pairs that the estimates draw.
 
     Raises:
-        InputError: for a single class, points that lie on one another, NaN, other shapes, or numbers out of range.
+        InputError: for a single class, coinciding points, NaN, wrong shapes, or numbers out of range.
 
-    >>> points = torch.tensor([[0.0, 0.0], [0.0, 3.0], [4.0, 3.0]])
-    >>> classification_space(points, torch.tensor([0, 0, 1]), dimension=2)
-    HypothesisSpace(dimension=2, radius=5.0, resolution=4.0, combinations=2, outputs=1, bound=1.0)
+    Examples:
+        >>> points = torch.tensor([[0.0, 0.0], [0.0, 3.0], [4.0, 3.0]])
+        >>> classification_space(points, torch.tensor([0, 0, 1]), dimension=2)
+        HypothesisSpace(dimension=2, radius=5.0, resolution=4.0, combinations=2, outputs=1, bound=1.0)
     """
     points, labels = _classes(points, labels)
     if dimension is None:
@@ -228,14 +229,19 @@ def classification_space(
 
 
 def union(first: HypothesisSpace, second: HypothesisSpace) -> HypothesisSpace:
-    """The space of two classification tasks at once: an input is a pair of inputs.
+    """The space of two classification tasks in one, whose inputs are pairs of inputs.
 
-    As in the paper's code, outputs and resolution are the first task's, with one output for each of its classes. The
-    task has the product of both numbers of training points.
+    As in the paper's code, the resolution is that of the first task, with one output for each class of the first task.
+    The joint task has the product of both numbers of training points.
 
-    >>> task = HypothesisSpace(2, radius=3.0, resolution=1.0, combinations=10, outputs=9)
-    >>> union(task, HypothesisSpace(3, radius=4.0, resolution=0.5, combinations=2, outputs=1))
-    HypothesisSpace(dimension=5, radius=5.0, resolution=1.0, combinations=20, outputs=10, bound=1.0)
+    Args:
+        first: the space of the first task.
+        second: the space of the second task.
+
+    Examples:
+        >>> task = HypothesisSpace(2, radius=3.0, resolution=1.0, combinations=10, outputs=9)
+        >>> union(task, HypothesisSpace(3, radius=4.0, resolution=0.5, combinations=2, outputs=1))
+        HypothesisSpace(dimension=5, radius=5.0, resolution=1.0, combinations=20, outputs=10, bound=1.0)
     """
     return replace(
         first,
@@ -249,24 +255,25 @@ def union(first: HypothesisSpace, second: HypothesisSpace) -> HypothesisSpace:
 def meta_learning_space(
     within: float, across: float, radius: float, resolution: float, ways: int = 20
 ) -> HypothesisSpace:
-    r"""The space of few-shot tasks: from one example of each of `ways` classes to a classifier of inputs.
+    r"""The space of few-shot tasks, which map one example of each of `ways` classes to a classifier.
 
-    A training point is a tuple of images of one family (an alphabet of Omniglot); an output is a classifier, so that
-    there are $2 w (w - 1) E$ of them, with E the eigenfunctions of single images.
+    An input is a tuple of images of one family (in Omniglot an alphabet). An output is a classifier, so that there are
+    $2 w (w - 1) E$ outputs, with E the number of eigenfunctions of single images.
 
     Args:
-        within: intrinsic dimension of the images of one family.
-        across: of the images of all families.
-        radius: largest length of an image.
-        resolution: smallest distance between images of different classes.
-        ways: w, classes of a task.
+        within: intrinsic dimension of the images of one family, at least 1.
+        across: intrinsic dimension of the images of all families, at least 1.
+        radius: largest norm of an image, above 0.
+        resolution: smallest distance between images of different classes, above 0.
+        ways: number w of classes of a task, at least 2.
 
     Raises:
-        InputError: for a number out of range, or if there are more outputs than a float can tell.
+        InputError: for a number out of range, or if the number of outputs exceeds about 1e304.
 
-    >>> space = meta_learning_space(22, 29, radius=49.4064773081425, resolution=5.477225575051661)
-    >>> print(f"{space.dimension:g} {space.outputs:.3g} {difficulty(space, 1e30, error=0.01).bits:.3g}")
-    447 7.94e+20 1.79e+145
+    Examples:
+        >>> space = meta_learning_space(22, 29, radius=49.4064773081425, resolution=5.477225575051661)
+        >>> print(f"{space.dimension:g} {space.outputs:.3g} {difficulty(space, 1e30, error=0.01).bits:.3g}")
+        447 7.94e+20 1.79e+145
     """
     check_number("ways", ways, at_least=2, whole=True)
     check_number("within", within, at_least=1)
@@ -286,20 +293,21 @@ def control_difficulty(
 
     $I = D \big( 2 (2\pi/\delta)^m \frac{\pi^{m/2}}{\Gamma(m/2+1)} - n \big) \log_2 \big( \frac{4\pi^2}{\sqrt6}
     \frac{D \sqrt m}{\delta \varepsilon \, n^{1/m}} \big)$ (Boopathy et al., ICML 2023): observations lie in a cube,
-    whose eigenfunctions are waves. A task of T observations of 2 numbers each, as in the paper's cartpole, has m = 2T.
+    whose eigenfunctions are waves. A task of T observations of 2 numbers each, as the paper's cartpole, has m = 2T.
 
     Args:
-        observations: numbers that the policy sees, m.
-        actions: numbers that it gives, D.
-        samples: time steps seen, n.
-        resolution: spatial resolution $\delta$ of the observations, scaled to a side of 1.
-        error: wanted distance to the best action.
+        observations: number m of inputs of the policy, at least 1.
+        actions: number D of outputs of the policy, at least 1.
+        samples: number n of time steps seen, at least 1.
+        resolution: spatial resolution $\delta$ of the observations in a cube of side 1, above 0.
+        error: the distance $\varepsilon$ to the best action wanted, above 0.
 
     Raises:
         InputError: for a number out of range.
 
-    >>> print(f"{control_difficulty(2, samples=1e4).bits:.4e} {control_difficulty(6, actions=2).bits:.1e}")
-    4.4147e+09 2.9e+25
+    Examples:
+        >>> print(f"{control_difficulty(2, samples=1e4).bits:.4e} {control_difficulty(6, actions=2).bits:.1e}")
+        4.4147e+09 2.9e+25
     """
     check_number("observations", observations, at_least=1, whole=True)
     check_number("actions", actions, at_least=1, whole=True)
@@ -320,23 +328,23 @@ def control_difficulty(
 def intrinsic_dimension(
     points: Float[Tensor, "n dim"], neighbours: int = 5, queries: int = 10_000, seed: int = 0
 ) -> float:
-    r"""Dimension of the manifold on which points lie, by maximum likelihood.
+    r"""Maximum-likelihood estimate of the dimension of the manifold on which points lie.
 
     The inverse of the mean of $\ln(T_k / T_j)$ over query points and j = 1 … k-1, with $T_j$ the distance to the j-th
     neighbour (Levina & Bickel, NeurIPS 2004, averaged as MacKay and Ghahramani propose).
 
     Args:
-        points: one row per point; of equal rows one is kept.
-        neighbours: k, at least 2.
-        queries: rows whose neighbours are found, drawn from all.
-        seed: decides which.
+        points: one row for each point; of equal rows one is kept.
+        neighbours: number k of neighbours, at least 2.
+        queries: number of query points, drawn from all points.
+        seed: of the query points.
 
     Raises:
-        InputError: if there are not more than k different points, or all neighbours are equally near; for NaN and other
-            shapes.
+        InputError: for k different points or fewer, if all neighbours are equally near, for NaN, and for wrong shapes.
 
-    >>> round(intrinsic_dimension(torch.rand(500, 2) @ torch.randn(2, 10)))
-    2
+    Examples:
+        >>> round(intrinsic_dimension(torch.rand(500, 2) @ torch.randn(2, 10)))
+        2
     """
     check_number("neighbours", neighbours, at_least=2, whole=True)
     check_number("queries", queries, at_least=1, whole=True)
@@ -351,7 +359,7 @@ def intrinsic_dimension(
     logs = distances[:, 1:].double().log()  # the nearest is the point itself
     mean = float((logs[:, -1:] - logs[:, :-1]).mean())
     if not 0 < mean < math.inf:
-        raise InputError("points: all neighbours are equally near, or too near to tell, so there is no dimension")
+        raise InputError("points: all neighbours are equally near, or too near to differ, so there is no dimension")
     return 1 / mean
 
 
@@ -365,18 +373,19 @@ def class_distance(
     """Smallest distance between points of different classes.
 
     Args:
-        points: one row per point.
-        labels: class of each row, of two at least; -1 leaves a row out.
-        above: smaller distances, and this one, are taken for the same point under two labels and ignored.
-        most: points looked at, drawn from all where there are more.
-        seed: decides which.
+        points: one row for each point.
+        labels: class of each row, with at least two classes; -1 leaves a row out.
+        above: distances up to this one are ignored, as those of the same point under two labels; at least 0.
+        most: largest number of points compared, drawn from all points if there are more.
+        seed: of the points drawn.
 
     Raises:
-        InputError: if no distance is left, for NaN, other shapes, or numbers out of range.
+        InputError: if no distance is left, for NaN, wrong shapes, or numbers out of range.
 
-    >>> points, labels = torch.tensor([[0.0], [0.0], [0.25], [1.0]]), torch.tensor([0, 1, 0, 1])
-    >>> class_distance(points, labels), class_distance(points, labels, above=0.5)
-    (0.25, 0.75)
+    Examples:
+        >>> points, labels = torch.tensor([[0.0], [0.0], [0.25], [1.0]]), torch.tensor([0, 1, 0, 1])
+        >>> class_distance(points, labels), class_distance(points, labels, above=0.5)
+        (0.25, 0.75)
     """
     check_number("above", above, at_least=0)
     check_number("most", most, at_least=2, whole=True)
@@ -403,28 +412,29 @@ def extreme_class_distance(
     r"""Smallest distance between points of different classes, extrapolated from random pairs by extreme value theory.
 
     From the largest inverse distances $u$ among N pairs, the moments $M_1, M_2$ of $\ln(u/u_{(k)})$ give the index
-    $\gamma = M_1 + 1 - \frac12 (1 - M_1^2/M_2)^{-1}$ (Dekkers, Einmahl & de Haan, 1989), and that gives the largest of
+    $\gamma = M_1 + 1 - \frac12 (1 - M_1^2/M_2)^{-1}$ (Dekkers, Einmahl & de Haan, 1989). The index gives the largest of
     all $P = n^2 (1 - 1/d)$ pairs: $1/\delta = u_{(k)} \big( 1 + M_1 \frac{(kP/N)^\gamma - 1}{\gamma} \big)$. The scale
     $u_{(k)} M_1$ is that of the paper's code, which holds for $\gamma \ge 0$.
 
     Args:
-        points: one row per point.
-        labels: class of each row, of two at least; -1 leaves a row out.
+        points: one row for each point.
+        labels: class of each row, with at least two classes; -1 leaves a row out.
         above: as in `class_distance`.
-        pairs: N, drawn with replacement.
-        extremes: k, above 1 and below N.
+        pairs: number N of pairs, drawn with replacement.
+        extremes: number k of the nearest pairs that are used, above 1 and below N.
         seed: of the pairs.
 
     Returns:
-        The estimate, at most the smallest distance drawn.
+        The estimate, which is at most the smallest distance drawn.
 
     Raises:
         InputError: as in `class_distance`.
 
-    >>> points = torch.rand(200, 2, generator=torch.Generator().manual_seed(0))
-    >>> labels = torch.arange(200) % 2
-    >>> bool(extreme_class_distance(points, labels, pairs=2000, extremes=50) < 0.05)
-    True
+    Examples:
+        >>> points = torch.rand(200, 2, generator=torch.Generator().manual_seed(0))
+        >>> labels = torch.arange(200) % 2
+        >>> bool(extreme_class_distance(points, labels, pairs=2000, extremes=50) < 0.05)
+        True
     """
     check_number("above", above, at_least=0)
     check_number("extremes", extremes, at_least=2, whole=True)
@@ -441,101 +451,22 @@ def extreme_class_distance(
     first, second = float(logs.mean()), float(logs.square().mean())
     observed, growth = float(smallest[0]), math.log(extremes / pairs * n**2 * (1 - 1 / classes))
     spread = second - first**2
-    if spread <= 1e-12 * second or growth <= 0:  # nothing to extrapolate from, or nothing to extrapolate to
+    if spread <= 1e-12 * second or growth <= 0:  # equal distances, or no more pairs than were drawn
         return observed
     index = first + 1 - second / spread / 2
     times = math.expm1(index * growth) / index if index else growth
     return min(observed, float(smallest[-1]) / (1 + first * times))
 
 
-def study(data: str, seed: int, samples: int = 1000, error: float = 0.01) -> dict[str, float]:
-    """One seed of the paper's claim: what tasks demand, against how a fixed classifier fares on them.
-
-    Args:
-        data: names of data sets, separated by commas; "spheres" stands for nine: quarters, of a known distance, of
-            spheres of dimension 2 to 10 that lie in 50 dimensions.
-        seed: of the subsets.
-        samples: training points of each task.
-        error: wanted of each task.
-
-    Returns:
-        Means over the tasks: `log10_bits`, `dimension` before it is rounded, `resolution`, `frequency`, `knn_error`
-        (test error of nearest neighbours). Of several tasks, `rank_correlation` of bits and error, and the `slope` of
-        `log10_bits` in the dimension.
-
-    >>> found = study("spheres", seed=1, samples=200)
-    >>> found["slope"] > 0.1, round(found["frequency"])
-    (True, 21)
-    """
-    check_seed(seed)
-    check_number("samples", samples, at_least=2, whole=True)
-    check_number("error", error, above=0)
-    tasks = [task for name in data.split(",") for task in _tasks(name, seed, samples)]
-    found = [_fare(task, error, seed) for task in tasks]
-    figures = {name: sum(one[name] for one in found) / len(found) for name in found[0]}
-    if len(found) > 1:
-        bits = [one["log10_bits"] for one in found]
-        figures["rank_correlation"] = float(spearmanr(bits, [one["knn_error"] for one in found]).statistic)
-        figures["slope"] = float(linregress([one["dimension"] for one in found], bits).slope)
-    return figures
-
-
-@dataclass(frozen=True, eq=False)
-class _Task:
-    """Training and test points with their labels; the resolution, if it is known."""
-
-    train: Tensor
-    train_labels: Tensor
-    test: Tensor
-    test_labels: Tensor
-    resolution: float | str = "sample"
-
-
-def _tasks(name: str, seed: int, samples: int) -> list[_Task]:
-    generator = torch.Generator().manual_seed(seed)
-    if name == "spheres":
-        return [_quarters(dimension, samples, generator) for dimension in SPHERES]
-    train, test = load(name)
-    drawn = torch.randperm(len(train), generator=generator)[:samples]
-    train = train.subset(drawn)
-    points, asked = (part.pixels.flatten(1).float() / 255 for part in (train, test))
-    return [_Task(points, train.labels, asked, test.labels)]
-
-
-def _quarters(dimension: int, samples: int, generator: torch.Generator, ambient: int = 50) -> _Task:
-    """The quarters of a sphere turned at random, opposite ones of one class, without the bands between them."""
-    turn = torch.linalg.qr(torch.randn(ambient, ambient, generator=generator)).Q
-    points = torch.randn(12 * samples, dimension + 1, generator=generator)
-    points = points / torch.linalg.vector_norm(points, dim=1, keepdim=True)
-    points = points[(points[:, :2].abs() >= GAP / 2).all(1)][: 2 * samples]
-    train, test = (points @ turn[: dimension + 1]).split(samples)
-    train_labels, test_labels = (points[:, 0] * points[:, 1] > 0).long().split(samples)
-    return _Task(train, train_labels, test, test_labels, GAP)
-
-
-def _fare(task: _Task, error: float, seed: int) -> dict[str, float]:
-    dimension = intrinsic_dimension(task.train, seed=seed)
-    space = classification_space(task.train, task.train_labels, max(1, round(dimension)), task.resolution, seed)
-    classes = int(max(task.train_labels.max(), task.test_labels.max())) + 1
-    accuracy = knn_accuracy(task.train, task.train_labels, task.test, task.test_labels, classes)
-    return {
-        "log10_bits": difficulty(space, len(task.train), error).log10_bits,
-        "dimension": dimension,
-        "resolution": space.resolution,
-        "frequency": space.frequency,
-        "knn_error": 1 - accuracy,
-    }
-
-
 def _log_bound(space: HypothesisSpace, samples: float) -> float:
-    r"""$\ln (B \sqrt{D d} \, L_f W)$: a bound on the test error of whatever fits the training data."""
+    r"""$\ln (B \sqrt{D d} \, L_f W)$, a bound on the test error of all hypotheses that fit the training data."""
     check_number("samples", samples, at_least=1)
     size = math.log(space.bound) + (math.log(space.outputs) + math.log(space.combinations)) / 2
     return size + space.log_lipschitz + space.log_distance(samples)
 
 
 def _log_free(log_size: float, samples: float, outputs: float) -> float:
-    """ln of the dimensions that are left when each sample fixes one for each output; minus infinity for none."""
+    """ln of the dimensions left free if each sample fixes one for each output; minus infinity for none."""
     fixed = math.log(samples) + math.log(outputs) - log_size
     return log_size + math.log(-math.expm1(fixed)) if fixed < 0 else -math.inf
 
@@ -565,7 +496,7 @@ def _classes(points: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _smallest_above(above: float, queries: Tensor, keys: Tensor) -> float:
-    """The smallest distance above a number; queries whose neighbours are all nearer are asked for more of them."""
+    """The smallest distance above a number; queries with no neighbour above it get more neighbours."""
     smallest, k = math.inf, 1
     while len(queries) and k <= len(keys):
         distances, _ = nearest(queries, keys, k, "euclidean")

@@ -1,6 +1,6 @@
-"""The shape of a set of embeddings: do views agree, is the sphere filled, are classes close, are all dimensions used?
+"""The geometry of embeddings: do views agree, is the sphere filled, are classes close, are all dimensions used?
 
-Alignment, uniformity and tolerance are about directions: rows are scaled to length 1 first, and a row of zeros stays at
+Alignment, uniformity and tolerance depend on directions only: rows are normalised first, and a row of zeros stays at
 the centre of the sphere.
 """
 
@@ -17,11 +17,11 @@ from counterpoise.measure.accuracy import known_classes
 from counterpoise.ops.checks import check_matrix, check_number, check_same_shape
 from counterpoise.ops.similarity import normalize_rows, similarity_logsumexp
 
-# `collapse` calls embeddings one point where their mean squared distance to their mean is below this share of their
-# mean squared length: a standard deviation under a hundredth of the length.
+# Complete collapse: the mean squared distance to the mean is below this share of the mean squared norm, that is, the
+# standard deviation is below a hundredth of the norm.
 SAME_POINT = 1e-4
-# `collapse` calls dimensions collapsed where the effective rank, counted from its least possible value of 1, is below
-# this share of its largest: about 3.5 of 128 dimensions, 11 of 512.
+# Dimensional collapse: the effective rank minus 1, its smallest possible value, is below this share of the largest:
+# about 3.5 of 128 dimensions, 11 of 512.
 FEW_DIMENSIONS = 0.02
 
 
@@ -32,18 +32,19 @@ def alignment(z1: Float[Tensor, "n dim"], z2: Float[Tensor, "n dim"], alpha: flo
     Hypersphere", ICML 2020, arXiv 2005.10242, section 4.1.
 
     Args:
-        z1: first view, one row per sample; scaled to length 1 here.
+        z1: first view, one row per sample; normalised here.
         z2: second view of the same samples.
         alpha: power of the distance, above 0.
 
     Returns:
-        From 0 (the views agree) to $2^\alpha$; differentiable, where views are equal only for `alpha` of at least 1.
+        From 0 (the views agree) to $2^\alpha$; differentiable, at equal views only for `alpha` of at least 1.
 
     Raises:
         InputError: for different shapes, no rows, NaN, or `alpha` out of range.
 
-    >>> round(alignment(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 3.0]])).item(), 6)
-    2.0
+    Examples:
+        >>> round(alignment(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 3.0]])).item(), 6)
+        2.0
     """
     check_same_shape(z1=z1, z2=z2)
     check_matrix("z1", z1)
@@ -54,13 +55,13 @@ def alignment(z1: Float[Tensor, "n dim"], z2: Float[Tensor, "n dim"], alpha: flo
 
 
 def uniformity(z: Float[Tensor, "n dim"], t: float = 2.0) -> Float[Tensor, ""]:
-    r"""How evenly rows fill the sphere: $\log \frac{1}{n(n-1)} \sum_{i \ne j} e^{-t \lVert u_i - u_j \rVert^2}$.
+    r"""How evenly rows cover the sphere: $\log \frac{1}{n(n-1)} \sum_{i \ne j} e^{-t \lVert u_i - u_j \rVert^2}$.
 
-    Wang & Isola, ICML 2020, arXiv 2005.10242, section 4.1. The matrix of all pairs is never kept.
+    Wang & Isola, ICML 2020, arXiv 2005.10242, section 4.1. The matrix of all pairs is never stored.
 
     Args:
-        z: one row per sample; scaled to length 1 here.
-        t: above 0; larger looks at nearer pairs.
+        z: one row per sample; normalised here.
+        t: above 0; a larger t weighs nearer pairs more.
 
     Returns:
         From 0 (all rows are the same point) down to about $-2t$; differentiable once.
@@ -68,13 +69,14 @@ def uniformity(z: Float[Tensor, "n dim"], t: float = 2.0) -> Float[Tensor, ""]:
     Raises:
         InputError: for fewer than 2 rows, NaN, or `t` out of range.
 
-    >>> round(uniformity(torch.tensor([[1.0, 0.0], [0.0, 1.0]])).item(), 6)  # squared distance 2, twice
-    -4.0
+    Examples:
+        >>> round(uniformity(torch.tensor([[1.0, 0.0], [0.0, 1.0]])).item(), 6)  # squared distance 2, twice
+        -4.0
     """
     check_matrix("z", z, at_least=2)
     check_number("t", t, above=0)
     u = normalize_rows(z)
-    # -|u - v|² / 2 as one product: <(u, -|u|²/2, 1), (v, 1, -|v|²/2)>. The lengths are 1 but for rows of zeros.
+    # -|u - v|² / 2 as one product: <(u, -|u|²/2, 1), (v, 1, -|v|²/2)>. Norms are 1 except for rows of zeros.
     half, one = -u.square().sum(1, keepdim=True) / 2, torch.ones_like(u[:, :1])
     row = torch.arange(len(u), device=u.device)
     queries, keys = torch.cat([u, half, one], 1), torch.cat([u, one, half], 1)
@@ -85,22 +87,23 @@ def uniformity(z: Float[Tensor, "n dim"], t: float = 2.0) -> Float[Tensor, ""]:
 def tolerance(z: Float[Tensor, "n dim"], labels: Integer[Tensor, " n"]) -> Float[Tensor, ""]:
     r"""Mean cosine of all pairs of different rows of the same class.
 
-    Wang & Liu, "Understanding the Behaviour of Contrastive Loss", CVPR 2021, arXiv 2012.09740. Pairs count alike, so
-    large classes weigh more. With $s_c$ the sum of class c's unit rows, its pairs sum to
-    $\lVert s_c \rVert^2 - n_c$: the cost is n·dim.
+    Wang & Liu, "Understanding the Behaviour of Contrastive Loss", CVPR 2021, arXiv 2012.09740. All pairs have
+    the same weight, so large classes weigh more. The pairs of class c sum to $\lVert s_c \rVert^2 - n_c$, with the sum
+    $s_c$ of its normalised rows, so the cost is n·dim.
 
     Args:
-        z: one row per sample; scaled to length 1 here.
-        labels: class of each row; -1 leaves a row out.
+        z: one row per sample; normalised here.
+        labels: class of each row; rows with -1 are left out.
 
     Returns:
-        From -1 to 1; high where semantically similar samples are tolerated to be close. Differentiable.
+        From -1 to 1; high if semantically similar samples may be close. Differentiable.
 
     Raises:
-        InputError: if no two rows share a class, or for NaN and other shapes.
+        InputError: if no two rows share a class, or for NaN and wrong shapes.
 
-    >>> tolerance(torch.tensor([[1.0, 0.0], [0.0, 1.0], [2.0, 0.0], [1.0, 1.0]]), torch.tensor([0, 0, 0, 1])).item()
-    0.3333333432674408
+    Examples:
+        >>> tolerance(torch.tensor([[1.0, 0.0], [0.0, 1.0], [2.0, 0.0], [1.0, 1.0]]), torch.tensor([0, 0, 0, 1])).item()
+        0.3333333432674408
     """
     check_matrix("z", z)
     labels = known_classes("labels", labels, len(z))
@@ -115,10 +118,10 @@ def tolerance(z: Float[Tensor, "n dim"], labels: Integer[Tensor, " n"]) -> Float
 
 
 def effective_rank(z: Float[Tensor, "n dim"]) -> Float[Tensor, ""]:
-    r"""Dimensions in use: $e^{H(p)}$, with the shares $p_k = \sigma_k / \sum_l \sigma_l$ of the singular values.
+    r"""The number of dimensions in use: $e^{H(p)}$, with $p_k = \sigma_k / \sum_l \sigma_l$ from the singular values.
 
     Roy & Vetterli, "The effective rank: a measure of effective dimensionality", EUSIPCO 2007; RankMe (Garrido et al.,
-    ICML 2023, arXiv 2210.02885) takes the same of embeddings, with a small constant added to p that is left out here.
+    ICML 2023, arXiv 2210.02885) applies it to embeddings, with a small constant added to p that is left out here.
     As in both, rows are neither centred nor scaled.
 
     Args:
@@ -130,8 +133,9 @@ def effective_rank(z: Float[Tensor, "n dim"]) -> Float[Tensor, ""]:
     Raises:
         InputError: for no rows or NaN.
 
-    >>> round(effective_rank(torch.eye(5)).item(), 4), round(effective_rank(torch.ones(5, 3)).item(), 4)
-    (5.0, 1.0)
+    Examples:
+        >>> round(effective_rank(torch.eye(5)).item(), 4), round(effective_rank(torch.ones(5, 3)).item(), 4)
+        (5.0, 1.0)
     """
     check_matrix("z", z)
     z = z.to(torch.promote_types(z.dtype, torch.float32))
@@ -143,23 +147,24 @@ def effective_rank(z: Float[Tensor, "n dim"]) -> Float[Tensor, ""]:
 
 
 def collapse(z: Float[Tensor, "n dim"]) -> str | None:
-    """The name of the collapse that embeddings show, or `None` if they are healthy.
+    """Detect collapse of embeddings: its name, or `None` if they are healthy.
 
     Complete collapse: the mean squared distance to the mean is below 1e-4 of the mean squared length. Dimensional
     collapse (Jing et al., ICLR 2022, arXiv 2110.09348): `effective_rank` is below 1 + 0.02 (r - 1), where
-    r = min(n, dim) is the largest it could be. A single row cannot collapse.
+    r = min(n, dim) is its largest possible value. A single row cannot collapse.
 
     Args:
-        z: one row per sample, as they come from the network: neither centred nor scaled.
+        z: one row per sample, from the network, neither centred nor scaled.
 
     Raises:
         InputError: for no rows or NaN.
 
-    >>> collapse(torch.ones(8, 4))
-    'complete collapse: all embeddings are the same point'
-    >>> collapse(torch.arange(1.0, 9.0)[:, None] * torch.ones(4))
-    'dimensional collapse: effective rank 1.0 of 4'
-    >>> collapse(torch.eye(4))
+    Examples:
+        >>> collapse(torch.ones(8, 4))
+        'complete collapse: all embeddings are the same point'
+        >>> collapse(torch.arange(1.0, 9.0)[:, None] * torch.ones(4))
+        'dimensional collapse: effective rank 1.0 of 4'
+        >>> collapse(torch.eye(4))
     """
     check_matrix("z", z)
     if len(z) < 2:

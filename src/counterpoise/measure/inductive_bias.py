@@ -1,13 +1,13 @@
-r"""Inductive bias, computed: how improbable is a good solution among random ones that fit the training data?
+r"""Inductive bias, computed as the surprise of a good solution among random ones that fit the training data.
 
 Boopathy, Yue, Hwang, Iyer, Fiete, "Towards Exact Computation of Inductive Bias", IJCAI 2024, arXiv 2406.15941.
 
-Draw hypotheses that fit the training data from a hypothesis space, take the test loss of each, fit a distribution to
-the losses, and read off $I(\varepsilon) = -\ln P(\text{loss} \le \varepsilon)$. So a probability of $e^{-1000}$ can be
-told from a few thousand losses, as far as the distribution is to be trusted in its tail.
+Draw hypotheses that fit the training data from a hypothesis space, compute the test loss of each, fit a distribution to
+the losses, and evaluate $I(\varepsilon) = -\ln P(\text{loss} \le \varepsilon)$. A few thousand losses so give an
+estimate of a probability of $e^{-1000}$, which is as good as the tail of the fitted distribution.
 
-Two hypothesis spaces are here, `kernel_losses` (a Gaussian process) and `network_losses` (networks from random starts);
-`inductive_bias` takes the losses of any other, too.
+The module has two hypothesis spaces, `kernel_losses` (a Gaussian process) and `network_losses` (networks from random
+starts). `inductive_bias` takes losses of any other space, too.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -24,39 +23,38 @@ import torch
 from jaxtyping import Float, Float64
 from scipy.optimize import minimize
 from scipy.special import expit, gammainc, gammaln, hyp1f1, ive, log_ndtr, logit, logsumexp, xlogy
-from scipy.stats import spearmanr
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
-from counterpoise.data import load
-from counterpoise.errors import InputError, unknown
-from counterpoise.measure.generalization_difficulty import classification_space, difficulty
+from counterpoise.errors import InputError
 from counterpoise.measure.intervals import Interval
 from counterpoise.nets.heads import mlp
 from counterpoise.ops.checks import check_finite, check_matrix, check_number, check_seed
 
-SPACES = ("kernel", "network")
-DIMENSIONS = {"sines": range(1, 13), "components": range(2, 17, 2)}  # of the study's tasks
-# From so many degrees of freedom on, probabilities are by a saddlepoint: SciPy's sums of as many terms lose digits.
+# From this many degrees of freedom on, a saddlepoint gives probabilities: SciPy's sums of as many terms lose digits.
 MANY = 1e5
-# Hypotheses are drawn in blocks of about this many numbers: 128 MB.
+# Hypotheses are drawn in blocks of about this many numbers, which take 128 MB.
 BLOCK = 1 << 24
 
 
 @dataclass(frozen=True)
 class LossModel:
-    r"""Losses as `scale` times a noncentral chi-square variable of `df` degrees of freedom and noncentrality `nc`.
+    r"""A distribution of losses: `scale` times a noncentral chi-square variable.
 
-    So is the loss of a Gaussian process whose test points vary independently and alike; of others, whose loss is a
-    weighted sum of such variables, it is a model.
+    The loss of a Gaussian process has this distribution if the test points vary independently and by the same variance.
+    For others, whose loss is a weighted sum of such variables, the distribution is a model.
 
     Args:
         df: degrees of freedom, above 0.
         nc: noncentrality, at least 0: the part of the loss that all hypotheses share.
-        scale: above 0.
+        scale: factor of the variable, above 0.
 
-    >>> round(LossModel(df=2, nc=0, scale=0.5).surprise(error=0.3), 6), round(-math.log(1 - math.exp(-0.3)), 6)
-    (1.350226, 1.350226)
+    Raises:
+        InputError: for numbers out of range.
+
+    Examples:
+        >>> round(LossModel(df=2, nc=0, scale=0.5).surprise(error=0.3), 6), round(-math.log(1 - math.exp(-0.3)), 6)
+        (1.350226, 1.350226)
     """
 
     df: float
@@ -69,10 +67,13 @@ class LossModel:
         check_number("scale", self.scale, above=0)
 
     def surprise(self, error: float) -> float:
-        r"""$-\ln P(\text{loss} \le \text{error})$ in nats, however far in the tail, to about 1e-9 of itself.
+        r"""$-\ln P(\text{loss} \le \text{error})$ in nats, with a relative error of about 1e-9 however far in the tail.
 
         Args:
-            error: in the units of the losses.
+            error: in the units of the losses, at least 0.
+
+        Returns:
+            The surprise; infinite for an error of 0.
 
         Raises:
             InputError: for a negative error.
@@ -86,12 +87,13 @@ class LossModel:
     def normal_surprise(self, error: float) -> float:
         """The paper's approximation of `surprise` far in the lower tail: half the square of the normal quantile.
 
-        Its code takes it where the probability is too small for a float. The tail of a normal distribution has a factor
-        besides, so that this is a few nats less.
+        The paper's code uses it where the probability is too small for a float. It leaves out a factor of the normal
+        tail, and is therefore a few nats less than `surprise`.
 
-        >>> model = LossModel(df=60, nc=10, scale=1.0)
-        >>> round(model.surprise(20), 2), round(model.normal_surprise(20), 2)
-        (18.64, 15.53)
+        Examples:
+            >>> model = LossModel(df=60, nc=10, scale=1.0)
+            >>> round(model.surprise(20), 2), round(model.normal_surprise(20), 2)
+            (18.64, 15.53)
         """
         check_number("error", error, at_least=0)
         return min(self.quantile(error), 0.0) ** 2 / 2
@@ -107,14 +109,14 @@ class LossModel:
 
 
 class Bias(NamedTuple):
-    """How much bias a target error needs.
+    """The bias that a target error needs.
 
     Attributes:
-        nats: from the fitted distribution.
+        nats: bias in nats, from the fitted distribution.
         bits: the same in bits.
-        counted: nats from the share of the losses that reach the error, without a model; infinite where none does.
-        reached: how many do. From about 20 on, `counted` needs no model to be believed.
-        model: the fitted distribution; `None` for losses that are all the same.
+        counted: bias in nats from the share of losses that reach the error, without a model; infinite if none does.
+        reached: number of losses that reach the error. From about 20 on, `counted` is reliable.
+        model: the fitted distribution; `None` if all losses are the same.
     """
 
     nats: float
@@ -125,14 +127,24 @@ class Bias(NamedTuple):
 
 
 class KernelPosterior(NamedTuple):
-    """What a Gaussian process says at the test points: the mean of each output, and their common covariance."""
+    """The posterior of a Gaussian process at the test points.
+
+    Attributes:
+        mean: posterior mean of each output.
+        covariance: posterior covariance of the test points, the same for all outputs.
+    """
 
     mean: Float64[Tensor, "points outputs"]
     covariance: Float64[Tensor, "points points"]
 
 
 class NetworkLosses(NamedTuple):
-    """The losses of each network; those on the training set tell whether it fits the data."""
+    """The losses of each network.
+
+    Attributes:
+        test: mean squared errors on the test data.
+        train: mean squared errors on the training data, which show whether the networks fit them.
+    """
 
     test: Float[Tensor, " hypotheses"]
     train: Float[Tensor, " hypotheses"]
@@ -141,27 +153,31 @@ class NetworkLosses(NamedTuple):
 def inductive_bias(losses: Float[Tensor, " hypotheses"], error: float) -> Bias:
     r"""The bias that a hypothesis space lacks for a loss of at most `error`: $-\ln P(\text{loss} \le \varepsilon)$.
 
-    A number belongs to the hypothesis space that the losses come from. The bias that one space brings to a task,
-    compared to a broader one, is the bias that the broader one lacks less the bias that it lacks itself.
+    The bias depends on the hypothesis space of the losses. A space brings to a task, compared to a broader space, the
+    bias that the broader space lacks less the bias that it lacks itself.
 
     Args:
         losses: test losses of hypotheses that fit the training data, each at least 0.
-        error: wanted, in the same units: the mean squared error over test points and outputs.
+        error: the loss wanted, in the same units, at least 0; for mean squared errors the mean over points and outputs.
+
+    Returns:
+        The bias; infinite for an error of 0.
 
     Raises:
-        InputError: for fewer than 2 losses, negative ones, NaN, or a negative error.
+        InputError: for fewer than 2 losses, negative losses, NaN, or a negative error.
 
-    >>> losses = torch.randn(5000, 3, generator=torch.Generator().manual_seed(0)).square().mean(1)
-    >>> found = inductive_bias(losses, error=0.1)
-    >>> round(found.nats, 1), round(found.counted, 1)
-    (3.3, 3.3)
+    Examples:
+        >>> losses = torch.randn(5000, 3, generator=torch.Generator().manual_seed(0)).square().mean(1)
+        >>> found = inductive_bias(losses, error=0.1)
+        >>> round(found.nats, 1), round(found.counted, 1)
+        (3.3, 3.3)
     """
     values = _losses(losses)
     check_number("error", error, at_least=0)
     reached = int((values <= error).sum())
     counted = math.log(len(values) / reached) if reached else math.inf
     if values.min() == values.max():
-        warnings.warn("losses: all are the same, so that they tell nothing of others", stacklevel=2)
+        warnings.warn("losses: all are the same, so that no distribution can be fitted to them", stacklevel=2)
         return Bias(counted, counted / math.log(2), counted, reached, None)
     model = _fit(values)
     nats = model.surprise(error)
@@ -177,22 +193,23 @@ def bias_interval(
 ) -> Interval:
     """The bias in nats with its interval over hypotheses: quantiles over bootstrap samples of the losses.
 
-    The interval holds for the fitted kind of distribution; it does not tell whether that holds in the tail.
+    The interval takes the family of distributions for granted, also in the tail.
 
     Args:
         losses: as in `inductive_bias`.
-        error: as in `inductive_bias`, but above 0, where the bias is infinite.
-        confidence: between 0 and 1.
-        resamples: at least 2.
-        seed: of the samples.
+        error: as in `inductive_bias`, but above 0; at 0 the bias is infinite.
+        confidence: coverage of the interval, above 0 and below 1.
+        resamples: number of bootstrap samples, at least 2.
+        seed: of the bootstrap samples.
 
     Raises:
         InputError: as in `inductive_bias`, if all losses are the same, or for numbers out of range.
 
-    >>> losses = torch.randn(500, 3, generator=torch.Generator().manual_seed(0)).square().mean(1)
-    >>> found = bias_interval(losses, error=0.1, resamples=20)
-    >>> found.low < inductive_bias(losses, error=0.1).nats < found.high
-    True
+    Examples:
+        >>> losses = torch.randn(500, 3, generator=torch.Generator().manual_seed(0)).square().mean(1)
+        >>> found = bias_interval(losses, error=0.1, resamples=20)
+        >>> found.low < inductive_bias(losses, error=0.1).nats < found.high
+        True
     """
     values = _losses(losses)
     check_number("error", error, above=0)
@@ -211,10 +228,10 @@ def bias_interval(
 
 
 def fit_losses(losses: Float[Tensor, " hypotheses"]) -> LossModel:
-    """The noncentral chi-square distribution of largest likelihood.
+    """Fit a scaled noncentral chi-square distribution to losses by maximum likelihood.
 
-    Degrees of freedom and noncentrality can nearly stand for each other; what they say of probabilities is certain,
-    they themselves are not.
+    Many pairs of degrees of freedom and noncentrality have nearly the same likelihood. Their probabilities agree, and
+    the parameters themselves are uncertain.
 
     Args:
         losses: not all the same, each at least 0.
@@ -222,8 +239,9 @@ def fit_losses(losses: Float[Tensor, " hypotheses"]) -> LossModel:
     Raises:
         InputError: for fewer than 2 losses, if all are the same, for negative ones, or NaN.
 
-    >>> fit_losses(torch.tensor([1.0, 2.0, 3.0, 6.0])).scale > 0
-    True
+    Examples:
+        >>> fit_losses(torch.tensor([1.0, 2.0, 3.0, 6.0])).scale > 0
+        True
     """
     values = _losses(losses)
     if values.min() == values.max():
@@ -238,25 +256,26 @@ def kernel_posterior(
     width: float = 1.0,
     jitter: float = 1e-8,
 ) -> KernelPosterior:
-    r"""The functions $\phi(x) \theta$, $\theta \sim N(0, I)$, that fit the training data, at the test points.
+    r"""Posterior at the test points of functions $\phi(x) \theta$, $\theta \sim N(0, I)$, that fit the training data.
 
-    Mean $K_*^\top K^{-1} y$ and covariance $K_{**} - K_*^\top K^{-1} K_*$, for $K(a, b) = e^{-|a-b|^2 / 2s^2}$, by a
-    Cholesky decomposition in double precision. The outputs are independent.
+    The mean is $K_*^\top K^{-1} y$ and the covariance $K_{**} - K_*^\top K^{-1} K_*$ for the kernel
+    $K(a, b) = e^{-|a-b|^2 / 2s^2}$, by a Cholesky decomposition in double precision. The outputs are independent.
 
     Args:
-        train: training inputs; their units count.
+        train: training inputs, whose units matter.
         targets: training outputs.
         test: test inputs.
-        width: s, above 0: small, and functions forget the training points between them.
-        jitter: added to K's diagonal of 1; how closely the training data are fitted.
+        width: width s of the kernel, above 0; the smaller, the less a training point determines its neighbourhood.
+        jitter: added to the diagonal of K, which is 1; the smaller, the closer the fit to the training data.
 
     Raises:
-        InputError: for other shapes, NaN, numbers out of range, or if K is singular in spite of the jitter.
+        InputError: for wrong shapes, NaN, numbers out of range, or if K is singular in spite of the jitter.
 
-    >>> x = torch.tensor([[0.0], [2.0]])
-    >>> mean, covariance = kernel_posterior(x, torch.tensor([[1.0], [-1.0]]), x)
-    >>> (mean.flatten() * 1000).round().tolist(), covariance.abs().max().item() < 1e-6
-    ([1000.0, -1000.0], True)
+    Examples:
+        >>> x = torch.tensor([[0.0], [2.0]])
+        >>> mean, covariance = kernel_posterior(x, torch.tensor([[1.0], [-1.0]]), x)
+        >>> (mean.flatten() * 1000).round().tolist(), covariance.abs().max().item() < 1e-6
+        ([1000.0, -1000.0], True)
     """
     check_number("width", width, above=0)
     check_number("jitter", jitter, at_least=0)
@@ -288,16 +307,16 @@ def kernel_losses(
 ) -> Float64[Tensor, " hypotheses"]:
     """Test losses of random functions of a Gaussian process that fit the training data.
 
-    A loss depends on the length of a function's deviation alone, so that it is drawn along the axes of the covariance:
-    the cost is points³ once, and points · outputs for each hypothesis.
+    A loss depends only on the norm of a function's deviation. So the deviations are drawn along the axes of the
+    covariance, at a cost of points³ once and of points · outputs for each hypothesis.
 
     Args:
         train: as in `kernel_posterior`.
         targets: as in `kernel_posterior`; ±1, one-hot, or any numbers.
         test: as in `kernel_posterior`.
-        test_targets: what the hypotheses should say there.
+        test_targets: the right outputs at the test inputs.
         width: as in `kernel_posterior`.
-        hypotheses: how many, at least 1.
+        hypotheses: number of functions, at least 1.
         seed: of the functions.
         jitter: as in `kernel_posterior`.
 
@@ -307,10 +326,11 @@ def kernel_losses(
     Raises:
         InputError: as in `kernel_posterior`.
 
-    >>> x = torch.linspace(-1, 1, 7)[:, None]
-    >>> losses = kernel_losses(x[::2], x[::2].sin(), x, x.sin(), hypotheses=100)
-    >>> losses.shape, bool(losses.max() < 0.1)
-    (torch.Size([100]), True)
+    Examples:
+        >>> x = torch.linspace(-1, 1, 7)[:, None]
+        >>> losses = kernel_losses(x[::2], x[::2].sin(), x, x.sin(), hypotheses=100)
+        >>> losses.shape, bool(losses.max() < 0.1)
+        (torch.Size([100]), True)
     """
     check_number("hypotheses", hypotheses, at_least=1, whole=True)
     check_seed(seed)
@@ -338,39 +358,42 @@ def network_losses(
     lr: float = 1e-3,
     seed: int = 0,
 ) -> NetworkLosses:
-    """Test losses of networks that were trained from random starts, all at once.
+    """Test losses of networks that are trained from random starts, all at once.
 
-    Each is trained by Adam on mean squared errors, with weights and an order of the data of its own. Weights are
-    stacked, so that one step takes all of them on; no network knows of the others.
+    Adam trains each network on mean squared errors, with its own initial weights and its own order of the data. The
+    weights are stacked, so that one step updates all networks, independently of each other.
 
     Args:
-        network: makes a network, such as `perceptron(2, 1)`: weights and no other state, and nothing random in it.
+        network: returns a new network, such as `perceptron(2, 1)`, with weights but no buffers and no random layers.
         train: training inputs.
         targets: training outputs; ±1, one-hot, or any numbers.
         test: test inputs.
-        test_targets: what the hypotheses should say there.
-        hypotheses: networks, at least 1.
-        epochs: passes over the training data, at least 1: enough to fit them.
-        batch_size: at least 1; what is left of the data after the last whole batch makes a smaller one.
-        lr: learning rate of Adam.
-        seed: of weights and orders; torch's own generator stays as it is.
+        test_targets: the right outputs at the test inputs.
+        hypotheses: number of networks, at least 1.
+        epochs: passes over the training data, at least 1; enough of them to fit the data.
+        batch_size: training points of a step, at least 1; the last batch of an epoch may be smaller.
+        lr: learning rate of Adam, above 0.
+        seed: of weights and orders; torch's global generator does not change.
 
     Returns:
         Mean squared errors over points and outputs, of the test and of the training data.
 
     Raises:
-        InputError: for other shapes, NaN, or numbers out of range.
+        InputError: for wrong shapes, NaN, or numbers out of range.
 
-    >>> x = torch.linspace(-1, 1, 16)[:, None]
-    >>> test, train = network_losses(perceptron(1, 1), x[::2], x[::2], x, x, hypotheses=3, epochs=100, lr=0.01)
-    >>> test.shape, bool(test.max() < 0.01)
-    (torch.Size([3]), True)
+    Examples:
+        >>> x = torch.linspace(-1, 1, 16)[:, None]
+        >>> test, train = network_losses(perceptron(1, 1), x[::2], x[::2], x, x, hypotheses=3, epochs=100, lr=0.01)
+        >>> test.shape, bool(test.max() < 0.01)
+        (torch.Size([3]), True)
     """
     for name, value in (("hypotheses", hypotheses), ("epochs", epochs), ("batch_size", batch_size)):
         check_number(name, value, at_least=1, whole=True)
     check_seed(seed)
     check_number("lr", lr, above=0)
     _check_data(train, targets, test, test_targets)
+    dtype = torch.promote_types(train.dtype, torch.float32)  # Adam divides by what half precision takes for 0
+    train, targets, test, test_targets = (x.to(dtype) for x in (train, targets, test, test_targets))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         networks = [network().to(train.device, train.dtype) for _ in range(hypotheses)]
@@ -397,23 +420,27 @@ def network_losses(
 
 
 def perceptron(inputs: int, outputs: int, width: int = 64, depth: int = 1) -> Callable[[], nn.Module]:
-    """The paper's network, to be made many times: `depth + 1` hidden layers of `width` with ReLU, then a linear one.
+    """A factory of the paper's network: `depth + 1` hidden layers of `width` with ReLU, then a linear layer.
 
     Args:
-        inputs: numbers that it takes.
-        outputs: numbers that it gives.
-        width: of its hidden layers.
-        depth: hidden layers beyond the first, at least 0.
+        inputs: number of inputs.
+        outputs: number of outputs.
+        width: width of the hidden layers.
+        depth: number of hidden layers beyond the first, at least 0.
+
+    Returns:
+        A function without arguments that returns a new network.
 
     Raises:
         InputError: for numbers out of range.
 
-    >>> perceptron(2, 1, width=8, depth=0)()
-    Sequential(
-      (0): Linear(in_features=2, out_features=8, bias=True)
-      (1): ReLU(inplace=True)
-      (2): Linear(in_features=8, out_features=1, bias=True)
-    )
+    Examples:
+        >>> perceptron(2, 1, width=8, depth=0)()
+        Sequential(
+          (0): Linear(in_features=2, out_features=8, bias=True)
+          (1): ReLU(inplace=True)
+          (2): Linear(in_features=8, out_features=1, bias=True)
+        )
     """
     for name, value, least in (
         ("inputs", inputs, 1),
@@ -425,96 +452,10 @@ def perceptron(inputs: int, outputs: int, width: int = 64, depth: int = 1) -> Ca
     return lambda: mlp(inputs, width, outputs, layers=depth + 2, batch_norm=False)
 
 
-def study(
-    data: str,
-    seed: int,
-    space: str = "kernel",
-    scaled: bool = False,
-    error: float = 0.2,
-    hypotheses: int = 2000,
-    samples: int = 40,
-) -> dict[str, float]:
-    r"""One seed of the paper's claim: the bias that tasks of more and more dimensions need.
-
-    Args:
-        data: "sines" for $\sin(2 \sum x)$ on uniform x in [-1, 1] in 1 to 12 dimensions; or a data set, whose first two
-            classes are told apart (±1) by their first 2 to 16 principal components.
-        seed: of points, hypotheses and weights.
-        space: "kernel" (a Gaussian process) or "network" (perceptrons from random starts).
-        scaled: whether the kernel's width is $\sqrt d$ in d dimensions, not 1.
-        error: wanted.
-        hypotheses: how many.
-        samples: training points of each task; there are 60 test points.
-
-    Returns:
-        Means over the tasks: `nats`, `loss`, of networks `train_loss`, and of a data set `bound_over`, the decimal
-        logarithm of how much more the bound of `generalization_difficulty` is, in bits of either and one more.
-        `rank_correlation` of the nats and the dimensions (NaN if all nats are equal), and `rise`, the nats of the task
-        of most dimensions less those of the one of fewest.
-
-    >>> found = study("sines", seed=1, hypotheses=200)
-    >>> found["rank_correlation"] > 0, found["rise"] > 0
-    (True, True)
-    """
-    if space not in SPACES:
-        raise unknown("space", space, SPACES)
-    check_seed(seed)
-    check_number("error", error, above=0)
-    check_number("hypotheses", hypotheses, at_least=2, whole=True)
-    check_number("samples", samples, at_least=1, whole=True)
-    dimensions = DIMENSIONS["sines" if data == "sines" else "components"]
-    found: list[dict[str, float]] = []
-    for dimension in dimensions:
-        task = _task(data, dimension, samples, seed)
-        if space == "kernel":
-            losses = kernel_losses(*task, math.sqrt(dimension) if scaled else 1.0, hypotheses, seed)
-            fitted = {}
-        else:
-            network = perceptron(dimension, 1, width=32)
-            losses, train = network_losses(network, *task, hypotheses, 100, batch_size=samples, lr=0.01, seed=seed)
-            fitted = {"train_loss": float(train.mean())}
-        bias = inductive_bias(losses, error)
-        found.append({"nats": bias.nats, "loss": float(losses.mean()), **fitted})
-        if data != "sines":
-            points, targets = task[:2]
-            functions = classification_space(points, (targets[:, 0] > 0).long(), dimension)
-            bound = difficulty(functions, samples, error).bits
-            found[-1]["bound_over"] = math.log10(1 + bound) - math.log10(1 + bias.bits)
-    nats = [one["nats"] for one in found]
-    figures = {name: float(np.mean([one[name] for one in found])) for name in found[0]}
-    return {**figures, "rank_correlation": float(spearmanr(dimensions, nats).statistic), "rise": nats[-1] - nats[0]}
-
-
-def _task(data: str, dimension: int, samples: int, seed: int, asked: int = 60) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Training points and targets, test points and targets."""
-    generator = torch.Generator().manual_seed(seed)
-    if data == "sines":
-        points = 2 * torch.rand(samples + asked, dimension, generator=generator) - 1
-        targets = (2 * points.sum(1)).sin()
-    else:
-        scores, labels = _components(data)
-        points = scores[:, :dimension]
-        points = (points / points.square().mean().sqrt()).float()
-        drawn = torch.randperm(len(points), generator=generator)[: samples + asked]
-        points, targets = points[drawn], 2.0 * labels[drawn] - 1
-    targets = targets[:, None]
-    return points[:samples], targets[:samples], points[samples:], targets[samples:]
-
-
-@lru_cache(maxsize=1)
-def _components(data: str) -> tuple[Tensor, Tensor]:
-    """Principal components of the images of a data set's first two classes, and their labels."""
-    images = load(data).train
-    images = images.subset((images.labels < 2).nonzero().flatten())
-    pixels = images.pixels.flatten(1).double()
-    scores = torch.linalg.svd(pixels - pixels.mean(0), full_matrices=False)
-    return scores.U * scores.S, images.labels
-
-
 def _mixture(x: float, df: float, nc: float) -> float:
     r"""$\ln P(\chi^2 \le x)$, $\chi^2$ being a mixture of central ones: $df + 2j$ with the Poisson weight of $j$.
 
-    The terms' logarithms are concave in j, and those beyond 12 deviations of the largest are nothing beside it.
+    The terms' logarithms are concave in j, and terms beyond 12 deviations of the largest are negligible.
     """
     half, mean, y = df / 2, nc / 2, x / 2
     # Terms grow by about mean y / (j (half + j)) in the lower tail, and by mean / j above it.
@@ -523,11 +464,11 @@ def _mixture(x: float, df: float, nc: float) -> float:
     j = np.arange(max(0, math.floor(top - reach)), math.ceil(top + reach) + 1)
     logs = xlogy(j, mean) - mean - gammaln(j + 1)
     below = gammainc(half + j, y)
-    told = below > 1e-290
-    logs[told] += np.log(below[told])
-    # Where a float cannot tell the incomplete gamma function, its series, which then takes few terms.
-    a = half + j[~told]
-    logs[~told] += a * math.log(y) - y - gammaln(a + 1) + np.log(hyp1f1(1, a + 1, y))
+    normal = below > 1e-290
+    logs[normal] += np.log(below[normal])
+    # Where a float cannot hold the incomplete gamma function, its series gives the logarithm in a few terms.
+    a = half + j[~normal]
+    logs[~normal] += a * math.log(y) - y - gammaln(a + 1) + np.log(hyp1f1(1, a + 1, y))
     return float(logsumexp(logs))
 
 
@@ -550,15 +491,15 @@ def _saddlepoint(x: float, df: float, nc: float) -> float:
 
 
 def _fit(losses: np.ndarray) -> LossModel:
-    """The likeliest model, sought by its relative variance and the share of its mean that all hypotheses have.
+    """The model of maximum likelihood, searched by its relative variance and the share of its mean from noncentrality.
 
-    These two are nearly independent, where degrees of freedom and noncentrality are not; the scale follows, since the
-    likeliest model has the mean of the losses.
+    These two parameters are nearly independent, which degrees of freedom and noncentrality are not. The scale follows,
+    since the model of maximum likelihood has the mean of the losses.
     """
     mean = float(losses.mean())
     x = losses / mean
     start = _of_moments(x)
-    if x.var() < 1e-10:  # beyond what the density can tell of its shape
+    if x.var() < 1e-10:  # the density is too inaccurate for its shape
         return LossModel(*_parameters(*start, mean))
 
     def unlikeliness(place: np.ndarray) -> float:
@@ -566,11 +507,11 @@ def _fit(losses: np.ndarray) -> LossModel:
         return float(value) if np.isfinite(value) else math.inf
 
     first = np.array([math.log(start[0]), logit(max(start[1], 0.02))])
-    if unlikeliness(first) == math.inf:  # as with a loss of 0
+    if unlikeliness(first) == math.inf:  # for example with a loss of 0
         return LossModel(*_parameters(*start, mean))
     simplex = first + np.array([[0, 0], [0.1, 0], [0, 1]])
     options = {"initial_simplex": simplex, "xatol": 1e-4, "fatol": 1e-9}
-    bounds = [(None, None), (-14, 14)]  # shares nearer to 0 or 1 are as likely
+    bounds = [(None, None), (-14, 14)]  # shares nearer to 0 or 1 have the same likelihood
     variance, share = minimize(unlikeliness, first, method="Nelder-Mead", bounds=bounds, options=options).x
     return LossModel(*_parameters(math.exp(variance), float(expit(share)), mean))
 
@@ -584,8 +525,8 @@ def _parameters(variance: float, share: float, mean: float = 1.0) -> tuple[float
 def _of_moments(x: np.ndarray) -> tuple[float, float]:
     r"""Relative variance and share of the model that has the first three moments of x.
 
-    They are $c (k + \lambda)$, $2 c^2 (k + 2 \lambda)$ and $8 c^3 (k + 3 \lambda)$, and solve
-    $\mu c^2 - \sigma^2 c + \mu_3 / 8 = 0$. Where x is too skew for any share, or not skew enough, it is the nearest.
+    The moments are $c (k + \lambda)$, $2 c^2 (k + 2 \lambda)$ and $8 c^3 (k + 3 \lambda)$, so that
+    $\mu c^2 - \sigma^2 c + \mu_3 / 8 = 0$. If x is too skewed for any share, or too little, the nearest share is taken.
     """
     mean, variance, third = (float(moment) for moment in (x.mean(), x.var(), ((x - x.mean()) ** 3).mean()))
     root = math.sqrt(max(0.0, variance**2 - mean * third / 2))
@@ -601,7 +542,7 @@ def _log_density(x: np.ndarray, df: float, nc: float, scale: float) -> np.ndarra
 
 
 def _log_bessel(order: float, z: np.ndarray) -> np.ndarray:
-    r"""$\ln I_\nu(z)$; of large orders by Debye's expansion (DLMF 10.41.3), where SciPy's function underflows."""
+    r"""$\ln I_\nu(z)$; for large orders, where SciPy's function underflows, by Debye's expansion (DLMF 10.41.3)."""
     if order < 50:
         return np.log(ive(order, z)) + z
     s = np.hypot(1, z / order)

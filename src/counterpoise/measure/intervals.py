@@ -42,11 +42,12 @@ def interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
     Raises:
         InputError: if there is no value, one is NaN or infinite, or `confidence` is out of range.
 
-    >>> found = interval([1.0, 2.0, 3.0])
-    >>> found.mean, round(found.low, 4), round(found.high, 4), found.n
-    (2.0, -0.4841, 4.4841, 3)
-    >>> interval([0.5])
-    Interval(mean=0.5, low=None, high=None, n=1)
+    Examples:
+        >>> found = interval([1.0, 2.0, 3.0])
+        >>> found.mean, round(found.low, 4), round(found.high, 4), found.n
+        (2.0, -0.4841, 4.4841, 3)
+        >>> interval([0.5])
+        Interval(mean=0.5, low=None, high=None, n=1)
     """
     check_number("confidence", confidence, above=0, below=1)
     values = _finite("values", values)
@@ -72,8 +73,9 @@ def paired(a: Sequence[float], b: Sequence[float], confidence: float = 0.95) -> 
     Raises:
         InputError: if there are not as many of both, and as in `interval`.
 
-    >>> paired([3.0, 5.0], [1.0, 3.0])
-    Interval(mean=2.0, low=2.0, high=2.0, n=2)
+    Examples:
+        >>> paired([3.0, 5.0], [1.0, 3.0])
+        Interval(mean=2.0, low=2.0, high=2.0, n=2)
     """
     a, b = _finite("a", a), _finite("b", b)
     if len(a) != len(b):
@@ -95,13 +97,13 @@ def verdict(difference: Interval, expected: str) -> Verdict:
     Raises:
         InputError: if `expected` is another word, or an end of the interval is NaN or infinite.
 
-    >>> verdict(Interval(2.0, 0.5, 3.5, 5), "above"), verdict(Interval(2.0, 0.5, 3.5, 5), "below")
-    ('confirmed', 'refuted')
-    >>> verdict(Interval(2.0, 0.0, 4.0, 5), "above")
-    'inconclusive'
+    Examples:
+        >>> verdict(Interval(2.0, 0.5, 3.5, 5), "above"), verdict(Interval(2.0, 0.5, 3.5, 5), "below")
+        ('confirmed', 'refuted')
+        >>> verdict(Interval(2.0, 0.0, 4.0, 5), "above")
+        'inconclusive'
     """
-    if expected not in ("above", "below"):
-        raise unknown("expected side", expected, ("above", "below"))
+    _check_side(expected)
     low, high = difference.low, difference.high
     if low is None or high is None:
         return "inconclusive"
@@ -109,6 +111,32 @@ def verdict(difference: Interval, expected: str) -> Verdict:
     if low <= 0 <= high:
         return "inconclusive"
     return "confirmed" if (low > 0) == (expected == "above") else "refuted"
+
+
+def holds(difference: Interval, expected: str) -> bool:
+    """Whether a mean lies on the expected side of zero, however wide its interval is.
+
+    A requirement of a claim is judged so: it says where an experiment is worth judging, and is no finding of its own.
+
+    Args:
+        difference: from `paired` or `interval`.
+        expected: "above" or "below".
+
+    Raises:
+        InputError: if `expected` is another word, or the mean is NaN or infinite.
+
+    Examples:
+        >>> holds(Interval(0.5, -1.0, 2.0, 5), "above"), holds(Interval(0.0, -1.0, 1.0, 5), "above")
+        (True, False)
+    """
+    _check_side(expected)
+    (mean,) = check_numbers("difference", (difference.mean,))
+    return mean > 0 if expected == "above" else mean < 0
+
+
+def _check_side(expected: str) -> None:
+    if expected not in ("above", "below"):
+        raise unknown("expected side", expected, ("above", "below"))
 
 
 def _finite(name: str, values: Sequence[float]) -> list[float]:

@@ -1,4 +1,4 @@
-r"""OPIS: does one threshold of the distance do the same for all classes?
+r"""OPIS: does one distance threshold work equally well for all classes?
 
 Zhang, Xu, Tang, Fang, Wu, Tighe, Xing, "Threshold-Consistent Margin Loss for Open-World Deep Metric Learning",
 ICLR 2024, arXiv 2307.04047: the Operating-Point-Inconsistency Score; `metric.tcm` is the loss that lowers it.
@@ -19,20 +19,20 @@ from counterpoise.measure.accuracy import known_classes
 from counterpoise.ops.checks import check_finite, check_matrix, check_number, check_numbers
 from counterpoise.ops.similarity import normalize_rows
 
-# `utility_curves` takes this many distances at a time: 16 MB.
+# Distances that `utility_curves` computes at a time: 16 MB.
 TILE = 1 << 21
-# The ends of the calibration range are found to this step, a distance of 2e-6, and equal distances stay together.
+# Bins for the ends of the calibration range, each 2e-6 wide; equal distances share a bin.
 STEPS = 1 << 20
 
 
 class Curves(NamedTuple):
-    """What each class makes of each threshold.
+    """The utility of each class at each threshold.
 
-    Args:
-        thresholds: distances, from where the false-accept rate is the one given to where it is the other.
-        utility: of each class at each threshold, from 0 to 1.
+    Attributes:
+        thresholds: distances, from the one with the lower false-accept rate to the one with the higher.
+        utility: utility of each class at each threshold, from 0 to 1.
         classes: the label of each class.
-        alone: how many classes have one row; they are left out.
+        alone: number of classes with a single row, which are left out.
     """
 
     thresholds: Float64[Tensor, " thresholds"]
@@ -42,17 +42,18 @@ class Curves(NamedTuple):
 
 
 def harmonic_mean(a: Float[Tensor, "*shape"], b: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """2ab / (a + b), of sensitivity and specificity the utility; 0 where both are 0.
+    """2ab / (a + b), which is the utility for sensitivity a and specificity b; 0 where both are 0.
 
     Args:
-        a: from 0 to 1.
-        b: of the same shape.
+        a: numbers from 0 to 1.
+        b: numbers from 0 to 1, of the same shape.
 
     Raises:
-        InputError: for other numbers, NaN, or different shapes.
+        InputError: for numbers out of range, NaN, or different shapes.
 
-    >>> round(harmonic_mean(torch.tensor(0.5), torch.tensor(1.0)).item(), 6)
-    0.666667
+    Examples:
+        >>> round(harmonic_mean(torch.tensor(0.5), torch.tensor(1.0)).item(), 6)
+        0.666667
     """
     for name, x in (("a", a), ("b", b)):
         check_finite(name, x)
@@ -74,31 +75,32 @@ def utility_curves(
     far: tuple[float, float] = (0.01, 0.1),
     thresholds: int = 101,
 ) -> Curves:
-    """The utility of each class over the calibration range, if pairs within a distance are taken for one class.
+    """The utility of each class over the calibration range, if pairs within a threshold count as one class.
 
-    Distances are Euclidean, of rows scaled to length 1: d² = 2 - 2 cos. The range goes from the least distance within
-    which the share `far[0]` of all pairs of different classes lies to that of `far[1]`, to 2e-6. At a threshold, a
-    class's sensitivity is the share of its pairs that lie within, its specificity the share of the pairs with one row
-    in the class that do not, and its utility is their harmonic mean.
+    Distances are Euclidean between normalised rows: d² = 2 - 2 cos. The range goes from the smallest distance within
+    which a share `far[0]` of all pairs of different classes lies to that for `far[1]`, both to within 2e-6. At a
+    threshold, a class's sensitivity is the share of its pairs within it, its specificity is the share of pairs with one
+    row in the class that are farther apart, and its utility is their harmonic mean.
 
-    All pairs are visited twice, in parts, none is drawn or kept: the cost is 2·n²·dim multiplications in float64 and n²
-    look-ups among the thresholds: 5 seconds on one core for 10,000 rows of 64 numbers, and 9 minutes for 100,000. The
-    memory beside the rows is 250 MB, and some times classes × thresholds numbers.
+    All pairs are visited twice, in parts; none is sampled or stored. The cost is 2·n²·dim multiplications in float64
+    and n² look-ups among the thresholds: 5 seconds on one core for 10,000 rows of 64 numbers, and 9 minutes for
+    100,000. Memory beside the rows is 250 MB plus a few times classes × thresholds numbers.
 
     Args:
-        embeddings: one row per image; scaled to length 1 here.
-        labels: class of each; -1 leaves a row out.
+        embeddings: one row per image; normalised here.
+        labels: class of each row; rows with -1 are left out.
         far: false-accept rates at both ends of the range, above 0, the smaller one first.
-        thresholds: how many, equally far from each other, both ends included.
+        thresholds: number of thresholds, equally spaced, both ends included.
 
     Raises:
-        InputError: for other shapes, NaN, arguments out of range, or fewer than 2 classes with 2 rows.
+        InputError: for wrong shapes, NaN, arguments out of range, or fewer than 2 classes with 2 rows.
 
-    >>> rows = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0], [0.0, 1.0], [-1.0, 0.0]])
-    >>> curves = utility_curves(rows, torch.tensor([0, 0, 1, 1, 2]), far=(0.5, 1.0), thresholds=2)
-    >>> curves.thresholds, curves.utility, curves.alone
-    (tensor([0.8944, 1.4142], dtype=torch.float64), tensor([[0.6667, 0.0000],
-            [0.6667, 0.0000]], dtype=torch.float64), 1)
+    Examples:
+        >>> rows = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0], [0.0, 1.0], [-1.0, 0.0]])
+        >>> curves = utility_curves(rows, torch.tensor([0, 0, 1, 1, 2]), far=(0.5, 1.0), thresholds=2)
+        >>> curves.thresholds, curves.utility, curves.alone
+        (tensor([0.8944, 1.4142], dtype=torch.float64), tensor([[0.6667, 0.0000],
+                [0.6667, 0.0000]], dtype=torch.float64), 1)
     """
     check_matrix("embeddings", embeddings)
     labels = known_classes("labels", labels, len(embeddings))
@@ -124,7 +126,7 @@ def utility_curves(
 
 
 def _range(z: Tensor, own: Tensor, far: tuple[float, float]) -> list[float]:
-    """The distances within which these shares of the pairs of different classes lie."""
+    """The distances within which the shares `far` of the pairs of different classes lie."""
     counts = torch.zeros(STEPS + 1, dtype=torch.int64, device=z.device)
     for rows, distances in _distances(z):
         others = distances[own[rows, None] != own]
@@ -137,7 +139,7 @@ def _range(z: Tensor, own: Tensor, far: tuple[float, float]) -> list[float]:
 def _utility(z: Tensor, own: Tensor, thresholds: Tensor) -> Float64[Tensor, "classes thresholds"]:
     bins = len(thresholds) + 1
     sizes = own.bincount()
-    # Of the pairs with another class, and of those within the class, which are seen from both ends.
+    # Counts of pairs with other classes, and of pairs within the class, which are counted from both ends.
     counts = torch.zeros(len(sizes), 2, bins, dtype=torch.int64, device=z.device)
     for rows, distances in _distances(z):
         distances[torch.arange(len(rows)), rows] = torch.inf
@@ -152,46 +154,47 @@ def _utility(z: Tensor, own: Tensor, thresholds: Tensor) -> Float64[Tensor, "cla
 
 
 def _distances(z: Float64[Tensor, "n dim"]) -> Iterator[tuple[Integer[Tensor, " part"], Float64[Tensor, "part n"]]]:
-    """Numbers of some rows, and their distances to all."""
+    """Yield indices of some rows, and their distances to all rows."""
     for rows in torch.arange(len(z), device=z.device).split(max(1, TILE // len(z))):
         yield rows, (2 - 2 * z[rows] @ z.T).clamp(min=0).sqrt()
 
 
 def _ceil(x: float) -> int:
-    """A share of a number, rounded up; 7.000000000000001 is 7."""
+    """Round up, but treat 7.000000000000001 as 7."""
     return math.ceil(round(x, 6))
 
 
 def opis(utility: Float[Tensor, "classes thresholds"]) -> float:
-    r"""The Operating-Point-Inconsistency Score: the variance of the utility over the classes, mean over the thresholds.
+    r"""The Operating-Point-Inconsistency Score: the variance of utility over classes, averaged over thresholds.
 
-    $\frac{1}{T (d_{max} - d_{min})} \sum_{i=1}^T \int_{d_{min}}^{d_{max}} (U_i(d) - \bar U(d))^2 \, dd$, where classes
-    count alike, the integral being taken as the mean over equally far thresholds.
+    $\frac{1}{T (d_{max} - d_{min})} \sum_{i=1}^T \int_{d_{min}}^{d_{max}} (U_i(d) - \bar U(d))^2 \, dd$. All
+    classes have the same weight; the integral is the mean over equally spaced thresholds.
 
     Args:
-        utility: as from `utility_curves`.
+        utility: from `utility_curves`.
 
     Returns:
-        From 0, where one threshold does the same for all classes, to 0.25.
+        From 0, if one threshold works equally well for all classes, to 0.25.
 
     Raises:
-        InputError: for another shape, NaN, or no thresholds.
+        InputError: for a wrong shape, NaN, or no thresholds.
 
-    >>> opis(torch.tensor([[0.5, 1.0], [0.5, 0.5]]))
-    0.03125
+    Examples:
+        >>> opis(torch.tensor([[0.5, 1.0], [0.5, 0.5]]))
+        0.03125
     """
     _check_utility(utility)
     return float(utility.var(0, unbiased=False).mean())
 
 
 def epsilon_opis(utility: Float[Tensor, "classes thresholds"], epsilon: float = 0.1) -> float:
-    r"""The squared difference of the utility of the best and of the worst classes, mean over the thresholds.
+    r"""The squared difference between the utility of the best and the worst classes, averaged over thresholds.
 
     Classes are ranked by their mean utility; the best and the worst $\lceil \epsilon T \rceil$ of T are compared.
 
     Args:
-        utility: as from `utility_curves`.
-        epsilon: share of the classes, above 0 and up to 0.5.
+        utility: from `utility_curves`.
+        epsilon: share of the classes, above 0 and at most 0.5.
 
     Returns:
         From 0 to 1.
@@ -199,8 +202,9 @@ def epsilon_opis(utility: Float[Tensor, "classes thresholds"], epsilon: float = 
     Raises:
         InputError: for `epsilon` out of range, and as in `opis`.
 
-    >>> epsilon_opis(torch.tensor([[0.5, 1.0], [0.5, 0.5], [0.5, 0.7]]))
-    0.125
+    Examples:
+        >>> epsilon_opis(torch.tensor([[0.5, 1.0], [0.5, 0.5], [0.5, 0.7]]))
+        0.125
     """
     check_number("epsilon", epsilon, above=0, at_most=0.5)
     _check_utility(utility)

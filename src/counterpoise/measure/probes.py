@@ -53,9 +53,10 @@ def knn_predict(
     Raises:
         InputError: for other shapes, NaN, numbers out of range, or if no training row is labelled.
 
-    >>> train = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]])
-    >>> knn_predict(train, torch.tensor([0, 0, 1]), torch.tensor([[2.0, 0.5], [0.1, 1.0]]), classes=2, k=1)
-    tensor([0, 1])
+    Examples:
+        >>> train = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]])
+        >>> knn_predict(train, torch.tensor([0, 0, 1]), torch.tensor([[2.0, 0.5], [0.1, 1.0]]), classes=2, k=1)
+        tensor([0, 1])
     """
     check_matrix("features", features, at_least=0)
     check_number("k", k, at_least=1, whole=True)
@@ -67,11 +68,11 @@ def knn_predict(
     train_labels = train_labels.cpu()
     votes = torch.zeros(len(features), classes, dtype=torch.float64)
     for found in ranked_in_parts(features, train_features, min(k, len(train_features))):
-        votes[found.rows] = _votes(found, train_labels, classes, temperature)
+        votes[found.rows] = knn_votes(found, train_labels, classes, temperature)
     return votes.argmax(1).to(features.device)
 
 
-def _votes(found: Ranked, train_labels: Tensor, classes: int, temperature: float) -> Float64[Tensor, "n classes"]:
+def knn_votes(found: Ranked, train_labels: Tensor, classes: int, temperature: float) -> Float64[Tensor, "n classes"]:
     """Of each class, the mean over all choices of the k nearest rows where these are tied with others."""
     # Weights relative to the nearest row's: no exponential overflows, however small the temperature.
     weights = ((found.cosine - found.cosine[:, :1]).double() / temperature).exp()
@@ -108,8 +109,9 @@ def knn_accuracy(
     Raises:
         InputError: as in `knn_predict`, or if no row is labelled.
 
-    >>> knn_accuracy(torch.eye(2), torch.tensor([0, 1]), torch.eye(2), torch.tensor([0, 0]), classes=2, k=1)
-    0.5
+    Examples:
+        >>> knn_accuracy(torch.eye(2), torch.tensor([0, 1]), torch.eye(2), torch.tensor([0, 0]), classes=2, k=1)
+        0.5
     """
     features, labels = _labelled("", features, labels, classes)
     return accuracy(knn_predict(train_features, train_labels, features, classes, k, temperature), labels)
@@ -174,15 +176,16 @@ def linear_probe(
         iterations: most steps of the solver for each strength.
 
     Returns:
-        The classifier, in float32 (float64 for float64 features). A warning tells if its fit did not converge.
+        The classifier, in float32 (float64 for float64 features). A warning is given if its fit did not converge.
 
     Raises:
         InputError: for other shapes, NaN, numbers out of range, or if no training row is labelled.
 
-    >>> x, y = torch.tensor([[0.0], [1.0], [4.0], [5.0]]), torch.tensor([0, 0, 1, 1])
-    >>> probe = linear_probe(x, y, x, y, classes=2)
-    >>> probe.predict(torch.tensor([[2.0], [3.0]])), probe.strength
-    (tensor([0, 1]), 1.0)
+    Examples:
+        >>> x, y = torch.tensor([[0.0], [1.0], [4.0], [5.0]]), torch.tensor([0, 0, 1, 1])
+        >>> probe = linear_probe(x, y, x, y, classes=2)
+        >>> probe.predict(torch.tensor([[2.0], [3.0]])), probe.strength
+        (tensor([0, 1]), 1.0)
     """
     check_number("tolerance", tolerance, above=0)
     check_number("iterations", iterations, at_least=1, whole=True)
@@ -211,7 +214,7 @@ def linear_probe(
             probe = LinearProbe(all_weight, all_bias, mean, scale, float(strength), valid_accuracy)
         probes.append((probe, slope))
     best, slope = max(probes, key=lambda fitted: fitted[0].valid_accuracy or 0.0)
-    # A strong penalty makes the loss steep: there, float32 cannot tell losses apart down to the tolerance.
+    # A strong penalty makes the loss steep: there, float32 cannot resolve losses down to the tolerance.
     if slope > 10 * tolerance * max(1.0, best.strength):
         warnings.warn(
             f"linear probe: not converged at strength {best.strength:g} in at most {iterations} iterations "
@@ -236,14 +239,16 @@ def probe_factors(
 
     Returns:
         By factor, from 0 to 1: the accuracy; for a factor of two values, the average precision of the second. A factor
-        that is constant in either is left out.
+        is left out that has a single value in either (or none), or of which no value of one is among the other's: no
+        probe could read it. So the result is empty where no factor can be read.
 
     Raises:
         InputError: for other shapes, NaN, or a factor that is not given of both.
 
-    >>> x, y = torch.tensor([[0.0], [1.0], [4.0], [5.0], [0.5], [4.5]]), torch.tensor([0, 0, 1, 1, 0, 1])
-    >>> probe_factors(x, {"large": y}, x, {"large": y})
-    {'large': 1.0}
+    Examples:
+        >>> x, y = torch.tensor([[0.0], [1.0], [4.0], [5.0], [0.5], [4.5]]), torch.tensor([0, 0, 1, 1, 0, 1])
+        >>> probe_factors(x, {"large": y}, x, {"large": y})
+        {'large': 1.0}
     """
     check_matrix("features", features)
     if missing := [name for name in train_factors if name not in factors]:
@@ -253,7 +258,8 @@ def probe_factors(
         values = known_classes(f"train_factors: {name}", train_factors[name], len(train_features))
         asked = known_classes(f"factors: {name}", factors[name], len(features))
         kept = asked >= 0
-        if min(len(known[known >= 0].unique()) for known in (values, asked)) < 2:
+        learnt, judged = values[values >= 0].unique(), asked[kept].unique()
+        if min(len(learnt), len(judged)) < 2 or not torch.isin(judged, learnt).any():
             continue
         classes = 1 + int(max(values.max(), asked.max()))
         fitted, valid = stratified_split(values, 0.75, torch.Generator().manual_seed(0))
@@ -318,9 +324,11 @@ def stratified_split(
     Raises:
         InputError: if `labels` are no integers or `share` is out of range.
 
-    >>> first, second = stratified_split(torch.tensor([0, 0, 0, 0, 1, 1, -1]), 0.75, torch.Generator().manual_seed(0))
-    >>> len(first), len(second)
-    (4, 2)
+    Examples:
+        >>> labels = torch.tensor([0, 0, 0, 0, 1, 1, -1])
+        >>> first, second = stratified_split(labels, 0.75, torch.Generator().manual_seed(0))
+        >>> len(first), len(second)
+        (4, 2)
     """
     check_number("share", share, above=0, below=1)
     labels = known_classes("labels", labels, labels.numel()).cpu()
@@ -345,7 +353,7 @@ def few_shot_accuracy(
     queries: int = 15,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """How well a few examples of new classes tell them apart: nearest class mean, over random episodes.
+    """How well a few examples distinguish new classes: nearest class mean, over random episodes.
 
     An episode draws `ways` classes and from each of them `shots` examples and `queries` rows to classify, all
     different. Rows are scaled to length 1; the nearest mean is by Euclidean distance (Snell et al., NeurIPS 2017,
@@ -366,8 +374,10 @@ def few_shot_accuracy(
     Raises:
         InputError: if fewer than `ways` classes have enough rows, for NaN, other shapes or numbers out of range.
 
-    >>> few_shot_accuracy(torch.eye(2).repeat(6, 1), torch.tensor([0, 1] * 6), shots=2, ways=2, episodes=9, queries=3)
-    (1.0, 0.0)
+    Examples:
+        >>> features, labels = torch.eye(2).repeat(6, 1), torch.tensor([0, 1] * 6)
+        >>> few_shot_accuracy(features, labels, shots=2, ways=2, episodes=9, queries=3)
+        (1.0, 0.0)
     """
     for name, value, least in (
         ("shots", shots, 1),
@@ -403,6 +413,7 @@ def few_shot_accuracy(
 
 def _labelled(part: str, features: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
     """The labelled rows, after checking both; `part` is the prefix of the arguments' names."""
+    check_number("classes", classes, at_least=1, whole=True)
     prefix = f"{part}_" if part else ""
     check_matrix(f"{prefix}features", features, at_least=0)
     labels = known_classes(f"{prefix}labels", labels, len(features), classes)

@@ -1,4 +1,4 @@
-"""Retrieval: what the nearest neighbours of each embedding are, over galleries of any size."""
+"""Retrieval: Recall@k, MAP@R and R-precision by nearest neighbours, for galleries of any size."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ Ties = Literal["average", "rows"]
 
 
 class Retrieval(NamedTuple):
-    """How well embeddings find their own class.
+    """Retrieval measures of embeddings.
 
-    Args:
+    Attributes:
         recall: Recall@k for each k: the share of queries with an item of their class among the k nearest.
-        map_r: MAP@R: of each query with R items of its class in the gallery, the precision at the place of each of
-            these among the R nearest, summed and divided by R; the mean over queries (Musgrave et al., "A Metric
-            Learning Reality Check", ECCV 2020, arXiv 2003.08505, equation 4).
-        r_precision: the share of a query's class among its R nearest; the mean over queries.
-        alone: how many queries have nothing of their class to find; they count in none of the measures.
-        seconds: how long the search and the measures took.
+        map_r: MAP@R: for a query with R items of its class in the gallery, the sum over its hits among the R nearest of
+            the precision at each hit's rank, divided by R; averaged over queries (Musgrave et al., "A Metric Learning
+            Reality Check", ECCV 2020, arXiv 2003.08505, equation 4).
+        r_precision: the share of a query's class among its R nearest, averaged over queries.
+        alone: number of queries without items of their class in the gallery; no measure includes them.
+        seconds: duration of the search and the measures.
     """
 
     recall: dict[int, float]
@@ -48,32 +48,33 @@ def retrieval(
     ks: Sequence[int] = (1, 2, 4, 8),
     ties: Ties | None = None,
 ) -> Retrieval:
-    """Recall@k and MAP@R by cosine. Nothing of the size queries × items is formed.
+    """Recall@k and MAP@R by cosine, without forming the queries × items matrix.
 
-    Items that are equally near to a query have no order of their own. Ranked by row number, as a plain count does, they
-    are in the order of their classes where rows come class by class: embeddings that are all the same would then score
-    better than random ones. The mean over all orders of such items is exact, and the same for every order of the rows.
+    Items that are equally near to a query (ties) have no order. A plain implementation ranks them by row index. If rows
+    are sorted by class, identical embeddings would then score better than random ones. The mean over all orders of the
+    ties is exact, and independent of the order of the rows.
 
     Args:
         queries: one row per query.
-        labels: class of each query; -1 leaves it out.
-        gallery: one row per item; without it, each query seeks among all other queries.
-        gallery_labels: class of each item; one with -1 belongs to no query's class.
-        ks: numbers of neighbours, each at least 1; one above the number of items counts as this.
-        ties: of items that are equally near, "average" takes the mean over all their orders, "rows" ranks them by their
-            row number. By default "average" where rows come class by class (neighbouring rows change class at least a
-            quarter less often than in a random order), else "rows", whose order is then a random one.
+        labels: class of each query; queries with -1 are left out.
+        gallery: one row per item; without it, each query searches all other queries.
+        gallery_labels: class of each item; items with -1 match no query.
+        ks: numbers of neighbours, each at least 1; numbers above that of the items count as that of the items.
+        ties: "average" takes the mean over all orders of ties, "rows" ranks ties by row index. The default is "average"
+            if rows are sorted by class (neighbouring rows change class at least a quarter less often than in a random
+            order), else "rows", since their order is then random.
 
     Raises:
-        InputError: for shapes that do not go together, NaN, labels below -1, other `ks` or `ties`, an empty gallery, or
-            queries of which none has anything of its class to find.
+        InputError: for shapes that do not match, NaN, labels below -1, invalid `ks` or `ties`, an empty gallery, or
+            if no query has an item of its class in the gallery.
 
-    >>> rows = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [0.5, 0.4]])
-    >>> found = retrieval(rows, torch.tensor([0, 0, 1, 1]), ks=(1, 2))
-    >>> found.recall, found.map_r, found.r_precision, found.alone
-    ({1: 0.75, 2: 0.75}, 0.75, 0.75, 0)
-    >>> round(retrieval(torch.ones(4, 2), torch.tensor([0, 0, 1, 1]), ks=(1,)).recall[1], 4)  # 1 of 3 equally near
-    0.3333
+    Examples:
+        >>> rows = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [0.5, 0.4]])
+        >>> found = retrieval(rows, torch.tensor([0, 0, 1, 1]), ks=(1, 2))
+        >>> found.recall, found.map_r, found.r_precision, found.alone
+        ({1: 0.75, 2: 0.75}, 0.75, 0.75, 0)
+        >>> round(retrieval(torch.ones(4, 2), torch.tensor([0, 0, 1, 1]), ks=(1,)).recall[1], 4)  # 1 of 3 equally near
+        0.3333
     """
     start = time.perf_counter()
     ks = sorted(set(check_numbers("ks", ks, at_least=1, whole=True)))
@@ -113,13 +114,13 @@ def _gallery(gallery: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
 
 
 def _of_class(labels: Tensor, gallery_labels: Tensor) -> Integer[Tensor, " queries"]:
-    """How many items of the gallery have each query's class."""
+    """The number of gallery items of each query's class."""
     classes, place = torch.cat([labels, gallery_labels]).unique(return_inverse=True)
     return place[len(labels) :].bincount(minlength=len(classes))[place[: len(labels)]]
 
 
 def _class_by_class(labels: Tensor) -> bool:
-    """Whether the order of rows shows their classes: a quarter fewer runs of one class than a random order has."""
+    """Whether rows are sorted by class: at least a quarter fewer runs of one class than in a random order."""
     counts = labels.unique(return_counts=True)[1].double()
     runs = 1 + int((labels[1:] != labels[:-1]).sum())
     return runs <= 0.75 * (1 + len(labels) - float(counts.square().sum()) / len(labels))
@@ -132,7 +133,7 @@ def _by_row_number(queries: Tensor, gallery: Tensor, k: int) -> Iterator[Ranked]
 
 
 class _Places(NamedTuple):
-    """Of each place in a query's ranking, the items that share it, since they are equally near."""
+    """The items that share each rank of a query, since they are equally near."""
 
     before: Int64[Tensor, "n k"]  # nearer items
     hits: Int64[Tensor, "n k"]  # those of the query's class among them
@@ -141,13 +142,13 @@ class _Places(NamedTuple):
 
     @classmethod
     def of(cls, found: Ranked, labels: Tensor, gallery_labels: Tensor, own: Tensor | None) -> _Places:
-        """From the neighbours of queries, which are `own` rows of the gallery or none of it."""
+        """Places from the neighbours of queries; `own` are the queries' rows in the gallery, if they have any."""
         group, index = (found.group, found.numbers) if own is None else _without(found.group, found.numbers, own)
         n, length = group.shape
         place = torch.arange(length)
         starts = torch.cat([torch.ones(n, 1, dtype=torch.bool), group[:, 1:] != group[:, :-1]], 1)
         before = place.where(starts, 0).cummax(1).values
-        # Seen from the end, the next start is the smallest one so far.
+        # From the end, the next start is the running minimum.
         nexts = torch.cat([place.where(starts, length)[:, 1:], torch.full((n, 1), length)], 1)
         after = nexts.flip(1).cummin(1).values.flip(1)
         match = gallery_labels[index] == labels[:, None]
@@ -163,7 +164,7 @@ class _Places(NamedTuple):
 
 
 def _without(group: Tensor, index: Integer[Tensor, "n k"], own: Integer[Tensor, " n"]) -> tuple[Tensor, Tensor]:
-    """The neighbours but the query itself; where equal rows have pushed it out, without the last."""
+    """The neighbours without the query itself; if equal rows took its place, without the last one."""
     itself = index == own[:, None]
     itself[~itself.any(1), -1] = True
     return group[~itself].view(len(index), -1), index[~itself].view(len(index), -1)
@@ -172,14 +173,14 @@ def _without(group: Tensor, index: Integer[Tensor, "n k"], own: Integer[Tensor, 
 def _expected(places: _Places, r: Integer[Tensor, " n"], ks: Sequence[int]) -> Float64[Tensor, " measures"]:
     r"""Sums over queries of MAP@R, R-precision and Recall@k, each the mean over all orders within ties.
 
-    Let t items be tied, m of them of the query's class, after P nearer ones with H of its class. At each of their
-    places i, the item is of the class with the chance $m/t$, and if it is, the $i - P - 1$ tied ones before it hold
-    $(i - P - 1) \frac{m-1}{t-1}$ of the class, in the mean. That none is among the first a of them has the chance
+    Let t items be tied, m of them of the query's class, after P nearer items with H of its class. The item at each of
+    their ranks i is of the class with probability $m/t$. If it is, the $i - P - 1$ tied items before it contain
+    $(i - P - 1) \frac{m-1}{t-1}$ of the class on average. None of the first a ties is of the class with probability
     $\binom{t-m}{a} / \binom{t}{a}$.
 
     Args:
-        places: where ties reach beyond the last place, all of it.
-        r: items of the query's class.
+        places: ties that reach beyond the last rank are counted in full.
+        r: number of items of the query's class.
         ks: numbers of neighbours.
     """
     before, hits, tied, right = places
@@ -195,25 +196,26 @@ def _expected(places: _Places, r: Integer[Tensor, " n"], ks: Sequence[int]) -> F
 
 
 def _chance_of_none(tied: Tensor, right: Tensor, drawn: Tensor) -> Float64[Tensor, " n"]:
-    """The chance that no right one is among some drawn of those tied."""
+    """The probability that none of `drawn` tied items is of the query's class."""
     wrong = tied - right
     a, b, c, d = (torch.lgamma(x.double() + 1) for x in (wrong, (wrong - drawn).clamp(min=0), tied, tied - drawn))
     return (a - b - c + d).exp() * (wrong >= drawn)
 
 
 def clustering_nmi(features: Float[Tensor, "n dim"], labels: Integer[Tensor, " n"], seed: int = 0) -> float:
-    """Normalised mutual information of the classes and of as many k-means clusters, from 0 to 1.
+    """Normalised mutual information of the classes and as many k-means clusters, from 0 to 1.
 
     Args:
-        features: one row per sample; scaled to length 1 here.
-        labels: class of each row; -1 leaves it out.
-        seed: of the clusters' start, below 2³¹.
+        features: one row per sample; normalised here.
+        labels: class of each row; rows with -1 are left out.
+        seed: seed of the initial clusters, below 2³¹.
 
     Raises:
-        InputError: for other shapes, NaN, no labelled row, or a seed out of range.
+        InputError: for wrong shapes, NaN, no labelled row, or a seed out of range.
 
-    >>> clustering_nmi(torch.eye(2).repeat(5, 1), torch.tensor([0, 1] * 5))
-    1.0
+    Examples:
+        >>> clustering_nmi(torch.eye(2).repeat(5, 1), torch.tensor([0, 1] * 5))
+        1.0
     """
     check_seed(seed, most=LARGEST_SEED)
     check_matrix("features", features)

@@ -1,4 +1,4 @@
-"""Signs that training was too short or has taught little: each a warning with a name of its own, and what to try."""
+"""Signs that training was too short or learnt little: each a named warning with what to try."""
 
 from __future__ import annotations
 
@@ -10,39 +10,40 @@ from torch import Tensor
 from counterpoise.measure.geometry import collapse, effective_rank, uniformity
 from counterpoise.ops.checks import check_number, check_numbers
 
-# A net from random weights still moves fast after so few steps: the ten epochs of the demo, 70 steps, are enough to
-# order the methods, a half of them is not.
+# After so few steps a randomly initialised network still changes fast: the demo's ten epochs, 70 steps, are enough to
+# rank the methods, but half of them are not.
 FEW_STEPS = 50
-# In an epoch of fewer batches than this, each holds more than a quarter of the data, so that the steps are few for what
-# the data could give; unless the epochs are so many that they make up for it.
+# In an epoch of fewer batches than this, each batch holds more than a quarter of the data, so there are few steps for
+# the amount of data, unless many epochs make up for it.
 FEW_BATCHES = 4
 MANY_STEPS = 500
-ROUNDING = 1e-6  # of a mean of shares
+ROUNDING = 1e-6  # rounding error of a mean of shares
 NEARLY_ALL = 0.95  # a probe that starts here has nothing left to gain
-LAST = 3  # epochs whose mean is compared with the first, so that one good or bad epoch decides nothing
-# Features without labels that have learnt anything use 8 of 128 dimensions and more (docs/results/claims.md): a
-# sixteenth, counted from the least possible rank of 1. Below 0.02 `collapse` speaks of a collapse.
+LAST = 3  # last epochs, whose mean is compared with the first, so that no single epoch decides
+# Features learnt without labels use at least 8 of 128 dimensions (docs/results/claims.md): a sixteenth, counted from
+# the smallest possible rank of 1. Below 0.02, `collapse` reports a collapse.
 LOW_RANK = 1 / 16
-# A mean squared distance of about a tenth, a cosine of 0.95: the demo's features lie at -0.4 after the first epoch and
-# at -0.9 after the tenth.
+# A mean squared distance of about 0.1, or a cosine of 0.95: the demo's features have a uniformity of -0.4 after the
+# first epoch and -0.9 after the tenth.
 CLOSE_TOGETHER = -0.2
 
 
 def few_steps(images: int, batch_size: int, epochs: int, accumulate: int = 1) -> str | None:
-    """The warning for a training of too few steps of the optimiser.
+    """The warning for too few optimiser steps, or `None`.
 
     Args:
-        images: to train on.
-        batch_size: images a batch; at most all of them.
+        images: number of training images.
+        batch_size: images a batch, at most all of them.
         epochs: passes over the images.
         accumulate: batches a step.
 
     Raises:
         InputError: for a number below 1.
 
-    >>> few_steps(images=800, batch_size=256, epochs=10)
-    'few steps: 30 in 10 epochs, 3 an epoch (256 of 800 images a step); try a smaller batch_size or more epochs'
-    >>> few_steps(images=800, batch_size=32, epochs=10)
+    Examples:
+        >>> few_steps(images=800, batch_size=256, epochs=10)
+        'few steps: 30 in 10 epochs, 3 an epoch (256 of 800 images a step); try a smaller batch_size or more epochs'
+        >>> few_steps(images=800, batch_size=32, epochs=10)
     """
     given = {"images": images, "batch_size": batch_size, "epochs": epochs, "accumulate": accumulate}
     for name, value in given.items():
@@ -57,18 +58,19 @@ def few_steps(images: int, batch_size: int, epochs: int, accumulate: int = 1) ->
 
 
 def flat_probe(accuracies: Sequence[float]) -> str | None:
-    """The warning for a kNN probe that has not risen since the first epoch.
+    """The warning for a kNN probe that has not risen since the first epoch, or `None`.
 
     Args:
-        accuracies: of kNN after each epoch, from 0 to 1; with fewer than 3, nothing is said.
+        accuracies: kNN accuracy after each epoch, from 0 to 1; with fewer than 3 there is no warning.
 
     Raises:
-        InputError: for what is no number from 0 to 1.
+        InputError: for anything but numbers from 0 to 1.
 
-    >>> flat_probe([0.6, 0.61, 0.59, 0.6])
-    'flat probe: kNN 60.0 % after the first epoch and 60.0 % over the last 3, so training has taught nothing that kNN
-    can see; try more steps, another learning rate, or milder augmentations'
-    >>> flat_probe([0.6, 0.65, 0.7])
+    Examples:
+        >>> flat_probe([0.6, 0.61, 0.59, 0.6])
+        'flat probe: kNN 60.0 % after the first epoch and 60.0 % over the last 3, so training has taught nothing that
+        kNN can see; try more steps, another learning rate, or milder augmentations'
+        >>> flat_probe([0.6, 0.65, 0.7])
     """
     accuracies = check_numbers("accuracies", accuracies, least=0, at_least=0, at_most=1)
     if len(accuracies) < LAST or accuracies[0] >= NEARLY_ALL:
@@ -84,19 +86,20 @@ def flat_probe(accuracies: Sequence[float]) -> str | None:
 
 
 def poor_shape(z: Float[Tensor, "n dim"], classes: int | None = None) -> list[str]:
-    """The warnings for embeddings that use few dimensions or lie close together; of a collapse, that alone.
+    """The warnings for embeddings that use few dimensions or are close together; for a collapse, only that one.
 
     Args:
-        z: one row per sample, as they come from the network.
-        classes: how many a method has learnt from whose embeddings need no more dimensions than that; `None` for one
-            that reads no labels.
+        z: one row per sample, from the network.
+        classes: number of classes that a supervised method was trained on, since its embeddings need no more dimensions
+            than that; `None` for a method without labels.
 
     Raises:
         InputError: for no rows, NaN, or a number of classes below 1.
 
-    >>> import torch
-    >>> poor_shape(torch.eye(64)[torch.arange(100) % 4])
-    ['low effective rank: 4.0 of 64; try more epochs, a smaller batch_size, or another method']
+    Examples:
+        >>> import torch
+        >>> poor_shape(torch.eye(64)[torch.arange(100) % 4])
+        ['low effective rank: 4.0 of 64; try more epochs, a smaller batch_size, or another method']
     """
     if classes is not None:
         check_number("classes", classes, at_least=1, whole=True)
