@@ -231,7 +231,7 @@ def test_train_embed_export(tmp_path, capsys):
     from safetensors import safe_open
 
     session = onnxruntime.InferenceSession(tmp_path / "encoder.onnx")
-    from counterpoise.tasks.images import load_encoder
+    from counterpoise.tasks import load_encoder
 
     encoder, config = load_encoder(tmp_path / "run")
     images = torch.randint(0, 256, (5, *config["shape"])).float()

@@ -31,7 +31,7 @@ def test_the_examples_of_a_page_run(page):
         exec(compile(code, str(page), "exec"), {})
 
 
-@pytest.mark.parametrize("page", ["scaling", "scenes"])
+@pytest.mark.parametrize("page", ["data", "models", "scaling", "scenes"])
 def test_the_examples_of_other_pages_run(page):
     examples = blocks(ROOT / "docs" / f"{page}.md", "python")
     assert examples
@@ -107,5 +107,5 @@ def test_readme_has_commands():
 
 def test_the_page_on_data_tells_every_imperfection_and_where_it_falls():
     page = (ROOT / "docs/data.md").read_text(encoding="utf-8")
-    told = dict(re.findall(r"^\| `([a-z-]+)` \|.*\| (train|test) \|$", page, re.MULTILINE))
+    told = dict(re.findall(r"^\| `([a-z-]+)` \|.*\| (train|test|both) \|$", page, re.MULTILINE))
     assert told == {name: known.splits[0] for name, known in IMPERFECTIONS.items()}

@@ -68,7 +68,7 @@ def test_the_fingerprint_sees_code_and_not_comments(tmp_path, monkeypatch):
         return fingerprint(["a"])
 
     first = now()
-    (tmp_path / "b.py").write_text('"""Told."""\n\ndef f():\n    """Told."""\n    # why\n    return 1\n')
+    (tmp_path / "b.py").write_text('"""Docs."""\n\ndef f():\n    """Docs."""\n    # why\n    return 1\n')
     assert now() == first
     (tmp_path / "b.py").write_text("def f():\n    return 2\n")
     assert now() != first
@@ -83,7 +83,30 @@ def test_the_fingerprint_is_the_same_on_every_python(tmp_path, monkeypatch):
     (tmp_path / "a.py").write_text(code)
     monkeypatch.setattr(module, "PACKAGE", tmp_path)
     module._parsed.cache_clear()
-    assert fingerprint(["a"]) == "0d338aa5992be118"
+    assert fingerprint(["a"]) == "d4f9b8aea207c7b9"
+    module._parsed.cache_clear()
+
+
+@pytest.mark.parametrize("content", [None, "no JSON", "[1, 2]"])
+def test_a_fingerprint_needs_no_whole_cache_of_sources(content, tmp_path, monkeypatch):
+    import counterpoise.registry.fingerprint as module
+
+    expected = fingerprint(["contrast.dcl"])
+    place = tmp_path / "cache" / "modules.json"
+    if content is not None:
+        place.parent.mkdir()
+        place.write_text(content)
+    for _ in range(2):  # the second time from what the first has written
+        monkeypatch.setattr(module, "KNOWN", place)
+        module._known.cache_clear()
+        module._parsed.cache_clear()
+        assert fingerprint(["contrast.dcl"]) == expected
+        assert len(json.loads(place.read_text())) > 10
+    monkeypatch.setattr(module, "KNOWN", tmp_path / "cache" / "modules.json" / "no folder")
+    module._known.cache_clear()
+    module._parsed.cache_clear()
+    assert fingerprint(["contrast.dcl"]) == expected
+    module._known.cache_clear()
     module._parsed.cache_clear()
 
 
@@ -170,6 +193,6 @@ def test_a_folder_that_holds_only_outputs_is_one(tmp_path):
 
 def test_a_record_that_is_not_ours_is_not_replaced(tmp_path):
     (tmp_path / ".counterpoise.json").write_text("[]")
-    with pytest.raises(InputError, match="is no record of counterpoise's"), output(tmp_path / "a.png") as aside:
+    with pytest.raises(InputError, match="is not a record of counterpoise"), output(tmp_path / "a.png") as aside:
         aside.write_text("x")
     assert (tmp_path / ".counterpoise.json").read_text() == "[]"

@@ -1,4 +1,4 @@
-"""Several processes that work on one batch, started by the tests."""
+"""What several tests share: an encoder, generators, processes that work on one batch, methods built as tasks do."""
 
 import os
 import signal
@@ -9,6 +9,29 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from torch import nn
+
+
+class Encoder(nn.Linear):
+    """Rows, or images, of so many numbers to features, by one linear map.
+
+    Args:
+        channels: of images; none for rows, by which some methods know them.
+    """
+
+    def __init__(self, inputs=16, features=4, channels=None):
+        super().__init__(inputs, features)
+        self.features = features
+        if channels is not None:
+            self.channels = channels
+
+    def forward(self, images):
+        return super().forward(images.flatten(1))
+
+
+def seeded(seed=0):
+    """A generator for one constant of a module: no test can draw from it. Tests draw from the fixture `rng`."""
+    return torch.Generator().manual_seed(seed)
 
 
 def run(world, function, *arguments):
@@ -56,3 +79,11 @@ def work(name, folder):
             file.write("x")
         os.kill(os.getpid(), signal.SIGKILL)
     return f"{name} in {os.path.basename(os.getcwd())}"
+
+
+def build(run, images):
+    """The method of a run on images that stand for all of its data."""
+    from counterpoise import tasks  # here, so that tests of the lower layers don't load every task
+    from counterpoise.tasks.images import Prepared
+
+    return tasks.find(run.task).make(run, Prepared(images, images, images))

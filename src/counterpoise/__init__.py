@@ -1,18 +1,88 @@
-"""Counterpoise: learning from imperfect data, and knowing which method helps."""
+"""Counterpoise: learning from imperfect data, and knowing which method helps.
+
+What the command line does is one Python call: `compare`, `train`, `predict`, `embed`, `export`, `claim`, `scenes`. To
+write a method there are `Method`, `Learner` and `Alternating`; to train and score it `Task`, `Settings` and `Run`; for
+data `load`, `Images` and `make_imperfect`. Everything else has a module, as in `counterpoise.contrast.dcl`.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from counterpoise.commands.claim import claim
+    from counterpoise.commands.compare import compare
+    from counterpoise.commands.embed import embed
+    from counterpoise.commands.export import export
+    from counterpoise.commands.predict import predict
+    from counterpoise.commands.scenes import scenes
+    from counterpoise.commands.train import train
+    from counterpoise.data.images import Images
+    from counterpoise.data.imperfect import make_imperfect
+    from counterpoise.data.sources import load
+    from counterpoise.errors import InputError
+    from counterpoise.learners.alternating import Alternating
+    from counterpoise.learners.learner import Learner
+    from counterpoise.learners.method import Method
+    from counterpoise.tasks.base import Task
+    from counterpoise.training.run import ImageSettings, LearnerSettings, Run, Settings
 
 __version__ = "0.1.0"
 
+__all__ = [
+    "Alternating",
+    "ImageSettings",
+    "Images",
+    "InputError",
+    "Learner",
+    "LearnerSettings",
+    "Method",
+    "Run",
+    "Settings",
+    "Task",
+    "__version__",
+    "claim",
+    "compare",
+    "embed",
+    "export",
+    "load",
+    "make_imperfect",
+    "predict",
+    "scenes",
+    "train",
+]
+
 # Loaded on first use: importing torch takes seconds, which `counterpoise list` must not.
-_LAZY = ("compare", "train", "embed", "export")
+EXPORTS = {
+    "Alternating": "learners.alternating",
+    "ImageSettings": "training.run",
+    "Images": "data.images",
+    "InputError": "errors",
+    "Learner": "learners.learner",
+    "LearnerSettings": "training.run",
+    "Method": "learners.method",
+    "Run": "training.run",
+    "Settings": "training.run",
+    "Task": "tasks.base",
+    "claim": "commands.claim",
+    "compare": "commands.compare",
+    "embed": "commands.embed",
+    "export": "commands.export",
+    "load": "data.sources",
+    "make_imperfect": "data.imperfect",
+    "predict": "commands.predict",
+    "scenes": "commands.scenes",
+    "train": "commands.train",
+}
+"""The module of each name, below this package."""
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
+    if name not in EXPORTS:
         raise AttributeError(f"module 'counterpoise' has no attribute '{name}'")
-    import importlib
+    return getattr(importlib.import_module(f"counterpoise.{EXPORTS[name]}"), name)
 
-    return getattr(importlib.import_module(f"counterpoise.commands.{name}"), name)
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

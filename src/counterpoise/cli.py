@@ -18,8 +18,8 @@ from typing import Any, NoReturn
 from counterpoise import __version__
 from counterpoise.errors import InputError, ProcessLost, RunFailed, printable, unknown
 from counterpoise.files import UNWRITABLE
-from counterpoise.registry import catalogue
-from counterpoise.registry.arguments import Description, add_flags, collect, describe
+from counterpoise.registry import catalogue, user_files
+from counterpoise.registry.arguments import Description, add_flags, collect, describe, describe_settings
 from counterpoise.registry.ledger import declared
 from counterpoise.terminal import discard, make_console
 
@@ -30,6 +30,7 @@ COMMANDS = {
     "scenes": "pictures of several objects each, made to order, with masks, boxes, relations and captions (COCO)",
     "compare": "several methods on one data set: which of them helps, and how sure that is",
     "train": "one method on one data set",
+    "predict": "labels for new images from a trained run, with the nearest images that it knows, as CSV",
     "embed": "the features of images from a trained encoder, as Parquet or NPY",
     "export": "a trained encoder as safetensors or ONNX",
     "claim": "a paper's central claim, run again",
@@ -70,6 +71,12 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         print(f"counterpoise: {printable(error.filename or 'output')}: {error.strerror}", file=sys.stderr)
         discard(sys.stdout)
         sys.exit(2)
+    except Exception as error:
+        reason = user_files.blamed(error)
+        if debug or reason is None:
+            raise
+        print(f"counterpoise: {printable(reason)}", file=sys.stderr)
+        sys.exit(1)
     sys.exit(0)
 
 
@@ -81,10 +88,10 @@ def _open_closed_streams() -> None:
 
 
 def _speak_plainly() -> None:
-    """Warnings in one line; no traceback of a library's thread where the command itself tells what went wrong."""
+    """Warnings in one line; no traceback of a library's thread where the command itself says what went wrong."""
     warnings.showwarning = lambda message, *_: print(f"counterpoise: warning: {printable(message)}", file=sys.stderr)
-    told = threading.excepthook
-    threading.excepthook = lambda failed: None if issubclass(failed.exc_type, OSError) else told(failed)
+    usual = threading.excepthook
+    threading.excepthook = lambda failed: None if issubclass(failed.exc_type, OSError) else usual(failed)
 
 
 def run(arguments: list[str]) -> None:
@@ -95,7 +102,7 @@ def run(arguments: list[str]) -> None:
         description="Learning from imperfect data, and knowing which method helps.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="commands:\n" + "\n".join(f"  {name:<9} {what}" for name, what in COMMANDS.items()),
-        usage="counterpoise COMMAND [options]   (counterpoise COMMAND --help tells the options)",
+        usage="counterpoise COMMAND [options]   (counterpoise COMMAND --help shows the options)",
     )
     parser.add_argument("--version", action="version", version=f"counterpoise {__version__}")
     parser.add_argument("--debug", action="store_true", help="show a traceback where input is refused")
@@ -161,7 +168,10 @@ def show(arguments: list[str]) -> None:
     """`counterpoise show`."""
     parser = make_parser("show")
     parser.add_argument("slug", help="as `counterpoise list` gives it")
-    call("commands.listing", "print_show", {"console": make_console(), **vars(parser.parse_args(arguments))})
+    slug = parser.parse_args(arguments).slug
+    if user_files.is_user_slug(slug):
+        raise InputError(f"show: is for the catalogue; `counterpoise train --method {slug} --help` has its arguments")
+    call("commands.listing", "print_show", {"console": make_console(), "slug": slug})
 
 
 def data(arguments: list[str]) -> None:
@@ -175,11 +185,14 @@ def data(arguments: list[str]) -> None:
 
 
 def compare(arguments: list[str]) -> None:
-    """`counterpoise compare`."""
-    about, settings = describe("commands.compare", "compare"), describe("training.run", "Settings")
+    """`counterpoise compare`: the flags depend on the task, so that is looked for first."""
+    finder = Parser(add_help=False, prog="counterpoise compare", allow_abbrev=False)
+    finder.add_argument("--task", default="pretrain")
+    task = finder.parse_known_args(arguments)[0].task
+    about, settings = describe("commands.compare", "compare"), describe_settings(catalogue.task_source(task))
     parser = make_parser("compare")
     add_flags(parser, about)
-    add_flags(parser.add_argument_group("what all methods share"), settings)
+    add_flags(parser.add_argument_group(f"what all methods of {task} share"), settings)
     given = parser.parse_args(arguments)
     content = call("commands.compare", "compare", collect(given, about) | collect(given, settings))
     runs = [(row["label"], run) for row in content.get("methods", ()) for run in row["runs"]]
@@ -190,12 +203,16 @@ def compare(arguments: list[str]) -> None:
 
 def train(arguments: list[str]) -> None:
     """`counterpoise train`: the flags depend on the method, so that is looked for first."""
-    about, settings = describe("commands.train", "train"), describe("training.run", "Settings")
+    about = describe("commands.train", "train")
     finder = Parser(add_help=False, prog="counterpoise train", allow_abbrev=False)
     finder.add_argument("--method")
-    method = finder.parse_known_args(arguments)[0].method
+    finder.add_argument("--task")
+    found = finder.parse_known_args(arguments)[0]
+    method = found.method
+    task = found.task or (catalogue.task_of(method) if method else "pretrain")
+    settings = describe_settings(catalogue.task_source(task))
     parser = make_parser(
-        "train", "" if method else "\nWith --method SLUG --help, also tells that method's own arguments."
+        "train", "" if method else "\nWith --method SLUG --help, also shows that method's own arguments."
     )
     add_flags(parser, about)
     add_flags(parser.add_argument_group("training"), settings)
@@ -248,6 +265,7 @@ HANDLERS = {
     "data": data,
     "compare": compare,
     "train": train,
+    "predict": simple("predict", "commands.predict"),
     "embed": simple("embed", "commands.embed"),
     "export": simple("export", "commands.export"),
     "scenes": simple("scenes", "commands.scenes"),

@@ -1,33 +1,33 @@
-"""`InputError`: the input is at fault, and here is what to change; and what else can be told by name."""
+"""`InputError`, for input that is at fault, with what to change; and errors for further named causes."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Sequence
 
-MANY = 20  # more known names than this are listed only where none is near
+MANY = 20  # longer lists of known names are shown only if no name is near
 
 
 class InputError(ValueError):
-    """An argument, file or name that Counterpoise refuses; the message names it, what came and what was expected.
+    """An argument, file or name that Counterpoise refuses; the message says which, what came and what was expected.
 
-    The command line prints it as one line and exits with status 2. Any other exception is a defect of ours.
+    The command line prints it as one line and exits with status 2. Any other exception is a bug in Counterpoise.
     """
 
 
 class MissingExtra(InputError, ImportError):
-    """A library that is needed here comes with an optional extra that is not installed."""
+    """A required library belongs to an optional extra that is not installed."""
 
     def __init__(self, library: str, extra: str):
         super().__init__(f"{library} is not installed: pip install 'counterpoise[{extra}]'")
 
 
 class Unwritable(InputError):
-    """A file that cannot be written: its disk is full, read-only or gone; nothing can be kept until that is mended."""
+    """A file that cannot be written because its disk is full, read-only or gone; nothing can be saved until then."""
 
 
 class ProcessLost(RuntimeError):
-    """One of several processes that work on one batch is gone, so that the others cannot go on."""
+    """One of several processes that share a batch is gone, so that the others cannot continue."""
 
 
 class NonFinite(InputError):
@@ -35,18 +35,19 @@ class NonFinite(InputError):
 
 
 class RunFailed(RuntimeError):
-    """What was asked for was begun and failed; the message says what and why. The command line exits with status 1."""
+    """A run that started and then failed; the message says what and why. The command line exits with status 1."""
 
 
 class Diverged(RunFailed, FloatingPointError):
-    """Training whose numbers left all bounds: a smaller learning rate may help."""
+    """Training that diverged to non-finite numbers; a smaller learning rate may help."""
 
 
 def unknown(kind: str, name: object, known: Iterable[str]) -> InputError:
-    """The error for a name that is not known, with the nearest one that is.
+    """Make the error for an unknown name, with the nearest known name.
 
-    >>> print(unknown("method", "simclt", ["simclr", "moco"]))
-    method 'simclt' is not known; did you mean 'simclr'? Known: moco, simclr
+    Examples:
+        >>> print(unknown("method", "simclt", ["simclr", "moco"]))
+        method 'simclt' is not known; did you mean 'simclr'? Known: moco, simclr
     """
     known = sorted(set(known))
     near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
@@ -57,21 +58,23 @@ def unknown(kind: str, name: object, known: Iterable[str]) -> InputError:
 
 
 def first_few(names: Sequence[str], most: int = 3) -> str:
-    """The first of several names, and how many more there are.
+    """The first of several names, and the number of the others.
 
-    >>> first_few(["a", "b"]), first_few(["a", "b", "c", "d", "e"])
-    ('a, b', 'a, b, c and 2 more')
+    Examples:
+        >>> first_few(["a", "b"]), first_few(["a", "b", "c", "d", "e"])
+        ('a, b', 'a, b, c and 2 more')
     """
     more = f" and {len(names) - most:,} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
 
 
 def printable(message: object) -> str:
-    """A text in one line that any terminal can show: what is no printable character is escaped.
+    """Make a text safe to print in one line on any terminal: escape characters that are not printable.
 
-    Names of files and classes come from users' disks, where they may hold line breaks and a terminal's commands.
+    Names of files and classes come from users' disks, and may contain line breaks and terminal escape sequences.
 
-    >>> print(printable("a" + chr(10) + "b" + chr(27) + "[31mred"))
-    a\\nb\\x1b[31mred
+    Examples:
+        >>> print(printable("a" + chr(10) + "b" + chr(27) + "[31mred"))
+        a\\nb\\x1b[31mred
     """
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(message))

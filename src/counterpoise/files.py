@@ -1,8 +1,8 @@
-"""Files are written aside and then renamed, and only what this program wrote is ever replaced or deleted.
+"""Atomic writes through temporary files, which replace or delete only files that this program wrote.
 
-A folder that the program fills (of a comparison, a run, or scenes) holds a mark that says so. A single file that it
-writes elsewhere (a contact sheet, features, a report) is recorded with its digest in the mark of the folder that it
-lies in. So a file that a user made or changed is told apart from one of ours, whatever its name.
+A folder that the program fills (of a comparison, a run, or scenes) contains a mark file. A single file that it writes
+elsewhere (a contact sheet, features, a report) is recorded with its digest in the mark file of its folder. This
+distinguishes files that a user made or changed from files of the program, independent of their names.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from counterpoise.errors import InputError, Unwritable
 LOCK = ".counterpoise.lock"
 MARK = ".counterpoise.json"
 HOST = hashlib.blake2b(socket.gethostname().encode(), digest_size=4).hexdigest()
-PROCESS = secrets.token_hex(4)  # tells this process from an earlier one of the same number
+PROCESS = secrets.token_hex(4)  # distinguishes this process from an earlier one with the same id
 ASIDE = re.compile(r"\.counterpoise-(?P<host>[0-9a-f]{8})-(?P<pid>\d+)-(?P<process>[0-9a-f]{8})-\d+(\.[^.]*)?")
-FORGOTTEN = 24 * 3600.0  # seconds after which a file aside of another machine is taken for a killed process's
-NAMED = 3  # how many files an error names
+FORGOTTEN = 24 * 3600.0  # seconds after which another machine's temporary file counts as abandoned
+NAMED = 3  # files that an error lists
 UNWRITABLE = (
     errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO,
     errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG,
@@ -40,20 +40,21 @@ _count = itertools.count()
 
 @contextmanager
 def written(path: Path) -> Iterator[Path]:
-    """A path to write to, in the same folder; it takes the place of `path` if the block ends without an error.
+    """Yield a temporary path in the same folder, which replaces `path` if the block ends without an error.
 
-    For files inside a folder that this program fills, which must be there: one that was removed meanwhile is not made
-    again. `output` is for all other files.
+    For files in a folder that this program fills. The folder must exist: one that was removed meanwhile is not created
+    again. For all other files use `output`.
 
     Raises:
-        Unwritable: if the folder is gone, or the disk is full or takes no files.
+        Unwritable: if the folder is gone, or the disk is full or refuses files.
 
-    >>> import tempfile
-    >>> target = Path(tempfile.mkdtemp()) / "a.txt"
-    >>> with written(target) as aside:
-    ...     _ = aside.write_text("whole")
-    >>> target.read_text(), len(list(target.parent.iterdir()))
-    ('whole', 1)
+    Examples:
+        >>> import tempfile
+        >>> target = Path(tempfile.mkdtemp()) / "a.txt"
+        >>> with written(target) as aside:
+        ...     _ = aside.write_text("whole")
+        >>> target.read_text(), len(list(target.parent.iterdir()))
+        ('whole', 1)
     """
     if not path.parent.is_dir():
         raise Unwritable(f"{path.parent}: is not there any more; start the command again")
@@ -65,29 +66,30 @@ def written(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def output(path: Path, inputs: Sequence[Path] = ()) -> Iterator[Path]:
-    """As `written`, but a file that this program did not write, or that was changed since, is not replaced.
+    """Like `written`, but refuses to replace a file that this program did not write, or that was changed since.
 
     Args:
-        path: what a user gets.
-        inputs: what the command reads; none of them is ever replaced.
+        path: the output file.
+        inputs: files that the command reads; they are never replaced.
 
     Raises:
         InputError: as `written` and `check_output`.
 
-    >>> import tempfile
-    >>> target = Path(tempfile.mkdtemp()) / "a.txt"
-    >>> for text in ("first", "second"):
-    ...     with output(target) as aside:
-    ...         _ = aside.write_text(text)
-    >>> _ = target.write_text("a user's own")
-    >>> with output(target) as aside:
-    ...     pass
-    Traceback (most recent call last):
-    counterpoise.errors.InputError: ...a.txt: is there, and was not written by counterpoise or was changed since; ...
+    Examples:
+        >>> import tempfile
+        >>> target = Path(tempfile.mkdtemp()) / "a.txt"
+        >>> for text in ("first", "second"):
+        ...     with output(target) as aside:
+        ...         _ = aside.write_text(text)
+        >>> _ = target.write_text("a user's own")
+        >>> with output(target) as aside:
+        ...     pass
+        Traceback (most recent call last):
+        counterpoise.errors.InputError: ...a.txt: is there, and was not written by counterpoise or was ...
     """
     check_output(path, inputs)
     make_folder(path.parent)
-    _read_mark(path.parent)  # before the file is there, which could not be recorded
+    _read_mark(path.parent)  # before writing, since a file could not be recorded in an unreadable mark
     with written(path) as aside:
         yield aside
         record = _record(aside)
@@ -96,10 +98,10 @@ def output(path: Path, inputs: Sequence[Path] = ()) -> Iterator[Path]:
 
 
 def check_output(path: Path, inputs: Sequence[Path] = ()) -> None:
-    """Refuse to write a file over one that this program did not write, or over what the command reads.
+    """Refuse to overwrite a file that this program did not write, or that the command reads.
 
     Raises:
-        InputError: naming the file.
+        InputError: with the file.
     """
     if not os.path.lexists(path):
         return
@@ -116,15 +118,16 @@ def check_output(path: Path, inputs: Sequence[Path] = ()) -> None:
 
 
 def is_output(path: Path) -> bool:
-    """Whether this program wrote it: a file as it was recorded, or a folder that holds nothing else.
+    """Whether this program wrote a path: an unchanged recorded file, or a folder of nothing but its files.
 
-    >>> import tempfile
-    >>> folder = Path(tempfile.mkdtemp())
-    >>> with output(folder / "sheet.png") as aside:
-    ...     _ = aside.write_bytes(b"a picture")
-    >>> _ = (folder / "photo.png").write_bytes(b"another")
-    >>> is_output(folder / "sheet.png"), is_output(folder / "photo.png"), is_output(folder)
-    (True, False, False)
+    Examples:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> with output(folder / "sheet.png") as aside:
+        ...     _ = aside.write_bytes(b"a picture")
+        >>> _ = (folder / "photo.png").write_bytes(b"another")
+        >>> is_output(folder / "sheet.png"), is_output(folder / "photo.png"), is_output(folder)
+        (True, False, False)
     """
     if path.is_dir():
         return _is_own_folder(path) and any(not entry.is_dir() for entry in path.rglob("*"))
@@ -132,7 +135,7 @@ def is_output(path: Path) -> bool:
 
 
 def _others_in(folder: Path) -> Iterator[str]:
-    """The names of what lies in a folder and was not written by this program; empty folders are nobody's."""
+    """Names in a folder that this program did not write; empty folders are left out."""
     ours = outputs_in(folder)
     for entry in folder.iterdir():
         if entry.name not in ours and not _is_internal(entry.name) and not _is_own_folder(entry):
@@ -146,39 +149,40 @@ def _is_own_folder(path: Path) -> bool:
 
 
 def outputs_in(folder: Path) -> frozenset[str]:
-    """The names of the files in a folder that are as this program wrote them, by its record."""
+    """The names of the recorded files in a folder that are unchanged since this program wrote them."""
     recorded = _mark_or_none(folder)["files"]
     return frozenset(name for name, record in recorded.items() if _is_as_recorded(folder / name, record))
 
 
 def record_outputs(folder: Path, names: Iterable[str]) -> None:
-    """Record the files that this program wrote in a folder, in the place of those recorded before.
+    """Record the files that this program wrote in a folder, replacing the previous record.
 
     Args:
-        folder: of `make_output_folder`.
-        names: relative to it.
+        folder: from `make_output_folder`.
+        names: paths relative to the folder.
     """
     mark = _read_mark(folder)
     write_json(folder / MARK, {**mark, "files": {name: _record(folder / name) for name in names}})
 
 
 def make_output_folder(folder: Path, kind: str) -> Path:
-    """Make a folder that this program alone fills, or go on in one that it made.
+    """Create a folder for this program's output, or reuse one that it created.
 
     Args:
-        folder: new, empty, or of an earlier call.
-        kind: what it holds: "comparison", "run" or "scenes".
+        folder: new, empty, or from an earlier call.
+        kind: kind of its content: "comparison", "run" or "scenes".
 
     Raises:
-        InputError: if it holds anything else; nothing is written then.
+        InputError: if it holds anything else; nothing is then written.
 
-    >>> import tempfile
-    >>> folder = Path(tempfile.mkdtemp())
-    >>> _ = make_output_folder(folder / "a", "run"), make_output_folder(folder / "a", "run")
-    >>> (folder / "notes.txt").touch()
-    >>> make_output_folder(folder, "run")
-    Traceback (most recent call last):
-    counterpoise.errors.InputError: ...: holds what counterpoise did not write (notes.txt); ...
+    Examples:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> _ = make_output_folder(folder / "a", "run"), make_output_folder(folder / "a", "run")
+        >>> (folder / "notes.txt").touch()
+        >>> make_output_folder(folder, "run")
+        Traceback (most recent call last):
+        counterpoise.errors.InputError: ...: holds what counterpoise did not write (notes.txt); ...
     """
     check_output_folder(folder, kind)
     make_folder(folder)
@@ -189,7 +193,7 @@ def make_output_folder(folder: Path, kind: str) -> Path:
 
 
 def check_output_folder(folder: Path, kind: str) -> None:
-    """Refuse what `make_output_folder` refuses; writes nothing."""
+    """Refuse the same as `make_output_folder`, without writing anything."""
     if not folder.is_dir():
         return
     found = _read_mark(folder)["kind"]
@@ -204,12 +208,12 @@ def check_output_folder(folder: Path, kind: str) -> None:
 
 
 def _is_internal(name: str) -> bool:
-    """Whether a name is one that only this program gives: of its mark, its lock, and of files aside."""
+    """Whether only this program uses a name: that of its mark, its lock, or a temporary file."""
     return name in (MARK, LOCK) or bool(ASIDE.fullmatch(name))
 
 
 def _mark_or_none(folder: Path) -> dict[str, Any]:
-    """A folder's mark; an empty one where it has none that can be read."""
+    """A folder's mark; an empty one if there is none or it cannot be read."""
     try:
         return _read_mark(folder)
     except InputError:
@@ -222,7 +226,7 @@ def _read_mark(folder: Path) -> dict[str, Any]:
         return {"kind": None, "files": {}}
     mark = read_json(path)
     if not isinstance(mark, dict) or not {"kind", "files"} <= mark.keys() or not isinstance(mark["files"], dict):
-        raise InputError(f"{path}: is no record of counterpoise's; move it away")
+        raise InputError(f"{path}: is not a record of counterpoise; move it away")
     return mark
 
 
@@ -243,20 +247,20 @@ def _is_as_recorded(path: Path, record: Any) -> bool:
 
 
 def aside_of(path: Path) -> Path:
-    """A name to write to before `path` is replaced: of this process alone, and known as such to every other."""
+    """A temporary name beside `path`, unique to this process and recognisable to all others."""
     return path.with_name(f".counterpoise-{HOST}-{os.getpid()}-{PROCESS}-{next(_count)}{path.suffix}")
 
 
 @contextmanager
 def disk_errors(path: Path, aside: Path) -> Iterator[None]:
-    """Tell that `path` cannot be written where that is why the block failed, whatever error a library made of it.
+    """Turn any error of the block that the disk caused into `Unwritable`, for any error type of a library.
 
     Args:
-        path: what is to be written, named by the error.
-        aside: the file that the block writes to; it is gone afterwards.
+        path: the file to be written, for the error.
+        aside: the temporary file that the block writes to; it is removed afterwards.
 
     Raises:
-        Unwritable: if the disk is full, read-only or takes no such file.
+        Unwritable: if the disk is full, read-only or refuses such a file.
     """
     try:
         yield
@@ -271,23 +275,23 @@ def disk_errors(path: Path, aside: Path) -> Iterator[None]:
 
 
 def _disk_reason(error: Exception, aside: Path) -> str | None:
-    """What the system says against writing to `aside`: in the error's words, or when it is tried again."""
+    """The system's reason against writing to `aside`, from the error's text or from another attempt."""
     said = str(error)
     reason = next((words for words in map(os.strerror, UNWRITABLE) if words in said), None)
     if reason:
         return reason
-    return _refusal(aside)  # PyTorch and NumPy tell of a full disk only that less was written than they wanted
+    return _refusal(aside)  # on a full disk, PyTorch and NumPy only report a short write
 
 
 def check_writable(folder: Path, path: Path | None = None) -> None:
-    """Refuse a folder whose disk takes nothing more.
+    """Refuse a folder in which nothing can be written.
 
     Args:
         folder: must exist.
-        path: what is to be written there, which the error then names.
+        path: the file to be written there, for the error.
 
     Raises:
-        Unwritable: saying why.
+        Unwritable: with the reason.
     """
     if not os.access(folder, os.W_OK):
         raise Unwritable(f"{folder}: is not writable")
@@ -300,7 +304,7 @@ def check_writable(folder: Path, path: Path | None = None) -> None:
 
 
 def _refusal(path: Path) -> str | None:
-    """What the system says against more bytes in a file."""
+    """The system's reason against appending to a file, or `None`."""
     try:
         with path.open("ab") as file:
             file.write(PROBE)
@@ -311,23 +315,24 @@ def _refusal(path: Path) -> str | None:
 
 @contextmanager
 def locked(folder: Path, who: str) -> Iterator[None]:
-    """Hold a folder for this process alone, having cleared away what killed ones of ours left half-written in it.
+    """Lock a folder for this process, and remove temporary files that killed processes left in it.
 
-    The system takes the lock from a process that ends, however it ends.
+    The system releases the lock when the process ends in any way.
 
     Args:
         folder: must exist.
-        who: what holds the folder, for the error that another one gets, such as "comparison".
+        who: name of the lock's holder, such as "comparison", for the error of a second process.
 
     Raises:
-        InputError: if another process holds it, or the folder takes no files.
+        InputError: if another process holds the lock, or the folder cannot be written.
 
-    >>> import tempfile
-    >>> folder = Path(tempfile.mkdtemp())
-    >>> with locked(folder, "training"), locked(folder, "training"):
-    ...     pass
-    Traceback (most recent call last):
-    counterpoise.errors.InputError: ...: another training is running there
+    Examples:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> with locked(folder, "training"), locked(folder, "training"):
+        ...     pass
+        Traceback (most recent call last):
+        counterpoise.errors.InputError: ...: another training is running there
     """
     from filelock import FileLock, Timeout
 
@@ -346,7 +351,7 @@ def locked(folder: Path, who: str) -> Iterator[None]:
 
 
 def _is_abandoned(path: Path) -> bool:
-    """Whether a file aside belongs to a process that is gone."""
+    """Whether a temporary file belongs to a process that has ended."""
     import psutil
 
     found = ASIDE.fullmatch(path.name)
@@ -359,7 +364,7 @@ def _is_abandoned(path: Path) -> bool:
 
 
 def make_folder(folder: Path) -> Path:
-    """Make a folder and those above it; refuse by name what cannot hold files."""
+    """Create a folder and its parents; refuse a path that cannot hold files."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
@@ -375,7 +380,7 @@ def write_json(path: Path, content: Any) -> None:
     """Write JSON; NaN and infinity are refused, since JSON has neither."""
     with written(path) as aside:
         text = json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
-        # A path that is not valid UTF-8 has lone surrogates, which JSON can only hold as escapes.
+        # A path that is not valid UTF-8 has lone surrogates, which JSON can hold only as escapes.
         aside.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
@@ -383,10 +388,10 @@ def read_json(path: Path) -> Any:
     """Read JSON.
 
     Raises:
-        InputError: naming the file, and the line where it is malformed.
+        InputError: with the file, and the line where it is malformed.
     """
     try:
-        return json.loads(path.read_bytes())  # which passes over a byte order mark
+        return json.loads(path.read_bytes())  # bytes, so that a byte order mark is skipped
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file") from error
     except OSError as error:
@@ -396,15 +401,16 @@ def read_json(path: Path) -> Any:
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         line = f"line {error.lineno}: {error.msg}" if isinstance(error, json.JSONDecodeError) else "not UTF-8"
         raise InputError(f"{path}: malformed JSON, {line}") from error
-    except ValueError as error:  # from Python 3.10.7 on, of an integer of more than 4,300 digits
+    except ValueError as error:  # for an integer of more than 4,300 digits, from Python 3.10.7 on
         raise InputError(f"{path}: malformed JSON ({str(error).partition(':')[0]})") from error
 
 
 def short_name(data: str) -> str:
-    """What a folder of results is called after: a name, or the last part of a path.
+    """The name for a folder of results: the data set's name, or the last part of a path.
 
-    >>> short_name("fashion-mnist:full"), short_name("photos/garden/")
-    ('fashion-mnist-full', 'garden')
+    Examples:
+        >>> short_name("fashion-mnist:full"), short_name("photos/garden/")
+        ('fashion-mnist-full', 'garden')
     """
     path = Path(data).expanduser()
     return (path.resolve().name if path.exists() else path.name).replace(":", "-") or "root"

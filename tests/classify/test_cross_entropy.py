@@ -4,16 +4,17 @@ import math
 
 import pytest
 import torch
-from torch import nn
 from torch.nn import functional as F
 
-from counterpoise.classify.cross_entropy import CrossEntropy, cross_entropy
+import worlds
+from counterpoise.classify.cross_entropy import CrossEntropy, _mixtures, balanced_weights
 from counterpoise.data import Images
 from counterpoise.errors import InputError
+from counterpoise.learners.classifier import cross_entropy
 from counterpoise.training.trainer import fit
+from worlds import Encoder, seeded
 
-rng = torch.Generator().manual_seed(0)
-LOGITS = torch.randn(6, 3, generator=rng, dtype=torch.float64)
+LOGITS = torch.randn(6, 3, generator=seeded(0), dtype=torch.float64)
 TARGETS = torch.tensor([2, -1, 0, 1, -1, 1])
 
 
@@ -45,16 +46,6 @@ def test_bad_input_is_refused_by_name():
         cross_entropy(LOGITS * math.nan, TARGETS)
 
 
-class Encoder(nn.Linear):
-    features = 4
-
-    def __init__(self):
-        super().__init__(16, 4)
-
-    def forward(self, images):
-        return super().forward(images.flatten(1))
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -67,7 +58,7 @@ def test_arguments_out_of_range_are_refused_by_name(arguments, message):
         CrossEntropy(Encoder(), **arguments)
 
 
-def test_the_method_classifies_one_view():
+def test_the_method_classifies_one_view(rng):
     method = CrossEntropy(Encoder(), classes=3, label_smoothing=0.2)
     view = torch.randn(6, 1, 4, 4, generator=rng)
     expected = F.cross_entropy(method.classifier(method.encoder(view)), TARGETS, ignore_index=-1, label_smoothing=0.2)
@@ -94,7 +85,75 @@ def test_it_learns_from_the_labelled_images_alone(tmp_path):
 
 def test_data_without_any_label_is_refused(tmp_path):
     method = CrossEntropy(Encoder(), classes=2)
-    with pytest.raises(
-        InputError, match="labels: cross-entropy needs some, but none of the 40 training images has one"
-    ):
+    with pytest.raises(InputError, match="labels: CrossEntropy needs some, but none of the 40 training images has one"):
         fit(method, halves(labelled=0), epochs=1, batch_size=8, seed=0, folder=tmp_path, device="cpu", loggers=())
+
+
+def test_balanced_weights_give_every_class_the_same_share_of_the_loss():
+    counts = torch.tensor([60, 30, 0, 10])
+    weights = balanced_weights(counts)
+    torch.testing.assert_close(weights * counts, torch.tensor([100 / 3, 100 / 3, 0, 100 / 3]))
+    assert torch.equal(balanced_weights(torch.tensor([7, 7])), torch.ones(2))
+    with pytest.raises(InputError, match="counts: expected a class with labels, got none"):
+        balanced_weights(torch.tensor([0, 0]))
+
+
+def test_with_balanced_weights_the_labels_of_the_training_data_are_counted(tmp_path):
+    images = halves(labelled=40)
+    images = images.subset(torch.cat([torch.arange(0, 40, 2), torch.arange(1, 11, 2)]))  # 20 and 5
+    method = CrossEntropy(Encoder(), classes=2, weights="balanced")
+    fit(method, images, epochs=1, batch_size=8, seed=0, folder=tmp_path, device="cpu", loggers=())
+    torch.testing.assert_close(method.class_weights, torch.tensor([0.625, 2.5]))
+    view, targets = torch.randn(3, 1, 4, 4, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, -1])
+    losses = F.cross_entropy(method.logits(view)[:2], targets[:2], reduction="none")
+    expected = (0.625 * losses[0] + 2.5 * losses[1]) / 3.125
+    torch.testing.assert_close(method.loss([view], targets, torch.arange(3)), expected)
+
+
+def test_without_weights_a_checkpoint_holds_what_it_always_held():
+    assert set(CrossEntropy(Encoder(), classes=2).state_dict()) == {
+        *("encoder.weight", "encoder.bias", "classifier.weight", "classifier.bias")
+    }
+
+
+def test_mixup_is_the_mixture_of_both_losses_and_leaves_unlabelled_images_alone():
+    """The draws are replayed: the share first, then the order of the labelled rows."""
+    method = CrossEntropy(Encoder(), classes=3, mixup=0.4)
+    view = torch.randn(6, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    torch.manual_seed(6)
+    found = method.loss([view], TARGETS, torch.arange(6))
+    torch.manual_seed(6)
+    share = torch.distributions.Beta(0.4, 0.4).sample((1,))[0]
+    known = torch.tensor([0, 2, 3, 5])
+    partner = torch.arange(6)
+    partner[known] = known[torch.randperm(4)]
+    logits = method.logits(share * view + (1 - share) * view[partner])
+    first, second = (F.cross_entropy(logits, y, ignore_index=-1) for y in (TARGETS, TARGETS[partner]))
+    torch.testing.assert_close(found, share * first + (1 - share) * second)
+    assert partner[1] == 1
+    assert not torch.equal(partner, torch.arange(6))
+
+
+def shares(rank, world):
+    torch.manual_seed(rank)
+    return _mixtures(torch.ones(3, 2), torch.tensor([0, 1, 0]), 0.4)[2]
+
+
+@pytest.mark.slow
+def test_all_processes_mix_with_one_share_since_each_holds_the_loss_of_the_whole_batch():
+    first, second = worlds.run(2, shares)
+    assert torch.equal(first, second)
+    assert not torch.equal(shares(0, 1), shares(1, 1))
+
+
+@pytest.mark.usefixtures("plain_shapes")
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"weights": "even"}, "weights 'even' is not known"),
+        ({"mixup": -1.0}, "mixup: expected a number of at least 0, got -1"),
+    ],
+)
+def test_weights_and_mixup_out_of_range_are_refused_by_name(arguments, message):
+    with pytest.raises(InputError, match=message):
+        CrossEntropy(Encoder(), classes=2, **arguments)

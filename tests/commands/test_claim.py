@@ -1,10 +1,12 @@
 import json
+import random
+from dataclasses import asdict, replace
 
 import pytest
 from rich.console import Console
 
 from counterpoise import commands
-from counterpoise.commands.claim import judge, runs, settle
+from counterpoise.commands.claim import check_runnable, judge, judge_claim, runs, settle
 from counterpoise.errors import InputError, RunFailed
 from counterpoise.registry import catalogue
 from counterpoise.registry.ledger import Claim, Statement, declared, ledger_page, read
@@ -33,19 +35,7 @@ def test_every_done_paper_has_a_claim_and_every_claim_can_run():
     for claim in declared().values():
         assert claim.seeds >= (3 if claim.slug in SLOW else 5)
         assert {run.method for run in runs(claim).values()} >= {claim.slug}
-        for statement in claim.statements:
-            assert set(statement.of) <= set(claim.arms)
-            assert statement.expect in ("above", "below")
-        for run in runs(claim).values():
-            known = {a.name for a in describe_method(run.method)}
-            assert set(run.arguments) <= known
-
-
-def describe_method(slug):
-    from counterpoise.registry.arguments import describe
-
-    paper = catalogue.find(slug)
-    return describe(paper.module, paper.method).arguments
+        check_runnable(claim)
 
 
 @pytest.mark.parametrize("slug", declared())
@@ -70,6 +60,145 @@ def test_a_statement_is_a_weighted_sum_seed_by_seed():
         judge(Statement("", "knnn", {"a": 1}), results, 2)
 
 
+def test_a_margin_is_added_to_the_figure_of_each_seed():
+    results = {(arm, seed): result(knn=knn) for seed in (0, 1) for arm, knn in (("a", 0.5), ("b", 0.5078125))}
+    difference = {"a": 1, "b": -1}
+    assert judge(Statement("", "knn", difference), results, 2)["verdict"] == "refuted"
+    found = judge(Statement("", "knn", difference, margin=0.015625), results, 2)
+    assert found["margin"] == 0.015625
+    assert found["values"] == [0.0078125, 0.0078125]
+    assert (found["mean"], found["verdict"]) == (0.0078125, "confirmed")
+    assert judge(Statement("", "knn", difference, margin=0.00390625), results, 2)["verdict"] == "refuted"
+
+
+def test_a_margin_of_zero_changes_no_bit():
+    generator = random.Random(0)
+    results = {(arm, seed): result(knn=generator.random()) for arm in "ab" for seed in range(50)}
+    values = [1 / 3 * results["a", seed]["metrics"]["knn"] - results["b", seed]["metrics"]["knn"] for seed in range(50)]
+    assert judge(Statement("", "knn", {"a": 1 / 3, "b": -1}), results, 50)["values"] == values
+
+
+def in_regime(*requires, **knn):
+    """A claim over two seeds with requirements, judged; figures are those of both seeds by arm."""
+    claim = replace(CLAIM, requires=requires)
+    results = {(arm, seed): result(knn=value) for arm, values in knn.items() for seed, value in enumerate(values)}
+    return judge_claim(claim, results)
+
+
+FLOOR = Statement("b is above 0.5", "knn", {"b": 1}, margin=-0.5)
+
+
+def test_a_claim_whose_requirement_fails_is_out_of_regime():
+    found = in_regime(FLOOR, a=[0.9, 0.9], b=[0.4, 0.4])
+    assert found["verdict"] == "out of regime"
+    assert [s["verdict"] for s in found["statements"]] == ["out of regime"]
+    assert found["statements"][0]["values"] == [0.5, 0.5]  # its figures are recorded all the same
+    (requirement,) = found["requires"]
+    assert requirement["verdict"] == "does not hold"
+    assert requirement["values"] == pytest.approx([-0.1, -0.1])
+    assert in_regime(FLOOR, a=[0.1, 0.1], b=[0.4, 0.4])["verdict"] == "out of regime"  # neither is it refuted
+
+
+def test_a_requirement_holds_by_its_mean_over_the_seeds():
+    found = in_regime(FLOOR, a=[1.5, 1.5], b=[0.25, 1.0])  # one seed is below, and the interval is wide
+    assert [r["verdict"] for r in found["requires"]] == ["holds"]
+    assert found["verdict"] == "inconclusive"
+    assert in_regime(FLOOR, a=[0.9, 0.9], b=[0.5, 0.5])["verdict"] == "out of regime"  # on the bound is not above it
+    below = Statement("b is below 0.5", "knn", {"b": 1}, "below", -0.5)
+    assert in_regime(below, a=[0.9, 0.9], b=[0.4, 0.4])["verdict"] == "confirmed"
+    assert in_regime(below, FLOOR, a=[0.9, 0.9], b=[0.4, 0.4])["verdict"] == "out of regime"  # all of them must hold
+    assert in_regime(a=[0.9, 0.9], b=[0.4, 0.4])["verdict"] == "confirmed"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"tune": {"lr": [0.01, 0.1]}}, "claim dcl: tune: arms cannot be tuned yet"),
+        ({"requires": (Statement("over raw", "knn", {"b": 1, "raw": -1}),)}, "cannot be run: raw$"),
+        ({"requires": (Statement("s", "knn", {"start": 1, "untrained:a": -1}),)}, "cannot be run: start, untrained:a$"),
+        ({"settings": {"epoch": 1}}, "claim dcl: settings: setting of pretrain 'epoch' is not known"),
+    ],
+)
+def test_a_claim_that_cannot_be_run_is_refused_before_anything_is(tmp_path, monkeypatch, change, message):
+    claim = replace(CLAIM, **change)
+    monkeypatch.setattr(commands.claim, "declared", lambda: {"dcl": claim})
+    monkeypatch.setattr(commands.claim, "run_all", lambda *_: pytest.fail("it was run"))
+    folders = {"ledger": str(tmp_path / "l"), "out": str(tmp_path / "o"), "page": str(tmp_path / "p.md")}
+    with pytest.raises(InputError, match=message):
+        commands.claim.claim(["dcl"], quiet=True, **folders)
+    with pytest.raises(InputError, match=message):
+        settle(claim, tmp_path / "o", console=Console(quiet=True))
+    assert not any(tmp_path.iterdir())
+    commands.claim.claim(["dcl"], report=True, quiet=True, **folders)  # the page can be written all the same
+    assert "not run yet" in (tmp_path / "p.md").read_text()
+    assert commands.claim.claim(["dcl"], verify=True, quiet=True, **folders) == []  # so are the others verified
+    (tmp_path / "l").mkdir(exist_ok=True)
+    old = {"code": "of old", "verdict": "confirmed", "seeds": 2, "tune": claim.spaces}
+    old |= {"statements": [asdict(s) for s in claim.statements], "requires": [asdict(s) for s in claim.requires]}
+    (tmp_path / "l" / "dcl.json").write_text(json.dumps(old))
+    with pytest.raises(InputError, match=message):
+        commands.claim.claim(["dcl"], verify=True, quiet=True, **folders)
+
+
+@pytest.fixture
+def figures(monkeypatch):
+    """Runs without running: the kNN accuracy of an arm by its method."""
+    knn = {"dcl": 0.75, "simclr": 0.5}
+
+    def run_all(runs, out, jobs, console):
+        done = {"status": "done", "seconds": 1.0, "notes": ["a note"]}
+        return {key: {**done, **result(knn=knn[run.method], linear=0.5)} for key, run in runs.items()}
+
+    monkeypatch.setattr(commands.claim, "run_all", run_all)
+    return knn
+
+
+def test_a_record_holds_what_was_required_and_is_verified_with_it(tmp_path, monkeypatch, capsys, figures):
+    claim = replace(CLAIM, requires=(Statement("b is above 0.4", "knn", {"b": 1}, margin=-0.4),))
+    monkeypatch.setattr(commands.claim, "declared", lambda: {"dcl": claim})
+    folders = {"ledger": str(tmp_path / "l"), "out": str(tmp_path / "o")}
+    (record,) = commands.claim.claim(["dcl"], **folders)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "b is above 0.4: +0.5000 [+0.5000, +0.5000], required above 0.4: holds" in said
+    assert "a beats b: +0.2500 [+0.2500, +0.2500], expected above 0: confirmed" in said
+    path = tmp_path / "l" / "dcl.json"
+    assert (record["verdict"], record["tune"], record["by"], record["best"]) == ("confirmed", {}, None, None)
+
+    def verify(**changes):
+        path.write_text(json.dumps({**record, "code": "of old", **changes}))
+        found = commands.claim.claim(["dcl"], verify=True, **folders)
+        return found, " ".join(capsys.readouterr().out.split())
+
+    assert len(verify()[0]) == 1
+    assert verify(requires=[]) == ([], "dcl: is declared in another way since; it must be run again")
+    assert verify(tune={"a": {"lr": [1, 2]}})[0] == []
+    other = [{**record["requires"][0], "margin": -0.25}]
+    assert "declared in another way" in verify(requires=other)[1]
+    figures["simclr"] = figures["dcl"] = 0.625  # both statements differ, the requirement first
+    assert "must be run again. b is above 0.4" in verify()[1]
+
+
+def test_a_record_older_than_margins_and_requirements_can_be_verified(tmp_path, monkeypatch, figures):
+    monkeypatch.setattr(commands.claim, "declared", lambda: {"dcl": CLAIM})
+    folders = {"ledger": str(tmp_path / "l"), "out": str(tmp_path / "o")}
+    (record,) = commands.claim.claim(["dcl"], quiet=True, **folders)
+    old = {name: value for name, value in record.items() if name not in ("requires", "tune", "by", "best")}
+    (statement,) = old["statements"]
+    old |= {"statements": [{n: v for n, v in statement.items() if n != "margin"}], "code": "of old"}
+    (tmp_path / "l" / "dcl.json").write_text(json.dumps(old))
+    (stands,) = commands.claim.claim(["dcl"], verify=True, quiet=True, **folders)
+    assert stands["code"] == CLAIM.code()
+    assert "margin" not in stands["statements"][0]
+
+
+def test_the_page_has_the_columns_of_the_task(tmp_path, monkeypatch, figures):
+    monkeypatch.setattr(commands.claim, "declared", lambda: {"dcl": CLAIM})
+    folders = {"ledger": str(tmp_path / "l"), "out": str(tmp_path / "o"), "page": str(tmp_path / "p.md")}
+    commands.claim.claim(["dcl"], quiet=True, **folders)
+    commands.claim.claim(["dcl"], report=True, quiet=True, **folders)
+    assert "| arm | knn | linear | seconds |\n" in (tmp_path / "p.md").read_text()
+
+
 @pytest.mark.slow
 def test_a_claim_is_run_recorded_and_goes_stale(tmp_path, monkeypatch):
     monkeypatch.setattr(commands.claim, "declared", lambda: {"dcl": CLAIM})
@@ -89,7 +218,7 @@ def test_a_claim_is_run_recorded_and_goes_stale(tmp_path, monkeypatch):
     commands.claim.claim(all=True, report=True, quiet=True, **folders)
     page = (tmp_path / "p.md").read_text()
     assert "| [dcl](../papers/dcl.md) | " + record["verdict"] in page
-    assert "stale" in ledger_page([changed], [read(tmp_path / "l", changed)])
+    assert "stale" in ledger_page([changed], [read(tmp_path / "l", changed)], {})
 
 
 @pytest.mark.slow
@@ -106,26 +235,26 @@ def test_a_record_stands_for_new_code_if_its_first_seed_gives_the_same_figures(t
     (stands,) = commands.claim.claim(["dcl"], verify=True, **folders)
     assert {**stands, "verified": None} == {**record, "verified": None}
     assert read(tmp_path / "l", CLAIM) == {**stands, "stale": False}
-    assert f"verified {stands['verified']}" in ledger_page([CLAIM], [stands | {"stale": False}])
+    assert f"verified {stands['verified']}" in ledger_page([CLAIM], [stands | {"stale": False}], {})
 
     other = {**record["statements"][0], "values": [0.125, *record["statements"][0]["values"][1:]]}
-    for changed, told in (
+    for changed, said in (
         ({"statements": [other]}, "must be run again. "),
         ({"seeds": 7}, "dcl: is declared in another way since"),
     ):
         path.write_text(json.dumps({**record, "code": "of old", **changed}))
         assert commands.claim.claim(["dcl"], verify=True, **folders) == []
-        assert told in " ".join(capsys.readouterr().out.split())
+        assert said in " ".join(capsys.readouterr().out.split())
         assert read(tmp_path / "l", CLAIM)["stale"]
 
 
 def test_a_claim_not_run_yet_says_so():
-    assert "not run yet" in ledger_page([CLAIM], [None])
+    assert "not run yet" in ledger_page([CLAIM], [None], {})
 
 
 @pytest.mark.slow
 def test_a_failed_run_gives_no_verdict(tmp_path):
-    broken = Claim(**{**CLAIM.__dict__, "arms": {"a": {"method": "dcl", "arguments": {"temperature": -1.0}}}})
+    broken = replace(CLAIM, arms={**CLAIM.arms, "a": {"method": "dcl", "arguments": {"temperature": -1.0}}})
     with pytest.raises(RunFailed, match="claim dcl: a, seed 0 failed: InputError: temperature"):
         settle(broken, tmp_path, console=Console(quiet=True))
 

@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import asdict
 
 import numpy as np
 import psutil
@@ -29,10 +28,8 @@ from counterpoise.engine import execute, pool
 from counterpoise.engine.pool import run_folder
 from counterpoise.errors import InputError
 from counterpoise.files import LOCK
-from counterpoise.tasks import retrieve
-from counterpoise.tasks.images import images_of
-from counterpoise.tasks.pretrain import METRICS
-from counterpoise.training.run import Run, Settings
+from counterpoise.tasks import pretrain, retrieve
+from counterpoise.training.run import ImageSettings, Run
 from counterpoise.training.trainer import read_checkpoint
 
 QUICK = {"epochs": 1, "batch_size": 64, "device": "cpu"}
@@ -103,7 +100,7 @@ def test_the_baseline_is_the_task_s_own_or_the_first():
 
 
 def test_the_command_says_all_that_is_not_default(tmp_path):
-    settings = Settings(epochs=3, download=True)
+    settings = ImageSettings(epochs=3, download=True)
     line = command_line(
         [Arm("simclr", "simclr")], "a b", "pretrain", ["long-tail=5"], 2, "simclr", 1, None, tmp_path, settings
     )
@@ -131,7 +128,7 @@ def test_whatever_decides_a_run_decides_its_folder(tmp_path):
         Run("simclr", "digits", seed=1),
         Run("simclr", "digits", arguments={"temperature": 0.2}),
         Run("simclr", "digits", imperfect=("noise=0.1",)),
-        Run("simclr", "digits", settings=Settings(epochs=3)),
+        Run("simclr", "digits", settings=ImageSettings(epochs=3)),
     ]
     folders = {run_folder(r, tmp_path) for r in [run, *others]}
     assert len(folders) == 7
@@ -141,6 +138,7 @@ def test_whatever_decides_a_run_decides_its_folder(tmp_path):
 @pytest.mark.parametrize(
     ("task", "data", "method", "main"),
     [
+        ("classify", "digits", "cross-entropy", "balanced"),
         ("retrieve", "digits", "multi-similarity", "recall_1"),
         ("few-shot", "digits", "protonet", "five_shot"),
         ("regress", "diabetes", "regression", "mae"),
@@ -180,10 +178,10 @@ def test_a_second_call_in_one_process_sees_the_files_as_they_are(photos, tmp_pat
 
 
 def test_files_that_change_while_the_command_runs_make_no_result(photos, tmp_path):
-    run = Run("simclr", str(photos), settings=Settings(epochs=1, batch_size=8))
+    run = Run("simclr", str(photos), settings=ImageSettings(epochs=1, batch_size=8))
     os.utime(photos / "rouge" / "00.png", (1, 1))
     with pytest.raises(InputError, match=r"changed while the command ran \(last: .*00.png\)"):
-        images_of(run)
+        pretrain.TASK.load(run)
 
 
 def test_what_a_user_has_in_the_output_folder_stays(tmp_path):
@@ -230,10 +228,15 @@ def test_a_folder_of_png_files(photos, tmp_path, capsys):
 @pytest.mark.parametrize(("slug", "marked"), [("supcon", True), ("dcl", False)])
 def test_the_table_marks_what_reads_the_labels(slug, marked):
     row = {"label": slug, "labels": marked, "runs": [], "summary": {}, "difference": None}
-    content = {"task": "pretrain", "data": {"name": "digits"}, "main": "knn", "baseline": slug, "methods": [row]}
+    content = {
+        **pretrain.TASK.declared(ImageSettings()),
+        "data": {"name": "digits"},
+        "baseline": slug,
+        "methods": [row],
+    }
     console = Console(width=120)
     with console.capture() as captured:
-        console.print(table({**content, "metrics": {name: {"percent": True} for name in METRICS}}))
+        console.print(table(content))
     assert (f"{slug}*" in captured.get()) == marked
     assert ("* reads the labels" in captured.get()) == marked
 
@@ -241,14 +244,13 @@ def test_the_table_marks_what_reads_the_labels(slug, marked):
 def test_the_table_shows_three_figures_of_a_small_measure():
     found = {"mean": 0.0021, "low": 0.0015, "high": 0.0027, "n": 3}
     certain = {"mean": 0.0004, "low": 0.0001, "high": 0.0007, "n": 3}
-    summary = dict.fromkeys(retrieve.SHOWN, found)
+    summary = dict.fromkeys(retrieve.TASK.shown, found)
     base = {"label": "tcm", "labels": True, "runs": [], "summary": summary, "difference": None}
     other = {**base, "label": "simclr", "labels": False, "difference": {"recall_1": certain}}
-    metrics = {name: asdict(metric) for name, metric in retrieve.METRICS.items()}
-    content = {"task": "retrieve", "data": {"name": "digits"}, "main": "recall_1", "baseline": "tcm"}
+    content = {**retrieve.TASK.declared(ImageSettings()), "data": {"name": "digits"}, "baseline": "tcm"}
     console = Console(width=140)
     with console.capture() as captured:
-        console.print(table({**content, "methods": [base, other], "metrics": metrics}))
+        console.print(table({**content, "methods": [base, other]}))
     assert captured.get().count("0.0021 ± 0.0006") == 2  # OPIS, which is no share
     assert captured.get().count("0.2 ± 0.1") == 6
     assert "+0.04 [+0.01, +0.07]" in captured.get()
@@ -257,10 +259,10 @@ def test_the_table_shows_three_figures_of_a_small_measure():
 def tabled(label, name, width, failed=()):
     runs = [{"seed": seed, "status": "failed", "error": error} for seed, error in enumerate(failed)]
     row = {"label": label, "labels": True, "runs": runs, "summary": {}, "difference": None}
-    content = {"task": "pretrain", "data": {"name": name}, "main": "knn", "baseline": label, "methods": [row]}
+    content = {**pretrain.TASK.declared(ImageSettings()), "data": {"name": name}, "baseline": label, "methods": [row]}
     console = Console(width=width)
     with console.capture() as captured:
-        console.print(table({**content, "metrics": {name: {"percent": True} for name in METRICS}}))
+        console.print(table(content))
     return captured.get()
 
 

@@ -12,17 +12,17 @@ from safetensors.torch import load_file
 
 from counterpoise import __version__, export
 from counterpoise.data.views import to_float
+from counterpoise.engine.execute import execute_run
 from counterpoise.errors import InputError
 from counterpoise.tasks import load_encoder
-from counterpoise.tasks.images import encoder_metadata
-from counterpoise.tasks.pretrain import execute
-from counterpoise.training.run import Run, Settings
+from counterpoise.tasks.weights import net_metadata
+from counterpoise.training.run import ImageSettings, Run
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained") / "run"
-    execute(Run("simclr", "digits", settings=Settings(epochs=1, batch_size=256, device="cpu")), folder)
+    execute_run(Run("simclr", "digits", settings=ImageSettings(epochs=1, batch_size=256, device="cpu")), folder)
     return folder
 
 
@@ -64,26 +64,26 @@ def test_an_onnx_file_can_take_what_is_scaled_already(run, tmp_path):
 
 def test_weights_say_what_they_take_in_the_run_and_exported(run, tmp_path):
     exported = export(str(run), str(tmp_path / "e.safetensors"))
-    for path in (run / "encoder.safetensors", exported):
+    for path in (run / "net.safetensors", exported):
         with safe_open(path, "pt") as file:
             assert described(file.metadata()) == [-1, 1]
-    ours, theirs = load_file(run / "encoder.safetensors"), load_file(exported)
+    ours, theirs = load_file(run / "net.safetensors"), load_file(exported)
     assert all(torch.equal(ours[name], theirs[name]) for name in ours | theirs)
 
 
 def test_the_range_of_16_bit_files_is_carried_where_it_is_known():
     facts = {"shape": [1, 28, 28], "classes": [], "value_range": [0, 4095]}
-    assert encoder_metadata({"method": "dcl"}, facts)["value_range"] == "[0, 4095]"
-    rows = encoder_metadata({"method": "rnc"}, {"shape": [10], "classes": []})
+    assert net_metadata({"method": "dcl"}, facts)["value_range"] == "[0, 4095]"
+    rows = net_metadata({"method": "rnc"}, {"shape": [10], "classes": []})
     assert "pixel_range" not in rows
-    assert encoder_metadata({"data": "caf\udce9"}, facts)["data"] == r"caf\udce9"
+    assert net_metadata({"data": "caf\udce9"}, facts)["data"] == r"caf\udce9"
 
 
 def test_every_file_of_a_run_has_the_mode_of_the_folder(run, tmp_path):
     exported = export(str(run), str(tmp_path / "e.safetensors"))
     os.umask(umask := os.umask(0))
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in [*run.iterdir(), exported] if path.is_file()}
-    assert {"encoder.safetensors", "gallery.npz", "last.ckpt", "curve.csv", "e.safetensors"} <= modes.keys()
+    assert {"net.safetensors", "gallery.npz", "last.ckpt", "curve.csv", "e.safetensors"} <= modes.keys()
     assert set(modes.values()) == {0o666 & ~umask}
 
 
@@ -91,15 +91,15 @@ def test_what_is_not_ours_and_the_run_itself_are_never_replaced(run, tmp_path):
     mine = tmp_path / "mine.safetensors"
     mine.write_bytes(b"a user's own")
     link = tmp_path / "link.safetensors"
-    link.symlink_to(run / "encoder.safetensors")
-    weights = (run / "encoder.safetensors").read_bytes()
+    link.symlink_to(run / "net.safetensors")
+    weights = (run / "net.safetensors").read_bytes()
     with pytest.raises(InputError, match=r"mine\.safetensors: is there, and was not written by counterpoise"):
         export(str(run), str(mine))
-    for out in (run / "encoder.safetensors", run / "sub" / "e.onnx", link):
+    for out in (run / "net.safetensors", run / "sub" / "e.onnx", link):
         with pytest.raises(InputError, match="lies in the folder of the run itself; choose a place outside"):
             export(str(run), str(out))
     assert mine.read_bytes() == b"a user's own"
-    assert (run / "encoder.safetensors").read_bytes() == weights
+    assert (run / "net.safetensors").read_bytes() == weights
     ours = tmp_path / "ours.safetensors"
     assert export(str(run), str(ours)) == export(str(run), str(ours)) == ours
 

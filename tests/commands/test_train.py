@@ -12,6 +12,7 @@ from PIL import Image
 import counterpoise
 from counterpoise.commands.train import as_words
 from counterpoise.contrast.simclr import SimCLR
+from counterpoise.engine import execute
 from counterpoise.errors import Diverged, InputError, MissingExtra
 from counterpoise.tasks import pretrain
 from counterpoise.training.run import differences
@@ -162,7 +163,7 @@ def test_more_epochs_go_on_from_the_checkpoint_and_the_result_says_so(photos, tm
 def test_a_longer_run_that_is_stopped_still_says_that_it_was_continued(photos, tmp_path, monkeypatch):
     train(photos, tmp_path / "a")
     with monkeypatch.context() as patch:
-        patch.setattr(pretrain, "score", lambda *_: 1 / 0)
+        patch.setattr(pretrain.TASK, "score", lambda *_: 1 / 0, raising=False)
         with pytest.raises(ZeroDivisionError):
             train(photos, tmp_path / "a", epochs=2)
     assert not (tmp_path / "a" / "result.json").exists()
@@ -221,6 +222,6 @@ def test_a_failure_is_not_blamed_on_a_folder_that_is_there(photos, tmp_path, mon
     def fail(*given, **options):
         raise TypeError("not serializable")
 
-    monkeypatch.setattr(pretrain, "execute", fail)
+    monkeypatch.setattr(execute, "_result", fail)
     with pytest.raises(TypeError, match="not serializable"):
         train(photos, tmp_path / "a")

@@ -1,4 +1,7 @@
-"""What every public function of `ops`, of the measures and of the rooms must withstand: no NaN comes out in silence.
+"""What every public function of tensors must withstand: no NaN comes out in silence.
+
+All functions of `ops`, of the measures, of the rooms and of the studies are tried; of the networks, the learners and
+the data, whose other functions build modules and read files, those that take a tensor.
 
 A function's valid call is the first one in its docstring's example, or that of `CALLS`. A function with neither fails,
 so that none is left out. Each test then alters one number or tensor of that call at a time: the altered call must be
@@ -32,13 +35,35 @@ from torch import nn
 from torch_geometric.data import HeteroData
 
 from counterpoise.data import load
+from counterpoise.data.views import to_float
 from counterpoise.errors import InputError
-from counterpoise.measure import ap_pool
+from counterpoise.measure import detection
+from counterpoise.measure.inductive_bias import perceptron
+from counterpoise.nets.diffusion import Schedule, UNet
+from worlds import seeded
 
-FLOORS = ("ops", "measure", "contrast", "metric", "classify")
-CHECKS = "counterpoise.ops.checks"  # they are what refuses, and have tests of their own
+FLOORS = ("ops", "measure", "contrast", "metric", "classify", "studies")
+OF_TENSORS = ("nets", "learners", "data")
+
+CHECKS = ("counterpoise.ops.checks", "counterpoise.ops.arrays")  # they are what refuses, and have tests of their own
+# What `Views`, the imperfections and the readers call with tensors that they made, and checked, themselves.
+INNER = re.compile(
+    r"data\.(annotated|composed|decoding|draws|images|parts|reading|scenes|shifts|views)\.|measure\.probes\.knn_votes"
+)
+CHECKED = ("data.images.fair_sample", "data.views.to_float")  # but not these
+# Whatever the rows hold: who calls these has checked them.
+PASS_ON = re.compile(r"ops\.(processes|chunking|similarity)\.|learners.classifier.plain")
+# In float32 the squares of 1e30 are infinite.
+SQUARES = re.compile(
+    r"metric\.(susana|composed_retrieval)\.|measure\.(opis|generalization_difficulty|inductive_bias)\."
+)
+ANY_INTEGER = (
+    "contrast.g_simclr.guided_batches",
+    "metric.susana.largest_class",
+)  # is a label: clusterers have their own
 SECONDS = 10  # a call that takes longer hangs
-INTEGERS = (torch.uint8, torch.int16, torch.int32, torch.uint16, torch.uint32)
+INTEGERS = (torch.uint8, torch.int16, torch.int32, torch.uint16, torch.uint32, torch.uint64)
+NUMBERS = (math.nan, math.inf, -math.inf, -1, 0, 2.0, 2.5, "1", None)
 
 
 class AnyMaps(nn.Module):
@@ -48,15 +73,7 @@ class AnyMaps(nn.Module):
         return x.reshape(len(x), -1, 1, 1)
 
 
-SCORES, CORRECT = np.linspace(0.1, 0.9, 9), np.arange(9) % 3 > 0
 COUNTS = sparse.csr_matrix([[2, 1], [1, 1]])
-
-
-def detected():
-    """Two boxes of one image, and what was found of them."""
-    boxes = np.array([[0.0, 0.0, 4.0, 4.0], [5.0, 5.0, 4.0, 4.0]])
-    truth = ap_pool.Truth(np.array([1, 1]), np.array([0, 1]), boxes)
-    return ap_pool.Detections(np.array([1, 1]), np.array([0, 1]), np.array([0.9, 0.4]), boxes), truth
 
 
 def saved(content):
@@ -84,6 +101,20 @@ def graph():
     return found
 
 
+def rows(*shape):
+    return torch.randn(*shape, generator=seeded(sum(shape)))
+
+
+def pair_labels(n):
+    """Two of each class."""
+    return torch.arange(n) // 2
+
+
+def own(queries, negatives):
+    """To exclude: each query's own image, which one of the negatives shows."""
+    return torch.arange(queries), torch.arange(negatives)
+
+
 def call(*args, **kwargs):
     return args, kwargs
 
@@ -94,15 +125,51 @@ CALLS = {
     "ops.chunking.map_row_chunks": lambda: call(lambda x, y: x * y.sum(), [torch.ones(5, 2)], [torch.ones(4, 2)], 2),
     "ops.processes.around": lambda: call({"x": torch.ones(2)}, {"sum": torch.zeros(2)}, lambda *_: None),
     "measure.bayesian_generalization.pool_images": lambda: call(AnyMaps(), torch.rand(5, 3, 2, 2)),
-    "measure.bayesian_generalization.study": lambda: call("mnist", 0),
-    "measure.ap_pool.ap_image_cap": lambda: call(*detected()),
-    "measure.ap_pool.calibration_errors": lambda: call(*detected()),
-    "measure.ap_pool.fit_platt": lambda: call(SCORES, CORRECT),
-    "measure.ap_pool.fit_beta": lambda: call(SCORES, CORRECT),
-    "measure.ap_pool.fit_temperature": lambda: call(SCORES, CORRECT),
-    "measure.ap_pool.read_truth": lambda: call(annotations()),
-    "measure.ap_pool.read_detections": lambda: call(results(), ap_pool.read_truth(annotations())),
-    "measure.ap_pool.simulate": lambda: call(3, np.ones((4, 2)), np.random.default_rng(0)),
+    "measure.inductive_bias.network_losses": lambda: call(
+        perceptron(2, 1, 4), rows(4, 2), rows(4, 1), rows(3, 2), rows(3, 1), 2, 2, 4, 0.01
+    ),
+    "studies.bayesian_generalization.study": lambda: call("mnist", 0),
+    "measure.detection.read_truth": lambda: call(annotations()),
+    "measure.detection.read_detections": lambda: call(results(), detection.read_truth(annotations())),
+    "ops.similarity.similarity_logsumexp": lambda: call(rows(3, 2), keys=rows(4, 2), log_weights=rows(4)),
+    "ops.similarity.similarity_softmax": lambda: call(rows(3, 2), keys=rows(4, 2), log_weights=rows(4)),
+    "nets.diffusion.ddim": lambda: call(lambda x, steps: x / 2, Schedule(), torch.rand(2, 1, 2, 2), 2),
+    "nets.diffusion.train_denoiser": lambda: call(
+        UNet(1, 8), Schedule(), torch.zeros(2, 1, 8, 8, dtype=torch.uint8), to_float, 1, 2, 1e-3
+    ),
+    "ops.processes.global_row_indices": lambda: call(torch.zeros(3, 2), "x"),
+    "learners.classifier.cross_entropy": lambda: call(rows(4, 2), pair_labels(4), 0.1, torch.rand(2)),
+    "contrast.genview.noise_levels": lambda: call(torch.tensor([0.13, 0.31, 0.72])),
+    "learners.classifier.plain": lambda: call(torch.rand(2, 3)),
+    "measure.retrieval.retrieval": lambda: call(rows(4, 2), pair_labels(4), rows(4, 2), pair_labels(4)),
+    "contrast.dcl.dcl": lambda: call(rows(4, 2), rows(4, 2), 0.5, torch.rand(4)),
+    "contrast.hydra.hydra": lambda: call(
+        rows(4, 2), rows(4, 2), pair_labels(4), pair_labels(4).flip(0), torch.rand(4, 2), 10.0, "dot"
+    ),
+    "contrast.hydra.gated_similarity": lambda: call(rows(3, 2), rows(4, 2), torch.rand(3, 2)),
+    "contrast.contrastive_behaviour.penalty_entropy": lambda: call(rows(3, 2), rows(4, 2), 0.3, own(3, 4)),
+    "contrast.contrastive_behaviour.hard_contrastive": lambda: call(
+        rows(3, 2), rows(3, 2), rows(4, 2), 0.3, num_hard=2, exclude=own(3, 4)
+    ),
+    "contrast.contrastive_behaviour.simple_contrastive": lambda: call(
+        rows(3, 2), rows(3, 2), rows(4, 2), num_hard=2, weight=0.5, exclude=own(3, 4)
+    ),
+    "contrast.cacr.repulsion": lambda: call(rows(3, 2), rows(4, 2), 2.0, own(3, 4)),
+    "contrast.cacr.rbf_repulsion": lambda: call(rows(3, 2), rows(4, 2), exclude=own(3, 4)),
+    "contrast.mochi.hardest_indices": lambda: call(rows(3, 2), rows(4, 2), 2, own(3, 4)),
+    "contrast.mochi.mixed_nce": lambda: call(rows(3, 2), rows(3, 2), rows(4, 2), rows(3, 2, 2), exclude=own(3, 4)),
+    "contrast.negatives.check_negatives": lambda: call(rows(3, 2), rows(4, 2), own(3, 4)),
+    "contrast.groco.hardest_similarities": lambda: call(rows(3, 2), rows(4, 2), own(3, 4), 2),
+    "contrast.projection_head.feature_weights": lambda: call(rows(2, 2), rows(2, 3)),
+    "contrast.sbcl.sbcl": lambda: call(
+        rows(4, 2), rows(4, 2), pair_labels(4), torch.arange(4), torch.rand(4) + 0.1, gamma=0.5
+    ),
+    "metric.metrix.utilization": lambda: call(rows(3, 2), rows(3, 2), rows(2, 2)),
+    "metric.realrag.real_rag": lambda: call(
+        rows(3, 2), rows(3, 2), rows(3, 2), labels=torch.arange(3), absent=torch.tensor([False, True, False])
+    ),
+    "metric.supremix.supremix": lambda: call(rows(4, 2), torch.tensor([0.0, 0.0, 1.0, 3.0]), torch.rand(4, 4)),
+    "metric.susana.icnn": lambda: call(rows(4, 2), pair_labels(4), gallery=rows(4, 2), gallery_labels=pair_labels(4)),
     "contrast.g_simclr.train_autoencoder": lambda: call(load("mnist").test.subset(torch.arange(8)), 1),
     "contrast.genview.project": lambda: call(torch.rand(2, 3, 4, 4), torch.rand(3)),
     "contrast.genview.principal_direction": lambda: call(torch.rand(2, 3, 4, 4)),
@@ -126,20 +193,28 @@ CALLS = {
     "metric.susana.soften": lambda: call(torch.rand(3, 2)),
 }
 # They train a network: only numbers that must be refused are tried.
-SLOW = ("measure.bayesian_generalization.study",)
+SLOW = ("studies.bayesian_generalization.study", "nets.diffusion.train_denoiser")
 
 
 def public_functions():
     """Those that a module of these floors defines, by the names of module and function."""
     found = {}
-    for floor in FLOORS:
+    for floor in FLOORS + OF_TENSORS:
         package = importlib.import_module(f"counterpoise.{floor}")
         for module in pkgutil.iter_modules(package.__path__):
             members = vars(importlib.import_module(f"{package.__name__}.{module.name}"))
             for name, function in members.items():
-                if inspect.isfunction(function) and function.__module__ == members["__name__"] and name[0] != "_":
+                own = inspect.isfunction(function) and function.__module__ == members["__name__"] and name[0] != "_"
+                if own and (floor in FLOORS or of_tensors(function)):
                     found[f"{floor}.{module.name}.{name}"] = function
-    return {name: function for name, function in found.items() if function.__module__ != CHECKS}
+    left_out = {name for name in found if INNER.match(name) and name not in CHECKED}
+    return {n: function for n, function in found.items() if function.__module__ not in CHECKS and n not in left_out}
+
+
+def of_tensors(function):
+    """Whether one of the arguments is a tensor or an array, or holds some."""
+    annotations = [str(parameter.annotation) for parameter in inspect.signature(function).parameters.values()]
+    return any(re.search(r"Tensor|ndarray", text) and not text.startswith("Callable") for text in annotations)
 
 
 FUNCTIONS = public_functions()
@@ -285,7 +360,7 @@ def is_number(x):
 
 def wrong_numbers(value):
     if is_number(value) or value is None:
-        yield from ((f"is {new!r}", new) for new in (math.nan, math.inf, -1, 0, 2.5, "1"))
+        yield from ((f"is {new!r}", new) for new in NUMBERS)
 
 
 def wrong_sequences(value):
@@ -293,24 +368,76 @@ def wrong_sequences(value):
         yield from ((f"is {new!r}", new) for new in ((), 5, "12"))
 
 
-def wrong_tensors(value):
+def floating(value):
+    """Whether this is a tensor or an array of numbers of which one can be wrong."""
     if not isinstance(value, torch.Tensor | np.ndarray):
+        return False
+    x = torch.as_tensor(value)
+    return x.is_floating_point() and x.numel() > 0
+
+
+def like(value, x):
+    """A tensor as what it is altered from: a tensor or an array."""
+    return x.numpy() if isinstance(value, np.ndarray) else x
+
+
+def other_shapes(value):
+    """More and fewer dimensions, rows and columns, down to none."""
+    if not floating(value):
         return
-    x, array = torch.as_tensor(value).detach(), isinstance(value, np.ndarray)
-    if not x.is_floating_point() or not x.numel():
-        return
-    shapes = {"one dimension more": x[None], **({"one row less": x[:-1], "one dimension less": x[0]} if x.ndim else {})}
-    for number in (math.nan, math.inf):
-        shapes[str(number)] = x.clone()
-        shapes[str(number)].view(-1)[-1] = number
-    yield from ((f"has {what}", new.numpy() if array else new) for what, new in shapes.items())
+    x = torch.as_tensor(value).detach()
+    shapes = {"one dimension more": x[None]}
+    if x.ndim:
+        shapes |= {"one dimension less": x[0], "one row less": x[:-1], "one row": x[:1], "no row": x[:0]}
+        shapes |= {"one column less": x[..., :-1], "no column": x[..., :0]}
+    yield from ((f"has {what}", like(value, new)) for what, new in shapes.items() if new.shape != x.shape)
+
+
+def extreme_numbers(value):
+    if floating(value):
+        x = torch.as_tensor(value).detach()
+        yield from ((f"is {scale} times as large", like(value, x * scale)) for scale in (0.0, 1e18, 1e30))
+
+
+def no_numbers(value):
+    if floating(value):
+        for number in (math.nan, math.inf):
+            new = torch.as_tensor(value).detach().clone()
+            new.view(-1)[-1] = number
+            yield f"has {number}", like(value, new)
+
+
+def ones(value):
+    if floating(value):
+        yield "is of ones", like(value, torch.ones_like(torch.as_tensor(value)))
+
+
+def whole_ones(value):
+    if floating(value):
+        yield "is of ones", like(value, torch.ones_like(torch.as_tensor(value), dtype=torch.int64))
+
+
+def integers(value):
+    return isinstance(value, torch.Tensor) and value.dtype == torch.int64 and value.numel() > 0
 
 
 def other_integers(value):
-    if isinstance(value, torch.Tensor) and value.dtype == torch.int64 and value.numel():
+    if integers(value):
         limits = {dtype: torch.iinfo(dtype) for dtype in INTEGERS}
         kept = [dtype for dtype, held in limits.items() if held.min <= value.min() and value.max() <= held.max]
         yield from ((f"is {dtype}", value.to(dtype)) for dtype in kept)
+
+
+def no_integers(value):
+    if integers(value):
+        yield from ((f"is {dtype}", value.to(dtype)) for dtype in (torch.float32, torch.bool))
+
+
+def no_labels(value):
+    if integers(value):
+        new = value.clone()
+        new.view(-1)[0] = -2
+        yield "has -2", new
 
 
 def shown(found):
@@ -323,14 +450,25 @@ def test_a_valid_call_gives_finite_numbers(name):
 
 
 @every
+def test_the_valid_call_gives_every_tensor(name):
+    """Also those that may be left out: what is not given is not tried."""
+    call = valid_call(name)
+    optional = [p.name for p in call.signature.parameters.values() if "Tensor" in str(p.annotation)]
+    without = [argument for argument in optional if call.arguments[argument] is None]
+    assert not without, f"{name}: add a call that gives {', '.join(without)} to CALLS"
+
+
+@every
 def test_wrong_numbers_are_refused_by_name(name):
     found = []
     for argument, annotation, value in arguments(name):
-        kinds = set(re.findall(r"\b(int|float|str)\b", annotation))
+        kinds = set(re.findall(r"\b(int|float|str|None)\b", annotation))
         if not kinds & {"int", "float"}:
             continue
         never = {"is nan"} | ({"is '1'", "is '12'"} if "str" not in kinds else set())
-        never |= {"is 2.5"} if "float" not in kinds else set()
+        never |= {"is 2.0", "is 2.5"} if "float" not in kinds else set()
+        never |= {"is None"} if "None" not in kinds else set()
+        never |= {"is inf", "is -inf"} if is_number(value) and "infin" not in documented(FUNCTIONS[name]) else set()
         sequences = wrong_sequences(value)
         for what, new in [*altered(value, wrong_numbers), *sequences]:
             must_refuse = what in never or what == "is 5"
@@ -342,14 +480,61 @@ def test_wrong_numbers_are_refused_by_name(name):
     assert not shown(found), shown(found)
 
 
-@every_fast
-def test_wrong_tensors_are_refused_by_name(name):
+def faults(name, change, must_refuse=False):
+    """What is wrong with the calls in which one argument at a time is changed so."""
     found, names = [], list(valid_call(name).arguments)
     for argument, _, value in arguments(name):
-        for what, new in altered(value, wrong_tensors):
-            wrong = fault(name, names, **{argument: new})
+        for what, new in altered(value, change):
+            wrong = fault(name, [argument] if must_refuse else names, must_refuse, **{argument: new})
             found.append(wrong and f"{argument} {what}: {wrong}")
-    assert not shown(found), shown(found)
+    return shown(found)
+
+
+@every_fast
+def test_other_shapes_are_refused_by_name(name):
+    found = faults(name, other_shapes)
+    assert not found, found
+
+
+@every_fast
+def test_zeros_and_huge_numbers_give_finite_numbers(name):
+    found = faults(name, extreme_numbers)
+    if SQUARES.match(name):
+        found = shown(line for line in found.split("\n") if "1e+30" not in line)
+    assert not found, found
+
+
+@every_fast
+def test_nan_and_infinity_are_refused_by_name(name):
+    if not PASS_ON.match(name):
+        found = faults(name, no_numbers, must_refuse=True)
+        assert not found, found
+
+
+@every_fast
+def test_integers_give_what_the_same_numbers_give_or_are_refused_by_name(name):
+    for argument, _, value in [] if PASS_ON.match(name) else arguments(name):
+        for (what, new), (_, whole) in zip(altered(value, ones), altered(value, whole_ones), strict=True):
+            with contextlib.suppress(InputError):  # ones may be refused; integers are then, too
+                expected = values(name, **{argument: new})
+                wrong = fault(name, [argument], **{argument: whole})
+                assert not wrong, f"{argument} {what}: {wrong}"
+                for ours, theirs in zip(values(name, **{argument: whole}), expected, strict=True):
+                    torch.testing.assert_close(ours.double(), theirs.double(), rtol=1e-6, atol=1e-6, equal_nan=True)
+
+
+@every_fast
+@pytest.mark.parametrize("count", [0, 1])
+def test_no_sample_and_one_sample(name, count):
+    """All tensors that have a row for each sample are cut alike, so that their shapes go together."""
+    given = {argument: value for argument, _, value in arguments(name)}
+    rows = {argument: value for argument, value in given.items() if isinstance(value, torch.Tensor) and value.ndim}
+    samples = next((len(value) for value in rows.values()), 0)
+    cut = {argument: value[:count] for argument, value in rows.items() if len(value) == samples}
+    if isinstance(given.get("exclude"), tuple):
+        cut["exclude"] = (given["exclude"][0][:count], given["exclude"][1])
+    wrong = fault(name, list(given), **cut)
+    assert not wrong, wrong
 
 
 @every_fast
@@ -364,3 +549,47 @@ def test_every_type_of_integers_gives_the_same(name):
             except Exception as error:
                 found.append(f"{argument} {what}: {type(error).__name__}: {str(error)[:100]}")
     assert not shown(found), shown(found)
+
+
+@every_fast
+def test_what_is_no_integer_is_refused_by_name(name):
+    parameters = valid_call(name).signature.parameters
+    for argument, _, value in arguments(name):
+        if re.match(r"Int\w*\[(Tensor|np.ndarray)[^|]*$", str(parameters[argument].annotation)):
+            for what, new in altered(value, no_integers):
+                wrong = fault(name, [argument], must_refuse=True, **{argument: new})
+                assert not wrong, f"{argument} {what}: {wrong}"
+
+
+@every_fast
+def test_below_minus_one_is_no_label(name):
+    for argument, _, value in arguments(name):
+        if argument in ("labels", "partners") and name not in ANY_INTEGER:
+            for what, new in altered(value, no_labels):
+                wrong = fault(name, [argument], must_refuse=True, **{argument: new})
+                assert not wrong, f"{argument} {what}: {wrong}"
+
+
+@every_fast
+def test_an_unknown_word_is_refused_by_name(name):
+    for argument, annotation, value in arguments(name):
+        if isinstance(value, str) and annotation.strip("'") != "str" and argument != "device":  # torch's own words
+            wrong = fault(name, [argument], must_refuse=True, **{argument: "other"})
+            assert not wrong or inspect.isgeneratorfunction(inspect.unwrap(FUNCTIONS[name])), f"{argument}: {wrong}"
+
+
+DIGITS = {torch.float16: 2e-3, torch.bfloat16: 2e-2, torch.float32: 1e-5}
+
+
+@every_fast
+@pytest.mark.parametrize("dtype", DIGITS, ids=["16", "bf16", "32"])
+def test_rounded_inputs_give_what_double_precision_makes_of_them(name, dtype):
+    given = {argument: value for argument, _, value in arguments(name) if floating(value)}
+    if not all(isinstance(value, torch.Tensor) for value in given.values()):
+        return
+    rounded = {argument: value.detach().to(dtype) for argument, value in given.items()}
+    found = values(name, **rounded)
+    expected = values(name, **{argument: value.double() for argument, value in rounded.items()})
+    digits = DIGITS[dtype]
+    for ours, exact in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours.double(), exact.double(), rtol=digits, atol=digits, equal_nan=True)

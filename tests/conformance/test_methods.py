@@ -7,11 +7,11 @@ import torch
 
 from counterpoise.data import Images
 from counterpoise.registry import catalogue
-from counterpoise.tasks.images import build
-from counterpoise.training.run import Run, Settings
+from counterpoise.training.run import ImageSettings, Run
 from counterpoise.training.trainer import CHECKPOINT, fit, read_checkpoint
+from worlds import build
 
-TASKS = {"pretrain", "retrieve", "few-shot"}  # of images
+TASKS = {"pretrain", "classify", "retrieve", "few-shot"}  # of images
 METHODS = {p.slug: next(t for t in p.tasks if t in TASKS) for p in catalogue.select(done=True) if TASKS & {*p.tasks}}
 HEAVY = {"diti", "genview", "scatsimclr", "realrag"}  # which train another network first, or trace many paths
 every = pytest.mark.parametrize(
@@ -27,7 +27,7 @@ def images():
 
 
 def made(slug, images):
-    return build(Run(slug, "noise", seed=1, settings=Settings(epochs=1, batch_size=8), task=METHODS[slug]), images)
+    return build(Run(slug, "noise", seed=1, settings=ImageSettings(epochs=1, batch_size=8), task=METHODS[slug]), images)
 
 
 def test_the_catalogue_has_methods():

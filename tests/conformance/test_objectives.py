@@ -18,7 +18,7 @@ OBJECTIVES = {
     if paper.done
     for kind in catalogue.load_objectives(paper.slug)
 }
-REQUIRED = {"dim": D, "samples": N, "images": N, "texts": N, "classes": C}
+REQUIRED = {"dim": D, "samples": N, "images": N, "texts": N, "classes": C, "counts": torch.tensor([9, 3, 1])}
 FLOATS = {
     **dict.fromkeys(["z1", "z2", "embeddings", "queries", "positives", "keys", "image", "text", "gates"], (N, D)),
     **dict.fromkeys(["noise", "predicted", "residual", "reflective", "coarse"], (N, D)),
@@ -44,7 +44,10 @@ FOURTH_POWER = ("projection-head:SpectralContrastiveLoss",)  # of the rows' leng
 
 def make(kind):
     wanted = inspect.signature(kind).parameters.values()
-    return kind(**{p.name: REQUIRED[p.name] for p in wanted if p.default is p.empty and p.kind != p.VAR_KEYWORD})
+    given = {p.name: REQUIRED[p.name] for p in wanted if p.default is p.empty and p.kind != p.VAR_KEYWORD}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)  # the same proxies each time
+        return kind(**given)
 
 
 def inputs(kind, seed=0, dtype=torch.float32):

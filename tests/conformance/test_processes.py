@@ -20,7 +20,7 @@ ROWS = {"even": 8, "uneven": 7}  # 7 rows on 4 processes: 2, 2, 2, 1
 WIDTH = 3
 # The third class has no second row, so that the process which holds it alone has no anchor of its own.
 LABELS = torch.tensor([0, 1, 0, 1, 1, 0, 2, 2])
-TASKS = {"pretrain", "retrieve", "few-shot"}  # of images
+TASKS = {"pretrain", "classify", "retrieve", "few-shot"}  # of images
 METHODS = [p.slug for p in catalogue.select(done=True) if TASKS & {*p.tasks}]
 CASES = [(name, exchange, rows) for name in OBJECTIVES for exchange in ("gather", "ring") for rows in ROWS]
 
@@ -63,7 +63,9 @@ def part(name, x, sizes, rank):
 def two_steps(kind, rows, sizes=None, rank=0):
     """Losses, gradients and states of two batches, of which a process takes its share."""
     required = [p.name for p in inspect.signature(kind).parameters.values() if p.default is p.empty]
-    sizes_of = {name: D if name == "dim" else max(ROWS.values()) for name in required}
+    known = {"dim": D, "counts": torch.arange(1, D + 1)}
+    sizes_of = {name: known.get(name, max(ROWS.values())) for name in required}
+    torch.manual_seed(0)  # proxies are drawn
     objective, model = kind(**sizes_of).double(), Embed()
     if sizes:
         model = DistributedDataParallel(model)

@@ -5,7 +5,6 @@ import math
 
 import pytest
 import torch
-from torch import nn
 from torch.nn import functional as F
 
 from counterpoise.contrast.contrastive_behaviour import (
@@ -23,11 +22,11 @@ from counterpoise.data import Images
 from counterpoise.data.views import to_float
 from counterpoise.errors import InputError
 from counterpoise.measure import tolerance, uniformity
+from worlds import Encoder, seeded
 
 N, M, D = 6, 20, 5
-rng = torch.Generator().manual_seed(0)
-Q, P = (F.normalize(torch.randn(N, D, generator=rng, dtype=torch.float64), dim=1) for _ in range(2))
-K = F.normalize(torch.randn(M, D, generator=rng, dtype=torch.float64), dim=1)
+Q, P = F.normalize(torch.randn(2, N, D, generator=seeded(0), dtype=torch.float64), dim=2)
+K = F.normalize(torch.randn(M, D, generator=seeded(1), dtype=torch.float64), dim=1)
 NUMBERS = (torch.arange(N), torch.arange(M) % 9)  # numbers 0 and 1 are three negatives', the others two's
 
 
@@ -220,7 +219,7 @@ def test_gradient_in_double_precision(loss):
 
 
 @pytest.mark.parametrize("loss", [HardContrastiveLoss(0.3, 0.3), SimpleContrastiveLoss(), SimpleContrastiveLoss(0.3)])
-def test_invariances(loss):
+def test_invariances(loss, rng):
     """Order of queries and of negatives, a common rotation, and the rows' lengths."""
     first, second = torch.randperm(N, generator=rng), torch.randperm(M, generator=rng)
     rotation = torch.linalg.qr(torch.randn(D, D, generator=rng, dtype=torch.float64)).Q
@@ -249,7 +248,7 @@ def test_bad_input_is_refused_by_name():
             InputError, match=r"queries and positives: expected the same shape, got \[6, 5\] and \[5, 5\]"
         ):
             loss(Q, P[:5], K)
-        with pytest.raises(InputError, match="queries and negatives: expected as many columns, got 5 and 4"):
+        with pytest.raises(InputError, match="queries and negatives: expected the same width, got 5 and 4"):
             loss(Q, P, K[:, :4])
         with pytest.raises(InputError, match="negatives: expected at least 1 rows, got 0"):
             loss(Q, P, K[:0])
@@ -278,30 +277,20 @@ def test_the_hard_negatives_of_a_row_are_its_own():
         assert set(mask.nonzero().flatten().tolist()) == set(row.argsort(descending=True)[:4].tolist())
 
 
-class Encoder(nn.Linear):
-    features = 4
-
-    def __init__(self):
-        super().__init__(16, 4)
-
-    def forward(self, images):
-        return super().forward(images.flatten(1))
-
-
 def made(**arguments):
     torch.manual_seed(0)
     return HardContrastive(Encoder(), samples=12, **{"dim": 3, **arguments})
 
 
-def batch(index=(7, 2, 9)):
+def batch(rng, index=(7, 2, 9)):
     views = [torch.randn(len(index), 1, 4, 4, generator=rng)]
     return views, torch.full((len(index),), -1), torch.tensor(index)
 
 
 @pytest.mark.parametrize(("simple", "alpha"), [(False, 1.0), (False, 0.2), (True, 1.0), (True, 0.2)])
-def test_the_method_compares_with_the_bank_of_which_the_own_entry_is_the_positive(simple, alpha):
+def test_the_method_compares_with_the_bank_of_which_the_own_entry_is_the_positive(simple, alpha, rng):
     method = made(simple=simple, alpha=alpha, temperature=0.4)
-    bank, (views, labels, index) = method.bank.clone(), batch()
+    bank, (views, labels, index) = method.bank.clone(), batch(rng)
     z = F.normalize(method.head(method.encoder(views[0])), dim=1)
     rows, kept = [], round(11 * alpha)
     for query, own in zip(z, index, strict=True):
@@ -312,9 +301,9 @@ def test_the_method_compares_with_the_bank_of_which_the_own_entry_is_the_positiv
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.5, 1.0])
-def test_the_bank_follows_the_embeddings_of_the_images_seen(momentum):
+def test_the_bank_follows_the_embeddings_of_the_images_seen(momentum, rng):
     method = made(momentum=momentum)
-    before, (views, labels, index) = method.bank.clone(), batch()
+    before, (views, labels, index) = method.bank.clone(), batch(rng)
     z = F.normalize(method.head(method.encoder(views[0])), dim=1)
     method.loss(views, labels, index).backward()
     expected = before.clone()
@@ -323,14 +312,14 @@ def test_the_bank_follows_the_embeddings_of_the_images_seen(momentum):
     assert method.encoder.weight.grad.abs().max() > 0
 
 
-def test_evaluation_leaves_the_bank():
+def test_evaluation_leaves_the_bank(rng):
     method = made().eval()
     before = copy.deepcopy(method.state_dict())
-    method.loss(*batch())
+    method.loss(*batch(rng))
     assert all(torch.equal(value, before[name]) for name, value in method.state_dict().items())
 
 
-def test_diagnostics_measure_the_embeddings():
+def test_diagnostics_measure_the_embeddings(rng):
     method = made()
     pixels = torch.randint(0, 256, (12, 1, 4, 4), generator=rng, dtype=torch.uint8)
     images = Images(pixels, torch.arange(12) % 2, ("a", "b"), "noise")

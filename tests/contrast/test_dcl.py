@@ -4,16 +4,15 @@ import math
 
 import pytest
 import torch
-from torch import nn
 from torch.nn import functional as F
 
 from counterpoise.contrast.dcl import DCL, DCLLoss, dcl, npc_multiplier, von_mises_fisher_weights
 from counterpoise.errors import InputError
+from worlds import Encoder, seeded
 
 N, T = 7, 0.2
-rng = torch.Generator().manual_seed(0)
-Z1 = F.normalize(torch.randn(N, 5, generator=rng, dtype=torch.float64), dim=1)
-Z2 = F.normalize(Z1 + torch.randn(N, 5, generator=rng, dtype=torch.float64) / 2, dim=1)
+Z1 = F.normalize(torch.randn(N, 5, generator=seeded(0), dtype=torch.float64), dim=1)
+Z2 = F.normalize(Z1 + torch.randn(N, 5, generator=seeded(1), dtype=torch.float64) / 2, dim=1)
 PAIRED = torch.eye(N).bool().repeat(2, 2)  # an anchor itself and its positive
 POSITIVE = torch.arange(2 * N).roll(N)
 
@@ -93,10 +92,10 @@ def test_easy_positives_silence_infonce_but_not_dcl():
 
 
 @pytest.mark.parametrize("weighted", [False, True])
-def test_gradient_on_the_similarities(weighted):
+def test_gradient_on_the_similarities(weighted, rng):
     """Of a positive -w/(T N), whatever the batch; of an anchor's negatives their softmax, 1/(T N) in all.
 
-    With 2N independent rows Z, a gradient G on Z tells the gradients A on the similarities: G Z^-1 = A + A'.
+    With 2N independent rows Z, a gradient G on Z determines the gradients A on the similarities: G Z^-1 = A + A'.
     """
     z = torch.randn(2 * N, 2 * N, generator=rng, dtype=torch.float64).div(4).requires_grad_()
     z1, z2 = z.chunk(2)
@@ -147,7 +146,7 @@ def test_gradient_in_double_precision(weighted):
 
 
 @pytest.mark.parametrize("weighted", [False, True])
-def test_invariances(weighted):
+def test_invariances(weighted, rng):
     """Order of the batch, a common rotation, and, as rows are normalised, their lengths."""
     loss = DCLLoss(T, weighted)
     order = torch.randperm(N, generator=rng)
@@ -196,18 +195,8 @@ def test_bad_input_is_refused_by_name():
         DCLLoss(reduction="men")
 
 
-class Encoder(nn.Linear):
-    features = 4
-
-    def __init__(self):
-        super().__init__(16, 4)
-
-    def forward(self, images):
-        return super().forward(images.flatten(1))
-
-
 @pytest.mark.parametrize("weighted", [False, True])
-def test_the_method_compares_the_projections_of_both_views(weighted):
+def test_the_method_compares_the_projections_of_both_views(weighted, rng):
     method = DCL(Encoder(), temperature=T, weighted=weighted, sigma=0.3, hidden=8, dim=3)
     views = [torch.randn(N, 1, 4, 4, generator=rng) for _ in range(2)]
     z1, z2 = (F.normalize(method.head(method.encoder(view)), dim=1) for view in views)

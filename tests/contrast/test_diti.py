@@ -21,25 +21,18 @@ from counterpoise.contrast.diti import (
 from counterpoise.data import Images
 from counterpoise.errors import InputError
 from counterpoise.nets.diffusion import Schedule, UNet, ddim
+from worlds import Encoder, seeded
 
-rng = torch.Generator().manual_seed(0)
 SCHEDULE = Schedule()
 STAGES, STAGE_DIMS = (50, 100, 300, 500, 1000), (10, 25, 327, 100, 50)
 T = torch.tensor([0, 130, 500, 777, 999])
-X = torch.rand(5, 1, 8, 8, generator=rng) * 2 - 1
-
-
-class Encoder(nn.Sequential):
-    features = 6
-
-    def __init__(self):
-        super().__init__(nn.Flatten(), nn.Linear(64, 6))
+X = torch.rand(5, 1, 8, 8, generator=seeded(0)) * 2 - 1
 
 
 def method(mode="base", **given):
     """With a decoder that is not 0, as it is at the start."""
     torch.manual_seed(0)
-    found = DiTi(Encoder(), dim=8, blocks=4, mode=mode, width=8, diffusion_epochs=1, **given)
+    found = DiTi(Encoder(64, features=6), dim=8, blocks=4, mode=mode, width=8, diffusion_epochs=1, **given)
     for parameter in found.decoder.parameters():
         nn.init.normal_(parameter, std=0.2)
     return found
@@ -75,7 +68,7 @@ def test_training_s_and_sampling_s_coefficients_are_nearly_the_same_late_and_not
     assert share[-1] > 0.98
 
 
-def test_the_loss_written_out():
+def test_the_loss_written_out(rng):
     noise, predicted, residual = (torch.randn(5, 2, 3, generator=rng) for _ in range(3))
     expected = 0.0
     for row, t in enumerate(T.tolist()):
@@ -84,7 +77,7 @@ def test_the_loss_written_out():
     torch.testing.assert_close(DiTiLoss()(noise, predicted, residual, T), expected)
 
 
-def test_gradient_in_double_precision():
+def test_gradient_in_double_precision(rng):
     given = [torch.randn(3, 2, 2, generator=rng, dtype=torch.float64, requires_grad=True) for _ in range(3)]
     shift, weight = torch.tensor([0.0, -0.4, -0.9]).double(), torch.tensor([0.1, 0.5, 0.3]).double()
     assert torch.autograd.gradcheck(lambda *given: residual_loss(*given, shift, weight), given)
@@ -116,7 +109,7 @@ def test_the_published_unequal_blocks():
 
 
 @pytest.mark.parametrize("mode", ["base", "stop_grad", "dual", "pdae"])
-def test_what_is_shown_and_what_learns(mode):
+def test_what_is_shown_and_what_learns(mode, rng):
     """At step 500 of four blocks the third is its own: z up to it is seen, nothing after it."""
     z = torch.randn(1, 8, generator=rng, requires_grad=True)
     shown = TimeBlocks(8, 4)(z, torch.tensor([500]), mode)
@@ -208,7 +201,7 @@ def test_an_attribute_is_lost_late_if_it_is_large():
     assert ends.tolist() == pytest.approx([0.5, 0], abs=1e-6)
 
 
-def test_the_attribute_loss_by_drawing():
+def test_the_attribute_loss_by_drawing(rng):
     """Two images, noise: how often is the noised first one nearer to the second?"""
     distance, kept = 1.5, 0.4
     noised = math.sqrt(1 - kept) * torch.randn(200_000, generator=rng, dtype=torch.float64)
@@ -256,7 +249,7 @@ def test_what_is_kept_is_the_code():
     assert found.encoder(X).shape == (5, 8)
 
 
-def test_sampling_corrects_by_sigma_and_shows_the_blocks_of_the_step():
+def test_sampling_corrects_by_sigma_and_shows_the_blocks_of_the_step(rng):
     found = method()
     z = torch.randn(5, 8, generator=rng)
     predicted, residual = found.decoder(X, T, z * found.blocks.seen(T))
@@ -291,7 +284,7 @@ def test_edited_images():
     assert plain.abs().max() <= 1
 
 
-def test_slerp_keeps_lengths_and_ends():
+def test_slerp_keeps_lengths_and_ends(rng):
     a, b = (nn.functional.normalize(torch.randn(3, 4, generator=rng), dim=1) for _ in range(2))
     torch.testing.assert_close(slerp(a, b, 0.0), a)
     torch.testing.assert_close(slerp(a, b, 1.0), b)
@@ -305,7 +298,7 @@ def test_the_size_of_a_factor_is_the_distance_to_the_nearest_other():
 
 
 def test_diagnostics_of_a_code_whose_blocks_are_known():
-    """The first block tells the factor that changes least, the last the one that changes most.
+    """The first block encodes the factor that changes least, the last the one that changes most.
 
     All combinations are there equally often: a probe has no other factor to lean on by chance.
     """
@@ -323,12 +316,12 @@ def test_diagnostics_of_a_code_whose_blocks_are_known():
             return torch.stack([rows[:, 0], 0 * rows[:, 0], rows[:, 1], *[0 * rows[:, 0]] * 4, rows[:, 2]], 1)
 
     found.encoder = Rows()
-    told = found.diagnostics(images, images, images)
-    assert told["ordering"] == pytest.approx(1)
-    assert told["modularity"] > 0.95
-    blocks = [told[f"block {name}"] for name in ("little", "some", "much")]
+    figures = found.diagnostics(images, images, images)
+    assert figures["ordering"] == pytest.approx(1)
+    assert figures["modularity"] > 0.95
+    blocks = [figures[f"block {name}"] for name in ("little", "some", "much")]
     assert blocks == pytest.approx([0, 1 / 3, 1], abs=0.05)
-    assert "block constant" not in told
+    assert "block constant" not in figures
     assert found.diagnostics(images, images.subset(torch.arange(0)), images) == {}
     assert found.diagnostics(images, Images(pixels, factors["some"], ("a", "b"), "made"), images) == {}
 
@@ -363,7 +356,7 @@ def test_bad_input_is_refused_by_name():
     ):
         TimeBlocks(8, 2, 1000, (100, 200, 1000), (2, 4, 2))
     with pytest.raises(InputError, match="mode 'bas' is not known; did you mean 'base'"):
-        DiTi(Encoder(), mode="bas")
+        DiTi(Encoder(64, features=6), mode="bas")
     with pytest.raises(InputError, match="share: expected a number of at least 0 and of at most 1, got 2"):
         method().interpolate(X, X, share=2)
     with pytest.raises(InputError, match="first: expected a whole number of at least 0 and of at most 2, got 3"):
@@ -412,7 +405,7 @@ def test_blocks_refuse_what_they_do_not_know():
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("mode", ["base", "stop_grad", "dual", "pdae"])
-def test_codes_keep_their_precision(mode, dtype):
+def test_codes_keep_their_precision(mode, dtype, rng):
     blocks, z = TimeBlocks(8, 4), torch.randn(5, 8, generator=rng).to(dtype)
     found, expected = blocks(z, T, mode), blocks(z.float(), T, mode)
     assert all(x.dtype == dtype for x in found)

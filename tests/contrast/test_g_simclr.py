@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import nn, tensor
+from torch import tensor
 from torch.utils.data import DataLoader
 
 from counterpoise.contrast import g_simclr
@@ -21,9 +21,9 @@ from counterpoise.contrast.g_simclr import (
 from counterpoise.contrast.simclr import nt_xent
 from counterpoise.data import Images
 from counterpoise.errors import InputError
-from counterpoise.tasks.images import build
-from counterpoise.training.run import Run, Settings
+from counterpoise.training.run import ImageSettings, Run
 from counterpoise.training.trainer import fit
+from worlds import Encoder, build
 
 UNEQUAL = torch.tensor([0] * 3 + [1] * 12 + [2] * 6 + [3] * 7 + [4] * 5)  # 33 images
 UNEQUAL = UNEQUAL[torch.randperm(33, generator=torch.Generator().manual_seed(0))]
@@ -51,7 +51,7 @@ def test_equal_clusters_meet_in_every_batch_and_every_image_comes_once(batch_siz
         assert sorted(flat(batches)) == list(range(60))
 
 
-def test_unequal_clusters_are_told_apart_while_the_smallest_lasts():
+def test_unequal_clusters_are_kept_apart_while_the_smallest_lasts():
     """In the order of the images, so that batches come in the order of their ranks."""
     batches = guided_batches(UNEQUAL, torch.arange(33), batch_size=5)
     assert distinct(batches, UNEQUAL) == [True] * 3 + [False] * 3
@@ -200,19 +200,9 @@ def test_the_autoencoder_keeps_the_weights_that_rebuild_held_out_images_best(ima
     assert not torch.equal(later["pixels.weight"], best["pixels.weight"])
 
 
-class Encoder(nn.Linear):
-    features = 6
-
-    def __init__(self):
-        super().__init__(256, 6)
-
-    def forward(self, images):
-        return super().forward(images.flatten(1))
-
-
 def method(samples=90, **options):
     torch.manual_seed(0)
-    return GSimCLR(Encoder(), samples, **options)
+    return GSimCLR(Encoder(256, features=6), samples, **options)
 
 
 def test_the_loss_is_nt_xent_of_the_projections():
@@ -253,7 +243,7 @@ def test_the_guides(images):
     assert none.diagnostics(unlabelled, images, images) == {"used": 1.0}
 
 
-def test_strict_epochs_tell_what_they_leave_out():
+def test_strict_epochs_report_what_they_leave_out():
     made = method(samples=33, strict=True)
     made.pseudo_labels.copy_(UNEQUAL)
     made.batch_size.fill_(5)
@@ -294,9 +284,9 @@ def test_no_pair_is_no_pair_of_one_class():
 
 def test_by_default_there_are_as_many_clusters_as_images_in_a_batch(images):
     """The authors' choice; the tasks know the batch size, and nobody else may fill it in."""
-    run = Run("g-simclr", "noise", settings=Settings(batch_size=12))
+    run = Run("g-simclr", "noise", settings=ImageSettings(batch_size=12))
     assert build(run, images).clusters == 12
-    assert build(replace(run, settings=Settings(batch_size=256)), images).clusters == 90
+    assert build(replace(run, settings=ImageSettings(batch_size=256)), images).clusters == 90
     assert build(replace(run, arguments={"clusters": 5}), images).clusters == 5
     assert method().clusters == 64  # by itself, with the authors' batches
     with pytest.raises(InputError, match="argument of g-simclr 'batch_size' is not known"):

@@ -28,17 +28,18 @@ from counterpoise.contrast.simclr import nt_xent
 from counterpoise.data import Images
 from counterpoise.data.scenes import Scenes
 from counterpoise.errors import InputError
+from worlds import Encoder, seeded
 
 N, K, G, T = 6, 5, 3, 0.2
-rng = torch.Generator().manual_seed(0)
 
 
-def randn(*shape):
+def randn(rng, *shape):
     return torch.randn(*shape, generator=rng, dtype=torch.float64)
 
 
-T1, T2, V = randn(N, K, G, G), randn(N, K, G, G), randn(K)
-Z1, Z2 = randn(N, 4), randn(N, 4)
+T1, T2 = randn(seeded(0), 2, N, K, G, G)
+V = randn(seeded(1), K)
+Z1, Z2 = randn(seeded(2), 2, N, 4)
 
 
 def test_maps_of_two_tokens_by_hand():
@@ -73,8 +74,8 @@ def test_maps_sum_to_one_and_swap_with_the_direction_s_sign():
         torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=0)
 
 
-def test_equal_tokens_are_all_background():
-    token = randn(K)
+def test_equal_tokens_are_all_background(rng):
+    token = randn(rng, K)
     tokens = token.view(1, K, 1, 1).expand(1, K, G, G)
     foreground, background = foreground_maps(tokens, V)
     assert foreground.abs().max() == 0
@@ -100,8 +101,8 @@ def test_the_object_kept_on_another_ground_is_better_than_another_object_on_the_
     assert worse.item() < -0.1
 
 
-def test_weights_are_a_softmax_times_the_batch():
-    scores = randn(N)
+def test_weights_are_a_softmax_times_the_batch(rng):
+    scores = randn(rng, N)
     weights = quality_weights(scores, 2.0)
     torch.testing.assert_close(weights, N * torch.softmax(2 * scores, 0))
     torch.testing.assert_close(weights, quality_weights(scores + 0.3, 2.0))  # a constant added to every q_f
@@ -120,10 +121,10 @@ def test_the_most_that_weights_can_differ(gamma):
     assert -2 <= pair_scores(T1, T2, V).min() <= pair_scores(T1, T2, V).max() <= 2
 
 
-def test_no_gradient_reaches_tokens_direction_or_scores():
+def test_no_gradient_reaches_tokens_direction_or_scores(rng):
     tokens, direction = T1.clone().requires_grad_(), V.clone().requires_grad_()
     assert not pair_scores(tokens, T2, direction).requires_grad
-    scores = randn(N).requires_grad_()
+    scores = randn(rng, N).requires_grad_()
     assert not quality_weights(scores).requires_grad
     weights = torch.ones(N, dtype=torch.float64, requires_grad=True)
     loss = GenViewLoss()(Z1.clone().requires_grad_(), Z2, weights)
@@ -137,7 +138,7 @@ def test_with_equal_weights_it_is_nt_xent():
         torch.testing.assert_close(GenViewLoss(T)(Z1, Z2, *given), nt_xent(Z1, Z2, T))
 
 
-def test_the_loss_of_each_pair_written_out():
+def test_the_loss_of_each_pair_written_out(rng):
     z = F.normalize(torch.cat([Z1, Z2]), dim=1)
     logits = (z @ z.T / T).masked_fill(torch.eye(2 * N).bool(), -torch.inf)
     rows = F.cross_entropy(logits, torch.arange(2 * N).roll(N), reduction="none")
@@ -160,7 +161,7 @@ def test_a_weight_scales_its_pair_alone():
     torch.testing.assert_close(gradients[1], scale * gradients[0])
 
 
-def test_gradient_in_double_precision():
+def test_gradient_in_double_precision(rng):
     weights = torch.rand(N, generator=rng, dtype=torch.float64)
     loss = GenViewLoss(T)
     z = (Z1.clone().requires_grad_(), Z2.clone().requires_grad_())
@@ -173,13 +174,13 @@ def test_half_precision_tokens_are_weighed_in_float32():
     assert found.dtype == torch.float32
 
 
-def test_the_principal_direction_points_from_the_border_inwards():
-    axis = F.normalize(randn(K), dim=0)
-    mean = 10 * randn(K)  # not centred, the mean would be the direction
+def test_the_principal_direction_points_from_the_border_inwards(rng):
+    axis = F.normalize(randn(rng, K), dim=0)
+    mean = 10 * randn(rng, K)  # not centred, the mean would be the direction
     for sign in (1, -1):
         inside = torch.zeros(20, 1, 5, 5, dtype=torch.float64)
         inside[:, :, 1:4, 1:4] = sign
-        tokens = mean.view(K, 1, 1) + 3 * inside * axis.view(K, 1, 1) + 0.1 * randn(20, K, 5, 5)
+        tokens = mean.view(K, 1, 1) + 3 * inside * axis.view(K, 1, 1) + 0.1 * randn(rng, 20, K, 5, 5)
         assert (principal_direction(tokens) @ axis).item() == pytest.approx(sign, abs=0.01)
 
 
@@ -197,11 +198,11 @@ def test_noise_levels_are_a_step_function():
 
 
 @pytest.mark.parametrize("level", [0, 100, 400, 900])
-def test_the_noise_on_codes_is_that_of_the_cosine_schedule(level):
+def test_the_noise_on_codes_is_that_of_the_cosine_schedule(level, rng):
     """As a product of 1 - beta, beta being made of ratios."""
     bar = lambda t: math.cos((t / 1000 + 0.008) / 1.008 * math.pi / 2) ** 2  # noqa: E731
     kept = math.prod(bar(t + 1) / bar(t) for t in range(level + 1))
-    codes, noise = randn(2, 3), randn(2, 3)
+    codes, noise = randn(rng, 2, 3), randn(rng, 2, 3)
     expected = math.sqrt(kept) * codes + math.sqrt(1 - kept) * noise
     torch.testing.assert_close(perturbed(codes, torch.full((2,), level), noise), expected)
 
@@ -212,14 +213,14 @@ def test_the_small_generator_s_noise_is_on_the_code_alone():
     small = SmallUnCLIP(width=8, dim=16, steps=2)
     small.fit(torch.randint(0, 256, (8, 1, 9, 9), dtype=torch.uint8), epochs=3)
     assert not any(p.requires_grad for p in small.parameters())
-    told = []
-    small.unet.register_forward_pre_hook(lambda _, given: told.append(given[2]))
+    conditions = []
+    small.unet.register_forward_pre_hook(lambda _, given: conditions.append(given[2]))
     image = torch.randint(0, 256, (1, 1, 9, 9), dtype=torch.uint8).expand(2, -1, -1, -1)
     made = small(image, torch.tensor([0, 400]))
     assert made.shape == image.shape
     assert made.dtype == torch.uint8
     clean = small.code(image.float().expand(-1, 3, -1, -1) / 127.5 - 1)
-    near, far = ((told[0] - clean) / small.deviation).square().mean(1).sqrt()
+    near, far = ((conditions[0] - clean) / small.deviation).square().mean(1).sqrt()
     assert near < 0.03
     assert 0.2 < far < 1.5
 
@@ -252,27 +253,20 @@ def test_a_pipeline_by_name_needs_the_extra(monkeypatch):
         StableUnCLIP()
 
 
-class Encoder(nn.Sequential):
-    features = 4
-
-    def __init__(self):
-        super().__init__(nn.Flatten(), nn.LazyLinear(4))
-
-
-def images(count=12, size=8, channels=1):
+def images(rng, count=12, size=8, channels=1):
     pixels = torch.randint(0, 256, (count, channels, size, size), dtype=torch.uint8, generator=rng)
     return Images(pixels, torch.arange(count) % 3, ("a", "b", "c"), "noise")
 
 
 def started(given, **arguments):
     torch.manual_seed(0)
-    method = GenView(Encoder(), len(given), generator_epochs=1, generator_width=8, **arguments)
+    method = GenView(Encoder(given.pixels[0].numel()), len(given), generator_epochs=1, generator_width=8, **arguments)
     method.start_epoch(given, 0)
     return method
 
 
-def test_variations_that_are_ready_are_taken_with_their_noise_levels():
-    given, ready, seen = images(), images().pixels, []
+def test_variations_that_are_ready_are_taken_with_their_noise_levels(rng):
+    given, ready, seen = images(rng), images(rng).pixels, []
 
     def generator(pixels, levels):
         seen.append((pixels, levels))
@@ -289,8 +283,8 @@ def test_variations_that_are_ready_are_taken_with_their_noise_levels():
     assert len(seen) == 1
 
 
-def test_a_class_s_other_images_are_the_variations_of_an_oracle():
-    given = images()
+def test_a_class_s_other_images_are_the_variations_of_an_oracle(rng):
+    given = images(rng)
     method = started(given, variations="class")
     for i in range(len(given)):
         (j,) = (given.pixels == method.variations[i]).flatten(1).all(1).nonzero().flatten().tolist()
@@ -298,8 +292,8 @@ def test_a_class_s_other_images_are_the_variations_of_an_oracle():
         assert given.labels[i] == given.labels[j]
 
 
-def test_wrong_pairs_are_other_images_variations_whatever_gamma_is():
-    given = images()
+def test_wrong_pairs_are_other_images_variations_whatever_gamma_is(rng):
+    given = images(rng)
     method = started(given, generator=lambda pixels, levels: pixels, wrong=0.5)
     changed = (method.variations != given.pixels).flatten(1).any(1)
     assert changed.sum() == 6
@@ -309,9 +303,9 @@ def test_wrong_pairs_are_other_images_variations_whatever_gamma_is():
     assert torch.equal(pair[0].wrong_pairs, pair[1].wrong_pairs)
 
 
-def test_the_second_view_is_one_of_the_variation():
-    given = images()
-    ready = images().pixels
+def test_the_second_view_is_one_of_the_variation(rng):
+    given = images(rng)
+    ready = images(rng).pixels
     method = started(given, generator=lambda pixels, levels: ready)
     method.log = lambda *_, **__: None
     seen = []
@@ -323,8 +317,8 @@ def test_the_second_view_is_one_of_the_variation():
 
 
 @pytest.mark.parametrize("gamma", [0.0, 1.0, 4.0])
-def test_the_method_weighs_pairs_by_their_frozen_tokens(gamma):
-    given = images()
+def test_the_method_weighs_pairs_by_their_frozen_tokens(gamma, rng):
+    given = images(rng)
     method = started(given, variations="class", gamma=gamma)
     views = [torch.randn(N, 1, 8, 8, generator=rng) for _ in range(2)]
     tokens = [method.small.tokens(view.expand(-1, 3, -1, -1)) for view in views]
@@ -341,19 +335,19 @@ class MeanColour(nn.Module):
         return F.avg_pool2d(pixels, 4)
 
 
-def test_weights_tell_wrong_pairs_where_tokens_tell_objects():
+def test_weights_separate_wrong_pairs_where_tokens_separate_objects(rng):
     """Bright squares in a colour of their class, on dark grounds that share nothing."""
     labels = torch.arange(90) % 3
     pixels = torch.randint(0, 60, (90, 3, 1, 1), generator=rng).expand(-1, -1, 12, 12).clone()
     pixels[:, :, 4:8, 4:8] = 130 + 125 * torch.eye(3)[labels].long()[:, :, None, None]
     given = Images(pixels.to(torch.uint8), labels, ("a", "b", "c"), "squares")
     torch.manual_seed(0)
-    method = GenView(Encoder(), 90, variations="class", wrong=0.4, gamma=4.0, tokens=MeanColour())
+    method = GenView(Encoder(3 * 12 * 12), 90, variations="class", wrong=0.4, gamma=4.0, tokens=MeanColour())
     method.start_epoch(given, 0)
     assert (method.direction > 0.3).all()
-    told = method.diagnostics(given, given, given)
-    assert told["weight_gap"] > 0.2
-    assert told["wrong_weight"] < 0.9
+    figures = method.diagnostics(given, given, given)
+    assert figures["weight_gap"] > 0.2
+    assert figures["wrong_weight"] < 0.9
     assert method.small is None
 
 
@@ -368,10 +362,10 @@ def test_the_foreground_is_where_the_objects_of_scenes_are():
     assert foreground[share > 0.9].mean() / foreground[share < 0.1].mean() > 1.2
 
 
-def test_a_fresh_method_takes_what_a_checkpoint_holds():
-    method = started(images(channels=3))
+def test_a_fresh_method_takes_what_a_checkpoint_holds(rng):
+    method = started(images(rng, channels=3))
     state = method.state_dict()
-    fresh = GenView(Encoder(), 12, generator_epochs=1, generator_width=8)
+    fresh = GenView(Encoder(3 * 8 * 8), 12, generator_epochs=1, generator_width=8)
     fresh.load_state_dict(state)
     assert torch.equal(fresh.variations, method.variations)
     assert torch.equal(fresh.direction, method.direction)
@@ -379,7 +373,7 @@ def test_a_fresh_method_takes_what_a_checkpoint_holds():
 
 
 @pytest.mark.usefixtures("plain_shapes")
-def test_bad_input_is_refused_by_name():
+def test_bad_input_is_refused_by_name(rng):
     with pytest.raises(InputError, match="tokens1 and tokens2: expected the same shape"):
         pair_scores(T1, T2[:1], V)
     with pytest.raises(InputError, match="tokens2: 270 of 270 numbers are NaN"):
@@ -399,11 +393,11 @@ def test_bad_input_is_refused_by_name():
     with pytest.raises(
         InputError, match=r"generator: expected uint8 of shape \[12, 1, 8, 8\] from it, got torch.float"
     ):
-        started(images(), generator=lambda pixels, levels: pixels.float())
+        started(images(rng), generator=lambda pixels, levels: pixels.float())
 
 
-def test_weights_leave_the_frozen_encoder_in_its_mode():
-    given = images()
+def test_weights_leave_the_frozen_encoder_in_its_mode(rng):
+    given = images(rng)
     method = started(given, variations="class")
     for mode in (True, False):
         method.train(mode)

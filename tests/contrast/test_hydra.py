@@ -4,18 +4,16 @@ import math
 
 import pytest
 import torch
-from torch import nn
 from torch.nn import functional as F
 
-from counterpoise.contrast import hydra as module
 from counterpoise.contrast.hydra import Filter, Hydra, HydraLoss, gated_similarity, hydra, info_nce
 from counterpoise.data import Images
 from counterpoise.errors import InputError
+from worlds import Encoder, seeded
 
 N, D, C = 12, 5, 4
-rng = torch.Generator().manual_seed(0)
-Q, K = torch.randn(2, N, D, generator=rng, dtype=torch.float64)
-GATES = torch.rand(N, D, generator=rng, dtype=torch.float64)
+Q, K = torch.randn(2, N, D, generator=seeded(0), dtype=torch.float64)
+GATES = torch.rand(N, D, generator=seeded(1), dtype=torch.float64)
 LABELS = torch.tensor([0, 2, 2, 1, 0, 2, 3, 1, 1, 0, 3, -1])
 PARTNERS = torch.tensor([2, 2, 0, 7, 1, 3, -1, 0, 1, 3, 2, 0])  # its own, one that is absent, and none among them
 SIMILARITIES = pytest.mark.parametrize("similarity", ["cosine", "dot"])
@@ -98,7 +96,7 @@ def test_every_image_its_own_class_is_info_nce():
 
 
 @SIMILARITIES
-def test_lengths_of_rows_do_not_matter_and_those_of_gates_to_the_dot_alone(similarity):
+def test_lengths_of_rows_do_not_matter_and_those_of_gates_to_the_dot_alone(similarity, rng):
     sizes = torch.rand(2, N, 1, generator=rng, dtype=torch.float64) + 0.1
     s = gated_similarity(Q, K, GATES, similarity)
     torch.testing.assert_close(gated_similarity(Q * sizes[0], K * sizes[1], GATES, similarity), s)
@@ -106,7 +104,7 @@ def test_lengths_of_rows_do_not_matter_and_those_of_gates_to_the_dot_alone(simil
     torch.testing.assert_close(scaled, s if similarity == "cosine" else s * sizes[0].square())
 
 
-def test_a_gate_of_one_coordinate_tells_whether_the_signs_agree():
+def test_a_gate_of_one_coordinate_shows_whether_the_signs_agree():
     gates = torch.eye(D, dtype=torch.float64)[torch.arange(N) % D] / 7
     signs = torch.stack([Q[i, i % D].sign() * K[:, i % D].sign() for i in range(N)])
     torch.testing.assert_close(gated_similarity(Q, K, gates), signs)
@@ -130,8 +128,9 @@ def test_only_negatives_and_positives_have_a_gradient():
     hydra(Q, keys, LABELS, partners, GATES).backward()
     moved = keys.grad.abs().sum(1) > 1e-9
     assert torch.equal(moved, LABELS != 0)
-    by_logit = (keys.grad * Q[0] * GATES[0].square()).sum(1)
-    assert (by_logit[LABELS == 1] < 0).all()
+    towards = (keys.grad * Q[0]).sum(1)  # 1 − cosine² times the slope by the cosine
+    assert (towards[LABELS == 1] < 0).all()
+    assert (towards[(LABELS != 0) & (LABELS != 1)] > 0).all()
 
 
 @SIMILARITIES
@@ -168,7 +167,7 @@ def test_rows_without_negatives_stand_beside_others():
     torch.testing.assert_close(value, plain(Q[:6], K[:6], labels, partners, GATES[:6]))
 
 
-def test_order_and_names_of_the_classes_and_a_common_order_of_coordinates_do_not_matter():
+def test_order_and_names_of_the_classes_and_a_common_order_of_coordinates_do_not_matter(rng):
     value, order = hydra(Q, K, LABELS, PARTNERS, GATES), torch.randperm(N, generator=rng)
     mixed = hydra(Q[order], K[order], LABELS[order], PARTNERS[order], GATES[order])
     torch.testing.assert_close(mixed, value)
@@ -186,14 +185,14 @@ def test_at_large_scales_the_loss_is_the_distance_to_the_nearest_negative():
 
 
 @SIMILARITIES
-def test_chunks_give_the_same_and_keep_no_matrix(similarity, monkeypatch):
+def test_chunks_give_the_same_and_keep_no_matrix(similarity, monkeypatch, rng):
     """With 8 rows at a time, nothing kept for the backward pass is larger than the batch itself."""
     n = 96
     x = torch.randn(3, n, D, generator=rng, dtype=torch.float64)
     labels, partners = torch.randint(C, (2, n), generator=rng)
     sizes, found = [], []
     for rows in (n, 8):
-        monkeypatch.setattr(module, "TABLE", rows * n)
+        monkeypatch.setattr("counterpoise.ops.chunking.TABLE", rows * n)
         leaves, kept = [y.clone().requires_grad_() for y in x], []
         with torch.autograd.graph.saved_tensors_hooks(lambda y, kept=kept: kept.append(y.numel()) or y, lambda y: y):
             value = hydra(*leaves[:2], labels, partners, leaves[2], similarity=similarity)
@@ -216,7 +215,7 @@ def test_the_scale_of_the_module_is_learnt_or_not():
     torch.testing.assert_close(dot, hydra(Q, K, LABELS, PARTNERS, GATES, 20.0, "dot"))
 
 
-def test_gates_of_both_kinds_do_not_know_the_order_of_a_pair():
+def test_gates_of_both_kinds_do_not_know_the_order_of_a_pair(rng):
     own, other = torch.randint(C, (2, N), generator=rng)
     for joint in (True, False):
         gate = Filter(C, D, joint)
@@ -263,23 +262,13 @@ def test_bad_input_is_refused_by_name():
     with pytest.raises(InputError, match="instance: expected a weight above 0, or nothing trains the encoder"):
         made(warm_epochs=1)
     unlabelled = Images(torch.zeros(2, 1, 4, 4, dtype=torch.uint8), torch.tensor([-1, -1]), (), "none")
-    with pytest.raises(InputError, match="labels: Hydra needs some, but none of the 2 training images has one"):
+    with pytest.raises(InputError, match="labels: Hydra needs labels, but none of the 2 training images has one"):
         made().start_epoch(unlabelled, 0)
 
 
-class Encoder(nn.Linear):
-    features = 4
-
-    def __init__(self):
-        super().__init__(16, 4)
-
-    def forward(self, images):
-        return super().forward(images.flatten(1))
-
-
 IMAGES = Images(torch.zeros(20, 1, 4, 4, dtype=torch.uint8), torch.arange(20) % C, ("a", "b", "c", "d"), "blank")
-VIEWS = list(torch.randn(2, N, 1, 4, 4, generator=rng))
-INDEX = torch.randperm(20, generator=rng)[:N]
+VIEWS = list(torch.randn(2, N, 1, 4, 4, generator=seeded(2)))
+INDEX = torch.randperm(20, generator=seeded(3))[:N]
 
 
 def made(**arguments):
@@ -395,7 +384,7 @@ def test_images_without_a_label_are_negatives_alone():
 def test_images_of_a_single_class_are_refused():
     """All keys would be positives, and the loss 0 whatever is learnt."""
     one = Images(torch.zeros(20, 1, 4, 4, dtype=torch.uint8), torch.ones(20, dtype=torch.int64), ("a", "b"), "one")
-    with pytest.raises(InputError, match="labels: Hydra contrasts classes, but all 20 training images are of one"):
+    with pytest.raises(InputError, match="labels: Hydra contrasts classes, but all 20 training images have one"):
         made().start_epoch(one, 0)
 
 

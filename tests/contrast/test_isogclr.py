@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from scipy.optimize import brentq, minimize_scalar
-from torch import nn
 from torch.nn import functional as F
 
 from counterpoise.contrast.isogclr import (
@@ -19,10 +18,10 @@ from counterpoise.contrast.isogclr import (
 from counterpoise.data import Images
 from counterpoise.errors import InputError
 from counterpoise.ops.similarity import similarity_softmax
+from worlds import Encoder, seeded
 
-rng = torch.Generator().manual_seed(0)
-Z1 = torch.randn(6, 4, generator=rng, dtype=torch.float64)
-Z2 = Z1 + 0.4 * torch.randn(6, 4, generator=rng, dtype=torch.float64)
+Z1 = torch.randn(6, 4, generator=seeded(0), dtype=torch.float64)
+Z2 = Z1 + 0.4 * torch.randn(6, 4, generator=seeded(1), dtype=torch.float64)
 INDEX = torch.tensor([3, 0, 9, 4, 7, 1])
 EXACT = {"atol": 1e-9, "rtol": 1e-7}
 
@@ -84,7 +83,7 @@ def assert_same_state(state, plain):
         torch.testing.assert_close(getattr(state, name), getattr(plain, name), **EXACT)
 
 
-def random_steps(samples=10, batch=6, steps=8):
+def random_steps(rng, samples=10, batch=6, steps=8):
     for _ in range(steps):
         z1 = torch.randn(batch, 4, generator=rng, dtype=torch.float64)
         z2 = z1 + 0.4 * torch.randn(batch, 4, generator=rng, dtype=torch.float64)
@@ -95,10 +94,10 @@ SETTINGS = {"rho": 0.4, "gamma": 0.8, "eta": 0.03, "beta": 0.5, "tau": 0.25, "ta
 
 
 @pytest.mark.parametrize("reference", [False, True])
-def test_two_views_against_whole_matrices_over_several_steps(reference):
+def test_two_views_against_whole_matrices_over_several_steps(reference, rng):
     loss = ISogCLRLoss(10, **SETTINGS, reference=reference).double()
     plain = Plain(10, **SETTINGS, clip=3.0, reference=reference)
-    for z1, z2, index, _ in random_steps():
+    for z1, z2, index, _ in random_steps(rng):
         value, gradients = value_and_gradients(loss, (z1, z2), index)
         expected, expected_gradients = value_and_gradients(plain.two_views, (z1, z2), index)
         torch.testing.assert_close(gradients, expected_gradients, **EXACT)
@@ -118,7 +117,7 @@ def test_reference_takes_the_batch_alone_in_epoch_0():
 
 
 @pytest.mark.parametrize("reference", [False, True])
-def test_pairs_against_whole_matrices_over_several_steps(reference):
+def test_pairs_against_whole_matrices_over_several_steps(reference, rng):
     settings = SETTINGS | {"rho": 1.0, "beta": 0.9}
     loss = ISogCLRPairLoss(10, 10, **settings, reference=reference).double()
     images, texts = (Plain(10, **settings, clip=5.0, reference=reference) for _ in range(2))
@@ -126,7 +125,7 @@ def test_pairs_against_whole_matrices_over_several_steps(reference):
     def both_sides(x, t, i, j):
         return images.anchors(x, t, i) + texts.anchors(t, x, j)
 
-    for x, t, i, j in random_steps():
+    for x, t, i, j in random_steps(rng):
         value, gradients = value_and_gradients(loss, (x, t), i, j)
         expected, expected_gradients = value_and_gradients(both_sides, (x, t), i, j)
         torch.testing.assert_close(gradients, expected_gradients, **EXACT)
@@ -196,16 +195,16 @@ def test_without_memory_and_with_fixed_temperatures_it_is_the_log_mean_exp():
         torch.testing.assert_close(value_and_gradients(loss, (Z1, Z2), INDEX), expected, **EXACT)
 
 
-def test_value_bounds_the_batch_objective_from_above():
+def test_value_bounds_the_batch_objective_from_above(rng):
     loss = ISogCLRLoss(10, rho=0.0, gamma=0.5, eta=0.0, tau=0.25).double()
     loss(Z1, Z2, INDEX)
-    for z1, z2, _, _ in random_steps(steps=5):
+    for z1, z2, _, _ in random_steps(rng, steps=5):
         assert loss(z1, z2, INDEX) > 2 * log_mean_exp(z1, z2, 0.25).mean()
 
 
-def test_fixed_temperatures_never_move():
+def test_fixed_temperatures_never_move(rng):
     loss = ISogCLRLoss(10, eta=0.0)
-    for z1, z2, index, _ in random_steps():
+    for z1, z2, index, _ in random_steps(rng):
         loss(z1, z2, index)
     assert (loss.state.tau == torch.full((10,), 0.1)).all()
     assert (loss.state.u != 0).any()
@@ -258,7 +257,7 @@ def test_a_constant_added_to_a_row_or_column_of_similarities_changes_nothing_on_
 
 
 @pytest.mark.parametrize("pairs", [False, True])
-def test_a_sample_among_near_duplicates_ends_with_a_larger_temperature(pairs):
+def test_a_sample_among_near_duplicates_ends_with_a_larger_temperature(pairs, rng):
     z = torch.eye(24)[:16].clone()
     z[:8] = torch.eye(24)[0] + 0.05 * torch.randn(8, 24, generator=rng)
     index = torch.arange(16)
@@ -338,19 +337,8 @@ def test_refusals(call, message):
         call()
 
 
-class Flat(nn.Module):
-    features = 6
-
-    def __init__(self):
-        super().__init__()
-        self.layer = nn.Linear(4, 6)
-
-    def forward(self, x):
-        return self.layer(x.flatten(1))
-
-
 def test_method_trains_the_encoder_and_the_temperatures_of_its_batch():
-    method = ISogCLR(Flat(), samples=20)
+    method = ISogCLR(Encoder(4, features=6), samples=20)
     index = torch.arange(8) + 5
     method.loss([torch.rand(8, 1, 2, 2), torch.rand(8, 1, 2, 2)], index, index).backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in method.encoder.parameters())
@@ -365,7 +353,7 @@ def labelled(labels):
 
 
 def test_diagnostics_rank_class_sizes_against_class_temperatures():
-    method = ISogCLR(Flat(), samples=8)
+    method = ISogCLR(Encoder(4, features=6), samples=8)
     method.objective.state.tau[:] = torch.tensor([0.3, 0.3, 0.3, 0.2, 0.2, 0.25, 0.9, 0.1])
     labels = torch.tensor([0, 0, 0, 1, 1, 2, -1, 3])  # sizes 3, 2, 1, 1; temperatures 0.3, 0.2, 0.25, 0.1
     # Ranks of the sizes 4, 3, 1.5, 1.5 and of the temperatures 4, 2, 3, 1: products sum to 28, variances to 4.5 and 5.
@@ -375,13 +363,13 @@ def test_diagnostics_rank_class_sizes_against_class_temperatures():
 
 @pytest.mark.parametrize("labels", [[0] * 8, [0, 0, 1, 1, 2, 2, 3, 3], [-1] * 8])
 def test_diagnostics_are_empty_for_classes_of_one_size(labels):
-    method = ISogCLR(Flat(), samples=8)
+    method = ISogCLR(Encoder(4, features=6), samples=8)
     method.objective.state.tau[:] = torch.rand(8)
     assert method.diagnostics(*labelled(labels)) == {}
 
 
 def test_diagnostics_are_empty_for_temperatures_that_never_moved():
     """The means of equal temperatures differ by rounding, which would rank."""
-    method = ISogCLR(Flat(), samples=1110, eta=0.0, tau=0.2)
+    method = ISogCLR(Encoder(4, features=6), samples=1110, eta=0.0, tau=0.2)
     labels = torch.arange(3).repeat_interleave(torch.tensor([1000, 100, 10]))
     assert method.diagnostics(*labelled(labels)) == {}

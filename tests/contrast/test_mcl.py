@@ -24,13 +24,14 @@ from counterpoise.contrast.simclr import nt_xent
 from counterpoise.data import Images
 from counterpoise.data.views import to_float
 from counterpoise.errors import InputError
-from counterpoise.learners.method import Method, warmup_cosine
+from counterpoise.learners.learner import warmup_cosine
+from counterpoise.learners.method import Method
 from counterpoise.nets import backbone
 from counterpoise.ops.clusters import Clusters
 from counterpoise.training.trainer import fit
+from worlds import Encoder, seeded
 
-rng = torch.Generator().manual_seed(0)
-UNEVEN = torch.tensor([0] * 9 + [1] * 3 + [4] * 14 + [5] * 1 + [7] * 6)[torch.randperm(33, generator=rng)]
+UNEVEN = torch.tensor([0] * 9 + [1] * 3 + [4] * 14 + [5] * 1 + [7] * 6)[torch.randperm(33, generator=seeded(0))]
 
 
 def shuffled(n, seed=1):
@@ -100,7 +101,7 @@ def test_pooled_batches_use_as_many_images_as_random_ones_and_keep_relatives_tog
     assert None not in labels_of(siblings, labels // 4)
 
 
-def test_all_negatives_agree_on_the_clusters_of_every_earlier_stage():
+def test_all_negatives_agree_on_the_clusters_of_every_earlier_stage(rng):
     digits = torch.randint(3, (3, 300), generator=rng)
     pseudo_labels = torch.zeros(300, dtype=torch.int64)
     for labels in digits:
@@ -117,15 +118,6 @@ def test_processes_share_each_batch_and_with_it_its_label():
     assert labels_of(first, UNEVEN) == labels_of(second, UNEVEN) == labels_of(batches, UNEVEN)
 
 
-class Linear(nn.Linear):
-    def __init__(self, features=4):
-        super().__init__(256, features)
-        self.features = features
-
-    def forward(self, images):
-        return super().forward(images.flatten(1))
-
-
 def cosines(features):
     features = F.normalize(features.double(), dim=1)
     return features @ features.T
@@ -138,14 +130,14 @@ def finished(encoders):
     return joined
 
 
-def test_copies_of_one_encoder_have_its_cosines():
-    encoder, images = Linear(), torch.randn(5, 1, 16, 16, generator=rng)
+def test_copies_of_one_encoder_have_its_cosines(rng):
+    encoder, images = Encoder(256), torch.randn(5, 1, 16, 16, generator=rng)
     torch.testing.assert_close(cosines(finished([encoder] * 3)(images)), cosines(encoder(images)))
 
 
-def test_integration_does_not_see_a_rotation_of_one_stage_but_its_scale():
+def test_integration_does_not_see_a_rotation_of_one_stage_but_its_scale(rng):
     """cos = sum of inner products over the product of the lengths: stages with larger features count more."""
-    encoders, images = [Linear() for _ in range(3)], torch.randn(5, 1, 16, 16, generator=rng)
+    encoders, images = [Encoder(256) for _ in range(3)], torch.randn(5, 1, 16, 16, generator=rng)
     before = cosines(finished(encoders)(images))
     inner = sum(encoder(images).double() @ encoder(images).double().T for encoder in encoders)
     lengths = inner.diag().sqrt()
@@ -161,9 +153,9 @@ def test_integration_does_not_see_a_rotation_of_one_stage_but_its_scale():
     assert (cosines(finished(scaled)(images)) - before).abs().max() > 0.01
 
 
-def test_stages_come_in_order_and_those_to_come_give_zeros():
+def test_stages_come_in_order_and_those_to_come_give_zeros(rng):
     torch.manual_seed(0)
-    joined, images = Stages(Linear(2), stages=3), torch.randn(5, 1, 16, 16, generator=rng)
+    joined, images = Stages(Encoder(256, 2), stages=3), torch.randn(5, 1, 16, 16, generator=rng)
     waiting = [copy.deepcopy(other) for other in joined.others]
     first = joined.current(images)
     assert torch.equal(joined(images), torch.cat([torch.zeros(5, 4), first], 1))
@@ -173,7 +165,7 @@ def test_stages_come_in_order_and_those_to_come_give_zeros():
     assert torch.equal(joined(images), torch.cat([first, waiting[0](images), waiting[1](images)], 1))
     assert joined.features == 6
     assert [name for name, p in joined.named_parameters() if p.requires_grad] == ["current.weight", "current.bias"]
-    same = Stages(Linear(2), stages=2, redraw=False)
+    same = Stages(Encoder(256, 2), stages=2, redraw=False)
     assert torch.equal(same.others[0].weight, same.current.weight)
 
 
@@ -247,7 +239,7 @@ def test_the_second_stage_contrasts_inside_the_clusters_of_the_first(images, don
     assert set(found) == {"pure 0", "pure 1", "nmi side 0", "nmi height 0"}
 
 
-def test_information_on_the_factors_is_told_stage_by_stage(images):
+def test_information_on_the_factors_is_reported_stage_by_stage(images):
     """Clusters that are the side, then the height, and are independent of the other."""
     made, factors = method(stages=3, clusters=4), images.factors
     made.encoder.stage.fill_(2)
@@ -336,7 +328,7 @@ def test_a_resumed_run_ends_with_the_same_bits(images, tmp_path, done, kill):
 
 def test_one_cluster_gives_independent_runs(images, tmp_path):
     with warnings.catch_warnings():
-        warnings.simplefilter("error", UserWarning)  # neither too few epochs nor a useless stage is told
+        warnings.simplefilter("error", UserWarning)  # neither too few epochs nor a useless stage is warned of
         made, watch = run(tmp_path, images, clusters=1, epochs=2)
     assert made.pseudo_labels.unique().tolist() == [0]
     orders = [[batch for epoch, batch in watch.batches if epoch == e] for e in range(2)]
@@ -355,13 +347,13 @@ def test_epochs_are_divided_evenly(stages, epochs, expected):
     assert [made._stage_of(epoch) for epoch in range(epochs)] == expected
 
 
-def test_too_few_epochs_are_told(images, tmp_path):
+def test_too_few_epochs_raise_a_warning(images, tmp_path):
     with pytest.warns(UserWarning, match="epochs: 1 are too few for 3 stages"):
         made, _ = run(tmp_path, images, epochs=1, stages=3)
     assert torch.equal(made.encoder.eval()(to_float(images.pixels))[:, :256], torch.zeros(96, 256))
 
 
-def test_the_loss_is_nt_xent_of_the_current_stage():
+def test_the_loss_is_nt_xent_of_the_current_stage(rng):
     made = method(temperature=0.3)
     views = [torch.randn(7, 1, 16, 16, generator=rng) for _ in range(2)]
     z1, z2 = (made.head(made.encoder.current(view)) for view in views)

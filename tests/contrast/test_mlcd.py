@@ -1,6 +1,7 @@
 """MLCD against its closed forms, softmax, binary cross-entropy and MLC; the sampled negatives; clusters and targets."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -20,13 +21,13 @@ from counterpoise.contrast.mlcd import (
 from counterpoise.data import Images
 from counterpoise.errors import InputError
 from counterpoise.ops.clusters import kmeans
+from worlds import Encoder, seeded
 
-rng = torch.Generator().manual_seed(0)
-P = torch.randn(5, 3, generator=rng, dtype=torch.float64) * 3
-N = torch.randn(5, 7, generator=rng, dtype=torch.float64) * 3
-Z = torch.randn(6, 4, generator=rng, dtype=torch.float64)
-W = torch.randn(9, 4, generator=rng, dtype=torch.float64)
-TARGETS = torch.stack([torch.randperm(9, generator=rng)[:3] for _ in range(6)])
+P = torch.randn(5, 3, generator=seeded(0), dtype=torch.float64) * 3
+N = torch.randn(5, 7, generator=seeded(1), dtype=torch.float64) * 3
+Z = torch.randn(6, 4, generator=seeded(2), dtype=torch.float64)
+W = torch.randn(9, 4, generator=seeded(3), dtype=torch.float64)
+TARGETS = torch.rand(6, 9, generator=seeded(4)).argsort(dim=1)[:, :3]
 
 
 def split(logits, targets):
@@ -113,7 +114,7 @@ def test_huge_scores_give_finite_losses_and_gradients(form, value):
 
 
 @pytest.mark.parametrize("form", ["mlcd", "mlc", "bce", "softmax"])
-def test_the_module_scores_classes_by_scaled_cosines(form):
+def test_the_module_scores_classes_by_scaled_cosines(form, rng):
     loss = MLCDLoss(form, ratio=1.0, scale=5.0)
     logits = 5 * F.normalize(Z, dim=1) @ F.normalize(W, dim=1).T
     if form == "softmax":
@@ -128,7 +129,7 @@ def test_the_module_scores_classes_by_scaled_cosines(form):
         torch.testing.assert_close(loss(Z, W, TARGETS.flip(1)), expected)
 
 
-def test_the_order_of_classes_does_not_matter_when_all_are_taken():
+def test_the_order_of_classes_does_not_matter_when_all_are_taken(rng):
     loss, order = MLCDLoss(ratio=1.0), torch.randperm(9, generator=rng)
     torch.testing.assert_close(loss(Z, W[order], order.argsort()[TARGETS]), loss(Z, W, TARGETS))
 
@@ -199,7 +200,7 @@ def test_gradient_in_double_precision(form):
 @pytest.mark.usefixtures("plain_shapes")
 def test_bad_input_is_refused_by_name():
     loss = MLCDLoss()
-    with pytest.raises(InputError, match="embeddings and prototypes: expected as many columns, got 4 and 3"):
+    with pytest.raises(InputError, match="embeddings and prototypes: expected the same width, got 4 and 3"):
         loss(Z, W[:, :3], TARGETS)
     with pytest.raises(InputError, match="prototypes: 36 of 36 numbers are NaN"):
         loss(Z, W * math.nan, TARGETS)
@@ -220,17 +221,7 @@ def test_bad_input_is_refused_by_name():
         MLCDLoss(ratio=2)
     for name, value in {"positives": 11, "clusters": 1, "samples": 0}.items():
         with pytest.raises(InputError, match=f"{name}: expected a whole number of at"):
-            MLCD(Encoder(), **{"samples": 10, name: value})
-
-
-class Encoder(nn.Linear):
-    features = 4
-
-    def __init__(self):
-        super().__init__(64, 4)
-
-    def forward(self, images):
-        return super().forward(images.flatten(1))
+            MLCD(Encoder(64), **{"samples": 10, name: value})
 
 
 @pytest.fixture
@@ -246,7 +237,7 @@ def images():
     return Images(pixels[:, None], look, ("a", "b", "c", "d"), "stripes", factors=factors)
 
 
-def test_features_of_patches_tell_looks_apart_wherever_they_are(images):
+def test_features_of_patches_distinguish_looks_wherever_they_are(images):
     features = PatchFeatures(images, kinds=16, side=4, stride=1, patches=500)(images.pixels.float() / 127.5 - 1)
     assert features.shape == (64, 16)
     centres = torch.stack([features[images.labels == k].mean(0) for k in range(4)])
@@ -265,7 +256,7 @@ def test_a_flat_patch_stays_flat_and_a_faint_one_is_made_less_than_a_strong_one(
 
 
 def test_patches_come_from_all_places():
-    """Brightness tells the place: on 5 x 5 pixels there are four patches of 4 x 4, and no other."""
+    """Brightness encodes the place: on 5 x 5 pixels there are four patches of 4 x 4, and no other."""
     pixels = (torch.arange(5)[:, None] * 5 + torch.arange(5)).square().to(torch.uint8)
     images = Images(pixels[None, None], torch.zeros(1).long(), ("a",), "one")
     features = PatchFeatures(images, kinds=2, side=4, stride=1, patches=50)
@@ -299,7 +290,7 @@ class Means(nn.Module):
 
 def made(**given):
     torch.manual_seed(0)
-    return MLCD(Encoder(), **{"samples": 64, "clusters": 6, "positives": 2, "ratio": 1.0, **given})
+    return MLCD(Encoder(64), **{"samples": 64, "clusters": 6, "positives": 2, "ratio": 1.0, **given})
 
 
 def test_targets_are_the_centres_at_most_cosine_of_features_of_length_one(images):
@@ -333,7 +324,7 @@ def test_images_of_one_class_look_alike(images):
 
 
 @pytest.mark.parametrize("form", ["mlcd", "mlc", "bce", "softmax"])
-def test_the_method_compares_features_with_the_prototypes_of_their_classes(form, images):
+def test_the_method_compares_features_with_the_prototypes_of_their_classes(form, images, rng):
     method = made(form=form, scale=7.0)
     method.start_epoch(images, 0)
     batch, index = [torch.randn(10, 1, 8, 8, generator=rng)], torch.randperm(64)[:10]
@@ -363,6 +354,9 @@ def test_diagnostics(images):
     assert found["positive_cosine"] == pytest.approx(positive.mean().item(), abs=1e-5)
     assert found["negative_cosine"] == pytest.approx(negative.mean().item(), abs=1e-5)
     assert found["off_the_shelf"] > 0.99
+    for values in (torch.zeros(64, dtype=torch.int64), torch.full((64,), -1)):  # of which no probe can read anything
+        constant = replace(images, factors={"coarse": values})
+        assert method.diagnostics(images, constant, constant).keys() == {"positive_cosine", "negative_cosine"}
     plain = Images(images.pixels, images.labels, images.classes, "no factors")
     assert method.diagnostics(plain, plain, plain).keys() == {"positive_cosine", "negative_cosine"}
 

@@ -5,7 +5,6 @@ import math
 
 import pytest
 import torch
-from torch import nn
 from torch.nn import functional as F
 
 from counterpoise.contrast.mochi import (
@@ -14,23 +13,24 @@ from counterpoise.contrast.mochi import (
     MixedNCELoss,
     MoCHi,
     draw,
-    hardest,
+    hardest_indices,
     mix,
     mixed_nce,
 )
 from counterpoise.contrast.moco import MoCo, queue_nce
 from counterpoise.data import Images
 from counterpoise.errors import InputError
+from counterpoise.nets.momentum import update_momentum_encoder
+from worlds import Encoder, seeded
 
 B, M, D, N = 6, 20, 5, 7
-rng = torch.Generator().manual_seed(0)
 
 
-def unit(*shape):
+def unit(rng, *shape):
     return F.normalize(torch.randn(*shape, generator=rng, dtype=torch.float64), dim=-1)
 
 
-Q, P, K, H = unit(B, D), unit(B, D), unit(M, D), unit(B, 9, D)
+Q, P, K, H = unit(seeded(0), B, D), unit(seeded(1), B, D), unit(seeded(2), M, D), unit(seeded(3), B, 9, D)
 OWNERS = (torch.arange(B), torch.arange(M) % 9)
 MIXING = HardNegativeMixing(N, pairs=40, query_pairs=30)
 
@@ -93,26 +93,28 @@ def test_gradient_of_the_queries_holds_the_mixtures_constant():
 
 @pytest.mark.parametrize("exclude", [None, OWNERS], ids=["all", "some excluded"])
 def test_the_hardest_are_the_nearest_of_each_query(exclude):
-    index, counts = hardest(Q, K, N, exclude)
+    index, counts = hardest_indices(Q, K, N, exclude)
     assert counts.tolist() == [N] * B
     for i, found in enumerate(index.tolist()):
         allowed = [j for j in range(M) if exclude is None or exclude[0][i] != exclude[1][j]]
         assert found == sorted(allowed, key=lambda j: -float(Q[i] @ K[j]))[:N]
 
 
-def test_the_order_of_the_queue_does_not_matter_to_the_hardest():
+def test_the_order_of_the_queue_does_not_matter_to_the_hardest(rng):
     order = torch.randperm(M, generator=rng)
-    assert torch.equal(order[hardest(Q, K[order], N)[0]], hardest(Q, K, N)[0])
+    assert torch.equal(order[hardest_indices(Q, K[order], N)[0]], hardest_indices(Q, K, N)[0])
 
 
 def test_a_table_in_parts_is_the_table(monkeypatch):
-    whole = hardest(Q, K, N, OWNERS)
+    whole = hardest_indices(Q, K, N, OWNERS)
     monkeypatch.setattr("counterpoise.ops.chunking.TABLE", 2 * M)
-    assert all(torch.equal(ours, expected) for ours, expected in zip(hardest(Q, K, N, OWNERS), whole, strict=True))
+    assert all(
+        torch.equal(ours, expected) for ours, expected in zip(hardest_indices(Q, K, N, OWNERS), whole, strict=True)
+    )
 
 
 def test_of_a_short_queue_all_are_mixed():
-    index, counts = hardest(Q, K[:3], 1000)
+    index, counts = hardest_indices(Q, K[:3], 1000)
     assert (index.sort(1).values == torch.arange(3)).all()
     assert counts.tolist() == [3] * B
 
@@ -139,7 +141,7 @@ def test_mixtures_written_out():
 
 @pytest.mark.parametrize(("alpha", "rank"), [(1.0, 1), (0.0, 3)])
 def test_the_whole_share_of_one_is_that_one(alpha, rank):
-    nearest = K[hardest(Q, K, N)[0]]
+    nearest = K[hardest_indices(Q, K, N)[0]]
     found = MIXING(Q, K, draws=one((1, 3), alpha, partner=2, beta=0.0))
     torch.testing.assert_close(found, torch.stack([nearest[:, rank], nearest[:, 2]], dim=1))
 
@@ -163,7 +165,7 @@ def test_opposite_rows_cancel_out():
 def test_a_mixture_with_the_query_is_harder_than_its_source_and_one_of_near_negatives_than_its_farther():
     generator = torch.Generator().manual_seed(1)
     draws = draw(torch.full((B,), N), 40, 30, generator)
-    index, _ = hardest(Q, K, N)
+    index, _ = hardest_indices(Q, K, N)
     similarity = (Q @ K.T).gather(1, index)
     found = torch.einsum("nd,nsd->ns", Q, MIXING(Q, K, draws=draws))
     source = similarity.gather(1, draws.partners)
@@ -211,9 +213,9 @@ def test_equal_generators_draw_alike_and_each_query_for_itself():
     assert not torch.equal(mixtures(3)[0], mixtures(3)[1])
 
 
-def test_excluded_negatives_are_never_mixed():
+def test_excluded_negatives_are_never_mixed(rng):
     """All allowed negatives lie in a plane, and so do their mixtures; the excluded ones are the nearest."""
-    plane = F.pad(unit(8, 2), (0, 1))
+    plane = F.pad(unit(rng, 8, 2), (0, 1))
     negatives = torch.cat([plane, torch.tensor([[0.0, 0.0, 1.0]], dtype=torch.float64).expand(5, -1)])
     queries = torch.tensor([[0.0, 0.1, 1.0]], dtype=torch.float64)
     owners = torch.tensor([0] * 8 + [7] * 5)
@@ -221,7 +223,7 @@ def test_excluded_negatives_are_never_mixed():
     assert mixing(queries, negatives)[..., 2].abs().max() > 0.5
     found = mixing(queries, negatives, (torch.tensor([7]), owners))
     assert (found[..., 2] == 0).all()
-    assert hardest(queries, negatives, 10, (torch.tensor([7]), owners))[1].item() == 8
+    assert hardest_indices(queries, negatives, 10, (torch.tensor([7]), owners))[1].item() == 8
     with pytest.raises(InputError, match="negatives: query 0 has none left to mix"):
         mixing(queries, negatives[8:], (torch.tensor([7]), owners[8:]))
 
@@ -229,9 +231,9 @@ def test_excluded_negatives_are_never_mixed():
 def test_autocast_does_not_lower_the_precision():
     q, p, k, h = (x.float() for x in (Q, P, K, H))
     with torch.autocast("cpu", torch.bfloat16):
-        low, index = mixed_nce(q, p, k, h, 0.05), hardest(q, k, N)[0]
+        low, index = mixed_nce(q, p, k, h, 0.05), hardest_indices(q, k, N)[0]
     torch.testing.assert_close(low, mixed_nce(q, p, k, h, 0.05), rtol=1e-6, atol=1e-6)
-    assert torch.equal(index, hardest(q, k, N)[0])
+    assert torch.equal(index, hardest_indices(q, k, N)[0])
 
 
 @pytest.mark.usefixtures("plain_shapes")
@@ -240,7 +242,7 @@ def test_bad_input_is_refused_by_name():
     with pytest.raises(InputError, match=r"queries and positives: expected the same shape, got \[6, 5\] and \[5, 5\]"):
         loss(Q, P[:5], K)
     for call in (lambda k: loss(Q, P, k), lambda k: MIXING(Q, k)):
-        with pytest.raises(InputError, match="queries and negatives: expected as many columns, got 5 and 4"):
+        with pytest.raises(InputError, match="queries and negatives: expected the same width, got 5 and 4"):
             call(K[:, :4])
         with pytest.raises(InputError, match="negatives: expected at least 1 rows, got 0"):
             call(K[:0])
@@ -259,43 +261,33 @@ def test_bad_input_is_refused_by_name():
         loss(Q, P, K, exclude=(OWNERS[0], torch.full((M,), 3)))
 
 
-class Encoder(nn.Linear):
-    features = 4
-
-    def __init__(self):
-        super().__init__(16, 4)
-
-    def forward(self, images):
-        return super().forward(images.flatten(1))
-
-
 def made(kind=MoCHi, **arguments):
     torch.manual_seed(0)
     return kind(Encoder(), **{"queue": 10, "hidden": 8, "dim": 3, **arguments})
 
 
-def images_of(count):
+def images_of(rng, count):
     pixels = torch.randint(0, 256, (count, 1, 4, 4), generator=rng, dtype=torch.uint8)
     return Images(pixels, torch.arange(count) % 2, ("a", "b"), "noise")
 
 
-def batch(labels=(0, 1, 1, -1), index=(5, 2, 8, 3)):
+def batch(rng, labels=(0, 1, 1, -1), index=(5, 2, 8, 3)):
     size = len(index)
     return [torch.randn(size, 1, 4, 4, generator=rng) for _ in range(2)], torch.tensor(labels), torch.tensor(index)
 
 
-def test_without_mixtures_the_method_is_moco_to_the_last_bit():
+def test_without_mixtures_the_method_is_moco_to_the_last_bit(rng):
     ours, moco = made(pairs=0, query_pairs=0), made(MoCo)
     for _ in range(3):
-        given = batch()
+        given = batch(rng)
         assert torch.equal(ours.loss(*given), moco.loss(*given))
     for name, value in moco.state_dict().items():
         assert torch.equal(ours.state_dict()[name], value), name
 
 
-def test_loss_contrasts_with_the_queue_as_it_was_and_with_mixtures_of_it():
+def test_loss_contrasts_with_the_queue_as_it_was_and_with_mixtures_of_it(rng):
     method = made(temperature=0.3, num_hard=4, pairs=6, query_pairs=5)
-    twin, given = copy.deepcopy(method), batch()
+    twin, given = copy.deepcopy(method), batch(rng)
     torch.manual_seed(7)
     value = method.loss(*given)
     torch.manual_seed(7)
@@ -310,20 +302,20 @@ def test_loss_contrasts_with_the_queue_as_it_was_and_with_mixtures_of_it():
     assert method.pointer.item() == 4
 
 
-def test_mixtures_begin_after_the_plain_epochs():
-    method, moco, given = made(plain_epochs=2), made(MoCo), batch()
+def test_mixtures_begin_after_the_plain_epochs(rng):
+    method, moco, given = made(plain_epochs=2), made(MoCo), batch(rng)
     for epoch, plain_still in ((1, True), (2, False)):
-        method.start_epoch(images_of(4), epoch)
+        method.start_epoch(images_of(rng, 4), epoch)
         expected = moco.loss(*given)
         assert (method.loss(*given) == expected).item() == plain_still
 
 
-def test_owners_of_the_queue_go_around_with_it():
+def test_owners_of_the_queue_go_around_with_it(rng):
     method = made(queue=6, negatives="other-images")
     for index in ((5, 2, 8, 3), (1, 0, 4, 7)):
-        method.loss(*batch(index=index))
+        method.loss(*batch(rng, index=index))
     assert method.owners.tolist() == [4, 7, 8, 3, 1, 0]
-    method.eval().loss(*batch())
+    method.eval().loss(*batch(rng))
     assert method.owners.tolist() == [4, 7, 8, 3, 1, 0]
 
 
@@ -334,13 +326,14 @@ def test_owners_of_the_queue_go_around_with_it():
         ("other-classes", [0, 1, 1, -2]),  # an unlabelled image has no class, and excludes nobody
     ],
 )
-def test_excluded_keys_are_in_neither_queue_nor_mixtures(negatives, owners):
+def test_excluded_keys_are_in_neither_queue_nor_mixtures(negatives, owners, rng):
     method = made(negatives=negatives, queue=8, pairs=0, query_pairs=0, temperature=0.3)
-    method.loss(*batch())
+    method.loss(*batch(rng))
     assert method.owners.tolist() == owners + [-2] * 4
-    twin, given = copy.deepcopy(method), batch(labels=(1, 0, -1, 1), index=(3, 9, 5, 10))
+    twin, given = copy.deepcopy(method), batch(rng, labels=(1, 0, -1, 1), index=(3, 9, 5, 10))
     value = method.loss(*given)
-    twin.follow()
+    update_momentum_encoder(twin.encoder, twin.key_encoder, twin.momentum)
+    update_momentum_encoder(twin.head, twin.key_head, twin.momentum)
     queries = F.normalize(twin.head(twin.encoder(given[0][0])), dim=1)
     keys = F.normalize(twin.key_head(twin.key_encoder(given[0][1])), dim=1)
     own = given[2] if negatives == "other-images" else given[1]
@@ -354,9 +347,9 @@ def test_excluded_keys_are_in_neither_queue_nor_mixtures(negatives, owners):
     assert torch.equal(seen[0][0], own)
 
 
-def test_proxy_accuracy_counts_positives_that_come_first():
+def test_proxy_accuracy_counts_positives_that_come_first(rng):
     """Both views and both encoders are the same here, so that a positive's similarity is 1."""
-    method, images = made(queue=12, pairs=0, query_pairs=0), images_of(12)
+    method, images = made(queue=12, pairs=0, query_pairs=0), images_of(rng, 12)
     queries = F.normalize(method.head(method.encoder(method.view(images.pixels))), dim=1).detach()
     far = -queries.mean(0).expand(12, -1)
 

@@ -5,15 +5,14 @@ import math
 
 import pytest
 import torch
-from torch import nn
 from torch.nn import functional as F
 
 from counterpoise.contrast.moco import MoCo, QueueNCELoss, queue_nce
 from counterpoise.errors import InputError
+from worlds import Encoder, seeded
 
-rng = torch.Generator().manual_seed(0)
-QUERIES, POSITIVES = (torch.randn(6, 5, generator=rng, dtype=torch.float64) for _ in range(2))
-NEGATIVES = torch.randn(11, 5, generator=rng, dtype=torch.float64)
+QUERIES, POSITIVES = torch.randn(2, 6, 5, generator=seeded(0), dtype=torch.float64)
+NEGATIVES = torch.randn(11, 5, generator=seeded(1), dtype=torch.float64)
 
 
 def plain(queries, positives, negatives, temperature):
@@ -67,43 +66,33 @@ def test_bad_input_is_refused_by_name():
         QueueNCELoss(-2)
 
 
-class Encoder(nn.Linear):
-    features = 4
-
-    def __init__(self):
-        super().__init__(16, 4)
-
-    def forward(self, images):
-        return super().forward(images.flatten(1))
-
-
 def made(**arguments):
     torch.manual_seed(0)
     return MoCo(Encoder(), **{"queue": 10, "hidden": 8, "dim": 3, **arguments})
 
 
-def batch(size=4):
+def batch(rng, size=4):
     return [torch.randn(size, 1, 4, 4, generator=rng) for _ in range(2)], torch.full((size,), -1), torch.arange(size)
 
 
-def test_loss_contrasts_queries_with_keys_and_the_queue_as_it_was():
+def test_loss_contrasts_queries_with_keys_and_the_queue_as_it_was(rng):
     method = made(temperature=0.3)
     twin = copy.deepcopy(method)
-    views, labels, index = batch()
+    views, labels, index = batch(rng)
     value = method.loss(views, labels, index)
     queries = twin.head(twin.encoder(views[0]))
     keys = twin.key_head(twin.key_encoder(views[1]))  # before the first step, both encoders are the same
     torch.testing.assert_close(value, plain(queries, keys, twin.queue, 0.3))
 
 
-def test_gradient_reaches_the_trained_encoder_alone():
+def test_gradient_reaches_the_trained_encoder_alone(rng):
     method = made()
-    method.loss(*batch()).backward()
+    method.loss(*batch(rng)).backward()
     assert {name.split(".")[0] for name, p in method.named_parameters() if p.grad is not None} == {"encoder", "head"}
     assert all(p.grad.abs().max() > 0 for p in method.encoder.parameters())
 
 
-def test_the_oldest_keys_leave_first():
+def test_the_oldest_keys_leave_first(rng):
     """Batches of 4 fill a queue of 10 and wrap around, across its end."""
     method = made()
     start = method.queue.clone()
@@ -116,47 +105,47 @@ def test_the_oldest_keys_leave_first():
     assert method.pointer.item() == 2
 
 
-def test_of_a_batch_larger_than_the_queue_the_last_keys_stay():
+def test_of_a_batch_larger_than_the_queue_the_last_keys_stay(rng):
     method = made(queue=3)
     keys = F.normalize(torch.randn(8, 3, generator=rng), dim=1)
     method.enqueue(keys)
     torch.testing.assert_close(method.queue, keys[-3:])
-    method.loss(*batch(8)).backward()
+    method.loss(*batch(rng, 8)).backward()
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9, 1.0])
-def test_the_key_encoder_follows_by_its_share(momentum):
+def test_the_key_encoder_follows_by_its_share(momentum, rng):
     method = made(momentum=momentum)
     with torch.no_grad():
         for p in [*method.encoder.parameters(), *method.head.parameters()]:
             p.add_(1.0)
     before = [p.clone() for p in [*method.key_encoder.parameters(), *method.key_head.parameters()]]
-    method.loss(*batch())
+    method.loss(*batch(rng))
     after = [*method.key_encoder.parameters(), *method.key_head.parameters()]
     for new, old in zip(after, before, strict=True):
         torch.testing.assert_close(new, old + (1 - momentum))
 
 
-def test_evaluation_changes_neither_queue_nor_key_encoder():
+def test_evaluation_changes_neither_queue_nor_key_encoder(rng):
     method = made().eval()
     with torch.no_grad():
         method.encoder.weight.add_(1.0)
     before = copy.deepcopy(method.state_dict())
-    method.loss(*batch())
+    method.loss(*batch(rng))
     assert all(torch.equal(value, before[name]) for name, value in method.state_dict().items())
 
 
-def test_a_checkpoint_carries_queue_pointer_and_key_encoder():
+def test_a_checkpoint_carries_queue_pointer_and_key_encoder(rng):
     method, fresh = made(), made()
     optimizer = torch.optim.SGD([p for p in method.parameters() if p.requires_grad], lr=0.5)
     for _ in range(3):
         optimizer.zero_grad()
-        method.loss(*batch()).backward()
+        method.loss(*batch(rng)).backward()
         optimizer.step()
     assert not torch.equal(method.key_encoder.weight, method.encoder.weight)
     fresh.load_state_dict(method.state_dict())
     assert fresh.pointer.item() == 2
-    given = batch()
+    given = batch(rng)
     torch.testing.assert_close(fresh.loss(*given), method.loss(*given), rtol=0, atol=0)
     assert torch.equal(fresh.queue, method.queue)
 

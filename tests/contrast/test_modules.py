@@ -21,15 +21,9 @@ from counterpoise.data import Images
 from counterpoise.data.graphs import planted_graph
 from counterpoise.errors import InputError
 from counterpoise.nets.diffusion import Schedule, UNet
+from worlds import Encoder
 
 pytestmark = pytest.mark.slow  # `make quick` has tests/conformance/test_objectives.py
-
-
-class Encoder(nn.Sequential):
-    features, channels = 8, 1
-
-    def __init__(self):
-        super().__init__(nn.Flatten(), nn.Linear(64, 8))
 
 
 def photos():
@@ -39,7 +33,7 @@ def photos():
 
 STATE = {"samples": 8, "rho": 0.4, "gamma": 0.8, "eta": 0.03, "beta": 0.5, "tau": 0.1}
 STATE |= {"tau_min": 0.05, "tau_max": 1.0, "clip": 3.0}
-TINY = {"encoder": Encoder(), "lr": 1e-3}
+TINY = {"encoder": Encoder(64, features=8, channels=1), "lr": 1e-3}
 GRAPH = planted_graph(nodes=40, classes=2)
 LINKS = {"graph": GRAPH, "path": ("paper", "author", "paper"), "gone": (0.3, np.random.default_rng(0))}
 
@@ -80,7 +74,7 @@ NEEDS = {
     "isogclr.ISogCLRLoss": {"samples": 8},
     "isogclr.ISogCLRPairLoss": {"images": 8, "texts": 8},
     "isogclr.ISogCLR": {**TINY, "samples": 8},
-    "mcl.Stages": {"encoder": Encoder(), "stages": 2},
+    "mcl.Stages": {"encoder": Encoder(64, features=8, channels=1), "stages": 2},
     "mcl.MCL": {**TINY, "samples": 8},
     "meow.MEOWLoss": {},
     "meow.AdaMEOWLoss": {"dim": 4},
@@ -98,6 +92,7 @@ NEEDS = {
     "mochi.MoCHi": TINY,
     "moco.QueueNCELoss": {},
     "moco.MoCo": TINY,
+    "projected.ProjectedMethod": TINY,
     "projection_head.FixedReweightHead": {"dim": 4, "kappa": 1.5},
     "projection_head.SymmetricReLU": {},
     "projection_head.ProjectionHead": TINY,

@@ -31,14 +31,14 @@ from counterpoise.contrast.simclr import nt_xent
 from counterpoise.contrast.supcon import SupConLoss
 from counterpoise.data import Images
 from counterpoise.errors import InputError
+from worlds import Encoder, seeded
 
 STRENGTH = torch.tensor([2.0, 1.0, 0.5, 1.5], dtype=torch.float64)
 PRESERVED = torch.tensor([0.9, 0.8, 0.7, 0.2], dtype=torch.float64)
 KEPT = 3
 N, D = 7, 5
-rng = torch.Generator().manual_seed(0)
-Z1 = torch.randn(N, D, generator=rng, dtype=torch.float64)
-Z2 = Z1 + torch.randn(N, D, generator=rng, dtype=torch.float64) / 2
+Z1 = torch.randn(N, D, generator=seeded(0), dtype=torch.float64)
+Z2 = Z1 + torch.randn(N, D, generator=seeded(1), dtype=torch.float64) / 2
 
 
 def close(found, expected, **tolerances):
@@ -70,7 +70,7 @@ def test_gradient_descent_from_small_weights_finds_the_predicted_ones(seed):
     assert weight_inequality(before) < weight_inequality(after) / 1.5
 
 
-def test_no_net_is_better_than_the_closed_form():
+def test_no_net_is_better_than_the_closed_form(rng):
     """The best weight has no slope, its loss is the closed form's, and random steps from it lead up."""
     weight = torch.diag(linear_weights(STRENGTH, PRESERVED, KEPT, layer=2))[:KEPT].requires_grad_()
     value = population_loss(weight, STRENGTH, PRESERVED)
@@ -111,7 +111,7 @@ def test_features_that_are_kept():
         kept_features(torch.tensor([0.5, 0.5, 0.1]), 1)
 
 
-def test_weights_along_features_that_are_no_coordinates():
+def test_weights_along_features_that_are_no_coordinates(rng):
     basis = torch.linalg.qr(torch.randn(4, 4, generator=rng, dtype=torch.float64)).Q
     weight = torch.diag(STRENGTH) @ basis.T
     close(feature_weights(weight, basis), STRENGTH)
@@ -143,7 +143,7 @@ def test_spectral_loss_in_closed_form():
         assert spectral_contrastive(z, z).item() == pytest.approx(-2 * c**2 + c**4)
 
 
-def test_spectral_loss_keeps_the_lengths_of_rows_and_sees_no_order_nor_rotation():
+def test_spectral_loss_keeps_the_lengths_of_rows_and_sees_no_order_nor_rotation(rng):
     value = spectral_contrastive(Z1, Z2)
     order = torch.randperm(N, generator=rng)
     rotation = torch.linalg.qr(torch.randn(D, D, generator=rng, dtype=torch.float64)).Q
@@ -152,7 +152,7 @@ def test_spectral_loss_keeps_the_lengths_of_rows_and_sees_no_order_nor_rotation(
     assert spectral_contrastive(2 * Z1, 2 * Z2) > value + 1
 
 
-def test_gradients_in_double_precision():
+def test_gradients_in_double_precision(rng):
     leaves = [x.clone().requires_grad_() for x in (Z1, Z2)]
     assert torch.autograd.gradcheck(spectral_contrastive, leaves)
     threshold = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
@@ -161,7 +161,7 @@ def test_gradients_in_double_precision():
     assert torch.autograd.gradcheck(lambda w: population_loss(w, STRENGTH, PRESERVED), weight)
 
 
-def test_fixed_head():
+def test_fixed_head(rng):
     x = torch.randn(4, 6, generator=rng, requires_grad=True)
     assert torch.equal(FixedReweightHead(6, kappa=1.0)(x), x)
     head = FixedReweightHead(6, kappa=1.5)
@@ -246,26 +246,16 @@ def test_bad_input_is_refused_by_name():
     with pytest.raises(InputError, match="threshold: expected a number of at least 0, got -1"):
         SymmetricReLU(-1)
     with pytest.raises(InputError, match="head 'mpl' is not known; did you mean 'mlp'"):
-        ProjectionHead(Encoder(), head="mpl")
+        ProjectionHead(Encoder(48), head="mpl")
     with pytest.raises(InputError, match="drop: expected a number of at least 0 and of at most 1, got 2"):
-        ProjectionHead(Encoder(), drop=2)
-    with pytest.raises(InputError, match="drop: expected images of 3 channels to take the red one of, got 1"):
+        ProjectionHead(Encoder(48), drop=2)
+    with pytest.raises(InputError, match="drop: expected images of 3 channels, one of them red, got 1"):
         drop_red(torch.zeros(2, 1, 4, 4), torch.zeros(2, 1, 4, 4), 0.5)
 
 
-class Encoder(nn.Linear):
-    features = 4
-
-    def __init__(self):
-        super().__init__(48, 4)
-
-    def forward(self, images):
-        return super().forward(images.flatten(1))
-
-
 @pytest.mark.parametrize("head", ["none", "mlp", "fixed"])
-def test_the_method_compares_what_comes_out_of_the_head(head):
-    method = ProjectionHead(Encoder(), head=head, kappa=2.0, dim=3)
+def test_the_method_compares_what_comes_out_of_the_head(head, rng):
+    method = ProjectionHead(Encoder(48), head=head, kappa=2.0, dim=3)
     views = [torch.randn(N, 3, 4, 4, generator=rng) for _ in range(2)]
     features = [method.encoder(view) for view in views]
     expected = {
@@ -278,8 +268,8 @@ def test_the_method_compares_what_comes_out_of_the_head(head):
     close(method.project(views[0]), expected(features[0]))
 
 
-def test_the_method_drops_red_before_it_compares():
-    method = ProjectionHead(Encoder(), head="none", drop=1.0)
+def test_the_method_drops_red_before_it_compares(rng):
+    method = ProjectionHead(Encoder(48), head="none", drop=1.0)
     views = [torch.randn(N, 3, 4, 4, generator=rng) for _ in range(2)]
     torch.manual_seed(0)
     value = method.loss(views, torch.full((N,), -1), torch.arange(N))
@@ -296,7 +286,7 @@ def coloured(count, seed):
 
 
 def test_diagnostics_read_each_factor_before_and_after_the_head():
-    method = ProjectionHead(Encoder(), head="mlp", dim=2)
+    method = ProjectionHead(Encoder(48), head="mlp", dim=2)
     with torch.no_grad():  # features are the four levels of both colours; the head lets green alone through
         method.encoder.weight.zero_()
         method.encoder.weight[0, 0] = method.encoder.weight[1, 16] = 1.0
@@ -319,7 +309,7 @@ def test_diagnostics_read_each_factor_before_and_after_the_head():
 
 
 @pytest.mark.parametrize(("values", "dim"), [((1.0, 0.5, 0.5, 0.5), 2), ((0.5, 0.5), 1), ((0.0, 0.0, 0.9), 2)])
-def test_the_least_loss_at_ties_is_what_a_net_reaches_with_any_of_them(values, dim):
+def test_the_least_loss_at_ties_is_what_a_net_reaches_with_any_of_them(values, dim, rng):
     preserved = torch.tensor(values, dtype=torch.float64)
     strength = torch.tensor([1.0, 2.0, 0.5, 1.5], dtype=torch.float64)[: len(values)]
     expected = least_loss(preserved, dim)

@@ -4,7 +4,6 @@ import math
 
 import pytest
 import torch
-from torch import nn
 from torch.nn import functional as F
 
 from counterpoise.contrast.sbcl import (
@@ -22,18 +21,13 @@ from counterpoise.contrast.supcon import supcon
 from counterpoise.data import Images
 from counterpoise.errors import InputError
 from counterpoise.training.trainer import CHECKPOINT, fit, read_checkpoint
+from worlds import Encoder, seeded
 
 N, T = 8, 0.2
-rng = torch.Generator().manual_seed(0)
 
 
-@pytest.fixture(autouse=True)
-def _same_numbers_whatever_ran_before():
-    rng.manual_seed(1)
-
-
-Z1 = torch.randn(N, 4, generator=rng, dtype=torch.float64)
-Z2 = Z1 + torch.randn(N, 4, generator=rng, dtype=torch.float64) / 2
+Z1 = torch.randn(N, 4, generator=seeded(0), dtype=torch.float64)
+Z2 = Z1 + torch.randn(N, 4, generator=seeded(1), dtype=torch.float64) / 2
 LABELS = torch.tensor([0, 0, 1, 0, 1, 2, 0, -1])
 SUBCLASSES = torch.tensor([0, 0, 5, 1, 5, 0, 1, -1])  # 0 is a subclass of class 0, and another one of class 2
 TAU = torch.tensor([0.3, 0.3, 0.5, 0.3, 0.5, 0.2, 0.3, 0.2], dtype=torch.float64)  # of each image's class
@@ -141,7 +135,7 @@ def test_the_rest_of_an_anchors_subclass_has_no_part_in_its_class_level():
     assert (z1.grad[[0, 2, 3, 4, 5, 6, 7]].abs().amax(1) > 1e-6).all()
 
 
-def test_invariances():
+def test_invariances(rng):
     """Names of classes and subclasses, order of the images, the two views, the rows' lengths, a common rotation."""
     value = sbcl(Z1, Z2, LABELS, SUBCLASSES, TAU)
     order = torch.randperm(N, generator=rng)
@@ -186,7 +180,7 @@ def test_a_batch_of_one_subclass_has_no_class_level():
     assert (class_contrast(Z1, Z2, one, one, TAU) == 0).all()
 
 
-def test_sums_stay_exact_in_float32_for_large_classes():
+def test_sums_stay_exact_in_float32_for_large_classes(rng):
     z1, z2 = (torch.randn(1000, 16, generator=rng) + 2 for _ in range(2))
     labels, subclasses = torch.arange(1000) % 2, (torch.arange(1000) > 990).long()
     value, exact = (sbcl(a, b, labels, subclasses) for a, b in ((z1, z2), (z1.double(), z2.double())))
@@ -200,13 +194,13 @@ def test_numbers_of_subclasses():
     assert subclass_counts(torch.tensor([0, 0]), 10).tolist() == [1, 1]
 
 
-def scattered(sizes=(40, 30, 20, 10, 5)):
+def scattered(rng, sizes=(40, 30, 20, 10, 5)):
     labels = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
     return torch.randn(len(labels), 3, generator=rng, dtype=torch.float64) * (1 + labels[:, None]), labels
 
 
-def test_temperatures_follow_the_scatter_and_have_the_temperature_as_their_mean():
-    embeddings, labels = scattered()
+def test_temperatures_follow_the_scatter_and_have_the_temperature_as_their_mean(rng):
+    embeddings, labels = scattered(rng)
     found = class_temperatures(embeddings, labels, 5, temperature=0.3)
     scatter = [(embeddings[labels == j] - embeddings[labels == j].mean(0)).norm(dim=1).mean() for j in range(5)]
     u = torch.stack([s / math.log(n + 10) for s, n in zip(scatter, (40, 30, 20, 10, 5), strict=True)])
@@ -218,8 +212,8 @@ def test_temperatures_follow_the_scatter_and_have_the_temperature_as_their_mean(
     torch.testing.assert_close(class_temperatures(embeddings, labels, 5, 0.3, True), 0.3 * (u / u.mean()).exp())
 
 
-def test_temperatures_of_what_has_no_scatter():
-    embeddings, labels = scattered()
+def test_temperatures_of_what_has_no_scatter(rng):
+    embeddings, labels = scattered(rng)
     found = class_temperatures(embeddings, labels, 7, temperature=0.3)  # the last two have no images
     torch.testing.assert_close(found[5:], torch.full((2,), 0.3, dtype=torch.float64))
     torch.testing.assert_close(found[:5], class_temperatures(embeddings, labels, 5, temperature=0.3))
@@ -233,7 +227,7 @@ def test_temperatures_of_what_has_no_scatter():
     )
 
 
-def blobs(count, each=12):
+def blobs(rng, count, each=12):
     """So many groups of directions, far apart, in random order."""
     centres = torch.eye(count)
     member = torch.arange(count).repeat_interleave(each)[torch.randperm(count * each, generator=rng)]
@@ -245,14 +239,14 @@ def same_partition(a, b):
 
 
 @pytest.mark.parametrize("clustering", ["ordinary", "balanced"])
-def test_subclasses_are_the_groups_that_there_are(clustering):
+def test_subclasses_are_the_groups_that_there_are(clustering, rng):
     torch.manual_seed(1)
-    z, member = blobs(2, each=30)
+    z, member = blobs(rng, 2, each=30)
     assert same_partition(split_class(z, 2, clustering), member)
 
 
-def test_random_subclasses_keep_the_sizes_alone():
-    z, _ = blobs(4)
+def test_random_subclasses_keep_the_sizes_alone(rng):
+    z, _ = blobs(rng, 4)
     torch.manual_seed(0)
     ordinary = split_class(z, 4)
     torch.manual_seed(0)
@@ -262,7 +256,7 @@ def test_random_subclasses_keep_the_sizes_alone():
 
 
 @pytest.mark.parametrize(("images", "count"), [(24, 4), (25, 4), (27, 4), (7, 7), (5, 1)])
-def test_balanced_subclasses_differ_by_one_image_at_most(images, count):
+def test_balanced_subclasses_differ_by_one_image_at_most(images, count, rng):
     torch.manual_seed(0)
     z = F.normalize(torch.randn(images, 3, generator=rng) + 1, dim=1)
     sizes = split_class(z, count, "balanced").bincount(minlength=count)
@@ -305,18 +299,8 @@ def test_bad_input_is_refused_by_name():
         SBCL(Encoder(), N, 3, clustering="balance")
 
 
-class Encoder(nn.Linear):
-    features = 4
-
-    def __init__(self):
-        super().__init__(16, 4)
-
-    def forward(self, images):
-        return super().forward(images.flatten(1))
-
-
 @pytest.fixture
-def images():
+def images(rng):
     """Forty, eight and four images of three classes, four without a label, in mixed order."""
     labels = torch.tensor([0] * 40 + [1] * 8 + [2] * 4 + [-1] * 4)[torch.randperm(56, generator=rng)]
     pixels = torch.randint(0, 256, (56, 1, 4, 4), generator=rng, dtype=torch.uint8)
@@ -332,7 +316,7 @@ def projected(method, batch, index):
     return [method.head(method.encoder(view)) for view in batch]
 
 
-def test_before_the_first_clustering_it_is_supcon(images):
+def test_before_the_first_clustering_it_is_supcon(images, rng):
     method = made(temperature=T, warm_epochs=2)
     method.start_epoch(images, 1)
     assert (method.subclasses == -1).all()
@@ -344,7 +328,7 @@ def test_before_the_first_clustering_it_is_supcon(images):
     torch.testing.assert_close(method.loss(batch, labels, index), supcon(both, own.repeat(2), T))
 
 
-def test_the_method_splits_large_classes_and_contrasts_at_both_levels(images):
+def test_the_method_splits_large_classes_and_contrasts_at_both_levels(images, rng):
     method = made(temperature=T, gamma=0.6, base_temperature=0.3, warm_epochs=0, clustering="balanced")
     method.start_epoch(images, 0)
     counts = {0: 10, 1: 2, 2: 1}
@@ -363,7 +347,7 @@ def test_the_method_splits_large_classes_and_contrasts_at_both_levels(images):
     torch.testing.assert_close(method.loss(batch, labels, index), expected)
 
 
-def test_the_order_of_the_images_does_not_matter_to_the_subclasses(images):
+def test_the_order_of_the_images_does_not_matter_to_the_subclasses(images, rng):
     """They are found by label, whatever the order; of two far groups a class, with any start of k-means."""
     order = torch.randperm(56, generator=rng)
     pixels = images.pixels.clone()

@@ -4,15 +4,14 @@ import math
 
 import pytest
 import torch
-from torch import nn
 from torch.nn import functional as F
 
 from counterpoise.contrast.simclr import NTXentLoss, SimCLR, nt_xent
 from counterpoise.errors import InputError
+from worlds import Encoder, seeded
 
-rng = torch.Generator().manual_seed(0)
-Z1 = torch.randn(9, 5, generator=rng, dtype=torch.float64)
-Z2 = Z1 + torch.randn(9, 5, generator=rng, dtype=torch.float64)
+Z1 = torch.randn(9, 5, generator=seeded(0), dtype=torch.float64)
+Z2 = Z1 + torch.randn(9, 5, generator=seeded(1), dtype=torch.float64)
 
 
 def plain(z1, z2, temperature):
@@ -47,7 +46,7 @@ def test_gradient():
     assert torch.autograd.gradcheck(lambda a, b: nt_xent(a, b, 0.3), leaves)
 
 
-def test_invariances():
+def test_invariances(rng):
     """The order of the batch and of the views, a rotation of the space and the length of each row do not matter."""
     order = torch.randperm(9, generator=rng)
     rotation = torch.linalg.qr(torch.randn(5, 5, generator=rng, dtype=torch.float64)).Q
@@ -83,17 +82,7 @@ def test_bad_input_is_refused_by_name():
         NTXentLoss(temperature=0)
 
 
-class Encoder(nn.Linear):
-    features = 4
-
-    def __init__(self):
-        super().__init__(16, 4)
-
-    def forward(self, images):
-        return super().forward(images.flatten(1))
-
-
-def test_the_method_compares_the_projections_of_both_views():
+def test_the_method_compares_the_projections_of_both_views(rng):
     method = SimCLR(Encoder(), temperature=0.3, hidden=8, dim=3)
     views = [torch.randn(6, 1, 4, 4, generator=rng) for _ in range(2)]
     z1, z2 = (method.head(method.encoder(view)) for view in views)
@@ -102,15 +91,12 @@ def test_the_method_compares_the_projections_of_both_views():
     torch.testing.assert_close(value, plain(z1, z2, 0.3))
 
 
-def test_more_views_give_the_mean_over_their_pairs():
-    class Encoder(nn.Flatten):
-        features = 4
-
-    method = SimCLR(Encoder(), temperature=0.3, views=3).eval()
+def test_more_views_give_the_mean_over_their_pairs(rng):
+    method = SimCLR(Encoder(4), temperature=0.3, views=3).eval()
     images = [torch.randn(5, 1, 2, 2, generator=rng) for _ in range(3)]
     nothing = torch.zeros(5, dtype=torch.int64)
     pairs = [method.loss([images[a], images[b]], nothing, nothing) for a, b in ((0, 1), (0, 2), (1, 2))]
     torch.testing.assert_close(method.loss(images, nothing, nothing), sum(pairs) / 3)
     assert method.views == 3
     with pytest.raises(InputError, match="views: expected a whole number of at least 2"):
-        SimCLR(Encoder(), views=1)
+        SimCLR(Encoder(4), views=1)

@@ -4,15 +4,14 @@ import math
 
 import pytest
 import torch
-from torch import nn
 from torch.nn import functional as F
 
 from counterpoise.contrast.simclr import nt_xent
 from counterpoise.contrast.supcon import SupCon, SupConLoss, supcon
 from counterpoise.errors import InputError
+from worlds import Encoder, seeded
 
-rng = torch.Generator().manual_seed(0)
-EMBEDDINGS = torch.randn(12, 4, generator=rng, dtype=torch.float64)
+EMBEDDINGS = torch.randn(12, 4, generator=seeded(0), dtype=torch.float64)
 LABELS = torch.tensor([0, 2, 2, 5, 0, 2, 5, 5, 5, 0, 9, -1])  # class 9 has one row
 
 
@@ -53,7 +52,7 @@ def test_one_class_of_equal_rows_gives_the_log_of_the_others():
     assert supcon(torch.ones(6, 3), torch.zeros(6, dtype=torch.int64)).item() == pytest.approx(math.log(5), abs=1e-6)
 
 
-def test_order_and_names_of_the_classes_do_not_matter():
+def test_order_and_names_of_the_classes_do_not_matter(rng):
     order = torch.randperm(12, generator=rng)
     value = supcon(EMBEDDINGS, LABELS)
     torch.testing.assert_close(supcon(EMBEDDINGS[order], LABELS[order]), value)
@@ -68,7 +67,7 @@ def test_rows_without_a_label_are_no_anchors_but_repel():
     torch.testing.assert_close(supcon(embeddings, labels), plain(embeddings, labels, 0.1))
 
 
-def test_class_sums_stay_exact_in_float32_for_large_classes():
+def test_class_sums_stay_exact_in_float32_for_large_classes(rng):
     embeddings = torch.randn(2000, 16, generator=rng) + 2
     labels = torch.randint(0, 3, (2000,), generator=rng)
     value, exact = supcon(embeddings, labels), supcon(embeddings.double(), labels)
@@ -106,16 +105,6 @@ def test_bad_input_is_refused_by_name():
         SupConLoss(0)
 
 
-class Encoder(nn.Linear):
-    features = 4
-
-    def __init__(self):
-        super().__init__(16, 4)
-
-    def forward(self, images):
-        return super().forward(images.flatten(1))
-
-
 @pytest.mark.parametrize(
     ("labels", "classes"),
     [
@@ -125,7 +114,7 @@ class Encoder(nn.Linear):
     ],
     ids=["labelled", "partly", "unlabelled"],
 )
-def test_in_the_method_an_image_without_a_label_is_a_class_of_its_own(labels, classes):
+def test_in_the_method_an_image_without_a_label_is_a_class_of_its_own(labels, classes, rng):
     method = SupCon(Encoder(), temperature=0.3, hidden=8, dim=3)
     views = [torch.randn(5, 1, 4, 4, generator=rng) for _ in range(2)]
     embeddings = torch.cat([method.head(method.encoder(view)) for view in views])

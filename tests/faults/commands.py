@@ -148,7 +148,7 @@ class Work:
             assert read_checkpoint(path)["epoch"] < self.epochs
         for path in self.out.rglob("curve.csv"):
             assert [int(row["epoch"]) for row in rows(path)] == list(range(1, len(rows(path)) + 1))
-        for path in self.out.rglob("encoder.safetensors"):
+        for path in self.out.rglob("net.safetensors"):
             assert load_file(path)
         for path in self.out.rglob("gallery.npz"):
             assert len(np.load(path, allow_pickle=False)["labels"])

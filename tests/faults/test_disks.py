@@ -219,7 +219,7 @@ def test_damaged_json_in_a_comparison_costs_its_run_alone(server, photos, whole,
 
 
 @many
-@pytest.mark.parametrize("name", ["curve.csv", "gallery.npz", "encoder.safetensors"])
+@pytest.mark.parametrize("name", ["curve.csv", "gallery.npz", "net.safetensors"])
 def test_what_is_missing_is_written_again(server, photos, run, name):
     (run / "result.json").unlink()
     (run / name).unlink()
@@ -241,7 +241,7 @@ def test_a_report_without_a_run_s_pictures(server, photos, whole, tmp_path, dama
 @many
 @pytest.mark.parametrize("length", LENGTHS.values(), ids=LENGTHS)
 def test_truncated_weights_are_refused_by_name(server, photos, run, length, tmp_path):
-    path = run / "encoder.safetensors"
+    path = run / "net.safetensors"
     assert load_file(path)
     whole = path.read_bytes()
     path.write_bytes(whole[: int(length * len(whole)) if length == 0.5 else length])

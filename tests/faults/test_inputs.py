@@ -19,7 +19,7 @@ from PIL import Image
 
 from conformance.test_objectives import FLOATS, INTEGERS, OBJECTIVES
 from counterpoise import cli
-from counterpoise.commands.compare import Arm, choose_baseline, command_line, make_settings, parse_arms, run_folder
+from counterpoise.commands.compare import Arm, choose_baseline, command_line, parse_arms
 from counterpoise.data import Images, load
 from counterpoise.data.idx import read_idx
 from counterpoise.data.imperfect import IMPERFECTIONS, make_imperfect, parse_spec
@@ -27,8 +27,8 @@ from counterpoise.errors import InputError
 from counterpoise.files import read_json
 from counterpoise.registry import catalogue
 from counterpoise.registry.arguments import describe
-from counterpoise.tasks.images import build
-from counterpoise.training.run import Run, Settings
+from counterpoise.training.run import ImageSettings, Run
+from worlds import build
 
 # How many inputs of each kind `make faults` generates; `make test` takes a thirtieth of them.
 COUNTS = {
@@ -103,8 +103,9 @@ def flags_of(command):
     found = ["--debug", "--help", "-h", "--method", "--json", "--done"]
     for module, name in {
         "data": [("commands.data", "show_data")],
-        "compare": [("commands.compare", "compare"), ("training.run", "Settings")],
-        "train": [("commands.train", "train"), ("training.run", "Settings"), ("contrast.dcl", "DCL")],
+        "compare": [("commands.compare", "compare"), ("training.run", "ImageSettings")],
+        "train": [("commands.train", "train"), ("training.run", "ImageSettings"), ("contrast.dcl", "DCL")],
+        "predict": [("commands.predict", "predict")],
         "embed": [("commands.embed", "embed")],
         "export": [("commands.export", "export")],
         "claim": [("commands.claim", "claim")],
@@ -120,10 +121,11 @@ def command_lines(draw):
     command = draw(st.sampled_from([*cli.COMMANDS, *cli.COMMANDS, "compre", "", "--version", "-x"]))
     flags = flags_of(command)
     words = [command]
-    if command in ("compare", "train", "embed", "export"):  # so that more than the missing flags is met
+    if command in ("compare", "train", "predict", "embed", "export"):  # so that more than the missing flags is met
         words += {
             "compare": ["--methods", "simclr", "--data", "digits"],
             "train": ["--method", draw(st.sampled_from(["dcl", "isogclr"])), "--data", "digits"],
+            "predict": ["--run", "r", "--data", "digits", "--out", "x.csv"],
             "embed": ["--run", "r", "--data", "digits", "--out", "x.npy"],
             "export": ["--run", "r", "--out", "x.onnx"],
         }[command] * draw(st.sampled_from([0, 1, 1, 1]))
@@ -193,8 +195,8 @@ def use_compare(
 
 
 def use_train(method, data, **options):
-    names = Settings.__dataclass_fields__
-    Settings(**{name: value for name, value in options.items() if name in names})
+    names = ImageSettings.__dataclass_fields__
+    ImageSettings(**{name: value for name, value in options.items() if name in names})
 
 
 USES = {"compare": use_compare, "train": use_train}
@@ -245,7 +247,7 @@ def some_arguments(module, name, skip=()):
     )
 
 
-TASKS = ("pretrain", "retrieve", "few-shot")  # of images
+TASKS = ("pretrain", "classify", "retrieve", "few-shot")  # of images
 METHODS = {p.slug: t for t in TASKS for p in catalogue.select(done=True, task=t) if p.method}
 
 

@@ -22,7 +22,7 @@ COMPARE = ["compare", "--methods", "simclr", "--seeds", "1", "--quiet", *SHORT]
 # What a user may have: names that programs give to half-written files, names of ours, hidden files, links.
 USERS = [
     "thesis/chapter.part", "backup.tar.gz.part", ".notes.partial.txt", ".x.123.part.json", ".lock", "results.csv",
-    "results.json", "report.html", "config.json", "result.json", "last.ckpt", "encoder.safetensors", "runs/a/last.part",
+    "results.json", "report.html", "config.json", "result.json", "last.ckpt", "net.safetensors", "runs/a/last.part",
     ".counterpoise-notes.txt", "annotations.json", "images/000000.png", "photos-sheet.png", "out.npy", "out.csv",
     "out.parquet", "out.onnx", "out.safetensors",
 ]  # fmt: skip
@@ -65,7 +65,7 @@ def commands(run, photos, home):
         [*embed, photos[1], "--out", str(home / "link.npy")],
         ["export", "--run", str(run), "--out", str(home / "out.onnx")],
         ["export", "--run", str(run), "--out", str(home / "out.safetensors")],
-        ["export", "--run", str(run), "--out", str(run / "encoder.safetensors")],
+        ["export", "--run", str(run), "--out", str(run / "net.safetensors")],
     ]
 
 

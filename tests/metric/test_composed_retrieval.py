@@ -5,7 +5,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from torch import nn
 from torch.nn import functional as F
 
 from counterpoise.data.composed import WORDS, read
@@ -24,9 +23,9 @@ from counterpoise.metric.composed_retrieval import (
 )
 from counterpoise.nets import backbone
 from counterpoise.training.trainer import CHECKPOINT, fit, read_checkpoint
+from worlds import Encoder, seeded
 
-rng = torch.Generator().manual_seed(0)
-Q, T, A, B = torch.randn(4, 6, 5, generator=rng, dtype=torch.float64)
+Q, T, A, B = torch.randn(4, 6, 5, generator=seeded(0), dtype=torch.float64)
 
 
 def cross_entropy(queries, keys):
@@ -78,7 +77,7 @@ def test_without_noise_a_coarse_target_is_the_standardised_row_about_its_mean():
     assert torch.equal(constant, torch.full((2, 3), 7.0))
 
 
-def test_the_noise_of_coarse_targets_has_the_mean_and_deviation_of_their_rows():
+def test_the_noise_of_coarse_targets_has_the_mean_and_deviation_of_their_rows(rng):
     draws = torch.randn(2, 40_000, 5, generator=rng, dtype=torch.float64)
     found = jitter(T[:1].expand(40_000, 5), *draws)
     still = jitter(T[:1], torch.zeros(1, 5), torch.zeros(1, 5))
@@ -104,7 +103,7 @@ def test_the_fluctuation_that_costs_least_is_the_logarithm_of_the_loss():
     assert 0.2 < math.log(math.log(6)) < 2  # so the slope was below, at and above 0
 
 
-def test_gradients_flow_through_all_but_the_statistics_of_the_noise():
+def test_gradients_flow_through_all_but_the_statistics_of_the_noise(rng):
     assert torch.autograd.gradcheck(uncertainty, (Q.clone().requires_grad_(), T.clone().requires_grad_()))
     assert torch.autograd.gradcheck(info_nce, (Q.clone().requires_grad_(), T.clone().requires_grad_()))
     deviation, mean = T.std(1, keepdim=True), T.mean(1, keepdim=True)  # held still
@@ -122,7 +121,7 @@ def test_gradients_flow_through_all_but_the_statistics_of_the_noise():
     assert not jitter(T, a, a).requires_grad
 
 
-def test_the_order_of_the_batch_does_not_matter_and_lengths_neither():
+def test_the_order_of_the_batch_does_not_matter_and_lengths_neither(rng):
     loss, order = UncertaintyLoss(), torch.randperm(6, generator=rng)
     value = loss(Q, T, A)
     torch.testing.assert_close(loss(Q[order], T[order], A[order]), value)
@@ -168,16 +167,6 @@ def test_bad_input_is_refused_by_name(call, message):
         call()
 
 
-class Encoder(nn.Linear):
-    features = 5
-
-    def __init__(self):
-        super().__init__(16, 5)
-
-    def forward(self, images):
-        return super().forward(images.flatten(1))
-
-
 @pytest.fixture(scope="module")
 def few():
     letters = load_glyphs("glyphs:script=latin:classes=120", size=16).train
@@ -189,7 +178,7 @@ def made(images, **options):
     return ComposedRetrieval(backbone("small", 1, 16), len(images), dim=16, norm=1.0, **options)
 
 
-def test_a_batch_is_its_queries_then_their_answers(few):
+def test_a_batch_is_its_queries_then_their_answers(few, rng):
     method = made(few)
     method.start_epoch(few, 0)
     batches = method.batches(torch.randperm(len(few), generator=rng), 16)
@@ -213,7 +202,7 @@ def test_the_method_compares_composed_queries_with_plain_answers(few):
     torch.testing.assert_close(asked, queries, atol=1e-5, rtol=1e-4)
 
 
-def test_image_and_every_word_change_a_query(few):
+def test_image_and_every_word_change_a_query(few, rng):
     encoder = made(few).encoder
     x = torch.randn(2, 128, generator=rng)
     words = torch.eye(len(WORDS), dtype=torch.int64)
@@ -222,7 +211,7 @@ def test_image_and_every_word_change_a_query(few):
     assert (encoder.query(x[1:], words[:1]) - queries[0]).abs().max() > 1e-3
 
 
-def test_the_composition_by_hand(few):
+def test_the_composition_by_hand(few, rng):
     encoder = made(few).encoder
     x, words = (
         torch.randn(3, 128, generator=rng),
@@ -300,6 +289,6 @@ def test_what_the_method_cannot_use_is_refused(few):
         method.ask(few.subset(torch.arange(2)), ["small"])
     for options, message in (({"gamma": -1}, "gamma"), ({"dim": 1}, "dim"), ({"samples": 1}, "samples")):
         with pytest.raises(InputError, match=f"{message}: expected a (whole )?number of at least"):
-            ComposedRetrieval(Encoder(), **{"samples": 4, **options})
+            ComposedRetrieval(Encoder(features=5), **{"samples": 4, **options})
     with pytest.raises(InputError, match="images: the data set"):
         method.ask(Images(few.pixels[:0], few.labels[:0], few.classes, "none"), [])

@@ -10,9 +10,9 @@ from counterpoise.metric.protonet import PrototypeLoss
 from counterpoise.metric.realrag import RealRAGLoss
 from counterpoise.metric.susana import ICNNLoss, icnn_quality, icnn_score
 from counterpoise.metric.tcm import TCMLoss, tcm
+from worlds import seeded
 
-rng = torch.Generator().manual_seed(0)
-Z, OTHER = torch.randn(12, 5, generator=rng), torch.randn(12, 5, generator=rng)
+Z, OTHER = torch.randn(12, 5, generator=seeded(0)), torch.randn(12, 5, generator=seeded(1))
 Y = torch.arange(12) % 4
 
 

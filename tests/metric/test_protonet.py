@@ -4,13 +4,12 @@ import math
 
 import pytest
 import torch
-from torch import nn
 
 from counterpoise.errors import InputError
 from counterpoise.metric.protonet import ProtoNet, PrototypeLoss, prototypes
+from worlds import Encoder, seeded
 
-rng = torch.Generator().manual_seed(0)
-ROWS = torch.randn(12, 4, generator=rng, dtype=torch.float64)
+ROWS = torch.randn(12, 4, generator=seeded(0), dtype=torch.float64)
 LABELS = torch.tensor([5, 2, 5, 9, 2, 5, 9, 9, 2, 5, 2, 9])
 
 
@@ -39,7 +38,7 @@ def test_prototypes_are_means():
     torch.testing.assert_close(found, torch.stack([ROWS[c::3].mean(0) for c in range(3)]))
 
 
-def test_gradient_in_double_precision_and_invariances():
+def test_gradient_in_double_precision_and_invariances(rng):
     loss = PrototypeLoss(2)
     assert torch.autograd.gradcheck(lambda x: loss(x, LABELS), ROWS.clone().requires_grad_())
     turn = torch.linalg.qr(torch.randn(4, 4, generator=rng, dtype=torch.float64)).Q
@@ -48,18 +47,8 @@ def test_gradient_in_double_precision_and_invariances():
     torch.testing.assert_close(loss(*with_unlabelled), loss(ROWS, LABELS))
 
 
-class Encoder(nn.Linear):
-    features = 5
-
-    def __init__(self):
-        super().__init__(16, 5)
-
-    def forward(self, images):
-        return super().forward(images.flatten(1))
-
-
-def test_the_method_takes_a_batch_as_an_episode():
-    method = ProtoNet(Encoder(), 24, shots=1, temperature=2.0, dim=3, per_class=3)
+def test_the_method_takes_a_batch_as_an_episode(rng):
+    method = ProtoNet(Encoder(features=5), 24, shots=1, temperature=2.0, dim=3, per_class=3)
     view = torch.randn(12, 1, 4, 4, generator=rng)
     expected = PrototypeLoss(1, 2.0)(method.encoder(view), LABELS)
     torch.testing.assert_close(method.loss([view], LABELS, torch.arange(12)), expected)
@@ -82,6 +71,6 @@ def test_bad_input_is_refused_by_name():
     with pytest.raises(InputError, match="temperature: expected a number above 0"):
         PrototypeLoss(1, 0)
     with pytest.raises(InputError, match=r"shots: expected a whole number of at least 1, got 1\.5"):
-        ProtoNet(Encoder(), 24, shots=1.5)
+        ProtoNet(Encoder(features=5), 24, shots=1.5)
     with pytest.raises(InputError, match="shots: expected fewer than per_class, 4, got 4"):
-        ProtoNet(Encoder(), 24, shots=4)
+        ProtoNet(Encoder(features=5), 24, shots=4)

@@ -7,9 +7,9 @@ import torch
 
 from counterpoise.errors import InputError
 from counterpoise.metric.rnc import RNCLoss, rank_n_contrast
+from worlds import seeded
 
-rng = torch.Generator().manual_seed(0)
-Z = torch.randn(9, 3, generator=rng, dtype=torch.float64)
+Z = torch.randn(9, 3, generator=seeded(0), dtype=torch.float64)
 Y = torch.tensor([3.0, 1.0, 1.0, 2.0, 5.0, 3.0, 2.5, 1.0, 8.0], dtype=torch.float64)  # with ties of many kinds
 
 
@@ -41,7 +41,7 @@ def test_points_in_the_order_of_their_numbers_far_apart_cost_nothing_and_others_
     assert rank_n_contrast(100 * line.flip(0)[torch.tensor([2, 0, 4, 1, 5, 3])], line[:, 0]).item() > 10
 
 
-def test_invariances_and_gradient():
+def test_invariances_and_gradient(rng):
     value, order = rank_n_contrast(Z, Y), torch.randperm(9, generator=rng)
     turn = torch.linalg.qr(torch.randn(3, 3, generator=rng, dtype=torch.float64)).Q
     for same in ((Z[order], Y[order]), (Z @ turn + 2, Y), (Z, 7 - 3 * Y)):

@@ -1,22 +1,21 @@
-"""SupReMix with every mixture made and told apart by loops, its limits, and what learns through a mixture."""
+"""SupReMix against loops that form every mixture, its limits, and the gradients through mixtures."""
 
 import math
 from typing import get_args
 
 import pytest
 import torch
-from torch import nn
 
 from counterpoise.contrast.supcon import supcon
 from counterpoise.errors import InputError
 from counterpoise.metric import supremix as module
 from counterpoise.metric.supcon_regression import SupConRegression
 from counterpoise.metric.supremix import SupReMix, SupReMixLoss, Weight, bounds_of, hard_positives, log_weight, supremix
+from worlds import Encoder, seeded
 
-rng = torch.Generator().manual_seed(0)
 Y = torch.tensor([3.0, 1.0, 1.0, 2.0, 5.0, 3.5, 2.5, 1.0, 8.0], dtype=torch.float64)
-Z = torch.randn(9, 4, generator=rng, dtype=torch.float64)
-SHARES = torch.rand(9, 9, generator=rng, dtype=torch.float64)
+Z = torch.randn(9, 4, generator=seeded(0), dtype=torch.float64)
+SHARES = torch.rand(9, 9, generator=seeded(4), dtype=torch.float64)
 WEIGHTS = {
     "linear": lambda d: abs(d) + 1,
     "square": lambda d: d * d + 1,
@@ -121,7 +120,7 @@ def test_a_hard_negative_by_hand():
     assert supremix(z, y, 0.25, temperature=0.5).item() == pytest.approx(expected, abs=1e-12)
 
 
-def test_without_mixtures_and_weights_it_is_supcon():
+def test_without_mixtures_and_weights_it_is_supcon(rng):
     z, y = torch.randn(12, 4, generator=rng, dtype=torch.float64), torch.arange(12) % 4
     off = SupReMixLoss(0.2, window=0, mix_neg="none", weight="none")
     torch.testing.assert_close(off(z, y, off.draw(y)), supcon(z, y, 0.2))
@@ -135,7 +134,7 @@ def test_one_number_alone_has_no_mixtures():
     torch.testing.assert_close(SupReMixLoss(0.3)(z, y), supcon(z, y, 0.3))
 
 
-def test_invariances():
+def test_invariances(rng):
     def value(z=Z, y=Y, shares=SHARES, window=2.5, weight="linear"):
         return supremix(z, y, shares, window, 0.4, weight)
 
@@ -210,7 +209,7 @@ def test_without_shares_all_are_the_mean():
 
 def test_rows_without_any_positive():
     y = torch.tensor([1.0, 2.0, 3.0])
-    with pytest.raises(InputError, match="targets: expected two rows of one number"):
+    with pytest.raises(InputError, match="targets: expected two equal ones"):
         supremix(Z[:3], y, window=1.0)
     z = Z[:3].clone().requires_grad_()
     value = supremix(z, y, window=1.0, plus_one=True)
@@ -237,60 +236,44 @@ def test_bad_input_is_refused_by_name():
         SupReMixLoss(weight="l1")
     with pytest.raises(InputError, match=r"shares: expected numbers from 0 to 1, got -?\d"):
         supremix(Z, Y, SHARES + 1)
-    with pytest.raises(InputError, match="numbers: expected rising order"):
+    with pytest.raises(InputError, match="numbers: expected ascending order"):
         bounds_of(Y, torch.tensor([1.0, 0.0]), 1.0)
     with pytest.raises(InputError, match="mix_neg 'both' is not known"):
         SupReMixLoss(mix_neg="both")
 
 
-class Images(nn.Sequential):
-    """An encoder of 3×3 images; rows do not see each other."""
-
-    channels, features = 1, 5
-
-    def __init__(self):
-        super().__init__(nn.Flatten(), nn.Linear(9, 5))
-
-
-class Rows(nn.Linear):
-    features = 5
-
-    def __init__(self):
-        super().__init__(3, 5)
-
-
-def made(encoder, kind=SupReMix, **given):
+def made(kind=SupReMix, inputs=9, channels=1, **given):
     torch.manual_seed(0)
-    return kind(encoder(), hidden=8, dim=4, **given).eval()
+    return kind(Encoder(inputs, 5, channels), hidden=8, dim=4, **given).eval()
 
 
-VIEWS = [torch.randn(6, 1, 3, 3, generator=rng) for _ in range(2)]
+VIEWS = list(torch.randn(2, 6, 1, 3, 3, generator=seeded(2)))
 LABELS = torch.tensor([0.0, 1.0, 2.0, 3.0, 1.0, 9.0])
 
 
 def test_the_method_is_the_loss_of_all_views_and_without_its_parts_that_of_supcon():
-    method = made(Images)
+    method = made()
     torch.manual_seed(1)
     value = method.loss(VIEWS, LABELS, torch.arange(6))
     torch.manual_seed(1)
     targets = LABELS.repeat(2)
     z = torch.cat([method.head(method.encoder(view)) for view in VIEWS])
     torch.testing.assert_close(value, supremix(z, targets, method.objective.draw(targets), 5.0, 0.3))
-    off = made(Images, window=0.0, mix_neg="none", weight="none", temperature=0.2, bin=2.0)
-    expected = made(Images, SupConRegression, temperature=0.2, bin=2.0)
+    off = made(window=0.0, mix_neg="none", weight="none", temperature=0.2, bin=2.0)
+    expected = made(SupConRegression, temperature=0.2, bin=2.0)
     given = VIEWS, LABELS, torch.arange(6)
     torch.testing.assert_close(off.loss(*given), expected.loss(*given))
 
 
 def test_bins_keep_the_unit():
-    method = made(Images, mix_neg="none", bin=2.0)
+    method = made(mix_neg="none", bin=2.0)
     z = torch.cat([method.head(method.encoder(view)) for view in VIEWS])
     binned = torch.tensor([0.0, 0.0, 2.0, 2.0, 0.0, 8.0]).repeat(2)
     torch.testing.assert_close(method.loss(VIEWS, LABELS, torch.arange(6)), supremix(z, binned, None, 5.0, 0.3))
 
 
-def test_rows_have_one_view_and_those_without_a_positive_count_as_nothing():
-    method = made(Rows, mix_neg="none")
+def test_rows_have_one_view_and_those_without_a_positive_count_as_nothing(rng):
+    method = made(inputs=3, channels=None, mix_neg="none")
     rows = torch.randn(6, 3, generator=rng)
     z = method.head(method.encoder(rows))
     assert method.views == 1

@@ -10,9 +10,8 @@ from counterpoise.errors import InputError
 from counterpoise.registry import catalogue
 from counterpoise.registry.arguments import Code, add_flags, collect, describe
 
-WITH_METHOD = {paper.slug: paper for paper in catalogue.select(done=True) if paper.method}
-STUDIES = [slug for slug, paper in WITH_METHOD.items() if paper.tasks[0] == "measure"]
-TRAINABLE = [slug for slug in WITH_METHOD if slug not in STUDIES]
+STUDIES = [paper.slug for paper in catalogue.select(done=True) if paper.study]
+TRAINABLE = [paper.slug for paper in catalogue.select(done=True) if paper.method]
 
 BASE = '''
 """A base."""
@@ -296,7 +295,7 @@ def signature_of(kind: type) -> dict[str, inspect.Parameter]:
 
 @pytest.mark.parametrize("slug", STUDIES)
 def test_what_is_read_of_a_study_is_what_python_says(slug):
-    study, read = catalogue.load_class(slug), describe(catalogue.find(slug).module, "study").arguments
+    study, read = catalogue.load_class(slug), describe(*catalogue.method_source(slug)).arguments
     assert {argument.name for argument in read} == set(inspect.signature(study).parameters)
     assert all(argument.help for argument in read)
 

@@ -15,13 +15,14 @@ import counterpoise
 from counterpoise.commands import listing
 from counterpoise.errors import InputError
 from counterpoise.registry import catalogue, ledger
+from counterpoise.registry.fingerprint import fingerprint
 from counterpoise.terminal import make_console
 
 SOURCE = Path(counterpoise.__file__).parent
 PAPERS = catalogue.papers()
 DONE = [slug for slug, paper in PAPERS.items() if paper.done]
 BASELINES = {
-    *("simclr", "moco", "supcon", "cross-entropy"),
+    *("simclr", "moco", "supcon", "cross-entropy", "logit-adjusted"),
     *("triplet", "contrastive", "multi-similarity", "proxy-anchor", "arcface", "protonet"),
     *("regression", "supcon-regression", "rnc"),
 }
@@ -67,7 +68,8 @@ def test_row(paper):
         assert re.fullmatch(r"\d{4}\.\d{5}", paper.arxiv)
         assert paper.year == 2000 + int(paper.arxiv[:2])  # the year of the preprint is in its number
     assert (paper.module is not None) == paper.done
-    assert paper.done or not (paper.method or paper.objectives)
+    assert paper.done or not (paper.method or paper.study or paper.objectives)
+    assert not (paper.method and paper.study)  # `method_source` gives one of them
 
 
 def test_no_preprint_or_title_comes_twice():
@@ -82,6 +84,9 @@ def test_what_is_done_is_in_the_file_of_its_slug(slug):
     assert (SOURCE / paper.room / f"{slug.replace('-', '_')}.py").is_file()
     if paper.method:
         assert catalogue.load_class(slug).__name__ == paper.method
+    if paper.study:
+        assert paper.study == f"studies.{slug.replace('-', '_')}"
+        assert catalogue.load_class(slug).__name__ == "study"
     assert tuple(kind.__name__ for kind in catalogue.load_objectives(slug)) == paper.objectives
 
 
@@ -154,6 +159,18 @@ def test_what_is_planned_is_refused_by_name(monkeypatch):
         catalogue.methods_named("shows")
 
 
+def test_a_paper_about_measuring_has_a_study_in_place_of_a_method():
+    assert [paper.slug for paper in PAPERS.values() if paper.study] == [
+        paper.slug for paper in catalogue.select(room="measure", done=True)
+    ]
+    assert catalogue.methods_named("room:measure") == [paper.slug for paper in PAPERS.values() if paper.study]
+
+
+@pytest.mark.parametrize("paper", [paper for paper in PAPERS.values() if paper.study], ids=lambda paper: paper.slug)
+def test_the_fingerprint_of_a_study_covers_its_measure(paper):
+    assert fingerprint([paper.study]) == fingerprint([paper.study, paper.module]) != fingerprint([paper.module])
+
+
 def test_list_shows_every_slug_once_at_phone_and_desktop_width():
     for width in (80, 160):
         lines = printed(listing.print_list, width=width).splitlines()
@@ -163,9 +180,9 @@ def test_list_shows_every_slug_once_at_phone_and_desktop_width():
 
 
 def test_list_filters_and_json():
-    options = {"room": "contrast", "task": "classify", "state": "done"}
+    options = {"room": "contrast", "task": "retrieve", "state": "done"}
     rows = json.loads(printed(listing.print_list, **options, as_json=True, width=40))
-    expected = [paper.slug for paper in catalogue.select(room="contrast", task="classify", done=True)]
+    expected = [paper.slug for paper in catalogue.select(room="contrast", task="retrieve", done=True)]
     assert [row["slug"] for row in rows] == expected
     assert rows[0]["title"] == PAPERS[expected[0]].title
     with pytest.raises(InputError, match="state 'dome' is not known; did you mean 'done'"):
@@ -183,7 +200,8 @@ def test_show(slug):
         if "pretrain" in paper.tasks:
             assert f"--methods {'moco' if slug == 'simclr' else 'simclr'},{slug}" in text
             assert "weight_decay number 0.0001 decay of the weights" in text
-        elif paper.tasks[0] == "measure":
+        elif paper.study:
+            assert f"src/counterpoise/{paper.study.replace('.', '/')}.py" in text
             assert "counterpoise compare" not in text
             assert f"counterpoise claim {slug} from" in text
         else:

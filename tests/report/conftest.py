@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from counterpoise.data.strips import write_strips
 from counterpoise.report import write_report
 
 CLASSES = ["T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"]
@@ -181,6 +182,68 @@ def fake_galleries(results: dict[str, Any], folder: Path, pixels=None, labels=No
                 np.savez(path, pixels=pixels, labels=labels, features=features.astype(np.float16))
 
 
+ROBUST = {"simclr": 0.60, "dcl:temperature=0.5": 0.56, "cacr": 0.585, "moco": 0.52}
+DECLARED = {
+    "shown": {"knn": "kNN %", "linear": "linear %"},
+    "curve": {name: METRICS[name] for name in ("knn", "effective_rank", "uniformity")},
+    "curve_over": "epoch",
+    "families": [],
+    "front": ["knn", "robust"],
+    "per_class": "knn",
+    "groups": {
+        "metric": "knn",
+        "titles": {"head": "Frequent classes", "medium": "Medium classes", "tail": "Rare classes"},
+        "heading": "Who gains: frequent and rare classes",
+        "meaning": "Frequent and rare classes have most and fewest training images.",
+    },
+    "pictures": ["gallery", "strips"],
+}
+
+
+def declare(results: dict[str, Any]) -> dict[str, Any]:
+    """What a task declares for the page, and a second metric that is in conflict with the first."""
+    robust = {"title": "accuracy under attack", "better": "higher", "percent": True}
+    results["metrics"] = results["metrics"] | {"robust": robust}
+    for method in results["methods"]:
+        for entry in method["runs"]:
+            rng = np.random.default_rng([entry["seed"], len(method["label"])])
+            entry["metrics"]["robust"] = ROBUST[method["label"]] + 0.006 * rng.standard_normal()
+    return summarise(results | DECLARED)
+
+
+def fake_strips(
+    results: dict[str, Any],
+    folder: Path,
+    rows: list[str] | None = None,
+    columns: tuple[str, ...] | list[str] = ("image", "true mask", "prediction"),
+    caption: str = "Scenes with three things on a ground, their true mask, and what the method finds.",
+    side: int = 48,
+) -> None:
+    """A strips.npz for every finished run: scenes of discs, their mask, and a mask that misses a little of it."""
+    names = [f"scene {i}" for i in (3, 14, 15, 92)] if rows is None else rows
+    colours = np.array([[30, 34, 40], [230, 159, 0], [86, 180, 233], [0, 158, 115]], np.uint8)
+    y, x = np.mgrid[0:side, 0:side]
+    for method in results["methods"]:
+        for entry in method["runs"]:
+            if entry["status"] != "done":
+                continue
+            pictures = np.zeros((len(names), 3, 3, side, side), np.uint8)
+            for i in range(len(names)):
+                rng = np.random.default_rng(i)
+                places, sizes = rng.uniform(0.2, 0.8, (3, 2)) * side, rng.uniform(0.08, 0.2, 3) * side
+                light = rng.normal(0, 12, (side, side))
+                missed = (0.8 + 6 * STRENGTH.get(method["label"], 0.0)) * np.ones(3)
+                for column, factor in ((1, np.ones(3)), (2, missed)):
+                    mask = np.zeros((side, side), int)
+                    for k, ((cy, cx), size, scale) in enumerate(zip(places, sizes, factor, strict=True)):
+                        mask[(y - cy) ** 2 + (x - cx) ** 2 < (size * scale) ** 2] = k + 1
+                    pictures[i, column] = colours[mask].transpose(2, 0, 1)
+                pictures[i, 0] = np.clip(pictures[i, 1] * 0.7 + 40 + light, 0, 255)
+            path = folder / entry["folder"] / "strips.npz"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_strips(path, pictures, columns, names, caption)
+
+
 def fail(results: dict[str, Any], label: str, seeds: tuple[int, ...], error: str) -> dict[str, Any]:
     """Let some runs of a method have failed."""
     for method in results["methods"]:
@@ -193,15 +256,24 @@ def fail(results: dict[str, Any], label: str, seeds: tuple[int, ...], error: str
 
 @pytest.fixture(scope="session")
 def fake():
-    return SimpleNamespace(results=fake_results, galleries=fake_galleries, fail=fail, summarise=summarise)
+    return SimpleNamespace(
+        results=fake_results,
+        galleries=fake_galleries,
+        strips=fake_strips,
+        declare=declare,
+        fail=fail,
+        summarise=summarise,
+    )
 
 
 @pytest.fixture(scope="session")
 def full_report(tmp_path_factory) -> Path:
-    """A report with everything in it: four methods, three seeds, one failed run, one collapsed one."""
+    """A report with everything in it: four methods, three seeds, a failed run, a collapsed one, one without strips."""
     folder = tmp_path_factory.mktemp("comparison")
-    results = fail(fake_results(), "cacr", (2,), "InputError: loss: is not finite after epoch 4")
+    results = fail(declare(fake_results()), "cacr", (2,), "InputError: loss: is not finite after epoch 4")
     fake_galleries(results, folder)
+    fake_strips(results, folder)
+    (folder / results["methods"][3]["runs"][0]["folder"] / "strips.npz").unlink()
     return write_report(results, folder, folder / "report.html")
 
 

@@ -3,8 +3,10 @@
 import itertools
 import re
 
+import numpy as np
 import pytest
 
+from counterpoise.data.strips import write_strips
 from counterpoise.report import write_report
 
 pytestmark = pytest.mark.browser
@@ -119,10 +121,22 @@ def test_lines_and_marks_stand_out(page):
 
 
 def test_charts_and_pictures_are_drawn(page):
-    expected = {".interval": 20, ".bar": 12, ".line": 16, ".wide .mark": 40, ".map use": 320, ".over": 20}
+    expected = {
+        ".pareto .mark": 4 + 4,
+        ".whisker": 8,
+        ".film img": 3 * 4 * 3,
+        ".interval": 20,
+        ".bar": 12,
+        ".line": 16,
+        ".wide .mark": 40,
+        ".map use": 320,
+        ".over": 20,
+    }
     for kind, least in expected.items():
         boxes = page.evaluate(
-            "(kind) => [...document.querySelectorAll(kind)].map((node) => node.getBoundingClientRect().width)", kind
+            """(kind) => [...document.querySelectorAll(kind)].map((node) => node.getBoundingClientRect())
+                .map((box) => Math.max(box.width, box.height))""",
+            kind,
         )
         assert len(boxes) >= least, kind
         assert min(boxes) > 0, kind
@@ -138,7 +152,33 @@ def test_charts_and_pictures_are_drawn(page):
     assert loaded == [25 * 28, 4 * 28]
 
 
-def test_a_point_tells_its_class_on_hover(page):
+def test_strips_are_as_large_as_they_were_written_and_large_enough_to_see(page):
+    sizes = page.evaluate(
+        """async () => {
+          const found = [...document.querySelectorAll(".film img")];
+          await Promise.all(found.map((image) => image.decode()));
+          return found.map((image) => [image.naturalWidth, image.naturalHeight, image.width, image.height]);
+        }"""
+    )
+    assert len(sizes) == 36
+    assert {(width, height) for width, height, _, _ in sizes} == {(48, 48)}
+    assert all(abs(width - height) <= 1 and width >= 64 for _, _, width, height in sizes)
+
+
+def test_axis_titles_of_a_front_stay_inside_their_chart(page):
+    boxes = page.evaluate(
+        """() => {
+          const chart = document.querySelector("svg.front"), frame = chart.getBoundingClientRect();
+          const room = (box) =>
+            [box.left - frame.left, frame.right - box.right, box.top - frame.top, frame.bottom - box.bottom];
+          return [...chart.querySelectorAll("text")].map((text) => room(text.getBoundingClientRect()));
+        }"""
+    )
+    assert len(boxes) > 8
+    assert min(room for box in boxes for room in box) >= -1
+
+
+def test_a_point_shows_its_class_on_hover(page):
     point = page.locator(".map").first.locator("use").nth(3)
     point.scroll_into_view_if_needed()
     box = point.bounding_box()
@@ -192,6 +232,24 @@ def test_thumbnails_can_be_hidden(page):
 def test_the_command_can_be_copied(page):
     page.locator("#copy").click()
     page.locator("#copy", has_text=re.compile("^(Copied|Selected)$")).wait_for()
+
+
+def test_long_film_strips_scroll_in_their_box_and_keep_their_titles(browser, fake, tmp_path):
+    results = fake.results(methods=("simclr",), seeds=1)
+    folder = tmp_path / results["methods"][0]["runs"][0]["folder"]
+    folder.mkdir(parents=True)
+    frames = np.zeros((2, 12, 3, 20, 30), np.uint8)
+    write_strips(folder / "strips.npz", frames, [f"step {k}" for k in range(12)], ["episode 1", "episode 2"])
+    context = browser.new_context(viewport={"width": 390, "height": 844}, offline=True)
+    page = context.new_page()
+    page.goto(write_report(results, tmp_path, tmp_path / "report.html").as_uri())
+    assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+    box = page.locator(".film .scroll")
+    assert "Scroll sideways" in box.evaluate("box => getComputedStyle(box, '::before').content")
+    box.evaluate("box => { box.scrollLeft = 300 }")
+    title = page.locator(".film tbody th").first.bounding_box()
+    assert 0 <= title["x"] < 40
+    context.close()
 
 
 def test_hostile_names_run_nothing(browser, fake, tmp_path):

@@ -29,7 +29,7 @@ def test_better():
     )
 
 
-def test_worse_is_told_as_a_positive_amount():
+def test_worse_is_reported_as_a_positive_amount():
     assert said(method("dcl", entry(-0.021, -0.034, -0.008))) == (
         "dcl is worse than simclr on kNN accuracy by 2.1 points (95 % interval 0.8 to 3.4, 3 seeds)."
     )

@@ -11,8 +11,6 @@ from sklearn.neighbors import NearestNeighbors
 from counterpoise.errors import InputError
 from counterpoise.report import pictures
 
-rng = np.random.default_rng(0)
-
 
 def save(path, **changes):
     arrays = {
@@ -55,8 +53,24 @@ def test_a_missing_and_a_broken_gallery(tmp_path):
         pictures.read_gallery(tmp_path / "gallery.npz")
 
 
+def test_a_gallery_changed_anywhere_is_refused_or_read_as_it_was(tmp_path):
+    path = tmp_path / "gallery.npz"
+    np.savez_compressed(path, pixels=np.zeros((4, 1, 8, 8), np.uint8), labels=np.arange(4), features=np.eye(4))
+    whole, refused = path.read_bytes(), 0
+    for place in range(0, len(whole), 7):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
+        try:
+            found = pictures.read_gallery(path)
+        except InputError:
+            refused += 1
+        else:
+            np.testing.assert_array_equal(found.features, np.eye(4))
+    assert refused > 20
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_every_image_is_found_again_in_the_sprite(channels):
+    rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (53, channels, 10, 6), dtype=np.uint8)
     sheet = pictures.sprite(pixels)
     drawn = np.array(Image.open(io.BytesIO(base64.b64decode(sheet.uri.partition(",")[2]))))
@@ -94,6 +108,7 @@ def test_many_classes_have_the_colour_of_their_group():
 
 
 def test_neighbours_against_scikit_learn():
+    rng = np.random.default_rng(0)
     features = rng.standard_normal((40, 5)).astype(np.float32)
     search = NearestNeighbors(n_neighbors=7, metric="cosine").fit(features)
     expected = search.kneighbors(features[[3, 8]], return_distance=False)[:, 1:]
@@ -105,6 +120,7 @@ def test_neighbours_of_few_images():
 
 
 def test_sample_takes_every_class_and_spreads_over_many():
+    rng = np.random.default_rng(0)
     labels = rng.permutation(np.arange(60) % 6)
     assert sorted(labels[pictures.sample(labels, 6)]) == list(range(6))
     many = pictures.sample(np.arange(100), 10)
@@ -112,6 +128,7 @@ def test_sample_takes_every_class_and_spreads_over_many():
 
 
 def test_the_map_keeps_clusters_apart_and_is_the_same_each_time():
+    rng = np.random.default_rng(0)
     centres = 10 * np.eye(3, 8, dtype=np.float32)
     labels = np.arange(45) % 3
     features = centres[labels] + rng.standard_normal((45, 8)).astype(np.float32)
@@ -125,6 +142,7 @@ def test_the_map_keeps_clusters_apart_and_is_the_same_each_time():
 
 
 def test_a_map_of_one_dimension():
+    rng = np.random.default_rng(0)
     assert np.isfinite(pictures.flatten(rng.standard_normal((9, 1)).astype(np.float32))).all()
 
 
@@ -138,6 +156,7 @@ def test_collapse_has_no_map():
 
 
 def test_thumbnails_do_not_touch():
+    rng = np.random.default_rng(0)
     positions = rng.random((300, 2))
     chosen = [index for index, _ in pictures.thumbnails(positions)]
     at = 18 + 364 * positions[chosen]

@@ -5,16 +5,18 @@ import json
 import pytest
 import torch
 
-from counterpoise import compare, tasks, train
+from counterpoise import compare, train
 from counterpoise.data import Images, Splits
 from counterpoise.data.composed import Composed
+from counterpoise.engine import execute
+from counterpoise.engine.execute import execute_run
 from counterpoise.errors import InputError
-from counterpoise.tasks import compose
-from counterpoise.tasks.images import load_encoder
-from counterpoise.training.run import Run, Settings
+from counterpoise.registry import catalogue
+from counterpoise.tasks import compose, load_encoder
+from counterpoise.training.run import ImageSettings, Run
 
 LETTERS = "glyphs:script=latin:classes=120"
-QUICK = Settings(epochs=1, batch_size=32, size=16, device="cpu")
+QUICK = ImageSettings(epochs=1, batch_size=32, size=16, device="cpu")
 
 
 def run(method="composed-retrieval", data=LETTERS, **changes):
@@ -96,13 +98,13 @@ def test_what_cannot_be_searched_is_refused_by_name():
 
 @pytest.mark.slow
 def test_all_is_drawn_by_the_seed_and_test_has_the_words_of_training_alone():
-    first, other = (compose.images_of(run(seed=seed)) for seed in (0, 1))
+    first, other = (compose.TASK.load(run(seed=seed)) for seed in (0, 1))
     assert isinstance(first.train, Composed)
     assert isinstance(first.test, Composed)
     assert first.test.words <= first.train.words
     assert first.train.texts != other.train.texts
     assert len(first.probe) == 0
-    unseen = compose.images_of(run(data="glyphs:script=latin:split=character", imperfect=("fewer=0.5",)))
+    unseen = compose.TASK.load(run(data="glyphs:script=latin:split=character", imperfect=("fewer=0.5",)))
     assert not {*unseen.train.labels.tolist()} & {*unseen.test.labels.tolist()}
     assert unseen.test.words <= unseen.train.words
 
@@ -110,22 +112,22 @@ def test_all_is_drawn_by_the_seed_and_test_has_the_words_of_training_alone():
 @pytest.mark.parametrize("arguments", [{}, {"uncertain": False}])
 def test_a_run_is_scored_and_kept(arguments, tmp_path, monkeypatch):
     one = run(arguments=arguments)
-    result = compose.execute(one, tmp_path)
-    assert set(result["metrics"]) == set(compose.METRICS)
+    result = execute_run(one, tmp_path)
+    assert set(result["metrics"]) == set(compose.TASK.metrics)
     assert result["metrics"]["recall_1"] <= result["metrics"]["recall_10"] <= result["metrics"]["recall_50"]
-    _, _, test = compose.images_of(one)
+    test = compose.TASK.load(one).test
     encoder, config = load_encoder(tmp_path)
-    assert config["settings"]["augmentations"] == "crop=0.8"
+    assert config["shape"] == [1, 16, 16]
     assert encoder(torch.zeros(1, 1, 16, 16)).shape == (1, 512)
     assert result["sizes"]["test"] == len(test)
-    monkeypatch.setattr(compose.images, "_score_trained", None)
-    assert compose.execute(one, tmp_path) == json.loads((tmp_path / "result.json").read_text())
+    monkeypatch.setattr(execute, "_result", None)
+    assert execute_run(one, tmp_path) == json.loads((tmp_path / "result.json").read_text())
 
 
 @pytest.mark.slow
 def test_training_finds_what_is_asked_for(tmp_path):
-    result = compose.execute(
-        run(settings=Settings(epochs=8, batch_size=32, size=16, device="cpu"), imperfect=()), tmp_path
+    result = execute_run(
+        run(settings=ImageSettings(epochs=8, batch_size=32, size=16, device="cpu"), imperfect=()), tmp_path
     )
     assert result["metrics"]["recall_1"] > 0.3
     assert result["curve"][-1]["loss"] < result["curve"][0]["loss"]
@@ -150,7 +152,7 @@ def test_compare_and_train(tmp_path, capsys):
     assert all(one["status"] == "done" for row in content["methods"] for one in row["runs"])
     assert "R@1 %" in capsys.readouterr().out
     assert "Recall@10" in (tmp_path / "c" / "report.html").read_text()
-    assert tasks.of("composed-retrieval") == "compose"
+    assert catalogue.task_of("composed-retrieval") == "compose"
     result = train(
         "composed-retrieval",
         LETTERS,
@@ -172,14 +174,14 @@ def test_compare_and_train(tmp_path, capsys):
         (run("triplet"), "method 'triplet' does not serve the task compose"),
         (run(arguments={"uncertian": False}), "did you mean 'uncertain'"),
         (run(arguments={"gamma": -1.0}), "gamma: expected a number of at least 0"),
-        (run(settings=Settings(devices=2, device="cpu")), "devices: expected 1"),
+        (run(settings=ImageSettings(devices=2, device="cpu")), "devices: expected 1"),
         (run(data="digits"), "classes: expected Unicode names of characters, as glyphs have, got"),
         (run(data="glyphs:script=braille", imperfect=()), "has no letter that is there twice"),
     ],
 )
 def test_what_cannot_work_is_refused(given, message):
     with pytest.raises(InputError, match=message):
-        compose.check(given)
+        compose.TASK.check(given)
 
 
 def test_a_test_set_without_a_query_is_named(monkeypatch):

@@ -4,11 +4,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from counterpoise import compare, tasks, train
+from counterpoise import compare, train
 from counterpoise.data.graphs import planted_graph
+from counterpoise.engine import execute
+from counterpoise.engine.execute import execute_run
 from counterpoise.errors import InputError
+from counterpoise.registry import catalogue
 from counterpoise.tasks import graph
-from counterpoise.training.run import Run, Settings
+from counterpoise.training.run import ImageSettings, Run, Settings
 
 ARGUMENTS = {"clusters": "5", "hidden": 8}
 
@@ -19,22 +22,22 @@ def run(seed=0, **changes):
 
 
 def test_a_run_keeps_its_rows_and_is_not_run_twice(tmp_path, monkeypatch):
-    result = graph.execute(run(), tmp_path)
-    assert set(result["metrics"]) == set(graph.METRICS)
+    result = execute_run(run(), tmp_path)
+    assert set(result["metrics"]) == set(graph.TASK.metrics)
     assert load_file(tmp_path / "nodes.safetensors")["z"].shape == (160, 8)
     assert [row["epoch"] for row in result["curve"]] == [1, 2, 3]
     assert result["sizes"]["author"] == 53
-    papers = graph.graph_of(run())["paper"]
+    papers = graph.TASK.load(run())["paper"]
     over = result["metrics"]["macro_f1"] - graph.score(papers.x, papers.y)["macro_f1"]
     assert result["diagnostics"]["over features"] == over
-    monkeypatch.setattr(graph, "_work", None)
-    assert graph.execute(run(), tmp_path) == json.loads((tmp_path / "result.json").read_text()) == result
+    monkeypatch.setattr(execute, "_result", None)
+    assert execute_run(run(), tmp_path) == json.loads((tmp_path / "result.json").read_text()) == result
 
 
 def test_the_seed_decides(tmp_path):
     rows = []
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        graph.execute(run(seed), tmp_path / name)
+        execute_run(run(seed), tmp_path / name)
         rows.append(load_file(tmp_path / name / "nodes.safetensors")["z"])
     assert torch.equal(rows[0], rows[1])
     assert not torch.equal(rows[0], rows[2])
@@ -43,7 +46,7 @@ def test_the_seed_decides(tmp_path):
 def test_rows_that_tell_the_class_score_one_and_others_as_chance():
     labels = torch.arange(4).repeat(30)
     told = graph.score(torch.eye(4)[labels] + 0.01 * torch.randn(120, 4), labels)
-    assert told == dict.fromkeys(graph.METRICS, 1.0)
+    assert told == dict.fromkeys(graph.TASK.metrics, 1.0)
     torch.manual_seed(0)
     chance = graph.score(torch.randn(120, 4), labels)
     assert chance["micro_f1"] < 0.4
@@ -98,13 +101,13 @@ def with_labels(y):
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.uint8, torch.uint16])
 def test_facts_count_labels_of_any_integer_type(dtype):
-    assert graph.facts(with_labels((torch.arange(60) % 2).to(dtype)))["counts"]["train"] == [30, 30]
+    assert graph.TASK.facts(with_labels((torch.arange(60) % 2).to(dtype)))["counts"]["train"] == [30, 30]
 
 
 def test_facts_leave_out_nodes_without_a_label():
     labels = torch.arange(60) % 2
     labels[:10] = -1
-    assert graph.facts(with_labels(labels))["counts"]["train"] == [25, 25]
+    assert graph.TASK.facts(with_labels(labels))["counts"]["train"] == [25, 25]
 
 
 @pytest.mark.parametrize(
@@ -118,27 +121,27 @@ def test_facts_leave_out_nodes_without_a_label():
 )
 def test_labels_of_a_graph_are_refused_by_name(labels, message):
     with pytest.raises(InputError, match=message):
-        graph.facts(with_labels(labels))
+        graph.TASK.facts(with_labels(labels))
 
 
 def test_a_graph_that_cannot_be_scored_is_refused_before_training():
     with pytest.raises(InputError, match="more than 20 labelled nodes of each class, got 16"):
-        graph.check(Run("meow", "planted:nodes=80", 0, task="graph", arguments=ARGUMENTS, settings=run().settings))
+        graph.TASK.check(Run("meow", "planted:nodes=80", 0, task="graph", arguments=ARGUMENTS, settings=run().settings))
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"settings": Settings(batch_size=32)}, "batch_size: is for images"),
-        ({"settings": Settings(augmentations="crop")}, "augmentations: is for images"),
-        ({"imperfect": ("long-tail=10",)}, "imperfect: is for images"),
+        ({"settings": ImageSettings(batch_size=32)}, "batch_size: is no setting of the task graph, which takes epochs"),
+        ({"settings": ImageSettings(augmentations="crop")}, "augmentations: is no setting of the task graph"),
+        ({"imperfect": ("long-tail=10",)}, "imperfect: is not for the task graph"),
         ({"arguments": {"clutsers": "5"}}, "argument of meow 'clutsers'"),
         ({"arguments": {"paths": "paper-editor-paper"}}, "node type 'editor'"),
     ],
 )
 def test_what_does_not_fit_a_graph_is_refused(changes, message):
     with pytest.raises(InputError, match=message):
-        graph.check(run(**changes))
+        graph.TASK.check(run(**changes))
 
 
 def test_a_method_of_images_is_refused_for_graphs_and_the_other_way_round(tmp_path):
@@ -146,7 +149,7 @@ def test_a_method_of_images_is_refused_for_graphs_and_the_other_way_round(tmp_pa
         compare("simclr", "planted", task="graph", out=str(tmp_path / "a"), quiet=True)
     with pytest.raises(InputError, match="method 'meow' does not serve the task pretrain"):
         compare("meow", "digits", out=str(tmp_path / "b"), quiet=True)
-    assert tasks.of("meow") == "graph"
+    assert catalogue.task_of("meow") == "graph"
 
 
 @pytest.mark.slow

@@ -3,7 +3,9 @@ from dataclasses import replace
 
 import pytest
 
-from counterpoise import tasks, train
+from counterpoise import train
+from counterpoise.engine import execute
+from counterpoise.engine.execute import execute_run
 from counterpoise.errors import InputError
 from counterpoise.registry import catalogue
 from counterpoise.registry.arguments import Argument, Description
@@ -13,38 +15,38 @@ from counterpoise.training.run import Run
 PAPER = catalogue.Paper("gauge", "", "measure", ("measure",), ("measure",), "", "", done=True, module="gauge")
 
 
-def study(data, seed, factor=1.0):
+def study(data, seed, factor=1.0, samples=3):
     """What `gauge` claims."""
-    return {"size": factor * len(data), "seed": seed}
+    return {"size": factor * len(data), "seed": seed, "samples": samples}
 
 
 @pytest.fixture(autouse=True)
 def gauge(monkeypatch):
     described = Description("", (Argument("data", str), Argument("seed", int, 0), Argument("factor", float, 1.0)))
-    monkeypatch.setattr(catalogue, "papers", lambda: {"gauge": replace(PAPER, method="study")})
+    monkeypatch.setattr(catalogue, "papers", lambda: {"gauge": replace(PAPER, study="gauge")})
     monkeypatch.setattr(catalogue, "load_class", lambda slug: study)
-    for module in ("tasks.measure", "training"):
+    for module in ("tasks.base", "registry.arguments"):
         monkeypatch.setattr(f"counterpoise.{module}.describe", lambda module, name: described)
 
 
 def test_a_study_s_figures_are_its_metrics_and_kept(tmp_path, monkeypatch):
     run = Run("gauge", "digits", 3, {"factor": 0.5}, task="measure")
-    result = measure.execute(run, tmp_path, progress=True)
-    assert result["metrics"] == {"size": 3.0, "seed": 3.0}
-    monkeypatch.setattr(measure, "_work", None)
-    assert measure.execute(run, tmp_path) == json.loads((tmp_path / "result.json").read_text()) == result
+    result = execute_run(run, tmp_path, progress=True)
+    assert result["metrics"] == {"size": 3.0, "seed": 3.0, "samples": 3.0}
+    monkeypatch.setattr(execute, "_result", None)
+    assert execute_run(run, tmp_path) == json.loads((tmp_path / "result.json").read_text()) == result
 
 
 def test_an_argument_that_the_study_does_not_have_is_refused(tmp_path):
     with pytest.raises(InputError, match="'facto' is not known; did you mean 'factor'"):
-        measure.execute(Run("gauge", "digits", arguments={"facto": 1.0}, task="measure"), tmp_path)
+        execute_run(Run("gauge", "digits", arguments={"facto": 1.0}, task="measure"), tmp_path)
     assert not list(tmp_path.iterdir())
 
 
 def test_it_is_neither_trained_nor_compared(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert tasks.of("gauge") == "measure"
-    for call in (lambda: train("gauge", "digits"), lambda: measure.check(Run("gauge", "digits"), scored=True)):
+    assert catalogue.task_of("gauge") == "measure"
+    for call in (lambda: train("gauge", "digits"), lambda: measure.TASK.check(Run("gauge", "digits"), scored=True)):
         with pytest.raises(InputError, match="gauge: is a measure, with nothing to train or compare"):
             call()
     assert not list(tmp_path.iterdir())

@@ -9,16 +9,18 @@ import torch
 from counterpoise import embed, export, train
 from counterpoise.data import Images
 from counterpoise.data.images import fair_sample
+from counterpoise.engine import execute
+from counterpoise.engine.execute import execute_run
 from counterpoise.errors import InputError
+from counterpoise.measure.online import OnlineProbe
 from counterpoise.registry import catalogue
-from counterpoise.tasks import images, pretrain, retrieve
-from counterpoise.tasks.images import _held_out, build, images_of, load_encoder, prepare
-from counterpoise.tasks.pretrain import execute
-from counterpoise.training.run import Run, Settings
-from counterpoise.training.trainer import OnlineProbe
+from counterpoise.tasks import find, images, load_encoder, pretrain
+from counterpoise.tasks.images import _held_out, prepare
+from counterpoise.training.run import ImageSettings, Run
+from worlds import build
 
 PLANNED = catalogue.select(done=False)[-1].slug
-QUICK = Settings(epochs=1, batch_size=64, device="cpu")
+QUICK = ImageSettings(epochs=1, batch_size=64, device="cpu")
 
 
 def quick(method="simclr", **changes):
@@ -26,7 +28,7 @@ def quick(method="simclr", **changes):
 
 
 def test_the_probe_is_held_out_before_the_data_is_made_imperfect():
-    train, probe, test = images_of(quick(imperfect=("long-tail=50",)))
+    train, probe, test = pretrain.TASK.load(quick(imperfect=("long-tail=50",))).images.values()
     assert probe.counts().min() >= 20
     assert train.counts()[0] > 10 * train.counts()[-1]
     flat = [set(map(bytes, np.asarray(x.pixels).reshape(len(x), -1))) for x in (train, probe)]
@@ -43,7 +45,7 @@ def test_a_class_of_one_stays_in_training():
 
 
 def test_methods_of_one_seed_start_from_the_same_backbone():
-    train = images_of(quick()).train
+    train = pretrain.TASK.load(quick()).train
     simclr, dcl = build(quick(), train).encoder, build(quick("dcl"), train).encoder
     assert all(torch.equal(a, b) for a, b in zip(simclr.parameters(), dcl.parameters(), strict=True))
     other = build(Run("simclr", "digits", seed=1, settings=QUICK), train).encoder
@@ -51,32 +53,32 @@ def test_methods_of_one_seed_start_from_the_same_backbone():
 
 
 def test_a_run_keeps_everything_and_is_not_run_twice(tmp_path, monkeypatch):
-    result = execute(quick(imperfect=("long-tail=5",)), tmp_path)
-    assert {"config.json", "result.json", "last.ckpt", "encoder.safetensors", "gallery.npz"} <= {
+    result = execute_run(quick(imperfect=("long-tail=5",)), tmp_path)
+    assert {"config.json", "result.json", "last.ckpt", "net.safetensors", "gallery.npz"} <= {
         p.name for p in tmp_path.iterdir()
     }
-    assert set(result["metrics"]) == set(pretrain.METRICS)
+    assert set(result["metrics"]) == set(pretrain.TASK.metrics)
     assert result["metrics"]["knn"] > 0.5
     assert set(result["groups"]) == {"head", "medium", "tail"}
     assert len(result["per_class"]) == 10
     assert result["memory_mb"] > 100
     assert json.loads((tmp_path / "result.json").read_text()) == result
-    monkeypatch.setattr(images, "_score_trained", None)
-    assert execute(quick(imperfect=("long-tail=5",)), tmp_path) == result
+    monkeypatch.setattr(execute, "_result", None)
+    assert execute_run(quick(imperfect=("long-tail=5",)), tmp_path) == result
     with pytest.raises(InputError, match="another configuration"):
-        execute(quick("dcl"), tmp_path)
+        execute_run(quick("dcl"), tmp_path)
 
 
 def test_the_encoder_comes_back(tmp_path):
-    execute(quick(), tmp_path)
+    execute_run(quick(), tmp_path)
     encoder, config = load_encoder(tmp_path)
     gallery = np.load(tmp_path / "gallery.npz", allow_pickle=False)
     with torch.no_grad():
         features = encoder(torch.from_numpy(gallery["pixels"]).float() / 127.5 - 1)
     assert config["shape"] == list(gallery["pixels"].shape[1:])
     torch.testing.assert_close(features, torch.from_numpy(gallery["features"]).float(), rtol=2e-3, atol=2e-3)
-    (tmp_path / "encoder.safetensors").write_bytes(b"short")
-    with pytest.raises(InputError, match=r"encoder\.safetensors: damaged or missing"):
+    (tmp_path / "net.safetensors").write_bytes(b"short")
+    with pytest.raises(InputError, match=r"net\.safetensors: damaged or missing"):
         load_encoder(tmp_path)
     with pytest.raises(InputError, match="holds no finished run"):
         load_encoder(tmp_path / "nowhere")
@@ -85,16 +87,16 @@ def test_the_encoder_comes_back(tmp_path):
 def test_data_without_labels_trains_and_tells_the_geometry(tmp_path, monkeypatch):
     @wraps(prepare)
     def unlabelled(**given):
-        train, _, test = prepare(**given)
+        train, _, test = prepare(**given).images.values()
         hide = lambda x: Images(x.pixels, torch.full((len(x),), -1), (), x.name)  # noqa: E731
         return pretrain.Prepared(hide(train), hide(test).subset(torch.arange(0)), hide(test))
 
     monkeypatch.setattr(images, "prepare", unlabelled)
-    result = execute(quick(), tmp_path)
+    result = execute_run(quick(), tmp_path)
     assert set(result["metrics"]) == {"alignment", "uniformity", "effective_rank"}
     assert "knn" not in result["curve"][0]
     with pytest.raises(InputError, match="has no labels to score by"):
-        pretrain.check(quick(), scored=True)
+        pretrain.TASK.check(quick(), scored=True)
 
 
 @pytest.mark.parametrize(
@@ -109,12 +111,12 @@ def test_data_without_labels_trains_and_tells_the_geometry(tmp_path, monkeypatch
         (quick(arguments={"temperature": -1.0}), "temperature: expected a number above 0"),
         (Run("simclr", "digitz", settings=QUICK), "did you mean 'digits'"),
         (quick(imperfect=("long-tale=3",)), "did you mean 'long-tail'"),
-        (Run("simclr", "digits", settings=Settings(backbone="smal")), "did you mean 'small'"),
+        (Run("simclr", "digits", settings=ImageSettings(backbone="smal")), "did you mean 'small'"),
     ],
 )
 def test_what_cannot_work_is_refused_before_the_start(run, message):
     with pytest.raises(InputError, match=message):
-        pretrain.check(run)
+        pretrain.TASK.check(run)
 
 
 def sorted_images(each=300, classes=9):
@@ -127,10 +129,10 @@ def sorted_images(each=300, classes=9):
 
 def test_pictures_and_quick_measures_are_of_all_classes_alike(tmp_path, monkeypatch):
     data = sorted_images()
-    images._keep_gallery(tmp_path / "gallery.npz", data, torch.arange(len(data))[:, None].float())
+    execute._write_gallery(tmp_path / "gallery.npz", data, torch.arange(len(data))[:, None].float())
     with np.load(tmp_path / "gallery.npz", allow_pickle=False) as kept:
         counts = np.bincount(kept["labels"], minlength=9)
-        rows = fair_sample(data.labels, images.GALLERY)
+        rows = fair_sample(data.labels, execute.GALLERY)
         np.testing.assert_array_equal(kept["pixels"], data.pixels[rows].numpy())
         np.testing.assert_array_equal(kept["features"][:, 0], rows.half().numpy())
     assert counts.max() - counts.min() <= 1
@@ -163,11 +165,14 @@ def test_small_data_is_shown_whole_and_the_draw_is_always_the_same():
     assert torch.equal(fair_sample(long, 500), fair_sample(long, 500).sort().values.unique())
 
 
-def test_a_run_trained_too_little_says_so_and_what_to_try(tmp_path):
+def test_a_run_trained_too_little_says_so_and_what_to_try(tmp_path, monkeypatch):
     data = sorted_images(each=30)
     few = images.Prepared(data, data, data)
-    run = Run("simclr", "sorted", settings=Settings(epochs=3, batch_size=256, device="cpu"), arguments={"lr": 1e-9})
-    result = images.train_and_score(run, tmp_path, pretrain.score, source=lambda run: few)
+    run = Run(
+        "simclr", "sorted", settings=ImageSettings(epochs=3, batch_size=256, device="cpu"), arguments={"lr": 1e-9}
+    )
+    monkeypatch.setattr(pretrain.TASK, "load", lambda run: few, raising=False)
+    result = execute_run(run, tmp_path)
     assert {"few steps", "embeddings close together"} <= {warning.split(":")[0] for warning in result["warnings"]}
     assert all("; try " in warning for warning in result["warnings"])
 
@@ -206,7 +211,7 @@ def test_a_run_on_all_images_holds_none_out_and_has_no_scores(tmp_path, capsys):
 
 
 def test_train_says_how_many_images_are_held_out():
-    told = images.held_out(quick(), images_of(quick()))
+    told = pretrain.TASK.summary(quick(), pretrain.TASK.load(quick()))
     assert told == (
         "training on 1,154 images; held out: 284 for the probes and 359 for the test; --all trains on them, too"
     )
@@ -214,7 +219,7 @@ def test_train_says_how_many_images_are_held_out():
 
 def test_all_images_of_all_classes_are_trained_on_for_unseen_classes_too(tmp_path):
     run = Run("triplet", "digits", settings=QUICK, task="retrieve", train_on_all=True)
-    result = retrieve.execute(run, tmp_path)
+    result = execute_run(run, tmp_path)
     assert result["sizes"] == {"train": 1797, "probe": 0, "test": 0}
     assert len(result["classes"]) == 10
     assert result["metrics"] == {}
@@ -226,10 +231,10 @@ def test_all_images_of_all_classes_are_trained_on_for_unseen_classes_too(tmp_pat
         (quick(train_on_all=True, imperfect=("long-tail=5",)), "all: trains on every image as it is"),
         (
             Run("composed-retrieval", "glyphs", settings=QUICK, task="compose", train_on_all=True),
-            "all: is for the tasks pretrain, retrieve, few-shot, not for compose",
+            "all: is not for the task compose",
         ),
     ],
 )
 def test_what_does_not_go_with_all_images_is_refused(run, message):
     with pytest.raises(InputError, match=message):
-        images.check(run)
+        find(run.task).check(run)

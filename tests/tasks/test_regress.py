@@ -8,11 +8,13 @@ import torch
 
 from counterpoise import compare, embed, export, train
 from counterpoise.data.targets import Targets, TargetSplits
+from counterpoise.engine import execute
+from counterpoise.engine.execute import execute_run
 from counterpoise.errors import InputError
 from counterpoise.tasks import regress
-from counterpoise.training.run import Run, Settings
+from counterpoise.training.run import ImageSettings, LearnerSettings, Run
 
-QUICK = Settings(epochs=2, batch_size=64, device="cpu")
+QUICK = LearnerSettings(epochs=2, batch_size=64, device="cpu")
 
 
 def run(method="regression", data="diabetes", **changes):
@@ -65,15 +67,15 @@ def test_a_score_without_a_value_is_left_out():
         ("supremix", [[1.0, 2.0], [1.0, 2.0]], "batch_size: expected at least 3"),
         ("supremix:window=0.5", [[1.0, 2.0, 3.0], [1.0, 2.0]], "window: expected one that pairs some of the 3 targets"),
         ("supcon-regression", [[1.0, 2.0, 3.0], [1.0, 2.0]], "bin: expected bins of several targets"),
-        ("supcon-regression:bin=9", [[1.0, 2.0, 3.0], [1.0, 2.0]], "bin: expected bins that part the 3 targets"),
+        ("supcon-regression:bin=9", [[1.0, 2.0, 3.0], [1.0, 2.0]], "bin: expected bins that divide the 3 targets"),
     ],
 )
 def test_data_of_which_nothing_can_be_learnt_is_refused_before_training(method, targets, message, monkeypatch):
     slug, _, given = method.partition(":")
     name, _, value = given.partition("=")
-    monkeypatch.setattr(regress, "data_of", lambda _: splits(*map(torch.tensor, targets)))
+    monkeypatch.setattr(regress.TASK, "load", lambda _: splits(*map(torch.tensor, targets)), raising=False)
     with pytest.raises(InputError, match=message):
-        regress.check(run(slug, "made", arguments={name: float(value)} if given else {}))
+        regress.TASK.check(run(slug, "made", arguments={name: float(value)} if given else {}))
 
 
 def test_where_training_has_few():
@@ -86,13 +88,13 @@ def test_where_training_has_few():
 def test_a_run_is_scored_and_kept(method, data, tmp_path, monkeypatch):
     arguments = {"bin": 20.0} if (method, data) == ("supcon-regression", "diabetes") else {}
     one = run(method, data, arguments=arguments)
-    result = regress.execute(one, tmp_path)
-    assert set(result["metrics"]) == set(regress.METRICS)
+    result = execute_run(one, tmp_path)
+    assert set(result["metrics"]) == set(regress.TASK.metrics)
     assert len(result["curve"]) == 2
     assert result["metrics"]["mae"] > 0
     assert (method == "regression") == (result["metrics"]["mae"] != result["metrics"]["probe_mae"])
-    monkeypatch.setattr(regress, "_work", None)
-    assert regress.execute(one, tmp_path) == json.loads((tmp_path / "result.json").read_text())
+    monkeypatch.setattr(execute, "_result", None)
+    assert execute_run(one, tmp_path) == json.loads((tmp_path / "result.json").read_text())
 
 
 def test_encoders_of_images_can_be_used_on_others_and_those_of_rows_are_refused(tmp_path):
@@ -129,11 +131,11 @@ def test_compare_says_which_is_nearer(tmp_path, capsys):
         (run("triplet"), "method 'triplet' does not serve the task regress"),
         (run(arguments={"eror": "l1"}), "did you mean 'error'"),
         (run(arguments={"error": "l3"}), "error 'l3' is not known"),
-        (run(imperfect=("fewer=0.5",)), "imperfect: is for images with labels"),
-        (run(settings=Settings(devices=2, device="cpu")), "devices: expected 1"),
+        (run(imperfect=("fewer=0.5",)), "imperfect: is not for the task regress"),
+        (run(settings=ImageSettings(devices=2, device="cpu")), "devices: is no setting of the task regress"),
         (run(data="diabete"), "did you mean 'diabetes'"),
     ],
 )
 def test_what_cannot_work_is_refused(given, message):
     with pytest.raises(InputError, match=message):
-        regress.check(given)
+        regress.TASK.check(given)

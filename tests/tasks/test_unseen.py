@@ -5,18 +5,24 @@ import json
 import pytest
 import torch
 
-from counterpoise import compare, tasks, train
+from counterpoise import compare, train
 from counterpoise.data import Images, Splits
 from counterpoise.data.views import to_float
+from counterpoise.engine.execute import execute_run
 from counterpoise.errors import InputError
 from counterpoise.measure.retrieval import retrieval
 from counterpoise.nets import embed
-from counterpoise.tasks import few_shot, retrieve, runs, unseen
-from counterpoise.tasks import images as image_tasks
-from counterpoise.tasks.images import Prepared, load_encoder
-from counterpoise.training.run import Run, Settings
+from counterpoise.registry import catalogue
+from counterpoise.tasks import few_shot, find, load_encoder, pretrain, retrieve, unseen
+from counterpoise.tasks.images import Prepared
+from counterpoise.training import run as runs
+from counterpoise.training.run import ImageSettings, Run
 
-QUICK = Settings(epochs=1, batch_size=64, device="cpu")
+QUICK = ImageSettings(epochs=1, batch_size=64, device="cpu")
+
+
+def parts_of(run):
+    return retrieve.TASK.load(run).images.values()
 
 
 def run(method="triplet", data="digits", task="retrieve", **changes):
@@ -26,7 +32,7 @@ def run(method="triplet", data="digits", task="retrieve", **changes):
 def test_classes_are_divided_by_the_seed():
     halves = []
     for seed in (0, 0, 1):
-        train, gallery, test = unseen.images_of(run(seed=seed))
+        train, gallery, test = parts_of(run(seed=seed))
         assert len(train.classes) == len(test.classes) == 5
         assert not {*train.classes} & {*test.classes}
         assert gallery.classes == test.classes
@@ -57,7 +63,7 @@ def test_unseen_classes_are_judged_by_all_their_images(monkeypatch):
         torch.cat([test, torch.tensor([8] * 5 + [-1])]),
         tuple("abcdefghi"),
     )
-    learnt, gallery, queries = unseen.images_of(run(data="small"))
+    learnt, gallery, queries = parts_of(run(data="small"))
     assert learnt.counts().tolist() == [4] * 4
     assert (gallery.counts() + queries.counts()).tolist() == [5] * 5
     assert gallery.counts().min() >= 2
@@ -85,7 +91,7 @@ def test_unseen_classes_are_judged_by_all_their_images(monkeypatch):
             few_shot,
             "protonet",
             [5] * 8,
-            "6 images or more .5 examples and one to tell., got 0: .* and 1 more have fewer than 6",
+            "6 images or more .5 examples and one to classify., got 0: .* and 1 more have fewer than 6",
         ),
     ],
 )
@@ -93,15 +99,17 @@ def test_unseen_classes_that_are_too_small_are_named_and_counted(task, method, s
     labels = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
     given(monkeypatch, labels, labels[:1] * 0)
     with pytest.raises(InputError, match=message):
-        task.check(run(method, "small", task="few-shot" if task is few_shot else "retrieve"), scored=True)
+        task.TASK.check(run(method, "small", task="few-shot" if task is few_shot else "retrieve"), scored=True)
 
 
 def test_small_classes_are_enough(monkeypatch, tmp_path):
     """8 classes of 5 images: 4 unseen ones to be retrieved, by all 20 images."""
     given(monkeypatch, torch.arange(32) % 8, torch.arange(8))
-    small = Run("multi-similarity", "small", settings=Settings(epochs=1, batch_size=8, device="cpu"), task="retrieve")
-    retrieve.check(small, scored=True)
-    result = retrieve.execute(small, tmp_path)
+    small = Run(
+        "multi-similarity", "small", settings=ImageSettings(epochs=1, batch_size=8, device="cpu"), task="retrieve"
+    )
+    retrieve.TASK.check(small, scored=True)
+    result = execute_run(small, tmp_path)
     assert result["sizes"]["probe"] + result["sizes"]["test"] == 20
     assert result["curve"][0]["loss"] > 0
 
@@ -121,7 +129,9 @@ def test_small_classes_are_enough(monkeypatch, tmp_path):
 def test_what_makes_no_batch_is_refused_before_training(labels, settings, message, monkeypatch):
     given(monkeypatch, torch.tensor(labels), torch.arange(4).repeat(2))
     with pytest.raises(InputError, match=message):
-        retrieve.check(Run("triplet", "small", settings=Settings(**{"device": "cpu", **settings}), task="retrieve"))
+        retrieve.TASK.check(
+            Run("triplet", "small", settings=ImageSettings(**{"device": "cpu", **settings}), task="retrieve")
+        )
 
 
 def test_an_image_that_probes_could_hold_out_is_missed_by_name(monkeypatch):
@@ -133,33 +143,31 @@ def test_an_image_that_probes_could_hold_out_is_missed_by_name(monkeypatch):
     ):
         found = Images(pixels, labels[name], tuple("abcd"), "small")
         with pytest.raises(InputError, match=message):
-            image_tasks.check(
-                run("simclr", task="pretrain"),
-                scored=True,
-                source=lambda _, x=found: Prepared(x, x.subset(torch.arange(0)), x),
+            pretrain.TASK.check_parts(
+                run("simclr", task="pretrain"), Prepared(found, found.subset(torch.arange(0)), found), scored=True
             )
 
 
 def test_data_that_divides_its_classes_is_taken_as_it_is():
-    train, gallery, test = unseen.images_of(run(data="glyphs:script=greek:split=character"))
+    train, gallery, test = parts_of(run(data="glyphs:script=greek:split=character"))
     assert not {*train.classes} & {*test.classes}
     assert len(test.classes) < len(train.classes) / 2
     assert len(gallery) + len(test) > 2 * len(test.classes)
 
 
 def test_imperfections_fall_on_the_training_images():
-    train, _, test = unseen.images_of(run(imperfect=("fewer=0.5", "test:tint=0.5")))
-    whole, _, _ = unseen.images_of(run())
+    train, _, test = parts_of(run(imperfect=("fewer=0.5", "test:tint=0.5")))
+    whole, _, _ = parts_of(run())
     assert len(train) < 0.6 * len(whole)
     assert train.pixels.shape[1] == test.pixels.shape[1] == 3
 
 
 def test_a_run_is_scored_by_its_embeddings_of_all_unseen_images(tmp_path):
-    result = retrieve.execute(run(), tmp_path)
-    assert set(result["metrics"]) == set(retrieve.METRICS)
+    result = execute_run(run(), tmp_path)
+    assert set(result["metrics"]) == set(retrieve.TASK.metrics)
     assert result["curve"][0]["knn"] > 0
     encoder, _ = load_encoder(tmp_path)
-    _, gallery, test = unseen.images_of(run())
+    _, gallery, test = parts_of(run())
     rows = torch.cat([embed(encoder, part, to_float) for part in (test, gallery)])
     found = retrieval(rows, torch.cat([test.labels, gallery.labels]))
     assert result["metrics"]["map_r"] == pytest.approx(found.map_r, abs=1e-4)
@@ -167,7 +175,7 @@ def test_a_run_is_scored_by_its_embeddings_of_all_unseen_images(tmp_path):
     assert result["counts"]["train"][:5] == [0] * 5
     assert sum(result["counts"]["test"]) == len(test)
     assert all(len(counts) == len(result["classes"]) == 10 for counts in result["counts"].values())
-    assert retrieve.execute(run(), tmp_path) == json.loads((tmp_path / "result.json").read_text())
+    assert execute_run(run(), tmp_path) == json.loads((tmp_path / "result.json").read_text())
 
 
 def test_a_class_of_one_image_is_named(monkeypatch, tmp_path):
@@ -177,19 +185,19 @@ def test_a_class_of_one_image_is_named(monkeypatch, tmp_path):
     test = Images(pixels[:21], labels, train.classes, "noise")
     monkeypatch.setattr(unseen, "load", lambda *_, **__: Splits(train, test))
     runs._loaded.cache_clear()
-    result = retrieve.execute(run(data="noise"), tmp_path)
+    result = execute_run(run(data="noise"), tmp_path)
     assert result["warnings"][-1] == "1 of 3 classes have 1 image, which has nothing to find: retrieval needs 2: only"
 
 
 def test_episodes_need_six_images_of_two_classes(monkeypatch):
     given(monkeypatch, torch.arange(40) % 2, torch.tensor([2] * 10 + [3] * 5))
     with pytest.raises(InputError, match=r"at least 2 unseen classes with 6 images or more .*, got 1: 'd' has 5"):
-        few_shot.check(run("protonet", "few", "few-shot"))
+        few_shot.TASK.check(run("protonet", "few", "few-shot"))
 
 
 def test_few_shot_episodes(tmp_path):
-    result = few_shot.execute(run("protonet", task="few-shot"), tmp_path)
-    assert set(result["metrics"]) == set(few_shot.METRICS)
+    result = execute_run(run("protonet", task="few-shot"), tmp_path)
+    assert set(result["metrics"]) == set(few_shot.TASK.metrics)
     assert result["metrics"]["five_shot"] > result["metrics"]["one_shot"] > 0.3
 
 
@@ -209,7 +217,7 @@ def test_compare_and_train(tmp_path):
     assert content["baseline"] == "multi-similarity"
     assert all(run["status"] == "done" for row in content["methods"] for run in row["runs"])
     assert "Recall@1" in (tmp_path / "c" / "report.html").read_text()
-    assert tasks.of("arcface") == "retrieve"
+    assert catalogue.task_of("arcface") == "retrieve"
     result = train("arcface", "digits", out=str(tmp_path / "t"), quiet=True, epochs=1, batch_size=64, device="cpu")
     assert "recall_1" in result["metrics"]
 
@@ -223,4 +231,4 @@ def test_compare_and_train(tmp_path):
 )
 def test_what_cannot_work_is_refused(task, given, message):
     with pytest.raises(InputError, match=message):
-        tasks.find(task).check(given)
+        find(task).check(given)

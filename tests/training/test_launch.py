@@ -18,7 +18,7 @@ from counterpoise.errors import InputError, ProcessLost
 from counterpoise.learners.method import Method
 from counterpoise.nets import backbone
 from counterpoise.training.launch import launch
-from counterpoise.training.run import Settings
+from counterpoise.training.run import ImageSettings
 from counterpoise.training.trainer import DistributedBatchSampler, ProcessGroupConfig, Shuffle
 
 pytestmark = pytest.mark.slow
@@ -42,7 +42,7 @@ def finished(process):
 
 
 def same_encoders(a, b):
-    a, b = (load_file(folder / "encoder.safetensors") for folder in (a, b))
+    a, b = (load_file(folder / "net.safetensors") for folder in (a, b))
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
@@ -186,4 +186,4 @@ def test_machines_that_are_not_told_where_to_meet_are_refused(monkeypatch):
 )
 def test_teams_that_cannot_be_are_refused(wrong, message):
     with pytest.raises(InputError, match=message):
-        Settings(**wrong)
+        ImageSettings(**wrong)

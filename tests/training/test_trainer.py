@@ -10,12 +10,12 @@ from counterpoise.contrast.simclr import SimCLR
 from counterpoise.data import Images
 from counterpoise.data.views import Views
 from counterpoise.errors import Diverged, InputError, MissingExtra
-from counterpoise.learners.method import warmup_cosine
+from counterpoise.learners.learner import warmup_cosine
+from counterpoise.measure.online import OnlineProbe
 from counterpoise.nets import backbone
 from counterpoise.ops.checks import check_lengths
 from counterpoise.training.trainer import (
     CHECKPOINT,
-    OnlineProbe,
     Shuffle,
     check_precision,
     fit,

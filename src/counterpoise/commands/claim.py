@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,23 @@ import torch
 from rich.console import Console
 
 import counterpoise
-from counterpoise.commands.compare import make_settings, run_all
+from counterpoise.engine.pool import run_all
 from counterpoise.errors import InputError, RunFailed, printable, unknown
 from counterpoise.files import make_folder, make_output_folder, write_json, written
-from counterpoise.measure import interval, verdict
-from counterpoise.registry.ledger import WRITTEN_BY, Claim, Statement, declared, ledger_page, read, told
+from counterpoise.measure.intervals import holds, interval, verdict
+from counterpoise.registry.ledger import (
+    OUT_OF_REGIME,
+    WRITTEN_BY,
+    Claim,
+    Statement,
+    declared,
+    ledger_page,
+    read,
+    statement_line,
+)
+from counterpoise.tasks import find
 from counterpoise.terminal import make_console
-from counterpoise.training.run import Run
+from counterpoise.training.run import Run, make_settings
 
 
 def claim(
@@ -41,7 +51,7 @@ def claim(
         all: every declared claim.
         report: run nothing; write the page of recorded results.
         verify: run only the first seed of those whose code has changed since they were recorded. A record of which this
-            gives the same figures, to the last digit, stands for the new code; of any other it is told what differs.
+            gives the same figures, to the last digit, stands for the new code; of any other, what differs is printed.
             Another kind of processor may round sums in another way.
         jobs: runs at the same time, in processes of their own.
         ledger: folder of the recorded results, one JSON file a claim.
@@ -53,7 +63,8 @@ def claim(
         The records, as in the ledger; with `verify` those that stand.
 
     Raises:
-        InputError: for a slug without a declared claim.
+        InputError: for a slug without a declared claim; for a claim that is to be run and cannot be, since its arms are
+            to be tuned or it requires a reference.
         RunFailed: if a run failed.
     """
     known = declared()
@@ -67,11 +78,14 @@ def claim(
     folder = Path(ledger)
     if report:
         recorded = [read(folder, one) for one in chosen]
-        _write_page(Path(page), ledger_page(chosen, recorded))
+        shown = {one.task: find(one.task).shown for one in chosen}
+        _write_page(Path(page), ledger_page(chosen, recorded, shown))
         console.print(printable(f"wrote {page}"))
         return [record for record in recorded if record]
+    for one in [] if verify else chosen:  # rather now than after hours of work
+        check_runnable(one)
     make_folder(folder)
-    for one in chosen:  # what is no record must not be replaced after hours of work
+    for one in chosen:  # what is no record must not be replaced
         read(folder, one)
     if verify:
         return [record for one in chosen if (record := verified(one, folder, Path(out), jobs, console))]
@@ -79,8 +93,10 @@ def claim(
     for one in chosen:
         record = settle(one, Path(out), jobs, console)
         write_json(folder / f"{one.slug}.json", record)
+        for statement in record["requires"]:
+            console.print(statement_line(statement, "required"))
         for statement in record["statements"]:
-            console.print(told(statement))
+            console.print(statement_line(statement))
         console.print(f"{one.slug}: {record['verdict']}\n")
         records.append(record)
     return records
@@ -95,12 +111,29 @@ def _write_page(path: Path, text: str) -> None:
         aside.write_text(text, encoding="utf-8")
 
 
+def check_runnable(claim: Claim) -> None:
+    """Refuse a claim that cannot be run, before anything is.
+
+    Raises:
+        InputError: for arguments, settings or values to try that its methods or task do not have; for a claim whose
+            arms are to be tuned, or which requires a reference, neither of which can be done yet.
+    """
+    claim.check()
+    if claim.spaces:
+        raise InputError(f"claim {claim.slug}: tune: arms cannot be tuned yet, so that the claim cannot be run")
+    if claim.references:
+        names = ", ".join(claim.references)
+        raise InputError(
+            f"claim {claim.slug}: requires: references cannot be scored yet, so that the claim cannot be run: {names}"
+        )
+
+
 def runs(claim: Claim) -> dict[tuple[str, int], Run]:
     """Every run that a claim needs, by arm and seed."""
     found = {}
     for seed in range(claim.seeds):
         for label, arm in claim.arms.items():
-            settings = make_settings({**(claim.settings or {}), **arm.get("settings", {})})
+            settings = make_settings(find(claim.task).settings, {**(claim.settings or {}), **arm.get("settings", {})})
             imperfect = tuple(arm.get("imperfect", claim.imperfect))
             data = arm.get("data", claim.data)
             found[label, seed] = Run(
@@ -110,24 +143,26 @@ def runs(claim: Claim) -> dict[tuple[str, int], Run]:
 
 
 def settle(claim: Claim, out: Path, jobs: int = 1, console: Console | None = None) -> dict[str, Any]:
-    """Run a claim's arms over its seeds and judge its statements.
+    """Run a claim's arms over its seeds and judge its statements, if what it requires holds.
 
     Raises:
+        InputError: for a claim that cannot be run; see `check_runnable`.
         RunFailed: if a run failed, since a claim with runs missing has no verdict.
     """
+    check_runnable(claim)
     console = console or make_console(quiet=True)
     console.print(f"{claim.slug}: {claim.words}")
     results = run_all(runs(claim), make_output_folder(out, "comparison"), jobs, console)
     for (label, seed), result in results.items():
         if result["status"] == "failed":
             raise RunFailed(f"claim {claim.slug}: {label}, seed {seed} failed: {result['error']}")
-    statements = [judge(statement, results, claim.seeds) for statement in claim.statements]
-    verdicts = {statement["verdict"] for statement in statements}
     return {
         "slug": claim.slug,
         "says": claim.words,
-        "verdict": verdicts.pop() if len(verdicts) == 1 else "refuted" if "refuted" in verdicts else "inconclusive",
-        "statements": statements,
+        **judge_claim(claim, results),
+        "tune": claim.spaces,
+        "by": claim.by,
+        "best": claim.best,
         "arms": {label: _arm(label, results, claim.seeds) for label in claim.arms},
         "data": claim.data,
         "imperfect": list(claim.imperfect),
@@ -155,10 +190,13 @@ def verified(
         folder: of the ledger; a record that stands is written there for the new code, with the day.
         out: folder of the runs.
         jobs: runs at the same time.
-        console: where it is told.
+        console: where the outcome is printed.
 
     Returns:
         The record, or `None` where there is none, or it does not stand.
+
+    Raises:
+        InputError: for a claim that must be run and cannot be; see `check_runnable`.
     """
     console = console or make_console(quiet=True)
     record = read(folder, claim)
@@ -167,16 +205,15 @@ def verified(
         return None
     if not record.pop("stale"):
         return record
-    told = [
-        {name: statement[name] for name in ("says", "metric", "of", "expect")} for statement in record["statements"]
-    ]
-    if told != [asdict(statement) for statement in claim.statements] or record["seeds"] != claim.seeds:
+    if not _is_declared_alike(claim, record):
         console.print(f"{claim.slug}: is declared in another way since; it must be run again")
         return None
+    check_runnable(claim)
     first = {key: run for key, run in runs(claim).items() if key[1] == 0}
     results = run_all(first, make_output_folder(out, "comparison"), jobs, console)
-    for statement, recorded in zip(claim.statements, record["statements"], strict=True):
-        failed = [result["error"] for result in results.values() if result["status"] == "failed"]
+    failed = [result["error"] for result in results.values() if result["status"] == "failed"]
+    before = [*record.get("requires", []), *record["statements"]]
+    for statement, recorded in zip([*claim.requires, *claim.statements], before, strict=True):
         now = failed[0] if failed else judge(statement, results, 1)["values"][0]
         if now != recorded["values"][0]:
             differs = f"{statement.says}: {now} with seed 0, recorded {recorded['values'][0]}"
@@ -188,17 +225,82 @@ def verified(
     return record
 
 
-def judge(statement: Statement, results: dict[tuple[str, int], dict[str, Any]], seeds: int) -> dict[str, Any]:
-    """A statement with its values seed by seed, their interval and the verdict."""
-    values = [
-        sum(weight * value(results[arm, seed], statement.metric) for arm, weight in statement.of.items())
-        for seed in range(seeds)
-    ]
+def _is_declared_alike(claim: Claim, record: Mapping[str, Any]) -> bool:
+    """Whether a record is of the same statements, seeds and tuning as are declared now."""
+
+    def as_declared(key: str) -> list[dict[str, Any]]:
+        margin = {"margin": 0}  # of records that are older than margins
+        return [{f.name: {**margin, **row}[f.name] for f in fields(Statement)} for row in record.get(key, [])]
+
+    return (
+        as_declared("statements") == [asdict(statement) for statement in claim.statements]
+        and as_declared("requires") == [asdict(statement) for statement in claim.requires]
+        and record["seeds"] == claim.seeds
+        and (record.get("tune", {}), record.get("by"), record.get("best")) == (claim.spaces, claim.by, claim.best)
+    )
+
+
+def judge_claim(claim: Claim, results: Mapping[tuple[str, int], Mapping[str, Any]]) -> dict[str, Any]:
+    """The verdict of a claim, and what it requires and states with figures and verdicts.
+
+    Args:
+        claim: what is declared.
+        results: of every arm and seed.
+
+    Returns:
+        `verdict`, `requires` and `statements`. The verdict is that of all statements where they agree, "refuted" where
+        one of them is, and else "inconclusive"; it is "out of regime", and so is that of every statement, where a
+        requirement does not hold by its mean over the seeds.
+    """
+    requires = [judge_requirement(statement, results, claim.seeds) for statement in claim.requires]
+    statements = [judge(statement, results, claim.seeds) for statement in claim.statements]
+    if any(requirement["verdict"] != "holds" for requirement in requires):
+        statements = [{**statement, "verdict": OUT_OF_REGIME} for statement in statements]
+    verdicts = {statement["verdict"] for statement in statements}
+    return {
+        "verdict": verdicts.pop() if len(verdicts) == 1 else "refuted" if "refuted" in verdicts else "inconclusive",
+        "requires": requires,
+        "statements": statements,
+    }
+
+
+def judge(statement: Statement, results: Mapping[tuple[str, int], Mapping[str, Any]], seeds: int) -> dict[str, Any]:
+    """A statement with its values seed by seed, their interval and the verdict.
+
+    Args:
+        statement: what is expected.
+        results: of every arm that it weighs, and every seed.
+        seeds: how many.
+
+    Returns:
+        The statement's fields; `values`, the weighted sum of each seed with the margin added; those of `Interval`; and
+        `verdict`.
+    """
+    values = _values(statement, results, seeds)
     found = interval(values)
     return {**asdict(statement), "values": values, **asdict(found), "verdict": verdict(found, statement.expect)}
 
 
-def value(result: dict[str, Any], name: str) -> float:
+def judge_requirement(
+    statement: Statement, results: Mapping[tuple[str, int], Mapping[str, Any]], seeds: int
+) -> dict[str, Any]:
+    """As `judge`, of a requirement: its verdict is "holds" or "does not hold", by the mean alone."""
+    values = _values(statement, results, seeds)
+    found = interval(values)
+    outcome = "holds" if holds(found, statement.expect) else "does not hold"
+    return {**asdict(statement), "values": values, **asdict(found), "verdict": outcome}
+
+
+def _values(statement: Statement, results: Mapping[tuple[str, int], Mapping[str, Any]], seeds: int) -> list[float]:
+    """The figure of each seed: the weighted sum over the arms, and the margin."""
+    return [
+        sum(weight * value(results[arm, seed], statement.metric) for arm, weight in statement.of.items())
+        + statement.margin
+        for seed in range(seeds)
+    ]
+
+
+def value(result: Mapping[str, Any], name: str) -> float:
     """One figure of a run, wherever it stands: a metric, a group's accuracy, or a diagnostic."""
     everything = {**result["metrics"], **result["groups"], **result["diagnostics"]}
     if name not in everything:
@@ -206,7 +308,7 @@ def value(result: dict[str, Any], name: str) -> float:
     return float(everything[name])
 
 
-def _arm(label: str, results: dict[tuple[str, int], dict[str, Any]], seeds: int) -> dict[str, Any]:
+def _arm(label: str, results: Mapping[tuple[str, int], Mapping[str, Any]], seeds: int) -> dict[str, Any]:
     done = [results[label, seed] for seed in range(seeds)]
     names = [*done[0]["metrics"], *done[0]["groups"], *done[0]["diagnostics"]]
     figures = {name: asdict(interval([value(run, name) for run in done])) for name in names}

@@ -19,7 +19,8 @@ from rich.text import Text
 import counterpoise
 from counterpoise import tasks
 from counterpoise.data.state import data_state, state_key
-from counterpoise.engine.pool import Key, Result, Stopped, attempt, run_all
+from counterpoise.engine.given import RUNS
+from counterpoise.engine.pool import Key, Stopped, attempt, run_all
 from counterpoise.errors import InputError, RunFailed, printable, unknown
 from counterpoise.files import (
     check_output,
@@ -34,15 +35,22 @@ from counterpoise.measure import interval, paired
 from counterpoise.ops.checks import check_number
 from counterpoise.registry import catalogue
 from counterpoise.registry.arguments import as_words, check_arguments, describe, plain, read_value
+from counterpoise.registry.user_files import split_arguments
 from counterpoise.report import answer, formatting, write_report
 from counterpoise.terminal import make_console
 from counterpoise.training.launch import node
-from counterpoise.training.run import Run, Settings, processor_threads
+from counterpoise.training.run import Result, Run, Settings, make_settings, processor_threads
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One row of a comparison: a method with arguments of its own."""
+    """One row of a comparison: a method with arguments of its own.
+
+    Args:
+        label: what the row is called: the method and its arguments, as they were written.
+        method: its slug, as a run records it; see `catalogue.pinned`.
+        arguments: by name.
+    """
 
     label: str
     method: str
@@ -50,13 +58,18 @@ class Arm:
 
     @classmethod
     def parse(cls, text: str) -> Arm:
-        """Read `slug:name=value:name=value`.
+        """Read `slug:name=value:name=value`, where the slug may be `PATH.py:CLASS`.
 
-        >>> Arm.parse("dcl:temperature=0.5:weighted=true").arguments
-        (('temperature', 0.5), ('weighted', True))
+        Raises:
+            InputError: for another form, an unknown method or argument, or a value that it does not take.
+
+        Examples:
+            >>> Arm.parse("dcl:temperature=0.5:weighted=true").arguments
+            (('temperature', 0.5), ('weighted', True))
         """
-        slug, *pairs = text.split(":")
-        known = {argument.name: argument for argument in describe(*catalogue.method_source(slug)).arguments}
+        slug, pairs = split_arguments(text)
+        method = catalogue.pinned(slug)
+        known = {argument.name: argument for argument in describe(*catalogue.method_source(method)).arguments}
         arguments = []
         for pair in pairs:
             name, equals, value = pair.partition("=")
@@ -66,7 +79,7 @@ class Arm:
             if name not in known:
                 raise unknown(f"argument of {slug}", name, known)
             arguments.append((name, read_value(known[name], value)))
-        return cls(text, slug, tuple(arguments))
+        return cls(text, method, tuple(arguments))
 
 
 def compare(
@@ -92,12 +105,13 @@ def compare(
 
     Args:
         methods: slugs from `counterpoise list`, each with arguments of its own as in "dcl:temperature=0.5";
-            "room:contrast" stands for all methods of that room.
+            "room:contrast" stands for all methods of that room, and "./mine.py:MyMethod" for a `counterpoise.Method`,
+            or an objective of two views, in a file of your own.
         data: a known set such as "fashion-mnist", or a path to a folder of images, a CSV or a Parquet file; for regress
             "rotations", "digit-sums", "diabetes" or a table of numbers; for graph "planted", "pyg:DBLP".
-        task: what the methods are to do: "pretrain" (features of images), "retrieve" or "few-shot" (images of classes
-            that training has not seen), "compose" (queries of an image and words), "regress" (numbers), or "graph"
-            (nodes of a heterogeneous graph).
+        task: what the methods are to do: "pretrain" (features of images), "classify" (their classes), "retrieve" or
+            "few-shot" (images of classes that training has not seen), "compose" (queries of an image and words),
+            "regress" (numbers), or "graph" (nodes of a heterogeneous graph).
         imperfect: what to do to the data, such as "long-tail=100" or "label-noise=0.4"; docs/data.md has them all.
         seeds: how many seeds each method runs with; the seed decides data, weights, order and views.
         baseline: which of the methods the others are measured against; the task's own, or else the first.
@@ -105,7 +119,8 @@ def compare(
         ray: address of a Ray cluster that the runs are spread over, or "local"; its machines must share `out` and data.
         out: folder of the results; by default "counterpoise-out/TASK-DATA".
         quiet: print neither progress nor the table.
-        **settings: any of `counterpoise.training.run.Settings`: backbone, size, epochs, batch_size, and so on.
+        **settings: any of the task's settings, such as backbone, size, epochs, batch_size; for images those of
+            `counterpoise.training.run.ImageSettings`.
 
     Returns:
         What `results.json` holds: for each method its runs, the mean and 95 % interval of every metric, and the
@@ -123,10 +138,10 @@ def compare(
     about_task = tasks.find(task)
     arms = parse_arms(as_words("methods", methods), task)
     against = choose_baseline(arms, baseline, task)
-    shared = make_settings(settings)
-    if ray and (jobs > 1 or shared.nodes > 1):
+    shared = make_settings(about_task.settings, settings)
+    if ray and (jobs > 1 or shared.process_group().nodes > 1):
         raise InputError("ray: spreads the runs by itself; expected jobs 1 and nodes 1 with it")
-    if shared.devices * shared.nodes > 1 and jobs > 1:
+    if shared.process_group().size > 1 and jobs > 1:
         raise InputError(f"jobs: expected 1 where each run has several processes of its own, got {jobs}")
     folder = Path(target or f"counterpoise-out/{task}-{short_name(source)}")
     check_results(folder, source, task)
@@ -141,7 +156,9 @@ def compare(
         about_task.check(runs[arm.label, 0], scored=True)
     make_output_folder(folder, "comparison")
     if node() > 0:  # this machine trains along; the first one scores, keeps and reports
-        failed = [result["error"] for run in runs.values() if (result := attempt(run, folder))["status"] == "failed"]
+        failed = [
+            result["error"] for run in runs.values() if (result := attempt(run, folder / RUNS))["status"] == "failed"
+        ]
         if failed:
             raise RunFailed(f"{len(failed)} of {len(runs)} runs failed; the first of them: {failed[0]}")
         return {}
@@ -149,15 +166,13 @@ def compare(
         "counterpoise": counterpoise.__version__,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "command": command_line(arms, source, task, imperfect, seeds, against, jobs, ray, folder, shared),
-        "task": task,
+        **about_task.declared(shared),
         "settings": {**asdict(shared), "seeds": seeds, "imperfect": list(imperfect)},
-        "main": about_task.MAIN,
-        "metrics": {name: asdict(metric) for name, metric in about_task.METRICS.items()},
         "baseline": against,
     }
 
     def finish(results: dict[Key, Result]) -> dict[str, Any]:
-        facts = {"name": source, **about(next(iter(runs.values())), results)}
+        facts = {"name": source, "items": about_task.items, **about(next(iter(runs.values())), results)}
         whole = {**content, **summarise(arms, against, results), "data": facts}
         report(whole, folder, shared.threads, console)
         return whole
@@ -219,10 +234,12 @@ def parse_arms(methods: Sequence[str], task: str = "pretrain") -> list[Arm]:
             arms.append(Arm.parse(text))
     if not arms:
         raise InputError("methods: expected at least one, got none")
-    labels = [arm.label for arm in arms]
-    twice = {label for label in labels if labels.count(label) > 1}
-    if twice:
-        raise InputError(f"methods: '{min(twice)}' is named more than once")
+    for i, arm in enumerate(arms):
+        if any(arm.label == other.label for other in arms[:i]):
+            raise InputError(f"methods: '{arm.label}' is named more than once")
+        same = [o.label for o in arms[:i] if (o.method, dict(o.arguments)) == (arm.method, dict(arm.arguments))]
+        if same:  # two rows that would be one run
+            raise InputError(f"methods: '{arm.label}' is the same as '{same[0]}'")
     return arms
 
 
@@ -230,20 +247,11 @@ def choose_baseline(arms: Sequence[Arm], baseline: str | None, task: str = "pret
     """The label of the row that the others are measured against."""
     labels = [arm.label for arm in arms]
     if baseline is None:
-        usual = tasks.find(task).BASELINE
+        usual = tasks.find(task).baseline
         return usual if usual in labels else labels[0]
     if baseline not in labels:
         raise unknown("baseline", baseline, labels)
     return baseline
-
-
-def make_settings(options: dict[str, Any]) -> Settings:
-    """`Settings` from keyword arguments; an unknown one is refused with the nearest known."""
-    known = [f.name for f in fields(Settings)]
-    for name in options:
-        if name not in known:
-            raise unknown("setting", name, known)
-    return Settings(**{name: value for name, value in options.items() if value is not None})
 
 
 def command_line(
@@ -263,7 +271,7 @@ def command_line(
     for spec in imperfect:
         words += ["--imperfect", spec]
     words += ["--methods", ",".join(arm.label for arm in arms), "--baseline", baseline, "--seeds", str(seeds)]
-    for f in fields(Settings):
+    for f in fields(settings):
         value = getattr(settings, f.name)
         if value != f.default:
             flag = f"--{f.name.replace('_', '-')}"
@@ -297,18 +305,18 @@ def summarise(arms: Sequence[Arm], baseline: str, results: dict[Key, Result]) ->
                 "difference": None if arm.label == baseline else differences(by_label[arm.label], by_label[baseline]),
             }
         )
-    done = sum(result["status"] == "done" for result in results.values())
+    finished = sum(result["status"] == "done" for result in results.values())
     stopped = any(result["status"] == "stopped" for result in results.values())
-    incomplete = f"Incomplete: stopped when {done} of {len(results)} runs were done." if stopped else None
+    incomplete = f"Incomplete: stopped when {finished} of {len(results)} runs were done." if stopped else None
     return {"methods": rows, "incomplete": incomplete}
 
 
 def about(run: Run, results: dict[Key, Result]) -> dict[str, Any]:
-    """The data's classes, counts, notes and shape, as any finished run tells them, or else from the data itself."""
+    """The data's classes, counts, notes and shape, as any finished run has them, or else from the data itself."""
     names = ("classes", "counts", "sizes", "notes", "shape")
     for result in results.values():
         if result["status"] == "done":
-            return {name: result[name] for name in names}
+            return {name: value for name, value in result.items() if name in names}
     task = tasks.find(run.task)
     return task.facts(task.check(run))
 
@@ -344,7 +352,7 @@ def table(content: dict[str, Any]) -> Table:
     title = Text(printable(f"{content['task']} on {content['data']['name']}"), "table.title")
     out = Table(title=title, caption=caption, box=box.SIMPLE_HEAD, pad_edge=False)
     out.add_column("method", overflow="fold")
-    shown, metrics, methods = tasks.find(content["task"]).SHOWN, content["metrics"], content["methods"]
+    shown, metrics, methods = content["shown"], content["metrics"], content["methods"]
     digits = {name: formatting.column_digits(methods, name, metrics[name]) for name in shown}
     main = content["main"]
     for heading in (*shown.values(), f"{shown[main].removesuffix(' %')} less {content['baseline']}'s", "s", "MB"):
@@ -352,7 +360,7 @@ def table(content: dict[str, Any]) -> Table:
     for row in methods:
         failed = [run for run in row["runs"] if run["status"] == "failed"]
         summary = row["summary"]
-        cells = [formatting.told(formatting.summary(row, name), metrics[name], digits[name]) for name in shown]
+        cells = [formatting.mean_cell(formatting.summary(row, name), metrics[name], digits[name]) for name in shown]
         against = formatting.change(formatting.difference(row, main), metrics[main], digits[main])
         used = [f"{summary[name]['mean']:.0f}" if name in summary else "—" for name in ("seconds", "memory_mb")]
         note = f" ({len(failed)} of {len(row['runs'])} failed)" if failed else ""

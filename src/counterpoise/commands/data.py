@@ -28,7 +28,7 @@ from counterpoise.terminal import make_console
 
 EXAMPLES = 5
 MOST_UNREADABLE = 300  # files that are printed
-MOST_ROWS = 100  # of the printed table; of more classes only the largest and the smallest are told
+MOST_ROWS = 100  # of the printed table; of more classes only the largest and the smallest are shown
 
 
 def show_data(
@@ -61,7 +61,7 @@ def show_data(
     """
     path = Path(sheet) if sheet else Path(f"{_stem(data)}-sheet.png")
     _refuse_sheet(path, source_files(data, data_dir), named=sheet is not None)
-    given: dict[str, Any] = {"size": size, "data_dir": data_dir, "download": download}
+    given: dict[str, Any] = {"size": size, "data_dir": data_dir, "download": download, "hashes": True}
     images: Splits | Images
     try:
         images = make_imperfect(load(data, **given, seed=seed), imperfect, seed)
@@ -94,7 +94,7 @@ def _refuse_sheet(path: Path, inputs: Sequence[Path], named: bool) -> None:
         raise InputError(f"{error}" if named else f"{error} (--sheet FILE.png names the contact sheet)") from error
 
 
-def _told_rows(inspection: Inspection) -> list[tuple[str, ...]]:
+def _shown_rows(inspection: Inspection) -> list[tuple[str, ...]]:
     rows, classes = inspection.rows(), len(inspection.classes)
     if classes <= MOST_ROWS:
         return rows
@@ -108,14 +108,14 @@ def _told_rows(inspection: Inspection) -> list[tuple[str, ...]]:
 def print_inspection(inspection: Inspection, console: Console) -> None:
     """Print an inspection: a table of counts, then a line for each finding, and one for each unreadable file.
 
-    Of more than 100 classes the table tells the 10 largest and the 10 smallest of the first split. A name is printed
+    Of more than 100 classes the table shows the 10 largest and the 10 smallest of the first split. A name is printed
     whole, in several lines where the terminal is narrow, and what is no printable character in it is escaped.
     """
     table = Table(title=Text(printable(inspection.name)))
     table.add_column("class", overflow="fold")
     for split in inspection.counts:
         table.add_column(split, justify="right", no_wrap=True)
-    for row in _told_rows(inspection):
+    for row in _shown_rows(inspection):
         table.add_row(*(Text(printable(cell)) for cell in row))
     totals = [sum(counts) + inspection.unlabelled[split] for split, counts in inspection.counts.items()]
     table.add_section()
@@ -139,13 +139,13 @@ def _lines(inspection: Inspection) -> Iterator[str]:
     yield f"in train and in test: {_groups(leaks)}"
     yield f"under different labels: {_groups(conflicts)}"
     yield f"duplicates: {_groups(others)}"
-    yield f"nearly alike: {_told_near(inspection)}"
+    yield f"nearly alike: {_near(inspection)}"
     yield f"nearly constant: {_several(inspection.nearly_constant)}"
-    yield from _told_unreadable(inspection)
+    yield from _unreadable(inspection)
     yield from (f"note: {note}" for note in inspection.notes)
 
 
-def _told_unreadable(inspection: Inspection) -> Iterator[str]:
+def _unreadable(inspection: Inspection) -> Iterator[str]:
     files = inspection.unreadable
     if not files:
         yield "unreadable: none"
@@ -157,15 +157,15 @@ def _told_unreadable(inspection: Inspection) -> Iterator[str]:
         yield f"  and {len(files) - MOST_UNREADABLE:,} more"
 
 
-def _told_near(inspection: Inspection) -> str:
+def _near(inspection: Inspection) -> str:
     near = inspection.near
-    told = _several([f"{_members(group, ' ≈ ')} ({group.distance} of 64 bits)" for group in near])
+    groups = _several([f"{_members(group, ' ≈ ')} ({group.distance} of 64 bits)" for group in near])
     count = f"{len(near):,} groups, {sum(group.leak for group in near):,} of them in train and in test, "
-    count += f"{sum(group.conflict for group in near):,} under different labels: {told}"
+    count += f"{sum(group.conflict for group in near):,} under different labels: {groups}"
     about = [f"perceptual hashes that differ in at most {NEAR} of 64 bits"]
     if inspection.too_small:
         about.append(f"not judged of {inspection.too_small:,} images of less than {HASHED_SIDE} pixels")
-    return f"{count if near else told} ({'; '.join(about)})"
+    return f"{count if near else groups} ({'; '.join(about)})"
 
 
 def _several(names: Sequence[str]) -> str:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -54,14 +56,11 @@ def embed(run: str, data: str, out: str, *, data_dir: str | None = None) -> Floa
     inputs = source_files(data, data_dir)
     for path in targets:
         check_output(path, inputs)
-    channels, size, _ = config["shape"]
-    seen = config.get("value_range")  # of the images that the encoder was trained on
-    whole = load_all(data, size=size, data_dir=data_dir, value_range=tuple(seen) if seen else None)
-    found = nets.embed(encoder, whole.images.with_channels(channels), to_float)
+    whole = read_images(data, config, data_dir)
+    found = nets.embed(encoder, whole.images, to_float)
     features = torch.full((len(whole.names), found.shape[1]), torch.nan)
     features[whole.kept] = found
-    if lost := whole.unreadable():
-        warnings.warn(counted(f"{whole.images.name}: rows without features, their images being unreadable", lost))
+    warn_of_unreadable(whole, "features")
     if target.suffix == ".parquet":
         with output(target, inputs) as aside:
             pyarrow.parquet.write_table(_table(whole, features), aside)
@@ -73,6 +72,29 @@ def embed(run: str, data: str, out: str, *, data_dir: str | None = None) -> Floa
         with output(targets[1], inputs) as beside:
             pyarrow.csv.write_csv(_table(whole), beside)
     return features
+
+
+def read_images(data: str, config: Mapping[str, Any], data_dir: str | None = None) -> Whole:
+    """Every image of a data set as a run's network takes it.
+
+    Args:
+        data: as of `embed`.
+        config: of the run: `shape` of its inputs, and `value_range` of the images that it learnt from.
+        data_dir: where full data sets lie.
+
+    Raises:
+        InputError: for data that cannot be read.
+    """
+    channels, size, _ = config["shape"]
+    seen = config.get("value_range")
+    whole = load_all(data, size=size, data_dir=data_dir, value_range=tuple(seen) if seen else None)
+    return whole._replace(images=whole.images.with_channels(channels))
+
+
+def warn_of_unreadable(whole: Whole, what: str) -> None:
+    """Name the rows that cannot have what is written of the others."""
+    if lost := whole.unreadable():
+        warnings.warn(counted(f"{whole.images.name}: rows without {what}, their images being unreadable", lost))
 
 
 def _table(whole: Whole, features: Float[Tensor, "rows features"] | None = None) -> pa.Table:
@@ -93,8 +115,9 @@ def _table(whole: Whole, features: Float[Tensor, "rows features"] | None = None)
 def escaped(name: str) -> str:
     r"""A name of a file as UTF-8, different for different names.
 
-    >>> print(escaped("café.png"), escaped("caf\udce9.png"), escaped(r"caf\xe9.png"), escaped(r"a\b.png"))
-    café.png caf\xe9.png caf\\xe9.png a\b.png
+    Examples:
+        >>> print(escaped("café.png"), escaped("caf\udce9.png"), escaped(r"caf\xe9.png"), escaped(r"a\b.png"))
+        café.png caf\xe9.png caf\\xe9.png a\b.png
     """
     if not ESCAPED.search(name):
         return name

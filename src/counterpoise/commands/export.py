@@ -14,7 +14,7 @@ from counterpoise.data.views import to_float
 from counterpoise.errors import InputError, MissingExtra
 from counterpoise.files import check_output, output
 from counterpoise.tasks import load_encoder
-from counterpoise.tasks.images import encoder_bytes, encoder_metadata
+from counterpoise.tasks.weights import EARLIER, NET, net_bytes, net_metadata
 
 TOLERANCE = 1e-4
 
@@ -44,13 +44,13 @@ def export(run: str, out: str, *, normalized_input: bool = False) -> Path:
         raise InputError(f"out: expected a name that ends in .safetensors or .onnx, got '{out}'")
     if source.resolve() in target.resolve().parents:
         raise InputError(f"out: {target} lies in the folder of the run itself; choose a place outside {source}")
-    check_output(target, [source / "encoder.safetensors"])
+    check_output(target, [source / NET, source / EARLIER])
     encoder, config = load_encoder(source)
     if target.suffix == ".safetensors":
         with output(target) as aside:
-            aside.write_bytes(encoder_bytes(encoder, encoder_metadata(config, config)))
+            aside.write_bytes(net_bytes(encoder, net_metadata(config, config)))
     else:
-        metadata = encoder_metadata(config, config, (-1, 1) if normalized_input else (0, 255))
+        metadata = net_metadata(config, config, (-1, 1) if normalized_input else (0, 255))
         with output(target) as aside:
             to_onnx(encoder, config["shape"], aside, metadata, normalized_input)
     return target

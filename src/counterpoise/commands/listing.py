@@ -14,8 +14,9 @@ from rich.text import Text
 
 from counterpoise.errors import unknown
 from counterpoise.registry.arguments import WORDS, Argument, describe
-from counterpoise.registry.catalogue import Paper, find, select
-from counterpoise.registry.ledger import declared, last_result, told
+from counterpoise.registry.catalogue import Paper, find, method_source, select
+from counterpoise.registry.ledger import declared, last_result, statement_line, tuning_text
+from counterpoise.registry.search import search_space, space_text
 
 STATES = {"done": True, "planned": False}
 
@@ -100,21 +101,27 @@ def _sections(paper: Paper) -> Iterator[RenderableType]:
         "labels": "its method reads those of the training images" if paper.labels else None,
         "paper": _source(paper),
         "state": _state(paper) if paper.done else "planned: not there yet",
-        "file": paper.module and f"src/counterpoise/{paper.module.replace('.', '/')}.py",
+        "file": _file(paper.module),
+        "search": space_text(search_space(paper.slug)) if paper.search else None,
+        "study": _file(paper.study),
     }
     for name, text in about.items():
         if text:
             facts.add_row(Text(name, "dim"), Text(text))
     yield facts
     if paper.module:
-        if paper.method:
-            yield from _interface("study" if paper.tasks[0] == "measure" else "method", paper.module, paper.method)
+        if paper.method or paper.study:
+            yield from _interface("study" if paper.study else "method", *method_source(paper.slug))
         for objective in paper.objectives:
             yield from _interface("objective", paper.module, objective)
     yield from _claim(paper.slug)
     if paper.done:
         yield _heading("try it")
         yield Padding.indent(Text("\n".join(_examples(paper)), "cyan"), 2)
+
+
+def _file(module: str | None) -> str:
+    return f"src/counterpoise/{module.replace('.', '/')}.py" if module else ""
 
 
 def _interface(kind: str, module: str, name: str) -> Iterator[RenderableType]:
@@ -143,20 +150,26 @@ def _claim(slug: str) -> Iterator[RenderableType]:
         return
     yield _heading("claim")
     yield Padding.indent(Text(claim.words), 2)
+    if tuning := tuning_text(claim.spaces, claim.by, claim.best):
+        yield Padding.indent(Text(f"tuned: {tuning}"), 2)
     result = last_result(claim)
     if result is None:
+        for statement in claim.requires:
+            yield Padding.indent(Text(f"requires: {statement.says}"), 2)
         yield Padding.indent(Text(f"not run yet: counterpoise claim {slug}", "dim"), 2)
         return
     stale = "; stale: the code has changed since" if result["stale"] else ""
     yield Padding.indent(Text(f"{result['verdict']} ({result['date']}{stale})", "bold"), 2)
+    for statement in result.get("requires", ()):
+        yield Padding.indent(Text(statement_line(statement, "required")), 2)
     for statement in result["statements"]:
-        yield Padding.indent(Text(told(statement)), 2)
+        yield Padding.indent(Text(statement_line(statement)), 2)
 
 
 def _examples(paper: Paper) -> Iterator[str]:
     """A command that compares it with a baseline, and its use in a plain PyTorch loop; or how its study is run."""
     assert paper.module
-    if paper.tasks[0] == "measure":
+    if paper.study:
         yield f"counterpoise claim {paper.slug}"
         yield ""
         yield f"from counterpoise.{paper.module} import …  # docs/papers/{paper.slug}.md has an example"

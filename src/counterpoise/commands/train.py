@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import fields
 from pathlib import Path
@@ -22,11 +22,11 @@ from counterpoise.files import (
 )
 from counterpoise.ops.checks import check_number
 from counterpoise.registry import catalogue
-from counterpoise.registry.arguments import as_words, check_arguments, plain
-from counterpoise.tasks import images
+from counterpoise.registry.arguments import as_words, check_arguments, describe, describe_user_class, plain
+from counterpoise.registry.user_files import is_user_slug
 from counterpoise.terminal import make_console
 from counterpoise.training.launch import node
-from counterpoise.training.run import Run, Settings
+from counterpoise.training.run import Run
 from counterpoise.training.trainer import CHECKPOINT, check_loggers
 
 LARGEST_SEED = 2**32 - 1
@@ -36,6 +36,7 @@ def train(
     method: str,
     data: str | Path,
     *,
+    task: str | None = None,
     imperfect: Sequence[str] = (),
     seed: int = 0,
     all: bool = False,
@@ -52,16 +53,18 @@ def train(
     had all epochs from the start, and `continued` and a warning in the result say so.
 
     Args:
-        method: a slug from `counterpoise list`.
+        method: a slug from `counterpoise list`, or "./mine.py:MyMethod" for a `counterpoise.Method`, or an objective of
+            two views, in a file of your own.
         data: a known set such as "fashion-mnist", or a path to a folder of images, a CSV or a Parquet file.
+        task: what the method is to do; by default the first task that it serves.
         imperfect: what to do to the data, such as "long-tail=100" or "label-noise=0.4".
         seed: decides data, weights, order and views; from 0 to 4294967295.
         all: train on every image, those of the test included; then there is none left to score by.
         out: folder of the run; by default "counterpoise-out/train-METHOD-DATA-SEED".
         loggers: where the curve goes besides `curve.csv`: any of "tensorboard", "wandb", "mlflow".
         quiet: show no progress bar.
-        **options: the method's own arguments, and any of `counterpoise.training.run.Settings`: backbone, size,
-            epochs, batch_size, and so on.
+        **options: the method's own arguments, and any of its task's settings, such as backbone, size, epochs,
+            batch_size; for images those of `counterpoise.training.run.ImageSettings`.
 
     Returns:
         What `result.json` holds: metrics, accuracy per class and per group, learning curve, time and memory.
@@ -71,27 +74,46 @@ def train(
     """
     source, target, seed, options = plain(data), plain(out), plain(seed), plain(options)
     imperfect, loggers = as_words("imperfect", imperfect), as_words("loggers", loggers)
-    check_arguments("commands.train", "train", method=method, data=source, out=target)
+    check_arguments("commands.train", "train", method=method, data=source, task=task, out=target)
     check_number("seed", seed, at_least=0, at_most=LARGEST_SEED, whole=True)
     check_loggers(loggers)
-    slug = catalogue.find(method).slug
-    task = tasks.of(slug)
-    shared = {f.name for f in fields(Settings)}
-    settings = Settings(**{name: value for name, value in options.items() if name in shared})
+    slug = catalogue.pinned(catalogue.find(method).slug)
+    task = task or catalogue.task_of(slug)
+    about_task = tasks.find(task)
+    shared = {f.name for f in fields(about_task.settings)}
+    settings = about_task.settings(**{name: value for name, value in options.items() if name in shared})
     own = {name: value for name, value in options.items() if name not in shared}
     check_arguments(*catalogue.method_source(slug), **own)
+    check_own_names(slug, shared)
     state = data_state(source, settings.data_dir)
     run = Run(slug, source, seed, own, imperfect, settings, task, state_key(state), train_on_all=all)
-    folder = Path(target or f"counterpoise-out/train-{slug}-{short_name(source)}-{seed}")
+    folder = Path(target or f"counterpoise-out/train-{catalogue.short_slug(slug)}-{short_name(source)}-{seed}")
     check_output_folder(folder, "run")
-    prepared = (images if all else tasks.find(task)).check(run)
+    parts = about_task.check(run)
     make_output_folder(folder, "run")
     with locked(folder, "training") if node() == 0 else nullcontext():  # another machine trains along in this folder
         if node() == 0:
             _keep_state(folder, source, state)
-            if isinstance(prepared, images.Prepared):
-                make_console(quiet).print(images.held_out(run, prepared))
+            if line := about_task.summary(run, parts):
+                make_console(quiet).print(line)
         return {**execute_run(run, folder, loggers=loggers, progress=not quiet), "folder": str(folder)}
+
+
+def check_own_names(slug: str, settings: Iterable[str]) -> None:
+    """Refuse a method of a user's file with an argument that has the name of a flag, which would go to that instead.
+
+    Raises:
+        InputError: naming the argument.
+    """
+    if not is_user_slug(slug):
+        return
+    module, name = catalogue.method_source(slug)
+    base = describe_user_class(module, name).base
+    inherited = {argument.name for argument in describe(*base).arguments} if base else set()
+    taken = {argument.name for argument in describe("commands.train", "train").arguments} | {*settings}
+    for argument in describe(module, name).arguments:
+        if argument.type and argument.name in taken - inherited - {"batch_size"}:  # which a method is given
+            raise InputError(f"{argument.name}: is an argument of {name} and of every run; call {name}'s otherwise")
 
 
 def _keep_state(folder: Path, data: str, state: State) -> None:

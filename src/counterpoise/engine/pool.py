@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import multiprocessing
 import os
 import threading
@@ -17,9 +15,11 @@ from typing import Any
 
 from lightning.pytorch.callbacks import Callback
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from counterpoise import tasks
 from counterpoise.engine.execute import execute_run
+from counterpoise.engine.given import RUNS, SHELF, run_folder, run_name, stands_on, waves
 from counterpoise.engine.ray import run_on_ray
 from counterpoise.errors import Unwritable, printable
 from counterpoise.files import (
@@ -28,22 +28,12 @@ from counterpoise.files import (
     read_json,
     written,
 )
-from counterpoise.registry import catalogue
-from counterpoise.registry.fingerprint import fingerprint
+from counterpoise.registry import user_files
 from counterpoise.training.launch import end_all_but, interrupts_held, started, take_interrupts
-from counterpoise.training.run import Run
+from counterpoise.training.run import Result, Run
 from counterpoise.training.trainer import resolve
 
-
-def run_folder(run: Run, folder: Path) -> Path:
-    """Where a run is kept: named by its configuration, the state of the user's files among it, and by its code."""
-    code = fingerprint([catalogue.method_source(run.method)[0], catalogue.task_source(run.task)])
-    key = json.dumps([run.config(), code], sort_keys=True)
-    return folder / "runs" / f"{run.method}-{run.seed}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
-
-
 Key = tuple[str, int]
-Result = dict[str, Any]
 Found = Generator[tuple[Key, Result], None, None]
 
 
@@ -73,22 +63,63 @@ def run_all(
     )
     results: dict[Key, Result] = {}
     with locked(folder, "comparison"), Progress(*columns, console=console) as progress:
-        bar = progress.add_task("runs", total=len(runs), now="")
-        each = (
-            _each_on_ray(runs, folder, ray)
-            if ray
-            else _each(runs, folder, jobs, lambda now: progress.update(bar, now=printable(now)))
-        )
         try:
-            with closing(each) as found:
-                for (label, seed), result in found:
-                    results[label, seed] = result
-                    progress.advance(bar)
+            failed: dict[str, str] = {}
+            for wave in waves(runs.values()):  # first, or several runs would wait for one that trains what all need
+                models = {(run_name(run), run.seed): run for run in wave}
+                bar = progress.add_task("models to stand on", total=len(models), now="")
+                for (name, _), result in _all_of(models, folder / SHELF, jobs, ray, progress, bar, console):
                     if result["status"] == "failed":
-                        console.print(printable(f"{label}, seed {seed} failed: {result['error']}"), soft_wrap=True)
+                        failed[name] = result["error"]
+            ready = {}
+            for key, run in runs.items():
+                missing = next((failed[name] for one in stands_on(run) if (name := run_name(one)) in failed), None)
+                if missing is None:
+                    ready[key] = run
+                else:
+                    error = f"a model that it stands on cannot be trained: {missing}"
+                    results[key] = {"seed": run.seed, "status": "failed", "error": error}
+            bar = progress.add_task("runs", total=len(ready), now="")
+            for key, result in _all_of(ready, folder / RUNS, jobs, ray, progress, bar, console):
+                results[key] = result
         except KeyboardInterrupt as stop:
             raise Stopped({key: results.get(key) or _kept(run, folder) for key, run in runs.items()}) from stop
     return results
+
+
+def _all_of(
+    runs: dict[Key, Run],
+    shelf: Path,
+    jobs: int,
+    ray: str | None,
+    progress: Progress,
+    bar: TaskID,
+    console: Console,
+) -> Found:
+    """The results of runs as they come, counted by the progress bar; a failure is printed.
+
+    Args:
+        runs: what to run, by label and seed.
+        shelf: the folder in which each has its own.
+        jobs: runs at the same time.
+        ray: address of a Ray cluster.
+        progress: shows the bar.
+        bar: its number.
+        console: what a failure is printed to.
+    """
+
+    if not runs:
+        return
+
+    def show(now: str) -> None:
+        progress.update(bar, now=printable(now))
+
+    with closing(_each_on_ray(runs, shelf, ray) if ray else _each(runs, shelf, jobs, show)) as found:
+        for (label, seed), result in found:
+            progress.advance(bar)
+            if result["status"] == "failed":
+                console.print(printable(f"{label}, seed {seed} failed: {result['error']}"), soft_wrap=True)
+            yield (label, seed), result
 
 
 def _kept(run: Run, folder: Path) -> Result:
@@ -99,15 +130,15 @@ def _kept(run: Run, folder: Path) -> Result:
     return {"seed": run.seed, "status": "stopped", "error": "not done when the comparison was stopped"}
 
 
-def _each(runs: dict[Key, Run], folder: Path, jobs: int, tell: Callable[[str], None]) -> Found:
+def _each(runs: dict[Key, Run], shelf: Path, jobs: int, show: Callable[[str], None]) -> Found:
     """Results as they come; in this process, or with several jobs in processes of their own."""
     if jobs == 1:
         for key, run in runs.items():
-            yield key, attempt(run, folder, (_Tell(tell, *key),))
+            yield key, attempt(run, shelf, (_Progress(show, *key, tasks.find(run.task)),))
         return
     pending = dict(runs)
     with _workers(jobs) as pool:
-        futures = _submit(pool, runs, folder)
+        futures = _submit(pool, runs, shelf)
         for future in as_completed(futures):
             if not isinstance(future.exception(), BrokenProcessPool):
                 key = futures[future]
@@ -117,7 +148,7 @@ def _each(runs: dict[Key, Run], folder: Path, jobs: int, tell: Callable[[str], N
     # that the run that kills its process fails alone.
     for key, run in pending.items():
         with _workers(1) as pool:
-            (future,) = _submit(pool, {key: run}, folder)
+            (future,) = _submit(pool, {key: run}, shelf)
             try:
                 yield key, future.result()
             except BrokenProcessPool:
@@ -137,23 +168,24 @@ def _workers(jobs: int) -> Iterator[ProcessPoolExecutor]:
             raise
 
 
-def _submit(pool: ProcessPoolExecutor, runs: dict[Key, Run], folder: Path) -> dict[Future[Result], Key]:
+def _submit(pool: ProcessPoolExecutor, runs: dict[Key, Run], shelf: Path) -> dict[Future[Result], Key]:
     with interrupts_held():  # this starts the workers
-        return {pool.submit(attempt, run, folder): key for key, run in runs.items()}
+        return {pool.submit(attempt, run, shelf): key for key, run in runs.items()}
 
 
-def _each_on_ray(runs: dict[Key, Run], folder: Path, address: str) -> Found:
+def _each_on_ray(runs: dict[Key, Run], shelf: Path, address: str) -> Found:
     """Results as they come from the machines of a cluster."""
     settings = next(iter(runs.values())).settings
     cuda = resolve(settings.device) == "cuda"
-    calls = {key: (run, folder.absolute()) for key, run in runs.items()}
-    cpus, gpus = settings.threads * settings.devices, settings.devices if cuda else 0
+    calls = {key: (run, shelf.absolute()) for key, run in runs.items()}
+    devices = settings.process_group().devices
+    cpus, gpus = settings.threads * devices, devices if cuda else 0
     for key, result in run_on_ray(attempt, calls, address, cpus, gpus):
         if isinstance(result, Exception):
             reason = f"{type(result).__name__}: {' '.join(str(result).split())[:200]}"
             result = {"seed": key[1], "status": "failed", "error": reason}
-        elif result["status"] == "done" and not (folder / result["folder"] / "result.json").exists():
-            error = f"done on a machine that does not share {folder}, which all machines of the cluster must"
+        elif result["status"] == "done" and not (shelf.parent / result["folder"] / "result.json").exists():
+            error = f"done on a machine that does not share {shelf.parent}, which all machines of the cluster must"
             result = {"seed": key[1], "status": "failed", "error": error}
         yield key, result
 
@@ -171,9 +203,9 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def attempt(run: Run, folder: Path, callbacks: Sequence[Callback] = ()) -> Result:
-    """One run's result, or what it failed with."""
-    target = run_folder(run, folder)
+def attempt(run: Run, shelf: Path, callbacks: Sequence[Callback] = ()) -> Result:
+    """One run's result, in a folder of its own on the shelf; or what it failed with."""
+    target = shelf / run_name(run)
     try:
         result = execute_run(run, target, callbacks=callbacks)
     except Unwritable:  # nor could anything else be kept
@@ -182,21 +214,23 @@ def attempt(run: Run, folder: Path, callbacks: Sequence[Callback] = ()) -> Resul
         make_output_folder(target, "run")
         with written(target / "error.txt") as aside:
             aside.write_text(traceback.format_exc(), encoding="utf-8", errors="backslashreplace")
-        return {"seed": run.seed, "status": "failed", "error": f"{type(error).__name__}: {error}"}
+        reason = user_files.blamed(error) or f"{type(error).__name__}: {error}"
+        return {"seed": run.seed, "status": "failed", "error": reason}
     (target / "error.txt").unlink(missing_ok=True)
-    return {**result, "folder": str(target.relative_to(folder))}
+    return {**result, "folder": str(target.relative_to(shelf.parent))}
 
 
-class _Tell(Callback):
-    """Tells the comparison's progress bar where the running method is."""
+class _Progress(Callback):
+    """Shows in the comparison's progress bar where the running method is."""
 
-    def __init__(self, tell: Callable[[str], None], label: str, seed: int):
-        self.tell, self.name = tell, f"{label}, seed {seed}"
+    def __init__(self, show: Callable[[str], None], label: str, seed: int, task: tasks.Task[Any]):
+        self.show, self.name, self.task = show, f"{label}, seed {seed}", task
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        self.tell(self.name)
+        self.show(self.name)
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-        knn = trainer.callback_metrics.get("knn")
-        told = "" if knn is None else f", kNN {float(knn):.1%}"
-        self.tell(f"{self.name}: epoch {trainer.current_epoch + 1} of {trainer.max_epochs}{told}")
+        found = trainer.callback_metrics
+        shown = next(((metric, float(found[name])) for name, metric in self.task.curve.items() if name in found), None)
+        figure = "" if shown is None else f", {shown[0].title} {shown[1]:{'.1%' if shown[0].percent else '.4g'}}"
+        self.show(f"{self.name}: epoch {trainer.current_epoch + 1} of {trainer.max_epochs}{figure}")

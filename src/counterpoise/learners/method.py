@@ -1,30 +1,34 @@
-"""What all methods share: views in, loss out, an encoder to keep, and an optimiser."""
+"""What the methods on images share: views in, loss out, an encoder to keep."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any, Literal
+import copy
+import inspect
+from collections.abc import Callable
+from typing import Any, ClassVar, Literal
 
-import lightning
 import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
 from counterpoise.data import Images
-from counterpoise.errors import Diverged, InputError, NonFinite
-from counterpoise.ops.checks import all_finite, check_number
+from counterpoise.data.views import Views
+from counterpoise.errors import InputError, unknown
+from counterpoise.learners.learner import Learner
+from counterpoise.nets.heads import mlp
+from counterpoise.ops.checks import check_counts
 
-# What `Method.loss` takes: `views` random views of each image; class of each, -1 where it has none; its number.
+# What `Method.loss` takes: `views` views of each image; class of each, -1 where it has none; its number.
 ImageViews = list[Float[Tensor, "batch channel size size"]]
 Labels = Int[Tensor, " batch"]
 Index = Int[Tensor, " batch"]
 Batch = tuple[Shaped[Tensor, "batch *shape"], Shaped[Tensor, " batch"], Index]  # of regression: rows, and targets
+View = Literal["random", "mild", "plain"]
+VIEWS = ("random", "mild", "plain")
 
 
-class Method(lightning.LightningModule):
-    """A way to train an encoder: a `LightningModule` whose subclass says what the loss of a batch is.
+class Method(Learner):
+    """A way to train an encoder: a `LightningModule` whose subclass defines the loss of a batch.
 
     Args:
         encoder: images [batch, channel, height, width] to features [batch, encoder.features]; what a run keeps.
@@ -33,25 +37,15 @@ class Method(lightning.LightningModule):
         lr: peak learning rate; reached after the warm-up, then lowered along a cosine to 0.
         weight_decay: decay of the weights; biases and normalisation parameters are never decayed.
         warmup: share of all steps in which the learning rate rises linearly from 0.
+
+    Attributes:
+        views: how many random views of each image the loss takes; or the kind of each, as in ("plain", "random").
     """
 
-    views: int = 2
-    """How many random views of each image the loss takes."""
+    views: int | tuple[View, ...] = 2
 
-    def __init__(
-        self,
-        encoder: nn.Module,
-        *,
-        augment: nn.Module | None = None,
-        optimizer: Literal["adamw", "sgd"] = "adamw",
-        lr: float = 2e-3,
-        weight_decay: float = 1e-4,
-        warmup: float = 0.1,
-    ):
-        super().__init__()
-        check_number("lr", lr, above=0)
-        check_number("weight_decay", weight_decay, at_least=0)
-        check_number("warmup", warmup, at_least=0, at_most=1)
+    def __init__(self, encoder: nn.Module, *, augment: nn.Module | None = None, **recipe: Any):
+        super().__init__(**recipe)
         if not isinstance(getattr(encoder, "features", None), int):
             raise InputError(
                 "encoder: expected a module with an attribute `features`, the length of its feature vectors"
@@ -59,56 +53,58 @@ class Method(lightning.LightningModule):
         self.encoder = encoder
         self.features: int = encoder.features  # type: ignore[assignment]
         self.augment = augment
-        self.optimizer, self.lr, self.weight_decay, self.warmup = optimizer, lr, weight_decay, warmup
+
+    @staticmethod
+    def of(objective: nn.Module | type[nn.Module], *, hidden: int = 256, dim: int = 64) -> type[ObjectiveMethod]:
+        """A method around an objective that compares two views: the encoder, a projection head, and the objective.
+
+        Args:
+            objective: a class of modules that are called with the projections of two views, `objective(z1, z2)`, both
+                [batch, dim] and not normalised, and return the loss as a scalar. It is made anew for each run: the
+                arguments of its constructor are arguments of the method, and its parameters learn. Or such a module
+                itself, of which every run gets a copy.
+            hidden: width of the projection head's hidden layer, unless a run is given another.
+            dim: width of the projections, unless a run is given another.
+
+        Returns:
+            A class of methods.
+
+        Raises:
+            InputError: for an objective that cannot be called with two views, or whose constructor has an argument that
+                the method has, too.
+
+        Examples:
+            >>> class Apart(nn.Module):
+            ...     def __init__(self, weight: float = 1.0):
+            ...         super().__init__()
+            ...         self.weight = weight
+            ...     def forward(self, z1, z2):
+            ...         return self.weight * (z1 - z2).square().sum(1).mean()
+            >>> Mine = Method.of(Apart, dim=32)
+            >>> list(inspect.signature(Mine).parameters)
+            ['encoder', 'weight', 'hidden', 'dim', 'others']
+        """
+        check_counts(hidden=hidden, dim=dim)
+        _check_objective(objective if isinstance(objective, type) else type(objective))
+        return _method_around(objective, hidden, dim)
+
+    @property
+    def net(self) -> nn.Module:  # type: ignore[override]
+        """The encoder, which is what a run keeps."""
+        return self.encoder
 
     def loss(self, images: ImageViews, labels: Labels, index: Index) -> Float[Tensor, ""]:
         """The loss of one batch.
 
         Args:
-            images: `self.views` random views of the same images.
+            images: `self.views` views of the same images.
             labels: class of each image, -1 where it has none; self-supervised methods ignore them.
             index: which training image each row is, for methods that keep a state per image.
         """
         raise NotImplementedError(f"{type(self).__name__} must define loss(images, labels, index)")
 
-    def start_epoch(self, images: Any, epoch: int) -> None:
-        """What is to be done before an epoch with all images at once, such as clustering them; nothing by default.
-
-        Random numbers drawn here come from the run's seed and the epoch alone. What is found must be kept in buffers
-        or parameters, so that a checkpoint holds it. Of several processes, each does the same with all images.
-
-        Args:
-            images: the training `Images`, in the order of their index; of regression, `Targets`.
-            epoch: from 0.
-        """
-
-    def check_images(self, images: Any, batch_size: int, shares: int = 1) -> None:
-        """Refuse training images that it cannot learn from, before anything is written; nothing by default.
-
-        Args:
-            images: as `start_epoch` takes them.
-            batch_size: images a step, of all processes together.
-            shares: how many processes divide a batch without seeing each other's rows.
-        """
-
-    def batches(self, order: Int[Tensor, " samples"], batch_size: int) -> list[list[int]]:
-        """How an epoch's images are divided into batches; by default as they come, without a last smaller batch.
-
-        Args:
-            order: the indices of all training images, in random order.
-            batch_size: images a step, of all processes together.
-
-        Returns:
-            The indices of each batch; at most as many batches as by default.
-        """
-        return order[: len(order) // batch_size * batch_size].view(-1, batch_size).tolist()
-
-    def lr_factor(self, step: int, steps: int) -> float:
-        """Share of the peak learning rate at a step; by default `warmup_cosine`."""
-        return warmup_cosine(step, steps, self.warmup)
-
     def diagnostics(self, train: Images, probe: Images, test: Images) -> dict[str, float]:
-        """What the method itself can tell after training, by name; nothing by default.
+        """Figures that the method alone knows after training, by name; nothing by default.
 
         Args:
             train: the training images, in the order of their index.
@@ -117,89 +113,110 @@ class Method(lightning.LightningModule):
         """
         return {}
 
-    def training_step(self, batch: Batch, batch_index: int) -> Float[Tensor, ""]:
+    def batch_loss(self, batch: Batch) -> Float[Tensor, ""]:
+        """`loss` of the views of a batch."""
         pixels, labels, index = batch
-        with divergence_named(self):
-            loss = self.loss(self.views_of(pixels, labels, index), labels, index)
-            if not torch.isfinite(loss):
-                raise NonFinite(f"the loss of {type(self).__name__} became {loss.item()}")
-        self.log("loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(pixels), sync_dist=True)
-        return loss
+        return self.loss(self.views_of(pixels, labels, index), labels, index)
 
     def views_of(
         self, pixels: Shaped[Tensor, "batch *shape"], labels: Shaped[Tensor, " batch"], index: Index
     ) -> list[Float[Tensor, "batch ..."]]:
-        """What `loss` gets of a batch: by default `views` random views of each image."""
-        return [self.view(pixels) for _ in range(self.views)]
+        """What `loss` gets of a batch: by default the `views` of each image."""
+        if isinstance(self.views, int):
+            return [self.view(pixels) for _ in range(self.views)]
+        return [self.view(pixels, kind) for kind in self.views]
 
-    def view(self, pixels: Shaped[Tensor, "batch *shape"]) -> Float[Tensor, "batch ..."]:
-        """One random view of each image."""
-        return self.augment(pixels) if self.augment is not None else pixels.float() / 127.5 - 1
+    def view(self, pixels: Shaped[Tensor, "batch *shape"], kind: View = "random") -> Float[Tensor, "batch ..."]:
+        """One view of each image.
 
-    def parameter_groups(self) -> list[dict[str, Any]]:
-        """What learns, divided by what is decayed and what is not, as an optimiser of torch takes it."""
-        parameters = [p for p in self.parameters() if p.requires_grad]
-        return [
-            {"params": [p for p in parameters if p.ndim > 1], "weight_decay": self.weight_decay},
-            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-        ]
-
-    def configure_optimizers(self) -> Any:
-        groups = self.parameter_groups()
-        if self.optimizer == "sgd":
-            optimizer: torch.optim.Optimizer = torch.optim.SGD(groups, lr=self.lr, momentum=0.9)
-        else:
-            optimizer = torch.optim.AdamW(groups, lr=self.lr)
-        steps = int(self.trainer.estimated_stepping_batches)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.lr_factor(step, steps))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        Args:
+            pixels: uint8 images.
+            kind: "random", by `augment`; "mild", a crop of at least 0.8 of the area, and a flip if `augment` has one;
+                "plain", the pixels as they are, in [-1, 1].
+        """
+        if kind not in VIEWS:
+            raise unknown("kind of view", kind, VIEWS)
+        if kind == "mild" and isinstance(self.augment, Views):
+            return self.augment.mild()(pixels)
+        if kind == "plain" or self.augment is None:
+            return pixels.float() / 127.5 - 1 if pixels.dtype == torch.uint8 else pixels
+        return self.augment(pixels)
 
 
-@contextmanager
-def divergence_named(module: Any) -> Iterator[None]:
-    """Where weights or what they give are no finite numbers any more, that is the error, whatever else came of it.
+class ObjectiveMethod(Method):
+    """What `Method.of` makes: two views of an image, projected by a head that is not kept, and compared.
 
     Args:
-        module: a `LightningModule` with an attribute `lr`.
-
-    Raises:
-        Diverged: with the step and the learning rate, in place of the error that this led to.
+        encoder: images to features; what a run keeps.
+        hidden: width of the projection head's hidden layer.
+        dim: width of the projections.
+        **others: arguments of the objective, and of `Method`.
     """
+
+    make_objective: ClassVar[Callable[..., nn.Module]]
+    of_objective: ClassVar[frozenset[str]]
+
+    def __init__(self, encoder: nn.Module, hidden: int = 256, dim: int = 64, **others: Any):
+        own = {name: others.pop(name) for name in self.of_objective & others.keys()}
+        super().__init__(encoder, **others)
+        self.head = mlp(self.features, hidden, dim)
+        self.objective = type(self).make_objective(**own)
+
+    def loss(self, images: ImageViews, labels: Labels, index: Index) -> Float[Tensor, ""]:
+        """The objective of the projections of both views."""
+        loss = self.objective(*(self.head(self.encoder(view)) for view in images))
+        if not isinstance(loss, Tensor) or loss.ndim:
+            got = list(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
+            raise InputError(f"{type(self.objective).__name__}: expected the loss as a scalar tensor, got {got}")
+        return loss
+
+
+def _check_objective(kind: type) -> None:
+    """Refuse a class whose instances cannot be called with two views."""
+    if not issubclass(kind, nn.Module) or kind.forward is nn.Module.forward:
+        raise InputError(f"objective: expected an nn.Module with a `forward`, or a class of such, got {kind.__name__}")
+    if issubclass(kind, Learner):
+        raise InputError(f"objective: expected an objective of two views, got {kind.__name__}, which is a method")
+    signature = inspect.signature(kind.forward)
     try:
-        yield
-    except Exception as error:
-        broken = broken_parameter(module)
-        if broken is None and not isinstance(error, NonFinite):
-            raise
-        raise diverged(module, broken or str(error)) from error
+        signature.bind("self", "z1", "z2")
+    except TypeError as error:
+        raise InputError(
+            f"{kind.__name__}: expected an objective of two views, forward(self, z1, z2), got forward{signature}"
+        ) from error
 
 
-def broken_parameter(module: nn.Module) -> str | None:
-    """The first parameter that holds NaN or infinity, in words; `None` where there is none.
+def _method_around(objective: Any, hidden: int, dim: int) -> type[ObjectiveMethod]:
+    """A class whose constructor has the objective's arguments beside the method's."""
+    parameter, default_hidden, default_dim = inspect.Parameter, hidden, dim
+    first, *others = [
+        parameter("encoder", parameter.POSITIONAL_OR_KEYWORD),
+        parameter("hidden", parameter.KEYWORD_ONLY, default=hidden, annotation="int"),
+        parameter("dim", parameter.KEYWORD_ONLY, default=dim, annotation="int"),
+        parameter("others", parameter.VAR_KEYWORD),
+    ]
+    own = []
+    if isinstance(objective, type):
+        found = inspect.signature(objective).parameters.values()
+        own = [p.replace(kind=p.KEYWORD_ONLY) for p in found if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    names = frozenset(p.name for p in own)
+    if taken := sorted(names & (_own_arguments(ObjectiveMethod) | _own_arguments(Method) | _own_arguments(Learner))):
+        raise InputError(f"{objective.__name__}: the method has an argument '{taken[0]}' of its own; call it otherwise")
 
-    >>> broken_parameter(nn.Linear(2, 2))
-    """
-    names = (name for name, x in module.named_parameters() if not all_finite(x))
-    return next((f"the parameter {name} holds NaN or infinity" for name in names), None)
+    def __init__(self: Any, encoder: nn.Module, hidden: int = default_hidden, dim: int = default_dim, **others: Any):
+        ObjectiveMethod.__init__(self, encoder, hidden, dim, **others)
+
+    kind = objective if isinstance(objective, type) else type(objective)
+    content = {
+        "__init__": __init__,
+        "__doc__": kind.__doc__,
+        "__module__": kind.__module__,
+        "__signature__": inspect.Signature([first, *own, *others]),
+        "make_objective": staticmethod(objective if isinstance(objective, type) else lambda: copy.deepcopy(objective)),
+        "of_objective": names,
+    }
+    return type(f"{kind.__name__}Method", (ObjectiveMethod,), content)
 
 
-def diverged(module: Any, reason: str) -> Diverged:
-    """The error for training that has left all bounds, with its step and learning rate."""
-    optimizers = module.trainer.optimizers if module._trainer else []
-    lr = optimizers[0].param_groups[0]["lr"] if optimizers else module.lr
-    return Diverged(
-        f"training diverged by step {module.global_step}, at a learning rate of {lr:.3g}: {reason}; "
-        f"a smaller lr than {module.lr:g} may help"
-    )
-
-
-def warmup_cosine(step: int, steps: int, warmup: float) -> float:
-    """Share of the peak learning rate at a step: a linear rise, then half a cosine down to 0.
-
-    >>> [round(warmup_cosine(step, 100, 0.1), 2) for step in (0, 9, 10, 55, 100)]
-    [0.1, 1.0, 1.0, 0.5, 0.0]
-    """
-    rise = warmup * steps
-    if step < rise:
-        return min(1.0, (step + 1) / rise)
-    return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - rise) / max(1.0, steps - rise))))
+def _own_arguments(kind: type) -> set[str]:
+    return {p.name for p in inspect.signature(kind).parameters.values() if p.kind is not p.VAR_KEYWORD}

@@ -11,7 +11,7 @@ import math
 import numbers
 import operator
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import docstring_parser
 
 from counterpoise.errors import InputError, unknown
+from counterpoise.registry import user_files
 
 PACKAGE = Path(__file__).parents[1]
 Reader = Callable[[str], Any]
@@ -113,23 +114,123 @@ def describe(module: str, name: str, *, package: Path = PACKAGE) -> Description:
     those of its base class in Counterpoise too, except for what it sets itself in `super().__init__(...)`.
 
     Args:
-        module: its name below the package, such as "contrast.simclr".
-        name: a function or class in it, or "Class.method".
+        module: its name below the package, such as "contrast.simclr"; or of a user's file, such as "file:mine.py".
+        name: a function or class in it, or "Class.method". Of a user's objective, whether its class or what `Method.of`
+            makes of it, these are the arguments of the method around it.
         package: the folder of the package's source.
 
     Raises:
         InputError: if there is no such module, or nothing of that name in it.
 
-    >>> describe("arguments", "describe").arguments[1].help
-    'a function or class in it, or "Class.method".'
+    Examples:
+        >>> describe("registry.arguments", "describe").arguments[2].help
+        "the folder of the package's source."
     """
     outer, _, method = name.partition(".")
     found = Scope(module, package).find(outer)
     if found and method and isinstance(found.node, ast.ClassDef):
         found = found.method(method)
+    elif found and module.startswith(user_files.PREFIX) and (objective := _objective(found)):
+        return _describe_objective(found, objective)
     if found is None or not isinstance(found.node, (ast.ClassDef, ast.FunctionDef)):
         raise InputError(f"module '{module}' has no function or class '{name}'")
     return Description(_docs(found.node).summary, tuple(_arguments(found)))
+
+
+def describe_settings(task_module: str, *, package: Path = PACKAGE) -> Description:
+    """Read the settings of a task from source: the class that the task's attribute `settings` names.
+
+    Args:
+        task_module: module of the task below the package, whose `TASK` is an instance of its class.
+        package: the folder of the package's source.
+
+    Raises:
+        InputError: if the module has no task.
+
+    Examples:
+        >>> [argument.name for argument in describe_settings("tasks.graph").arguments]
+        ['epochs', 'data_dir', 'download', 'device', 'threads']
+    """
+    for kind in _task_classes(task_module, package):
+        value = kind.attribute("settings")
+        named = kind.scope.find(value.id) if isinstance(value, ast.Name) else None
+        if named and isinstance(named.node, ast.ClassDef):
+            return Description(_docs(named.node).summary, tuple(_arguments(named)))
+    raise InputError(f"module '{task_module}' has no TASK with settings")
+
+
+def task_roles(task_module: str, *, package: Path = PACKAGE) -> dict[str, str]:
+    """Read from source the models that methods of a task may stand on: for each role, what it usually is.
+
+    Args:
+        task_module: as for `describe_settings`.
+        package: the folder of the package's source.
+
+    Examples:
+        >>> task_roles("tasks.pretrain"), task_roles("tasks.graph")
+        ({'start': 'simclr'}, {})
+    """
+    for kind in _task_classes(task_module, package):
+        if (value := kind.attribute("roles")) is not None:
+            return dict(ast.literal_eval(value))
+    return {}
+
+
+def _task_classes(task_module: str, package: Path) -> Iterator[Found]:
+    """The class of a module's `TASK`, and its base classes."""
+    scope = Scope(task_module, package)
+    instance = scope.find("TASK")
+    kind = scope.find(_last_name(instance.node.func)) if instance and isinstance(instance.node, ast.Call) else None
+    while kind:
+        yield kind
+        kind = kind.base()
+
+
+class UserClass(NamedTuple):
+    """What a user's class says of itself in its source.
+
+    Attributes:
+        summary: the first line of its docstring; "" without one.
+        attributes: that the class and its base classes beside it set, by name; what is no plain value as `Code`.
+        base: module and name of the first of its base classes that is Counterpoise's; `None` where there is none.
+        trains_images: whether nothing speaks against its being a `Method`: it may be any but a `Learner` of other data.
+    """
+
+    summary: str
+    attributes: dict[str, Any]
+    base: tuple[str, str] | None
+    trains_images: bool
+
+
+def describe_user_class(module: str, name: str, *, package: Path = PACKAGE) -> UserClass:
+    """Read what the catalogue has to know of a method in a user's file.
+
+    Args:
+        module: of the file, such as "file:mine.py".
+        name: of a class at its top level, or of what `Method.of` made.
+        package: the folder of the package's source.
+
+    Raises:
+        InputError: if there is nothing of that name, naming the classes that there are.
+    """
+    found = Scope(module, package).find(name)
+    if found is None or not _is_user_class(found):
+        scope = Scope(module, package)
+        there = [node for node in scope.statements() if isinstance(node, (ast.ClassDef, ast.Assign))]
+        names = [node.name if isinstance(node, ast.ClassDef) else ast.unparse(node.targets[0]) for node in there]
+        known = ", ".join(each for each in names if _is_user_class(scope.find(each))) or "none"
+        raise InputError(f"{user_files.shown(user_files.path_of(module))}: has no class '{name}'; its classes: {known}")
+    found = _objective(found) or found
+    lineage = list(found.lineage()) if isinstance(found.node, ast.ClassDef) else []
+    attributes: dict[str, Any] = {}
+    for each in [each for each in lineage if each.scope.is_file][::-1]:
+        assert isinstance(each.node, ast.ClassDef)
+        attributes |= {key: _value(node, each.scope) for key, node in _assigned(each.node)}
+    ours = [(each.scope.module, getattr(each.node, "name", "")) for each in lineage if not each.scope.is_file]
+    names = [name for _, name in ours]
+    text = ast.get_docstring(found.node) if isinstance(found.node, ast.ClassDef) else None
+    summary = (text or "").strip().partition("\n")[0].strip()
+    return UserClass(summary, attributes, ours[0] if ours else None, "Method" in names or "Learner" not in names)
 
 
 def add_flags(
@@ -163,11 +264,12 @@ def add_flags(
 def collect(namespace: argparse.Namespace, description: Description) -> dict[str, Any]:
     """The arguments of `description` that were given on the command line, ready for a call.
 
-    >>> parser = argparse.ArgumentParser()
-    >>> description = Description("", (Argument("seeds", int, many=list, single=False), Argument("lr", float, 0.1)))
-    >>> add_flags(parser, description)
-    >>> collect(parser.parse_args(["--seeds", "1,2", "--seeds", "3"]), description)
-    {'seeds': [1, 2, 3]}
+    Examples:
+        >>> parser = argparse.ArgumentParser()
+        >>> description = Description("", (Argument("seeds", int, many=list, single=False), Argument("lr", float, 0.1)))
+        >>> add_flags(parser, description)
+        >>> collect(parser.parse_args(["--seeds", "1,2", "--seeds", "3"]), description)
+        {'seeds': [1, 2, 3]}
     """
     given = {}
     for argument in description.arguments:
@@ -185,8 +287,9 @@ def read_value(argument: Argument, text: str) -> Any:
     Raises:
         InputError: naming the argument, for text that is no such value.
 
-    >>> read_value(Argument("lr", float, 0.1), "1e-3"), read_value(Argument("fast", bool, False), "true")
-    (0.001, True)
+    Examples:
+        >>> read_value(Argument("lr", float, 0.1), "1e-3"), read_value(Argument("fast", bool, False), "true")
+        (0.001, True)
     """
     if argument.default is None and not argument.required and text.lower() == "none":
         return None
@@ -206,8 +309,9 @@ def read_value(argument: Argument, text: str) -> Any:
 def plain(value: Any) -> Any:
     """A value as JSON can hold it: a path as text, numbers and arrays of NumPy and PyTorch as Python's own.
 
-    >>> plain([Path("a/b"), 3])
-    ['a/b', 3]
+    Examples:
+        >>> plain([Path("a/b"), 3])
+        ['a/b', 3]
     """
     if isinstance(value, os.PathLike):
         return os.fsdecode(value)
@@ -228,9 +332,10 @@ def check_value(argument: Argument, value: Any) -> None:
     Raises:
         InputError: naming the argument.
 
-    >>> check_value(Argument("epochs", int, 10), True)
-    Traceback (most recent call last):
-    counterpoise.errors.InputError: epochs: expected a whole number, got True
+    Examples:
+        >>> check_value(Argument("epochs", int, 10), True)
+        Traceback (most recent call last):
+        counterpoise.errors.InputError: epochs: expected a whole number, got True
     """
     if argument.type is None:
         raise InputError(f"{argument.name}: takes an object, which a run cannot record; use the class itself for it")
@@ -301,24 +406,82 @@ class Scope:
     module: str
     package: Path
 
+    @property
+    def is_file(self) -> bool:
+        """Whether it is a user's file."""
+        return self.module.startswith(user_files.PREFIX)
+
     def find(self, name: str) -> Found | None:
-        """What a name stands for: a function, a class or a value, here or where it is imported from in Counterpoise."""
-        path = self.package.joinpath(*self.module.split("."))
-        path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
-        if not path.is_file():
-            raise InputError(f"module '{self.module}' is not in {self.package}")
-        for node in reversed(_parsed(path).body):
+        """What a name stands for: a function, a class or a value, here or where it is imported from in Counterpoise.
+
+        In a user's file also where it is imported from in a file beside it.
+        """
+        for node in reversed(self.statements()):
             if isinstance(node, (ast.ClassDef, ast.FunctionDef)) and node.name == name:
                 return Found(node, self)
             if isinstance(node, (ast.Assign, ast.AnnAssign)) and node.value is not None:
                 targets = node.targets if isinstance(node, ast.Assign) else [node.target]
                 if any(isinstance(target, ast.Name) and target.id == name for target in targets):
                     return Found(node.value, self)
-            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("counterpoise."):
+            if isinstance(node, ast.ImportFrom):
                 for alias in node.names:
-                    if (alias.asname or alias.name) == name:
-                        return replace(self, module=str(node.module).removeprefix("counterpoise.")).find(alias.name)
+                    source = self._imported(node.module or "", node.level)
+                    if source and (alias.asname or alias.name) == name:
+                        return source.find(alias.name)
         return None
+
+    def find_dotted(self, node: ast.expr) -> Found | None:
+        """What `name` or `module.name` stands for."""
+        if isinstance(node, ast.Name):
+            return self.find(node.id)
+        module = self._module_of(node.value) if isinstance(node, ast.Attribute) else None
+        return module.find(node.attr) if module and isinstance(node, ast.Attribute) else None
+
+    def statements(self) -> list[ast.stmt]:
+        """Those at the top level, and those that a type checker alone reads."""
+        if self.is_file:
+            body = user_files.tree(self.module).body
+        elif (path := self._path(self.module)) is not None:
+            body = _parsed(path).body
+        else:
+            raise InputError(f"module '{self.module}' is not in {self.package}")
+        checked = [part for node in body if isinstance(node, ast.If) and _is_type_checking(node) for part in node.body]
+        return [*checked, *body]
+
+    def _path(self, module: str) -> Path | None:
+        path = self.package.joinpath(*filter(None, module.split(".")))
+        path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+        return path if path.is_file() else None
+
+    def _imported(self, name: str, level: int = 0) -> Scope | None:
+        """The module that an import means, if it is of Counterpoise or beside the user's file."""
+        root, _, below = name.partition(".")
+        if root == "counterpoise" and level == 0:
+            return replace(self, module=below) if self._path(below) else None
+        beside = user_files.beside(self.module, name, level) if self.is_file else None
+        return replace(self, module=beside) if beside else None
+
+    def _module_of(self, node: ast.expr) -> Scope | None:
+        """The module that a name, or a name in another module, stands for."""
+        if isinstance(node, ast.Attribute):
+            outer = self._module_of(node.value)
+            return outer._below(node.attr) if outer else None
+        if not isinstance(node, ast.Name):
+            return None
+        for statement in self.statements():
+            for alias in getattr(statement, "names", ()):
+                if isinstance(statement, ast.Import) and node.id == (alias.asname or alias.name.partition(".")[0]):
+                    return self._imported(alias.name if alias.asname else node.id)
+                if isinstance(statement, ast.ImportFrom) and node.id == (alias.asname or alias.name):
+                    return self._imported(f"{statement.module or ''}.{alias.name}".strip("."), statement.level)
+        return None
+
+    def _below(self, name: str) -> Scope | None:
+        """A module of this package."""
+        if self.is_file:
+            beside = user_files.beside(self.module, name, 1)
+            return replace(self, module=beside) if beside else None
+        return self._imported(f"counterpoise.{self.module}.{name}".replace("..", "."))
 
 
 @dataclass(frozen=True)
@@ -331,11 +494,24 @@ class Found:
     def base(self) -> Found | None:
         """The base class that is defined in Counterpoise."""
         assert isinstance(self.node, ast.ClassDef)
-        for node in self.node.bases:
-            found = self.scope.find(node.id) if isinstance(node, ast.Name) else None
+        for base in self.node.bases:
+            node = base.value if isinstance(base, ast.Subscript) else base  # Task[Prepared] is a Task
+            found = self.scope.find_dotted(node)
             if found and isinstance(found.node, ast.ClassDef):
                 return found
         return None
+
+    def lineage(self) -> Iterator[Found]:
+        """This class and its base classes that are defined in Counterpoise or beside the user's file."""
+        found: Found | None = self
+        while found:
+            yield found
+            found = found.base()
+
+    def attribute(self, name: str) -> ast.expr | None:
+        """The value that this class itself gives to an attribute."""
+        assert isinstance(self.node, ast.ClassDef)
+        return dict(_assigned(self.node)).get(name)
 
     def method(self, name: str) -> Found | None:
         """A method of this class, or of the nearest base class that defines it."""
@@ -345,6 +521,44 @@ class Found:
                 return Found(node, self.scope)
         base = self.base()
         return base.method(name) if base else None
+
+
+def _assigned(node: ast.ClassDef) -> Iterator[tuple[str, ast.expr]]:
+    """The attributes to which a class itself gives values."""
+    for part in node.body:
+        if isinstance(part, (ast.Assign, ast.AnnAssign)) and part.value is not None:
+            targets = part.targets if isinstance(part, ast.Assign) else [part.target]
+            yield from ((target.id, part.value) for target in targets if isinstance(target, ast.Name))
+
+
+def _is_type_checking(node: ast.If) -> bool:
+    return _last_name(node.test) == "TYPE_CHECKING"
+
+
+def _is_user_class(found: Found | None) -> bool:
+    return found is not None and (isinstance(found.node, ast.ClassDef) or _objective(found) is not None)
+
+
+def _objective(found: Found) -> Found | None:
+    """Of a user's objective, its class or what is given to `Method.of`; `None` of anything else."""
+    node = found.node
+    if isinstance(node, ast.Call) and _last_name(node.func) == "of" and node.args:
+        return found.scope.find_dotted(node.args[0]) or Found(node.args[0], found.scope)
+    if not isinstance(node, ast.ClassDef) or any(not each.scope.is_file for each in found.lineage()):
+        return None
+    return found if found.method("forward") and not found.method("loss") else None
+
+
+def _describe_objective(found: Found, objective: Found) -> Description:
+    """The arguments of the method around an objective: the encoder, the objective's own, and the others'."""
+    around = Scope("learners.method", objective.scope.package).find("ObjectiveMethod")
+    assert around is not None
+    first, *others = _arguments(around)
+    given = {word.arg: _value(word.value, found.scope) for word in getattr(found.node, "keywords", ())}
+    others = [replace(one, default=given[one.name]) if one.name in given else one for one in others]
+    if not isinstance(objective.node, (ast.ClassDef, ast.FunctionDef)):  # an instance, made already
+        return Description("", (first, *others))
+    return Description(_docs(objective.node).summary, (first, *_arguments(objective), *others))
 
 
 def _arguments(found: Found) -> list[Argument]:
@@ -496,8 +710,9 @@ def as_words(name: str, given: Any) -> tuple[str, ...]:
     Raises:
         InputError: for anything else.
 
-    >>> as_words("imperfect", "long-tail=10"), as_words("loggers", ["wandb", "mlflow"])
-    (('long-tail=10',), ('wandb', 'mlflow'))
+    Examples:
+        >>> as_words("imperfect", "long-tail=10"), as_words("loggers", ["wandb", "mlflow"])
+        (('long-tail=10',), ('wandb', 'mlflow'))
     """
     words = [given] if isinstance(given, str) else plain(given)
     if not isinstance(words, (list, tuple)) or not all(isinstance(word, str) for word in words):
@@ -508,9 +723,10 @@ def as_words(name: str, given: Any) -> tuple[str, ...]:
 def check_arguments(module: str, name: str, **given: Any) -> None:
     """Refuse arguments of a function or class that are of another kind than it takes; unknown ones are passed over.
 
-    >>> check_arguments("contrast.simclr", "SimCLR", temperature="warm")
-    Traceback (most recent call last):
-    counterpoise.errors.InputError: temperature: expected a number, got 'warm'
+    Examples:
+        >>> check_arguments("contrast.simclr", "SimCLR", temperature="warm")
+        Traceback (most recent call last):
+        counterpoise.errors.InputError: temperature: expected a number, got 'warm'
     """
     for argument in describe(module, name).arguments:
         if argument.name in given:

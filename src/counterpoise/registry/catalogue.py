@@ -1,17 +1,23 @@
-"""The catalogue: what each method is, when to use it, and where it lives; read from `papers.toml`, without torch."""
+"""The catalogue: what each method is, when to use it, and where it lives; read from `papers.toml`, without torch.
+
+A method of a user's own file stands beside those of the catalogue: its slug is `PATH.py:CLASS`, and its row is made
+from the file, which is read and not run. `pinned` names its content, too; see `user_files`.
+"""
 
 from __future__ import annotations
 
 import importlib
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType, ModuleType
 from typing import Any
 
 from counterpoise.errors import InputError, unknown
+from counterpoise.registry import user_files
+from counterpoise.registry.arguments import UserClass, describe_user_class
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -37,9 +43,11 @@ class Paper:
         year: of the preprint.
         venue: where it appeared, if it did.
         module: its module below `counterpoise`, once done.
-        method: the class of its method, if it has one; of a paper about measuring, the function of its study.
+        method: the class of its method, if it has one.
+        study: of a paper about measuring, the module below `counterpoise` whose function `study` its claim runs.
         objectives: the classes of its objectives.
         labels: whether its method reads the labels of the training images.
+        search: the values that tuning tries of some of its method's arguments, by name; see `registry.search`.
     """
 
     slug: str
@@ -56,30 +64,78 @@ class Paper:
     venue: str | None = None
     module: str | None = None
     method: str | None = None
+    study: str | None = None
     objectives: tuple[str, ...] = ()
     labels: bool = False
+    search: Mapping[str, list[Any]] = field(default_factory=dict, hash=False)
 
 
 @cache
 def papers() -> Mapping[str, Paper]:
     """All rows by slug, in the order of the catalogue.
 
-    >>> papers()["dcl"].title
-    'Decoupled Contrastive Learning'
+    Examples:
+        >>> papers()["dcl"].title
+        'Decoupled Contrastive Learning'
     """
     rows = tomllib.loads(Path(__file__).with_name("papers.toml").read_text(encoding="utf-8"))
     return MappingProxyType({slug: _paper(slug, row) for slug, row in rows.items()})
 
 
 def find(slug: str) -> Paper:
-    """The row of a slug.
+    """The row of a slug; of a user's file, a row made from the source of its class.
 
     Raises:
-        InputError: if there is none; names the nearest.
+        InputError: if there is none, naming the nearest; for a user's file that is missing or no Python, or has no such
+            class, or one that does not say what it serves.
     """
+    if user_files.is_user_slug(slug):
+        return _user_row(slug)
     if slug not in papers():
         raise unknown("method", slug, papers())
     return papers()[slug]
+
+
+def pinned(slug: str) -> str:
+    """What a run records of a method: its slug; of a user's file `PATH.py:CLASS@HASH`, with the hash of its content.
+
+    Wherever the package takes a slug, it takes a recorded one, too. It stands for what the file held when it had that
+    hash: a process that has read it goes on with it, and any other refuses a file that was changed since.
+
+    Raises:
+        InputError: for a user's file that is missing or no Python.
+
+    Examples:
+        >>> pinned("dcl")
+        'dcl'
+    """
+    return user_files.pinned(slug) if user_files.is_user_slug(slug) else slug
+
+
+def short_slug(slug: str) -> str:
+    """A slug as a part of a file's name: of a user's file, its name and that of the class.
+
+    Examples:
+        >>> short_slug("dcl"), short_slug("/home/ann/mine.py:MyMethod@0123456789ab")
+        ('dcl', 'mine-MyMethod')
+    """
+    return user_files.short_slug(slug)
+
+
+def check_source(slug: str, hash: str) -> None:
+    """Refuse a method of a user's file that has another content than that of a hash; the catalogue's have none.
+
+    `load_class` does so itself for a slug that `pinned` made.
+
+    Args:
+        slug: of the method.
+        hash: as `pinned` gives it after the "@".
+
+    Raises:
+        InputError: naming the file.
+    """
+    if user_files.is_user_slug(slug):
+        user_files.check_unchanged(slug, hash)
 
 
 def select(
@@ -96,8 +152,9 @@ def select(
     Raises:
         InputError: if no row has that room, or that task.
 
-    >>> [paper.slug for paper in select(room="contrast", baseline=True)]
-    ['simclr', 'moco', 'supcon']
+    Examples:
+        >>> [paper.slug for paper in select(room="contrast", baseline=True)]
+        ['simclr', 'moco', 'supcon']
     """
     rows = papers().values()
     _check("room", room, (row.room for row in rows))
@@ -121,14 +178,15 @@ def methods_named(text: str) -> list[str]:
     Raises:
         InputError: for an empty list, an unknown slug or room, or one that has no method yet.
 
-    >>> methods_named("dcl, simclr, dcl")
-    ['dcl', 'simclr']
+    Examples:
+        >>> methods_named("dcl, simclr, dcl")
+        ['dcl', 'simclr']
     """
     slugs: list[str] = []
     for name in filter(None, (part.strip() for part in text.split(","))):
         if name.startswith("room:"):
             room = name.removeprefix("room:")
-            found = [row.slug for row in select(room=room, done=True) if row.method]
+            found = [row.slug for row in select(room=room, done=True) if row.method or row.study]
             if not found:
                 raise InputError(f"room '{room}' has no method yet; all its papers are planned")
             slugs += found
@@ -141,26 +199,61 @@ def methods_named(text: str) -> list[str]:
 
 
 def method_source(slug: str) -> tuple[str, str]:
-    """The module of a method and the name of its class.
+    """The module of a method and the name of its class; of a paper about measuring, those of its function `study`.
 
     Raises:
-        InputError: if the slug is unknown, only planned, or has no method.
+        InputError: if the slug is unknown, only planned, or has neither.
 
-    >>> method_source("dcl")
-    ('contrast.dcl', 'DCL')
+    Examples:
+        >>> method_source("dcl")
+        ('contrast.dcl', 'DCL')
+        >>> method_source("ap-pool")
+        ('studies.ap_pool', 'study')
     """
     paper = _done(slug)
+    if paper.study:
+        return paper.study, "study"
     if not paper.module or not paper.method:
         raise InputError(f"'{slug}' has no method to train; it offers: {', '.join(paper.kind)}")
     return paper.module, paper.method
 
 
+TASKS = ("pretrain", "classify", "retrieve", "few-shot", "compose", "regress", "graph", "measure")
+"""The tasks that there are; a method may serve others that are to come."""
+IMAGE_TASKS = ("pretrain", "retrieve", "few-shot")
+"""The tasks that any method on images serves, unless it says itself which."""
+
+
+def task_of(slug: str) -> str:
+    """The first task that a method serves.
+
+    Raises:
+        InputError: for an unknown method, or one that serves none of the tasks that there are.
+
+    Examples:
+        >>> task_of("dcl")
+        'pretrain'
+    """
+    served = find(slug).tasks
+    method_source(slug)  # refuses one that is only planned
+    for task in served:
+        if task in TASKS:
+            return task
+    raise InputError(f"method '{slug}' serves none of the tasks there are ({', '.join(TASKS)}): {', '.join(served)}")
+
+
 def task_source(task: str) -> str:
     """The module of a task, below `counterpoise`.
 
-    >>> task_source("few-shot")
-    'tasks.few_shot'
+    Raises:
+        InputError: for an unknown task.
+
+    Examples:
+        >>> task_source("few-shot")
+        'tasks.few_shot'
     """
+    if task not in TASKS:
+        raise unknown("task", task, TASKS)
     return f"tasks.{task.replace('-', '_')}"
 
 
@@ -168,9 +261,13 @@ def load_class(slug: str) -> Any:
     """The class of a method, or the function of a study, imported now.
 
     Raises:
-        InputError: if the slug is unknown, only planned, or has no method.
+        InputError: if the slug is unknown, only planned, or has neither; for a user's file as `find`, if it was changed
+            since the slug was pinned, if it ends with an error of its own, or has no method of that name.
     """
-    return getattr(_module(slug), method_source(slug)[1])
+    if user_files.is_user_slug(slug):
+        return _load_user_class(slug)
+    module, name = method_source(slug)
+    return getattr(importlib.import_module(f"counterpoise.{module}"), name)
 
 
 def load_objectives(slug: str) -> tuple[type, ...]:
@@ -179,8 +276,69 @@ def load_objectives(slug: str) -> tuple[type, ...]:
     Raises:
         InputError: if the slug is unknown or only planned.
     """
+    if user_files.is_user_slug(slug):
+        return ()
     module = _module(slug)
     return tuple(getattr(module, name) for name in find(slug).objectives)
+
+
+def _user_row(slug: str) -> Paper:
+    """What the source of a user's class says."""
+    module, name = user_files.module_name(slug), user_files.class_name(slug)
+    found = describe_user_class(module, name)
+    where = f"{user_files.shown(user_files.path_of(module))}: {name}"
+    based = next((row for row in papers().values() if row.method and (row.module, row.method) == found.base), None)
+    tasks, labels = _served(where, found, based), found.attributes.get("labels", bool(based and based.labels))
+    if not isinstance(labels, bool):
+        raise InputError(f"{where}: labels: expected True or False, got {labels!r}")
+    summary = found.summary or name
+    return Paper(
+        slug, summary, "", ("method",), tasks, summary, "", done=True, module=module, method=name, labels=labels
+    )
+
+
+def _served(where: str, found: UserClass, based: Paper | None) -> tuple[str, ...]:
+    """The tasks of a user's class: those that it names, or of the catalogue's method below it, or those of images."""
+    tasks = found.attributes.get("tasks")
+    if tasks is None and based:
+        return based.tasks
+    if tasks is None and found.trains_images:
+        return IMAGE_TASKS
+    if tasks is None:
+        raise InputError(
+            f"{where}: is a Learner, but no Method on images; expected an attribute `tasks`, the names of those of "
+            f"{', '.join(TASKS)} that it serves"
+        )
+    names = (tasks,) if isinstance(tasks, str) else tasks
+    if not isinstance(names, (list, tuple)) or not names:
+        raise InputError(f"{where}: tasks: expected names of tasks, got {tasks!r}")
+    for task in names:
+        _check(f"{where}: task", str(task), TASKS)
+    return tuple(names)
+
+
+def _load_user_class(slug: str) -> Any:
+    """The method of a user's file, or the method around its objective; `pickle` finds it in its module by its name."""
+    learners: Any = importlib.import_module("counterpoise.learners.method")
+    module, found = user_files.load(slug)
+    name, around = user_files.class_name(slug), f"Method_of_{user_files.class_name(slug)}"
+    if isinstance(found, type) and issubclass(found, learners.Learner):
+        if found.__module__ != module.__name__ and issubclass(found, learners.ObjectiveMethod):
+            found.__module__ = module.__name__
+        if found.__module__ == module.__name__ and getattr(module, found.__name__, None) is not found:
+            found.__name__ = found.__qualname__ = name  # made by `Method.of`
+        return found
+    if not hasattr(module, around):
+        try:
+            made = learners.Method.of(found)
+        except InputError as error:
+            raise InputError(
+                f"{user_files.shown(str(module.__file__))}: {name}: expected a Method, or an objective of two views "
+                f"to make one of; {error}"
+            ) from error
+        made.__module__, made.__name__, made.__qualname__ = module.__name__, around, around
+        setattr(module, around, made)
+    return getattr(module, around)
 
 
 def _module(slug: str) -> ModuleType:

@@ -6,10 +6,8 @@ capital, with a grave accent". What it is scored by are queries of unseen images
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -21,33 +19,62 @@ from counterpoise.errors import InputError
 from counterpoise.measure import effective_rank, uniformity
 from counterpoise.ops.checks import check_integers, check_matrix, check_number
 from counterpoise.ops.neighbours import nearest_in_parts
-from counterpoise.tasks import images
-from counterpoise.tasks.images import Prepared, facts
-from counterpoise.training.run import EFFECTIVE_RANK, UNIFORMITY, Metric, Run, load_once
-
-__all__ = ["BASELINE", "MAIN", "METRICS", "SHOWN", "check", "execute", "facts", "score"]
+from counterpoise.tasks.images import ImageTask, Prepared
+from counterpoise.training.run import EFFECTIVE_RANK, UNIFORMITY, Metric, Run, Scores
 
 KS = (1, 10, 50)
-METRICS = {
-    **{
-        f"recall_{k}": Metric(
-            f"Recall@{k}", meaning="the share of queries with an image of the answer's class among the k nearest"
-        )
-        for k in KS
-    },
-    **{f"instance_{k}": Metric(f"Recall@{k} of the one image that is said to be the answer") for k in KS},
-    "uniformity": UNIFORMITY,
-    "effective_rank": EFFECTIVE_RANK,
-}
-SHOWN = {"recall_1": "R@1 %", "recall_10": "R@10 %", "instance_50": "R@50 of one %"}
-MAIN = "recall_1"
-BASELINE = "composed-retrieval:uncertain=false"
-MILD = "crop=0.8"  # a flip would make another character of some
 
 
-def images_of(run: Run) -> Prepared:
-    """The images of a run, each with a query: to learn from, and to judge by in words that training has."""
-    return load_once(run, prepare)
+class Compose(ImageTask):
+    """Queries of an image and words, each of which seeks the image that it asks for."""
+
+    name = "compose"
+    augmentations = "crop=0.8"  # a flip would make another character of some
+    curve: ClassVar = {"effective_rank": EFFECTIVE_RANK, "uniformity": UNIFORMITY}
+    distributed = False
+    trains_on_all = False
+    metrics: ClassVar = {
+        **{
+            f"recall_{k}": Metric(
+                f"Recall@{k}", meaning="the share of queries with an image of the answer's class among the k nearest"
+            )
+            for k in KS
+        },
+        **{f"instance_{k}": Metric(f"Recall@{k} of the one image that is said to be the answer") for k in KS},
+        "uniformity": UNIFORMITY,
+        "effective_rank": EFFECTIVE_RANK,
+    }
+    shown: ClassVar = {"recall_1": "R@1 %", "recall_10": "R@10 %", "instance_50": "R@50 of one %"}
+    main = "recall_1"
+    baseline = "composed-retrieval:uncertain=false"
+
+    def prepare(self) -> Callable[..., Prepared]:
+        return prepare
+
+    def check_parts(self, run: Run, parts: Prepared, scored: bool) -> None:
+        super().check_parts(run, parts, scored=False)  # it needs no labelled images for probes
+
+    def check_classes(self, run: Run, parts: Prepared, scored: bool) -> None:
+        """Any classes will do: a query names its answer."""
+
+    def score_features(self, learner: Any, parts: Prepared, features: Tensor) -> Scores:
+        """All metrics of the queries of the test images.
+
+        Args:
+            learner: for its embeddings of queries.
+            parts: the images.
+            features: of the test images, [test, dim].
+        """
+        test = parts.test
+        assert isinstance(test, Composed)
+        found = search(learner.ask(test, test.texts), features, torch.arange(len(test)), test.answers, test.labels)
+        metrics = {
+            **{f"recall_{k}": found.recall[k] for k in KS},
+            **{f"instance_{k}": found.instance[k] for k in KS},
+            "uniformity": float(uniformity(features)),
+            "effective_rank": float(effective_rank(features)),
+        }
+        return Scores(metrics)
 
 
 def prepare(
@@ -62,43 +89,6 @@ def prepare(
     train, test = make_imperfect(splits, imperfect, seed)
     asked = compose(train, seed)
     return Prepared(asked, asked.subset(torch.arange(0)), compose(test, seed, asked.words))
-
-
-def check(run: Run, scored: bool = False) -> Prepared:
-    """Refuse a run that cannot work, in several processes among others; see `images.check`."""
-    if run.settings.process_group().size > 1:
-        raise InputError("devices: expected 1; the task compose trains in one process")
-    return images.check(mild(run), source=images_of)
-
-
-def mild(run: Run) -> Run:
-    """The run with views that keep a character what it is, unless it has views of its own."""
-    return run if run.settings.augmentations else replace(run, settings=replace(run.settings, augmentations=MILD))
-
-
-def execute(run: Run, folder: Path, **options: Any) -> dict[str, Any]:
-    """Train and score one run in its folder; see `images.train_and_score`."""
-    return images.train_and_score(mild(run), folder, score, source=images_of, **options)
-
-
-def score(method: Any, prepared: Prepared, features: Tensor) -> dict[str, Any]:
-    """All metrics of the queries of the test images.
-
-    Args:
-        method: for its embeddings of queries.
-        prepared: the images.
-        features: of the test images, [test, dim].
-    """
-    test = prepared.test
-    assert isinstance(test, Composed)
-    found = search(method.ask(test, test.texts), features, torch.arange(len(test)), test.answers, test.labels)
-    metrics = {
-        **{f"recall_{k}": found.recall[k] for k in KS},
-        **{f"instance_{k}": found.instance[k] for k in KS},
-        "uniformity": float(uniformity(features)),
-        "effective_rank": float(effective_rank(features)),
-    }
-    return {"metrics": metrics, "groups": {}, "per_class": None, "diagnostics": {}}
 
 
 class Found(NamedTuple):
@@ -138,9 +128,10 @@ def search(
         InputError: for shapes that do not go together, labels below -1, NaN, numbers out of range, an empty gallery, or
             a query whose answer is not in it.
 
-    >>> gallery = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [0.1, 1.0]])
-    >>> search(gallery[:1], gallery, torch.tensor([0]), torch.tensor([2]), torch.tensor([0, 0, 1, 1]), ks=(1, 2, 3))
-    Found(recall={1: 0.0, 2: 1.0, 3: 1.0}, instance={1: 0.0, 2: 0.0, 3: 1.0})
+    Examples:
+        >>> gallery = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [0.1, 1.0]])
+        >>> search(gallery[:1], gallery, torch.tensor([0]), torch.tensor([2]), torch.tensor([0, 0, 1, 1]), ks=(1, 2, 3))
+        Found(recall={1: 0.0, 2: 1.0, 3: 1.0}, instance={1: 0.0, 2: 0.0, 3: 1.0})
     """
     if not ks:
         raise InputError("ks: expected at least one number of neighbours, got none")
@@ -165,3 +156,6 @@ def search(
             right[k] += int((labels[index[:, :k]] == labels[answers[rows, None]]).any(1).sum())
             very[k] += int((index[:, :k] == answers[rows, None]).any(1).sum())
     return Found(*({k: count / len(queries) for k, count in hits.items()} for hits in (right, very)))
+
+
+TASK = Compose()

@@ -6,8 +6,7 @@ backbone's features on test images, read with clean labelled images that were he
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -33,82 +32,79 @@ from counterpoise.measure import (
     uniformity,
 )
 from counterpoise.nets import embed
-from counterpoise.tasks.images import NEIGHBOURS, Prepared, check, facts, train_and_score
-from counterpoise.training.run import EFFECTIVE_RANK, UNIFORMITY, Metric, Run
-
-__all__ = ["BASELINE", "MAIN", "METRICS", "SHOWN", "check", "execute", "facts", "score"]
-
-METRICS = {
-    "knn": Metric(
-        "kNN accuracy",
-        meaning="whether the nearest labelled images of a test image are of its class; it judges the embedding "
-        "itself, without training anything on it",
-    ),
-    "linear": Metric("linear probe accuracy", meaning="of a linear classifier that is trained on the features"),
-    "balanced": Metric("balanced linear accuracy", meaning="the same, where every class counts alike"),
-    "few_shot": Metric("5-shot accuracy", meaning="of the nearest class mean of 5 test images a class"),
-    "alignment": Metric(
-        "alignment", "lower", percent=False, meaning="the mean squared distance between two views of one image"
-    ),
-    "uniformity": UNIFORMITY,
-    "tolerance": Metric(
-        "tolerance", percent=False, meaning="the mean cosine of images of one class; 1 where they are one point"
-    ),
-    "effective_rank": EFFECTIVE_RANK,
-}
-SHOWN = {"knn": "kNN %", "linear": "linear %", "effective_rank": "rank"}
-MAIN = "knn"
-BASELINE = "simclr"
+from counterpoise.tasks.images import KNN, NEIGHBOURS, ImageTask, Prepared
+from counterpoise.training.run import EFFECTIVE_RANK, UNIFORMITY, Metric, Scores
 
 
-def execute(run: Run, folder: Path, **options: Any) -> dict[str, Any]:
-    """Train and score one run in its folder; see `images.train_and_score`."""
-    return train_and_score(run, folder, score, **options)
+class Pretrain(ImageTask):
+    """Features of images, scored by what simple readers find in them."""
 
-
-def score(method: Method, prepared: Prepared, features: Tensor) -> dict[str, Any]:
-    """All metrics of one encoder; its accuracy per class and per group of classes; what it tells of known factors.
-
-    Args:
-        method: for its encoder and its random views.
-        prepared: the images; without labels on both sides only the geometry is measured.
-        features: of the test images, [test, dim].
-    """
-    _, probe, test = prepared
-    metrics: dict[str, float] = {
-        "alignment": float(alignment(*_two_views(method, test))),
-        "uniformity": float(uniformity(features)),
-        "effective_rank": float(effective_rank(features)),
+    name = "pretrain"
+    metrics: ClassVar = {
+        "knn": KNN,
+        "linear": Metric("linear probe accuracy", meaning="of a linear classifier that is trained on the features"),
+        "balanced": Metric("balanced linear accuracy", meaning="the same, where every class counts alike"),
+        "few_shot": Metric("5-shot accuracy", meaning="of the nearest class mean of 5 test images a class"),
+        "alignment": Metric(
+            "alignment", "lower", percent=False, meaning="the mean squared distance between two views of one image"
+        ),
+        "uniformity": UNIFORMITY,
+        "tolerance": Metric(
+            "tolerance", percent=False, meaning="the mean cosine of images of one class; 1 where they are one point"
+        ),
+        "effective_rank": EFFECTIVE_RANK,
     }
-    if not len(probe) or not test.counts().any():
-        return {"metrics": metrics, "groups": {}, "per_class": None, "diagnostics": {}}
-    classes, labels = len(test.classes), test.labels
-    known = embed(method.encoder, probe, to_float)
-    neighbours = knn_predict(known, probe.labels, features, classes, k=NEIGHBOURS)
-    fitted, valid = stratified_split(probe.labels, 0.75, torch.Generator().manual_seed(0))
-    linear = linear_probe(known[fitted], probe.labels[fitted], known[valid], probe.labels[valid], classes)
-    linear_labels = linear.predict(features)
-    metrics |= {
-        "knn": accuracy(neighbours, labels),
-        "linear": accuracy(linear_labels, labels),
-        "balanced": balanced_accuracy(linear_labels, labels, classes),
-    }
-    if (test.counts() > 1).any():  # it compares images of one class
-        metrics["tolerance"] = float(tolerance(features, labels))
-    if few := _few_shot(features, labels):
-        metrics["few_shot"] = few
-    per_class = class_accuracy(neighbours, labels, classes)
-    return {
-        "metrics": metrics,
-        "groups": group_accuracy(neighbours, labels, prepared.train.counts()),
-        "per_class": [None if np.isnan(value) else value for value in per_class.tolist()],
-        "diagnostics": _factors(known, prepared, features) if test.factors else {},
-    }
+    shown: ClassVar = {"knn": "kNN %", "linear": "linear %", "effective_rank": "rank"}
+    main = "knn"
+    baseline = "simclr"
+    per_class = "knn"
+
+    def score_features(self, learner: Method, parts: Prepared, features: Tensor) -> Scores:
+        """All metrics of one encoder; its accuracy per class and group of classes; what it holds of known factors.
+
+        Args:
+            learner: for its encoder and its random views.
+            parts: the images; without labels on both sides only the geometry is measured.
+            features: of the test images, [test, dim].
+        """
+        probe, test = parts.probe, parts.test
+        metrics: dict[str, float] = {
+            "alignment": float(alignment(*_two_views(learner, test))),
+            "uniformity": float(uniformity(features)),
+            "effective_rank": float(effective_rank(features)),
+        }
+        if not len(probe) or not test.counts().any():
+            return Scores(metrics)
+        classes, labels = len(test.classes), test.labels
+        known = embed(learner.encoder, probe, to_float)
+        neighbours = knn_predict(known, probe.labels, features, classes, k=NEIGHBOURS)
+        fitted, valid = stratified_split(probe.labels, 0.75, torch.Generator().manual_seed(0))
+        linear = linear_probe(known[fitted], probe.labels[fitted], known[valid], probe.labels[valid], classes)
+        linear_labels = linear.predict(features)
+        metrics |= {
+            "knn": accuracy(neighbours, labels),
+            "linear": accuracy(linear_labels, labels),
+            "balanced": balanced_accuracy(linear_labels, labels, classes),
+        }
+        if (test.counts() > 1).any():  # it compares images of one class
+            metrics["tolerance"] = float(tolerance(features, labels))
+        if few := _few_shot(features, labels):
+            metrics["few_shot"] = few
+        per_class = class_accuracy(neighbours, labels, classes)
+        return Scores(
+            metrics,
+            groups=group_accuracy(neighbours, labels, parts.train.counts()),
+            per_class=[None if np.isnan(value) else value for value in per_class.tolist()],
+            diagnostics=_factors(known, parts, features) if test.factors else {},
+            items=(neighbours == labels)[labels >= 0].float(),
+        )
 
 
 def _factors(known: Tensor, prepared: Prepared, features: Tensor) -> dict[str, float]:
-    """What the features tell of all else that is known of the images, `factor NAME`, and the mean of it, `factors`."""
+    """What the features hold of all else that is known of the images, `factor NAME`, and the mean of it, `factors`."""
     found = probe_factors(known, prepared.probe.factors, features, prepared.test.factors)
+    if not found:  # as where a factor has one value only
+        return {}
     return {**{f"factor {name}": value for name, value in found.items()}, "factors": float(np.mean([*found.values()]))}
 
 
@@ -121,10 +117,13 @@ def _few_shot(features: Tensor, labels: Tensor, shots: int = 5, queries: int = 1
 
 
 @torch.no_grad()
-def _two_views(method: Method, test: Images, most: int = 1000) -> tuple[Tensor, Tensor]:
+def _two_views(learner: Method, test: Images, most: int = 1000) -> tuple[Tensor, Tensor]:
     """Features of two random views of the same test images, the views being the same for every method."""
     some = test.subset(fair_sample(test.labels, most))
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        first, second = (embed(method.encoder, some, method.view) for _ in range(2))
+        first, second = (embed(learner.encoder, some, learner.view) for _ in range(2))
     return nn.functional.normalize(first, dim=1), nn.functional.normalize(second, dim=1)
+
+
+TASK = Pretrain()

@@ -7,8 +7,7 @@ of which seeks its own class among all others.
 from __future__ import annotations
 
 import warnings
-from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -19,102 +18,99 @@ from counterpoise.measure import effective_rank, uniformity
 from counterpoise.measure.opis import epsilon_opis, opis, utility_curves
 from counterpoise.measure.retrieval import clustering_nmi, retrieval
 from counterpoise.nets import embed
-from counterpoise.tasks import images
-from counterpoise.tasks.images import Prepared, facts
-from counterpoise.tasks.unseen import check_counts, images_of
-from counterpoise.training.run import EFFECTIVE_RANK, UNIFORMITY, Metric, Run
-
-__all__ = ["BASELINE", "MAIN", "METRICS", "SHOWN", "check", "execute", "facts", "score"]
+from counterpoise.tasks.images import Prepared
+from counterpoise.tasks.unseen import UnseenClasses
+from counterpoise.training.run import EFFECTIVE_RANK, UNIFORMITY, Metric, Scores
 
 KS = (1, 2, 4, 8)
-METRICS = {
-    **{
-        f"recall_{k}": Metric(f"Recall@{k}", meaning="the share of images with one of their class among the k nearest")
-        for k in KS
-    },
-    "map_r": Metric(
-        "MAP@R",
-        meaning="of an image with R others of its class: at each of the first R places that holds one of them, the "
-        "share of these so far; summed, divided by R, and averaged over images. All R of them first give 100 %",
-    ),
-    "r_precision": Metric(
-        "R-precision", meaning="the share of an image's class among its R nearest, where R others are of its class"
-    ),
-    "nmi": Metric(
-        "normalised mutual information of k-means",
-        meaning="how much it says of an image's class in which of as many clusters as classes it lies: 0 % is "
-        "nothing, 100 % is all",
-    ),
-    "opis": Metric(
-        "OPIS: how unequally one threshold serves the classes",
-        "lower",
-        percent=False,
-        meaning="pairs nearer than a threshold are taken for one class; OPIS is the variance over classes of the "
-        "threshold's utility for each, averaged over the thresholds that take 1 % to 10 % of the pairs of different "
-        "classes for one: 0 where one threshold serves all classes alike, 0.25 at worst",
-    ),
-    "epsilon_opis": Metric(
-        "ε-OPIS: the same of the best and the worst tenth of them",
-        "lower",
-        percent=False,
-        meaning="the squared difference between the utility of the best and of the worst tenth of the classes",
-    ),
-    "utility": Metric(
-        "mean utility of one threshold",
-        meaning="of one class at one threshold: the harmonic mean of the share of its pairs that lie within the "
-        "threshold and of the share of its pairs with other classes that do not; averaged over both",
-    ),
-    "uniformity": UNIFORMITY,
-    "effective_rank": EFFECTIVE_RANK,
-}
-SHOWN = {"recall_1": "R@1 %", "map_r": "MAP@R %", "nmi": "NMI %", "opis": "OPIS"}
-MAIN = "recall_1"
-BASELINE = "multi-similarity"
 
 
-def check(run: Run, scored: bool = False) -> Prepared:
-    """Refuse a run that cannot work; see `images.check`.
+class Retrieve(UnseenClasses):
+    """Embeddings that find images of one class, for classes that training has not seen."""
 
-    Raises:
-        InputError: where fewer than two unseen classes have two images.
-    """
-    check_counts(images_of(run), 2, "one that seeks and one to find")
-    return images.check(run, scored, images_of)
-
-
-def execute(run: Run, folder: Path, **options: Any) -> dict[str, Any]:
-    """Train and score one run in its folder; see `images.train_and_score`."""
-    return images.train_and_score(run, folder, score, source=images_of, **options)
-
-
-def score(method: Method, prepared: Prepared, features: Tensor) -> dict[str, Any]:
-    """All metrics of the embeddings of unseen classes.
-
-    Args:
-        method: for its encoder.
-        prepared: the images.
-        features: of the test images, [test, dim].
-    """
-    _, gallery, test = prepared
-    embeddings = torch.cat([features, embed(method.encoder, gallery, to_float)])
-    labels = torch.cat([test.labels, gallery.labels])
-    counts = labels[labels >= 0].bincount(minlength=len(test.classes))
-    if single := [test.classes[i] for i in (counts == 1).nonzero().flatten().tolist()]:
-        more = ", …" if len(single) > 3 else ""
-        warnings.warn(
-            f"{len(single)} of {len(counts)} classes have 1 image, which has nothing to find: retrieval needs 2: "
-            f"{', '.join(single[:3])}{more}"
-        )
-    found, utility = retrieval(embeddings, labels, ks=KS, ties="average"), utility_curves(embeddings, labels).utility
-    metrics = {
-        **{f"recall_{k}": found.recall[k] for k in KS},
-        "map_r": found.map_r,
-        "r_precision": found.r_precision,
-        "nmi": clustering_nmi(embeddings, labels),
-        "opis": opis(utility),
-        "epsilon_opis": epsilon_opis(utility),
-        "utility": float(utility.mean()),
-        "uniformity": float(uniformity(embeddings)),
-        "effective_rank": float(effective_rank(embeddings)),
+    name = "retrieve"
+    needed = 2
+    why = "one that seeks and one to find"
+    metrics: ClassVar = {
+        **{
+            f"recall_{k}": Metric(
+                f"Recall@{k}", meaning="the share of images with one of their class among the k nearest"
+            )
+            for k in KS
+        },
+        "map_r": Metric(
+            "MAP@R",
+            meaning="of an image with R others of its class: at each of the first R places that holds one of them, the "
+            "share of these so far; summed, divided by R, and averaged over images. All R of them first give 100 %",
+        ),
+        "r_precision": Metric(
+            "R-precision", meaning="the share of an image's class among its R nearest, where R others are of its class"
+        ),
+        "nmi": Metric(
+            "normalised mutual information of k-means",
+            meaning="how much it says of an image's class in which of as many clusters as classes it lies: 0 % is "
+            "nothing, 100 % is all",
+        ),
+        "opis": Metric(
+            "OPIS: how unequally one threshold serves the classes",
+            "lower",
+            percent=False,
+            meaning="pairs nearer than a threshold are taken for one class; OPIS is the variance over classes of the "
+            "threshold's utility for each, averaged over the thresholds that take 1 % to 10 % of the pairs of "
+            "different classes for one: 0 where one threshold serves all classes alike, 0.25 at worst",
+        ),
+        "epsilon_opis": Metric(
+            "ε-OPIS: the same of the best and the worst tenth of them",
+            "lower",
+            percent=False,
+            meaning="the squared difference between the utility of the best and of the worst tenth of the classes",
+        ),
+        "utility": Metric(
+            "mean utility of one threshold",
+            meaning="of one class at one threshold: the harmonic mean of the share of its pairs that lie within the "
+            "threshold and of the share of its pairs with other classes that do not; averaged over both",
+        ),
+        "uniformity": UNIFORMITY,
+        "effective_rank": EFFECTIVE_RANK,
     }
-    return {"metrics": metrics, "groups": {}, "per_class": None, "diagnostics": {}}
+    shown: ClassVar = {"recall_1": "R@1 %", "map_r": "MAP@R %", "nmi": "NMI %", "opis": "OPIS"}
+    main = "recall_1"
+    baseline = "multi-similarity"
+
+    def score_features(self, learner: Method, parts: Prepared, features: Tensor) -> Scores:
+        """All metrics of the embeddings of unseen classes.
+
+        Args:
+            learner: for its encoder.
+            parts: the images.
+            features: of the test images, [test, dim].
+        """
+        gallery, test = parts.probe, parts.test
+        embeddings = torch.cat([features, embed(learner.encoder, gallery, to_float)])
+        labels = torch.cat([test.labels, gallery.labels])
+        counts = labels[labels >= 0].bincount(minlength=len(test.classes))
+        if single := [test.classes[i] for i in (counts == 1).nonzero().flatten().tolist()]:
+            more = ", …" if len(single) > 3 else ""
+            warnings.warn(
+                f"{len(single)} of {len(counts)} classes have 1 image, which has nothing to find: retrieval needs 2: "
+                f"{', '.join(single[:3])}{more}"
+            )
+        found, utility = (
+            retrieval(embeddings, labels, ks=KS, ties="average"),
+            utility_curves(embeddings, labels).utility,
+        )
+        metrics = {
+            **{f"recall_{k}": found.recall[k] for k in KS},
+            "map_r": found.map_r,
+            "r_precision": found.r_precision,
+            "nmi": clustering_nmi(embeddings, labels),
+            "opis": opis(utility),
+            "epsilon_opis": epsilon_opis(utility),
+            "utility": float(utility.mean()),
+            "uniformity": float(uniformity(embeddings)),
+            "effective_rank": float(effective_rank(embeddings)),
+        }
+        return Scores(metrics)
+
+
+TASK = Retrieve()

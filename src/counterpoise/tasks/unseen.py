@@ -1,24 +1,46 @@
-"""What the tasks share that judge embeddings by classes that training has not seen."""
+"""What the tasks share that score embeddings by classes that training has not seen."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import ClassVar
 
 import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from counterpoise.data import Images, Splits, load, make_imperfect
+from counterpoise.data import Images, Splits, load
 from counterpoise.data.images import joined
+from counterpoise.data.imperfect import make_imperfect_with_truth
 from counterpoise.errors import InputError
 from counterpoise.measure import stratified_split
-from counterpoise.tasks.images import Prepared
-from counterpoise.training.run import Run, load_once
+from counterpoise.tasks.images import ImageTask, Prepared
+from counterpoise.training.run import Run
 
 
-def images_of(run: Run) -> Prepared:
-    """The images of a run: to learn from, of some classes; and of other classes a gallery and queries to it."""
-    return load_once(run, prepare)
+class UnseenClasses(ImageTask):
+    """A task that trains on images of some classes, and is scored by images of others: a gallery and queries to it.
+
+    Attributes:
+        needed: images that two unseen classes must have at the least.
+        why: what they are needed for.
+    """
+
+    needed: ClassVar[int]
+    why: ClassVar[str]
+
+    def prepare(self) -> Callable[..., Prepared]:
+        return prepare
+
+    def check_parts(self, run: Run, parts: Prepared, scored: bool) -> None:
+        """Refuse unseen images that fewer than two classes have enough of."""
+        if not run.train_on_all:
+            check_counts(parts, self.needed, self.why)
+        super().check_parts(run, parts, scored)
+
+    def check_classes(self, run: Run, parts: Prepared, scored: bool) -> None:
+        """Any classes will do: those that are judged by are not those that are learnt."""
 
 
 def prepare(
@@ -46,9 +68,9 @@ def prepare(
     unseen = _of_classes(test, judged)
     if not apart:
         unseen = joined([unseen, _of_classes(train, judged)])
-    train, test = make_imperfect(Splits(_of_classes(train, known), unseen), imperfect, seed)
+    (train, test), truth = make_imperfect_with_truth(Splits(_of_classes(train, known), unseen), imperfect, seed)
     queries, gallery = stratified_split(test.labels, 0.5, torch.Generator().manual_seed(seed))
-    return Prepared(train, test.subset(gallery), test.subset(queries))
+    return Prepared(train, test.subset(gallery), test.subset(queries), truth)
 
 
 def check_counts(prepared: Prepared, needed: int, why: str) -> None:

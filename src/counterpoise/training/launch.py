@@ -25,7 +25,7 @@ MEETING = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK")
 def launch(function: Callable[..., None], arguments: tuple[Any, ...], devices: int, nodes: int = 1) -> None:
     """Call `function(rank, *arguments)` in `devices` new processes on this machine, together with others.
 
-    With several machines the same command runs on each; the environment tells where they meet: `MASTER_ADDR` and
+    With several machines the same command runs on each; the environment says where they meet: `MASTER_ADDR` and
     `MASTER_PORT` of the first one, and `NODE_RANK`, this machine's number from 0.
 
     Args:
@@ -35,7 +35,7 @@ def launch(function: Callable[..., None], arguments: tuple[Any, ...], devices: i
         nodes: how many machines.
 
     Raises:
-        InputError: if the environment does not tell where several machines meet.
+        InputError: if the environment does not say where several machines meet.
         ProcessLost: if a process failed or died; the others are ended then.
     """
     # Without SIGINT, which `_on_interrupt` handles: the launcher waits half a minute for processes that import.
@@ -54,7 +54,7 @@ def launch(function: Callable[..., None], arguments: tuple[Any, ...], devices: i
         **(_alone() if nodes == 1 else _together()),
     )
     for name in ("torch.distributed", "torch.distributed.elastic.agent.server.api"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)  # what went wrong is told by the error
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # the error says what went wrong
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     others, in_main = started(), threading.current_thread() is threading.main_thread()
     if in_main:
@@ -66,7 +66,7 @@ def launch(function: Callable[..., None], arguments: tuple[Any, ...], devices: i
         rank, failure = error.get_first_failure()
         if failure.exitcode == -signal.SIGINT:
             raise KeyboardInterrupt from error
-        raise ProcessLost(f"process {rank} of {devices * nodes} {_told(failure)}") from error
+        raise ProcessLost(f"process {rank} of {devices * nodes} {_reason(failure)}") from error
     except SignalException as error:
         if error.sigval == signal.SIGINT:
             raise KeyboardInterrupt from error
@@ -152,7 +152,7 @@ def _enter(function: Callable[..., None], arguments: tuple[Any, ...]) -> None:
     function(int(os.environ["RANK"]), *arguments)
 
 
-def _told(failure: ProcessFailure) -> str:
+def _reason(failure: ProcessFailure) -> str:
     if failure.exitcode < 0:
         return f"died of signal {-failure.exitcode}"
     info = failure.error_file_data.get("message", {})

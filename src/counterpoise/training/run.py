@@ -5,38 +5,39 @@ from __future__ import annotations
 import inspect
 import os
 import threading
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypedDict, TypeVar, cast, get_args
 
 import psutil
 import torch
 from threadpoolctl import threadpool_limits
+from torch import Tensor
 
-from counterpoise.data.state import check_unchanged, data_state, state_key
+from counterpoise.data.images import Images
+from counterpoise.data.state import State, check_unchanged, data_state, files_state, state_key
+from counterpoise.data.strips import Strips
 from counterpoise.errors import InputError, unknown
 from counterpoise.files import make_output_folder, read_json, write_json
 from counterpoise.ops.checks import check_number
 from counterpoise.ops.processes import Exchange
 from counterpoise.registry.arguments import Argument, check_value, describe, plain
-from counterpoise.training.launch import node
 from counterpoise.training.trainer import (
     CHECKPOINT,
     Precision,
     ProcessGroupConfig,
     Strategy,
+    check_device,
     check_options,
     check_process_group,
     epochs_done,
-    is_harmless,
     resolve,
 )
 
-CONTINUED = "as a run of fewer epochs, at other learning rates, so it differs from one that had all its epochs at once"
+WEIGHTS = ("net.safetensors", "encoder.safetensors")  # what a run keeps, and what it was called before
 
 Data = TypeVar("Data")
 
@@ -66,53 +67,101 @@ EFFECTIVE_RANK = Metric(
 
 @dataclass(frozen=True)
 class Settings:
-    """What all methods of a comparison share.
+    """What all methods of a comparison share, whatever the task.
 
     Args:
-        backbone: "small", or any model of timm or torchvision by name ("timm:resnet18", "torchvision:resnet18").
-        size: height and width of the images in pixels; `None` takes them as they are, users' own up to 64.
-        augmentations: steps of the random views, as in "crop=0.5,flip,jitter,grayscale,blur" (see `Views.of`); `None`
-            takes all but the blur.
-        epochs: passes over the training images.
-        batch_size: images a step, of all devices together; at most all of them.
-        precision: "32", "16-mixed" (CUDA and MPS alone) or "bf16-mixed".
-        accumulate: batches whose gradients are added up before each step of the optimiser.
+        epochs: passes over the training data.
         data_dir: where full data sets lie.
         download: let torchvision download a data set.
         device: "auto", "cpu", "cuda" or "mps".
         threads: processor threads of each run; part of what decides a result, since it changes how sums are rounded.
             Several runs at a time (`jobs`) use a processor's cores better than several threads, but for large networks.
+    """
+
+    epochs: int = 10
+    data_dir: str | None = None
+    download: bool = False
+    device: str = "auto"
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        described = _described(cast(Any, type(self)))
+        for f in fields(self):
+            value = plain(getattr(self, f.name))
+            object.__setattr__(self, f.name, value)
+            check_value(described[f.name], value)
+        self.check()
+
+    def check(self) -> None:
+        """Refuse values that are out of range, by name."""
+        check_number("epochs", self.epochs, at_least=1, whole=True)
+        check_number("threads", self.threads, at_least=1, whole=True)
+        check_device(self.device)
+
+    def process_group(self, rank: int = 0) -> ProcessGroupConfig:
+        """The processes that train together: one, unless the settings have more."""
+        return ProcessGroupConfig()
+
+
+@dataclass(frozen=True)
+class LearnerSettings(Settings):
+    """What the methods of a task share that train a network in batches.
+
+    Args:
+        backbone: "small", or any model of timm or torchvision by name ("timm:resnet18", "torchvision:resnet18").
+        augmentations: steps of the random views, as in "crop=0.5,flip,jitter,grayscale,blur" (see `Views.of`); `None`
+            takes the task's own: all but the blur, or a mild crop where another view would be another image.
+        batch_size: items a step, of all devices together; at most all of them.
+        precision: "32", "16-mixed" (CUDA and MPS alone) or "bf16-mixed".
+        accumulate: batches whose gradients are added up before each step of the optimiser.
+        init: weights that every encoder starts from: the folder of a run, a file of weights (safetensors, or a state
+            dict), or "pretrained" for those that timm or torchvision has for the backbone.
+        freeze: keep the encoder as it starts; only what a method puts on it learns.
+        given: models that methods stand on, as in "teacher=wide,start=runs/big": of each role a recipe that the task
+            knows, a backbone, BACKBONE@FILE with weights, the folder of a run, or "none".
+    """
+
+    backbone: str = "small"
+    augmentations: str | None = None
+    batch_size: int = 256
+    precision: Precision = "32"
+    accumulate: int = 1
+    init: str | None = None
+    freeze: bool = False
+    given: str | None = None
+
+    def check(self) -> None:
+        super().check()
+        given_values(self.given)
+        if self.freeze and not self.init:
+            raise InputError("freeze: keeps an encoder as it starts; expected init with it, got random weights")
+        check_options(self.epochs, self.batch_size, self.accumulate, self.precision, self.device)
+
+
+@dataclass(frozen=True)
+class ImageSettings(LearnerSettings):
+    """What the methods of a task on images share.
+
+    Args:
+        size: height and width of the images in pixels; `None` takes them as they are, users' own up to 64.
         devices: processes on each machine that divide every batch, each on an accelerator of its own if there are any.
         nodes: machines that train together; see docs/scaling.md.
         strategy: what Lightning does with the processes: "ddp" copies the network to each, "fsdp" divides it (CUDA).
         exchange: how objectives see the rows of all processes: "gather", "ring" (least memory), or "none", where each
             process is a batch of its own.
+        group: a factor of the test images, such as "domain": the main metric for each of its values, and the worst.
     """
 
-    backbone: str = "small"
     size: int | None = None
-    augmentations: str | None = None
-    epochs: int = 10
-    batch_size: int = 256
-    precision: Precision = "32"
-    accumulate: int = 1
-    data_dir: str | None = None
-    download: bool = False
-    device: str = "auto"
-    threads: int = 1
     devices: int = 1
     nodes: int = 1
     strategy: Strategy = "ddp"
     exchange: Exchange = "gather"
+    group: str | None = None
 
-    def __post_init__(self) -> None:
-        for f in fields(self):
-            value = plain(getattr(self, f.name))
-            object.__setattr__(self, f.name, value)
-            check_value(_described()[f.name], value)
-        check_options(self.epochs, self.batch_size, self.accumulate, self.precision, self.device)
+    def check(self) -> None:
+        super().check()
         check_process_group(self.process_group(), self.batch_size, self.device)
-        check_number("threads", self.threads, at_least=1, whole=True)
         if self.exchange not in get_args(Exchange):
             raise unknown("exchange", self.exchange, get_args(Exchange))
 
@@ -121,10 +170,159 @@ class Settings:
         return ProcessGroupConfig(self.devices, self.nodes, self.strategy, rank)
 
 
+def given_values(text: str | None) -> dict[str, str]:
+    """The value of each role in a setting `given`.
+
+    Raises:
+        InputError: for another form, or a role that is there twice.
+
+    Examples:
+        >>> given_values("teacher=wide,start=runs/big")
+        {'teacher': 'wide', 'start': 'runs/big'}
+    """
+    found: dict[str, str] = {}
+    for part in filter(None, (text or "").split(",")):
+        role, equals, value = part.strip().partition("=")
+        if not (role and equals and value):
+            raise InputError(f"given: expected ROLE=VALUE, got '{part}'")
+        if role in found:
+            raise InputError(f"given: {role} is given twice in '{text}'")
+        found[role] = value
+    return found
+
+
+def weight_files(settings: Settings) -> list[Path]:
+    """The files of the user's that the settings take weights from."""
+    if not isinstance(settings, LearnerSettings):
+        return []
+    values = [
+        settings.init or "",
+        *(value.partition("@")[2] or value for value in given_values(settings.given).values()),
+    ]
+    paths = [Path(value).expanduser() for value in values if value]
+    folders = [path for path in paths if path.is_dir()]
+    return [path for path in paths if path.is_file()] + [
+        folder / name for folder in folders for name in (*WEIGHTS, "config.json") if (folder / name).exists()
+    ]
+
+
+def other_state(settings: Settings) -> State:
+    """The state of the files that the settings name besides the data: of weights, and of the data to adapt to."""
+    target = getattr(settings, "target", None)
+    return {**files_state(weight_files(settings)), **(data_state(target, settings.data_dir) if target else {})}
+
+
+@dataclass(frozen=True)
+class TargetSettings(ImageSettings):
+    """What the methods of a task on images of two domains share.
+
+    Args:
+        target: data of the domain to adapt to, as for `data`; its labels only score.
+    """
+
+    target: str | None = None
+
+
 @cache
-def _described() -> dict[str, Argument]:
-    """The settings by name, with what each takes."""
-    return {argument.name: argument for argument in describe("training.run", "Settings").arguments}
+def _described(kind: type[Settings]) -> dict[str, Argument]:
+    """The settings of a class by name, with what each takes."""
+    module = kind.__module__.removeprefix("counterpoise.")
+    return {argument.name: argument for argument in describe(module, kind.__name__).arguments}
+
+
+def make_settings(kind: type[Settings], options: Mapping[str, Any]) -> Settings:
+    """Settings from keyword arguments; `None` leaves the default.
+
+    Raises:
+        InputError: for an unknown one, naming the nearest that is known; for a value out of range.
+
+    Examples:
+        >>> make_settings(Settings, {"epochs": 3, "device": None}).epochs
+        3
+    """
+    known = [f.name for f in fields(kind)]
+    for name in options:
+        if name not in known:
+            raise unknown("setting", name, known)
+    return kind(**{name: value for name, value in options.items() if value is not None})
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a task finds of a trained learner.
+
+    Attributes:
+        metrics: figures by name, those of the task's `metrics`.
+        groups: accuracy of groups of classes by name, such as "head" and "tail".
+        per_class: accuracy of each class, `None` for a class without test items; `None` where there are no classes.
+        diagnostics: figures by name that help to understand the others.
+        warnings: what a user should know of the run, one sentence each.
+        items: what each test item adds to the task's main metric, whose mean over them it is.
+        hits: of each labelled test item whether it is named rightly, where `items` are weighed.
+        gallery: test images and their features, for the report's pictures.
+        strips: pictures in rows and columns, such as masks, samples or renders, for the report.
+    """
+
+    metrics: dict[str, float]
+    groups: dict[str, float] = field(default_factory=dict)
+    per_class: list[float | None] | None = None
+    diagnostics: dict[str, float] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    items: Tensor | None = None
+    hits: Tensor | None = None
+    gallery: tuple[Images, Tensor] | None = None
+    strips: Strips | None = None
+
+
+class Result(TypedDict, total=False):
+    """The content of a run's `result.json`; of a run that failed or was stopped, the first two keys and `error`.
+
+    Attributes:
+        seed: of the run.
+        status: "done", "failed" or "stopped".
+        error: what a run failed with.
+        warnings: as of `Scores`, and those that were given on the way, by whichever library.
+        metrics: as of `Scores`; so are `groups`, `per_class` and `diagnostics`.
+        seconds: training time.
+        memory_mb: the most memory in use.
+        curve: one dictionary an epoch: epoch, loss, seconds so far, and what the probe measured.
+        parameters: how many numbers the kept network has.
+        classes: names of the classes.
+        counts: items of each class, by part of the data.
+        sizes: items, by part of the data.
+        notes: what was done to the data.
+        shape: of one input.
+        value_range: of the files' pixels, where they hold other numbers than bytes.
+        given: by role, the models that it stood on: where each is, and its time and main score where it was trained.
+        offered: what the method's constructor was given of the data, as far as it is plain numbers.
+        device: that was used: "cpu", "cuda" or "mps".
+        continued: after which epochs the run was asked for more.
+        folder: of the run, below that of the comparison.
+    """
+
+    seed: int
+    status: str
+    error: str
+    warnings: list[str]
+    metrics: dict[str, float]
+    groups: dict[str, float]
+    per_class: list[float | None] | None
+    diagnostics: dict[str, float]
+    seconds: float
+    memory_mb: float
+    curve: list[dict[str, float]]
+    parameters: int
+    classes: list[str]
+    counts: dict[str, list[int]]
+    sizes: dict[str, int]
+    notes: list[str]
+    shape: list[int]
+    value_range: list[float]
+    given: dict[str, Any]
+    offered: dict[str, Any]
+    device: str
+    continued: list[int]
+    folder: str
 
 
 @dataclass(frozen=True)
@@ -141,6 +339,8 @@ class Run:
         task: what the method is to do.
         state: names the state of the user's files; by default the state that they are in now. See `data.state`.
         train_on_all: hold out no image, so that none is scored.
+        files: names the state of the other files that the settings name, such as weights; by default the state they are
+            in now.
     """
 
     method: str
@@ -148,12 +348,15 @@ class Run:
     seed: int = 0
     arguments: dict[str, Any] = field(default_factory=dict)
     imperfect: tuple[str, ...] = ()
-    settings: Settings = Settings()
+    settings: Settings = ImageSettings()
     task: str = "pretrain"
     state: str | None = None
     train_on_all: bool = False
+    files: str | None = None
 
     def __post_init__(self) -> None:
+        if self.files is None:
+            object.__setattr__(self, "files", state_key(other_state(self.settings)))
         if self.state is None:
             object.__setattr__(self, "state", state_key(data_state(self.data, self.settings.data_dir)))
 
@@ -178,12 +381,16 @@ def load_once(run: Run, load: Callable[..., Data]) -> Data:
         "data": run.data,
         "imperfect": run.imperfect,
         "seed": run.seed,
-        "size": settings.size,
+        "size": getattr(settings, "size", None),
+        "target": getattr(settings, "target", None),
         "data_dir": settings.data_dir,
         "download": settings.download,
     }
     wanted = inspect.signature(load).parameters
-    return _loaded(load, tuple((name, value) for name, value in offered.items() if name in wanted), run.state)
+    loaded = _loaded(load, tuple((name, value) for name, value in offered.items() if name in wanted), run.state)
+    if state_key(other_state(settings)) != run.files:
+        raise InputError("files that the settings name were changed while the command ran; start it again")
+    return loaded
 
 
 @lru_cache(maxsize=1)
@@ -198,7 +405,7 @@ def begin(run: Run, folder: Path) -> list[int]:
     """Make a folder the run's own, by its `config.json`.
 
     A folder belongs to a run once there is a checkpoint or a result in it; before, a run of another configuration may
-    take its place. A run that is asked for more epochs than it had goes on from its checkpoint; its configuration tells
+    take its place. A run that is asked for more epochs than it had goes on from its checkpoint; its configuration says
     after which epochs it did so, as `continued`.
 
     Returns:
@@ -210,6 +417,7 @@ def begin(run: Run, folder: Path) -> list[int]:
     config, path = run.config(), make_output_folder(folder, "run") / "config.json"
     before = read_json(path) if path.exists() else {}
     continued = before.pop("continued", [])
+    before = _with_defaults(before, run) if before else before
     if before == config:
         return continued
     checkpoint, result = folder / CHECKPOINT, folder / "result.json"
@@ -226,6 +434,14 @@ def begin(run: Run, folder: Path) -> list[int]:
     return continued
 
 
+def _with_defaults(config: dict[str, Any], run: Run) -> dict[str, Any]:
+    """An earlier configuration, completed by the defaults of what was added to configurations since."""
+    missing = {f.name: f.default for f in fields(Run) if f.name not in config and f.default is not MISSING}
+    kind = type(run.settings)
+    settings = {f.name: f.default for f in fields(kind)} | config["settings"]
+    return {**config, **missing, "settings": settings}
+
+
 def _only_longer(before: dict[str, Any], now: dict[str, Any]) -> bool:
     """Whether a configuration differs from an earlier one by more epochs alone."""
     settings = {**now["settings"], "epochs": before["settings"].get("epochs")}
@@ -235,8 +451,9 @@ def _only_longer(before: dict[str, Any], now: dict[str, Any]) -> bool:
 def differences(before: dict[str, Any], now: dict[str, Any]) -> str:
     """What differs between two configurations, in words.
 
-    >>> differences({"seed": 0, "settings": {"epochs": 2}}, {"seed": 0, "settings": {"epochs": 1}, "task": "x"})
-    "epochs: 2, now 1; task: not given, now 'x'"
+    Examples:
+        >>> differences({"seed": 0, "settings": {"epochs": 2}}, {"seed": 0, "settings": {"epochs": 1}, "task": "x"})
+        "epochs: 2, now 1; task: not given, now 'x'"
     """
     before, now = _flat(before), _flat(now)
     both = {
@@ -250,45 +467,6 @@ def _flat(config: dict[str, Any]) -> dict[str, Any]:
     nested = {name for name, value in config.items() if isinstance(value, dict)}
     flat = {name: value for name, value in config.items() if name not in nested}
     return {**flat, **{name: value for part in sorted(nested) for name, value in config[part].items()}}
-
-
-def run_once(run: Run, folder: Path, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What `work` finds, kept in the run's folder; or what it found there earlier.
-
-    The folder gets `config.json` first and `result.json` last: where that is, the run is complete. Only the first of
-    several machines writes it.
-
-    Args:
-        run: what is to be run.
-        folder: of this run alone; made where it is missing.
-        work: gives the result. Its `warnings` are joined by those that were given on the way, by whichever library, but
-            for what `is_harmless`; its `memory_mb` is measured here.
-
-    Raises:
-        InputError: if the folder holds a run of another configuration, or what counterpoise did not write.
-    """
-    continued = begin(run, folder)
-    if (folder / "result.json").exists():
-        return read_json(folder / "result.json")
-    with (
-        warnings.catch_warnings(record=True) as caught,
-        peak_memory(run.settings.device) as memory,
-        processor_threads(run.settings.threads),
-    ):
-        warnings.simplefilter("always", UserWarning)
-        result = work()
-    if node() > 0:
-        return result
-    found = [f"went on after {_listed(continued)}: {CONTINUED}"] if continued else []
-    found += [" ".join(str(w.message).split()) for w in caught if not is_harmless(w.message, w.category)]
-    result |= {"warnings": list(dict.fromkeys([*result["warnings"], *found])), "memory_mb": memory.peak}
-    result |= {"device": resolve(run.settings.device), "continued": continued}
-    write_json(folder / "result.json", result)
-    return result
-
-
-def _listed(epochs: list[int]) -> str:
-    return f"epoch{'s' if len(epochs) > 1 else ''} {', '.join(map(str, epochs))}"
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Training one method on one set of images: the loop, what it shows while it runs, and how it goes on after a stop."""
+"""Training a learner on data: the loop, what it shows while it runs, and how it goes on after a stop."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import re
 import signal
 import time
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, cast, get_args
+from typing import Any, Literal, NamedTuple, Protocol, cast, get_args, runtime_checkable
 
 import lightning
 import torch
@@ -22,15 +22,9 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import BatchSampler, DataLoader, Sampler
 
-from counterpoise.data import Images
-from counterpoise.data.images import fair_sample
-from counterpoise.data.targets import Targets
-from counterpoise.data.views import to_float
 from counterpoise.errors import InputError, MissingExtra, unknown
 from counterpoise.files import aside_of, make_folder, written
-from counterpoise.learners.method import Method, broken_parameter, diverged, divergence_named
-from counterpoise.measure import collapse, effective_rank, knn_accuracy, uniformity
-from counterpoise.nets import embed
+from counterpoise.learners.learner import Learner, broken_parameter, diverged, divergence_named
 from counterpoise.ops.checks import check_number
 
 Precision = Literal["32", "16-mixed", "bf16-mixed"]
@@ -50,15 +44,28 @@ HARMLESS = (
 """Parts of what Lightning and PyTorch say on runs as they should be, which concerns no user."""
 
 
+Probe = Callable[[Any], "tuple[dict[str, float], str | None]"]
+"""What is measured after an epoch of the learner: figures by name, and the name of what is wrong, if anything is."""
+
+
+@runtime_checkable
+class Batched(Protocol):
+    """Data that comes in batches: `data.__getitems__(indices)` returns one, as the learner's `loss` takes it."""
+
+    def __len__(self) -> int: ...
+
+    def __getitems__(self, indices: list[int], /) -> Any: ...
+
+
 def fit(
-    method: Method,
-    images: Images | Targets,
+    learner: Learner,
+    data: Batched,
     *,
     epochs: int,
     batch_size: int,
     seed: int,
     folder: Path,
-    probe: OnlineProbe | None = None,
+    probe: Probe | None = None,
     precision: Precision = "32",
     accumulate: int = 1,
     loggers: tuple[str, ...] = (),
@@ -67,19 +74,20 @@ def fit(
     progress: bool = False,
     callbacks: tuple[Callback, ...] = (),
 ) -> list[dict[str, float]]:
-    """Train `method` on `images`, or go on where an earlier call in the same folder stopped.
+    """Train `learner` on `data`, or go on where an earlier call in the same folder stopped.
 
     Every epoch draws its random numbers from (seed, epoch) alone. So a run that was stopped and resumed reaches,
-    on one machine's CPU, the same weights to the last bit as a run that was not.
+    on one machine's CPU, the same weights to the last bit as a run that was not. A learner with nothing to train sees
+    all data once, by `start_epoch`.
 
     Args:
-        method: what to train; changed in place.
-        images: the training images.
-        epochs: passes over the images.
-        batch_size: images a step; at most all of them. A last smaller batch is dropped.
-        seed: decides the order of the images and their views.
+        learner: what to train; changed in place.
+        data: the training data: any `Dataset` with `__len__` and `__getitems__`, which returns a whole batch.
+        epochs: passes over the data.
+        batch_size: items a step; at most all of them. A last smaller batch is dropped.
+        seed: decides the order of the data and what is drawn at random, such as views.
         folder: gets `last.ckpt` and `curve.csv` after every epoch; an existing `last.ckpt` is resumed from.
-        probe: what to measure after every epoch; see `OnlineProbe`.
+        probe: what to measure of the learner after every epoch; see `measure.online.OnlineProbe`.
         precision: "32", or mixed precision in float16 or bfloat16.
         accumulate: batches whose gradients are added up before each step of the optimiser.
         loggers: where the curve goes besides: any of "tensorboard", "wandb", "mlflow".
@@ -97,14 +105,17 @@ def fit(
     check_options(epochs, batch_size, accumulate, precision, device)
     check_loggers(loggers)
     process_group = process_group or ProcessGroupConfig()
-    check_images(len(images), batch_size, process_group)
     make_folder(folder)
+    if not learner.trains:
+        return _apply(learner, data, seed, folder, probe, device, callbacks)
+    check_sizes(len(data), batch_size, process_group)
+    learner.check_training(accumulate, precision, process_group.size)
     history = History(probe if process_group.strategy == "ddp" else None, folder / "curve.csv")
     checkpoint = folder / CHECKPOINT
     loader: DataLoader[Any] = DataLoader(
-        cast(Any, images),
+        cast(Any, data),
         batch_sampler=DistributedBatchSampler(
-            Shuffle(len(images), seed), method, min(batch_size, len(images)), process_group
+            Shuffle(len(data), seed), learner, min(batch_size, len(data)), process_group
         ),
         collate_fn=_as_fetched,
     )
@@ -112,7 +123,7 @@ def fit(
     if checkpoint.exists():
         read_checkpoint(checkpoint)
         resume = checkpoint
-    _warn_of_substitutes(batch_size, len(images), accumulate, len(loader))
+    _warn_of_substitutes(batch_size, len(data), accumulate, len(loader))
     with quiet(), history.keeping_warnings():
         trainer = lightning.Trainer(
             max_epochs=epochs,
@@ -126,7 +137,7 @@ def fit(
             accumulate_grad_batches=accumulate,
             logger=[make_logger(name, folder) for name in loggers],
             callbacks=[
-                StartEpoch(images, seed, process_group.rank),
+                StartEpoch(data, seed, process_group.rank),
                 history,
                 *callbacks,
                 *([RichProgressBar()] if progress else []),
@@ -140,12 +151,33 @@ def fit(
         )
         _check_granted(trainer, precision, process_group)
         try:
-            trainer.fit(method, loader, ckpt_path=resume, weights_only=True)
+            trainer.fit(learner, loader, ckpt_path=resume, weights_only=True)
         except (RuntimeError, KeyError, ValueError) as error:
             if resume and "state_dict" in str(error):
                 raise InputError(f"{checkpoint}: belongs to another configuration; choose another folder") from error
             raise
     return history.rows
+
+
+def _apply(
+    learner: Learner,
+    data: Batched,
+    seed: int,
+    folder: Path,
+    probe: Probe | None,
+    device: str,
+    callbacks: tuple[Callback, ...],
+) -> list[dict[str, float]]:
+    """What `fit` does for a learner with nothing to train: it sees all data once, as before a first epoch."""
+    start = time.perf_counter()
+    torch.manual_seed(epoch_seed(seed, 0) + (1 << 62))
+    learner.to(resolve(device)).start_epoch(data, 0)
+    learner.eval()
+    row = {"epoch": 1.0, "seconds": time.perf_counter() - start}
+    if probe is not None:
+        row |= probe(learner)[0]
+    write_curve(folder / "curve.csv", [row])
+    return [row]
 
 
 def _warn_of_substitutes(batch_size: int, images: int, accumulate: int, batches: int) -> None:
@@ -182,19 +214,29 @@ def check_options(epochs: int, batch_size: int, accumulate: int, precision: str,
     check_number("accumulate", accumulate, at_least=1, whole=True)
     if precision not in get_args(Precision):
         raise unknown("precision", precision, get_args(Precision))
+    check_device(device)
+    check_precision(precision, resolve(device))
+
+
+def check_device(device: str) -> None:
+    """Refuse a device that is not known, or not there.
+
+    Examples:
+        >>> check_device("cpu")
+    """
     if device not in DEVICES:
         raise unknown("device", device, DEVICES)
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not available.get(device, True):
         raise InputError(f"device: '{device}' is not available on this machine")
-    check_precision(precision, resolve(device))
 
 
 def resolve(device: str) -> str:
     """The kind of device that is used: "auto" takes CUDA, or else MPS, or else the CPU.
 
-    >>> resolve("cpu")
-    'cpu'
+    Examples:
+        >>> resolve("cpu")
+        'cpu'
     """
     if device != "auto":
         return device
@@ -204,9 +246,10 @@ def resolve(device: str) -> str:
 def check_precision(precision: str, device: str) -> None:
     """Refuse a mixed precision that a device does not have, and in whose place libraries would take another.
 
-    >>> check_precision("16-mixed", "cpu")
-    Traceback (most recent call last):
-    counterpoise.errors.InputError: precision: '16-mixed' is not available on cpu; '32' is, and 'bf16-mixed' may be
+    Examples:
+        >>> check_precision("16-mixed", "cpu")
+        Traceback (most recent call last):
+        counterpoise.errors.InputError: precision: '16-mixed' is not available on cpu; '32' is, and 'bf16-mixed' may be
     """
     if precision not in DTYPES:
         return
@@ -222,24 +265,26 @@ def check_precision(precision: str, device: str) -> None:
         raise InputError(f"precision: '{precision}' is not available on {device}{reason}; {others}")
 
 
-def check_images(images: int, batch_size: int, process_group: ProcessGroupConfig) -> None:
-    """Refuse fewer images than give each process two in a batch, since one alone has nothing to be compared with.
+def check_sizes(items: int, batch_size: int, process_group: ProcessGroupConfig) -> None:
+    """Refuse fewer items than give each process two in a batch, since one alone has nothing to be compared with.
 
-    >>> check_images(3, 4, ProcessGroupConfig(devices=2))
-    Traceback (most recent call last):
-    counterpoise.errors.InputError: images: expected at least 4 to train on, 2 for each of 2 processes, got 3
+    Examples:
+        >>> check_sizes(3, 4, ProcessGroupConfig(devices=2))
+        Traceback (most recent call last):
+        counterpoise.errors.InputError: images: expected at least 4 to train on, 2 for each of 2 processes, got 3
     """
-    if min(images, batch_size) < 2 * process_group.size:
+    if min(items, batch_size) < 2 * process_group.size:
         each = f", 2 for each of {process_group.size} processes" if process_group.size > 1 else ""
-        raise InputError(f"images: expected at least {2 * process_group.size} to train on{each}, got {images}")
+        raise InputError(f"images: expected at least {2 * process_group.size} to train on{each}, got {items}")
 
 
 def check_loggers(names: Iterable[str]) -> None:
     """Refuse loggers that are not known, or whose library is missing.
 
-    >>> check_loggers(["tensorbord"])
-    Traceback (most recent call last):
-    counterpoise.errors.InputError: logger 'tensorbord' is not known; did you mean 'tensorboard'? Known: ...
+    Examples:
+        >>> check_loggers(["tensorbord"])
+        Traceback (most recent call last):
+        counterpoise.errors.InputError: logger 'tensorbord' is not known; did you mean 'tensorboard'? Known: ...
     """
     for name in names:
         if name not in LOGGERS:
@@ -304,15 +349,15 @@ class Shuffle(Sampler[int]):
 
 
 class DistributedBatchSampler(BatchSampler):
-    """This process's share of every batch that the method makes; shares differ by one image at most."""
+    """This process's share of every batch that the learner makes; shares differ by one image at most."""
 
-    def __init__(self, order: Shuffle, method: Method, batch_size: int, process_group: ProcessGroupConfig):
+    def __init__(self, order: Shuffle, learner: Learner, batch_size: int, process_group: ProcessGroupConfig):
         super().__init__(order, batch_size, drop_last=True)
-        self.method, self.process_group = method, process_group
+        self.learner, self.process_group = learner, process_group
 
     def __iter__(self) -> Iterator[list[int]]:
         # A generator, so that nothing is drawn before the epoch is known: a resumed loader is started before it is.
-        for batch in self.method.batches(torch.tensor(list(self.sampler)), self.batch_size):
+        for batch in self.learner.batches(torch.tensor(list(self.sampler)), self.batch_size):
             size = self.process_group.size
             if len(batch) < 2 * size:
                 raise InputError(
@@ -322,14 +367,14 @@ class DistributedBatchSampler(BatchSampler):
 
 
 class StartEpoch(Callback):
-    """Lets the method see all images, and seeds: resuming needs no state of the generators.
+    """Lets the learner see all data, and seeds: resuming needs no state of the generators.
 
     Random views and dropout draw from (seed, epoch, process); what the method does before the epoch, in all processes
     alike, from (seed, epoch).
     """
 
-    def __init__(self, images: Images | Targets, seed: int, rank: int = 0):
-        self.images, self.seed, self.rank = images, seed, rank
+    def __init__(self, data: Batched, seed: int, rank: int = 0):
+        self.data, self.seed, self.rank = data, seed, rank
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         for config in trainer.lr_scheduler_configs:  # a checkpoint may be of a run of fewer epochs, with other rates
@@ -341,7 +386,7 @@ class StartEpoch(Callback):
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         torch.manual_seed(epoch_seed(self.seed, trainer.current_epoch) + (1 << 62))
         with divergence_named(pl_module):
-            pl_module.start_epoch(self.images, trainer.current_epoch)
+            pl_module.start_epoch(self.data, trainer.current_epoch)
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         if batch_idx == 0:  # at the first batch, not before: the loader's start draws a number of its own
@@ -353,40 +398,13 @@ def epoch_seed(seed: int, epoch: int) -> int:
     return 2 * (seed * 1_000_003 + epoch)
 
 
-class OnlineProbe:
-    """Measures an encoder while it trains, since a falling loss does not show that anything is learnt.
-
-    Args:
-        labelled: images whose labels the kNN vote uses; `None` when there are no labels.
-        unseen: images that are classified, and whose features tell the effective rank and uniformity.
-        neighbours: k of the vote.
-        most: at most so many images of each, drawn from all classes, so that measuring stays a small share of training.
-    """
-
-    def __init__(self, labelled: Images | None, unseen: Images, neighbours: int = 20, most: int = 1000):
-        self.labelled = None if labelled is None else labelled.subset(fair_sample(labelled.labels, most))
-        self.unseen = unseen.subset(fair_sample(unseen.labels, most))
-        self.neighbours = neighbours
-
-    def __call__(self, encoder: torch.nn.Module) -> tuple[dict[str, float], str | None]:
-        """The figures, and the name of the collapse if there is one."""
-        features = embed(encoder, self.unseen, to_float)
-        figures = {"effective_rank": float(effective_rank(features)), "uniformity": float(uniformity(features))}
-        if self.labelled is not None:
-            known = embed(encoder, self.labelled, to_float)
-            figures["knn"] = knn_accuracy(
-                known, self.labelled.labels, features, self.unseen.labels, len(self.labelled.classes), k=self.neighbours
-            )
-        return figures, collapse(features)
-
-
 class History(Callback):
     """The learning curve, one row an epoch: in checkpoints, a CSV file, the progress bar and the loggers.
 
     Checkpoints hold the warnings, too, so that a run that was stopped, or that other processes trained, has them all.
     """
 
-    def __init__(self, probe: OnlineProbe | None, path: Path):
+    def __init__(self, probe: Probe | None, path: Path):
         self.probe, self.path = probe, path
         self.rows: list[dict[str, float]] = []
         self.warnings: list[str] = []
@@ -398,14 +416,15 @@ class History(Callback):
         self.start = time.perf_counter()
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        method = cast(Method, pl_module)
-        if broken := broken_parameter(method):
-            raise diverged(method, broken)
+        if broken := broken_parameter(pl_module):
+            raise diverged(pl_module, broken)
         seconds = self.earlier + time.perf_counter() - self.start
-        row = {"epoch": trainer.current_epoch + 1, "loss": float(trainer.callback_metrics["loss"]), "seconds": seconds}
+        logged = trainer.callback_metrics
+        row = {"epoch": trainer.current_epoch + 1, "loss": float(logged["loss"]), "seconds": seconds}
+        row |= {name: float(value) for name, value in logged.items() if name.startswith("loss_")}
         if self.probe is not None:
-            with divergence_named(method):
-                figures, found = self.probe(method.encoder)
+            with divergence_named(pl_module):
+                figures, found = self.probe(pl_module)
             row |= figures
             pl_module.log_dict(figures, prog_bar=True, rank_zero_only=True)
             if found and found != self.collapse and trainer.is_global_zero:
@@ -414,10 +433,7 @@ class History(Callback):
         self.rows.append(row)
         if not trainer.is_global_zero:
             return
-        with written(self.path) as aside, aside.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, row)
-            writer.writeheader()
-            writer.writerows(self.rows)
+        write_curve(self.path, self.rows)
 
     @contextmanager
     def keeping_warnings(self) -> Iterator[None]:
@@ -443,6 +459,14 @@ class History(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.rows = state_dict["rows"]
         self.warnings = list(dict.fromkeys([*state_dict.get("warnings", []), *self.warnings]))
+
+
+def write_curve(path: Path, rows: list[dict[str, float]]) -> None:
+    """Write a learning curve as CSV, one row an epoch."""
+    with written(path) as aside, aside.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, rows[-1])
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 class AtomicCheckpoint(Callback):

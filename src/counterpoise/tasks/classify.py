@@ -1,0 +1,228 @@
+"""The classify task: whose network names the class of new images best, for every class alike?
+
+A network is judged by its own logits on test images. All labelled images but those of the test are trained on: where
+other tasks hold some out to read features with, nothing reads them here, and a classifier that lacks a fifth of its
+labels is judged too low. It is so for every method. While a run trains, the curve therefore shows accuracy on training
+images, by the labels that were given: how far they are fitted, and under label noise, too far.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from counterpoise.data import Images, load
+from counterpoise.data.images import fair_sample
+from counterpoise.data.imperfect import make_imperfect_with_truth
+from counterpoise.errors import InputError, first_few
+from counterpoise.learners.classifier import Classifier
+from counterpoise.measure import accuracy, class_accuracy, group_accuracy
+from counterpoise.measure.classification import (
+    calibration_error,
+    negative_log_likelihood,
+    top_accuracy,
+    wrong_learnt,
+)
+from counterpoise.measure.online import OnlineProbe
+from counterpoise.tasks.base import NONE_GIVEN, Offers
+from counterpoise.tasks.images import WATCHED, ImageTask, Prepared, by_group
+from counterpoise.training.run import EFFECTIVE_RANK, ImageSettings, Metric, Run, Scores, Settings
+
+GROUP = "group"  # the factor, or column of a table, that names subgroups unless the settings name another
+TOP = 5
+
+
+class Classify(ImageTask):
+    """Networks that classify images, scored by their own logits."""
+
+    name = "classify"
+    metrics: ClassVar = {
+        "balanced": Metric("balanced accuracy", meaning="the mean over classes of the share that is named rightly"),
+        "accuracy": Metric("accuracy", meaning="the share of test images whose class is named rightly"),
+        "worst_class": Metric("worst class", meaning="the accuracy of the class that has the lowest"),
+        "ece": Metric(
+            "calibration error",
+            "lower",
+            meaning="how far confidence and accuracy are apart, over 15 bins of confidence (ECE)",
+        ),
+        "nll": Metric(
+            "negative log-likelihood",
+            "lower",
+            percent=False,
+            meaning="of the true class, in nats; confident errors cost most",
+        ),
+        "top_5": Metric("top-5 accuracy", meaning="whether the class is among the five with the highest scores"),
+        "worst_group": Metric("worst group", meaning="the accuracy of the subgroup of images that has the lowest"),
+    }
+    shown: ClassVar = {"balanced": "balanced %", "accuracy": "accuracy %", "worst_class": "worst class %", "nll": "NLL"}
+    main = "balanced"
+    curve: ClassVar = {
+        "fitted": Metric(
+            "training accuracy",
+            meaning="on up to 1,000 training images of all classes alike, by the labels that were given",
+        ),
+        "effective_rank": EFFECTIVE_RANK,
+    }
+    baseline = "cross-entropy"
+    per_class = "accuracy"
+
+    def declared(self, settings: Settings) -> dict[str, Any]:
+        """As of any task, but that the scores of subgroups are accuracies."""
+        found = super().declared(settings)
+        if found["groups"]:
+            found["groups"]["metric"] = "accuracy"
+        return found
+
+    def prepare(self) -> Callable[..., Prepared]:
+        return prepare
+
+    def check_parts(self, run: Run, parts: Prepared, scored: bool) -> None:
+        """As of any task on images, the training images standing for those that others hold out for the probes."""
+        super().check_parts(run, replace(parts, probe=parts.train), scored)
+
+    def summary(self, run: Run, parts: Prepared) -> str:
+        """How many images are trained on, and how many are not, in one line."""
+        if run.train_on_all:
+            return super().summary(run, parts)
+        train, test = len(parts.train), len(parts.test)
+        return f"training on {train:,} images; held out: {test:,} for the test; --all trains on them, too"
+
+    def make(self, run: Run, parts: Prepared, given: Offers = NONE_GIVEN) -> Classifier:
+        """The method of a run; one without logits is refused."""
+        learner = super().make(run, parts, given)
+        if not isinstance(learner, Classifier):
+            raise InputError(f"method '{run.method}': has no logits to classify by; expected a Classifier")
+        return learner
+
+    def kept(self, learner: Classifier) -> nn.Module:
+        """The whole network, which classifies."""
+        return learner.net
+
+    def probe(self, run: Run, parts: Prepared) -> OnlineProbe:
+        return Fitting(parts.train, super().probe(run, parts).unseen)
+
+    def score(self, run: Run, learner: Any, parts: Prepared, curve: Sequence[Mapping[str, float]]) -> Scores:
+        """As of any task on images; with accuracies of subgroups, and a warning of classes that could not be learnt."""
+        settings = run.settings
+        assert isinstance(settings, ImageSettings)
+        found = super().score(replace(run, settings=replace(settings, group=None)), learner, parts, curve)
+        found = replace(found, warnings=[*found.warnings, *_never_learnt(parts)])
+        return _with_subgroups(found, parts.test, settings.group)
+
+    def score_features(self, learner: Classifier, parts: Prepared, features: Tensor) -> Scores:
+        """All metrics of the logits; accuracy per class and group of classes; wrong labels learnt."""
+        test, diagnostics = parts.test, _wrong_learnt(learner, parts)
+        if not test.counts().any():
+            return Scores({}, diagnostics=diagnostics)
+        labels, classes = test.labels, len(test.classes)
+        logits = learner.predict(test)
+        predicted = logits.argmax(1)
+        recall = class_accuracy(predicted, labels, classes)
+        metrics = {
+            "balanced": float(recall.nanmean()),
+            "accuracy": accuracy(predicted, labels),
+            "worst_class": float(recall[~recall.isnan()].min()),
+            "ece": calibration_error(logits, labels),
+            "nll": negative_log_likelihood(logits, labels),
+        }
+        if classes > TOP:
+            metrics["top_5"] = top_accuracy(logits, labels, TOP)
+        return Scores(
+            metrics,
+            groups=group_accuracy(predicted, labels, parts.train.counts()),
+            per_class=[None if value != value else value for value in recall.tolist()],
+            diagnostics=diagnostics,
+            items=_shares(predicted, test),
+            hits=(predicted == labels)[labels >= 0].float(),
+        )
+
+
+class Fitting(OnlineProbe):
+    """Measures while a network trains how far it fits its labels; of unseen images, the shape of the features alone.
+
+    Args:
+        train: the training images, of which up to 1,000 with a label are used.
+        unseen: images whose features give the effective rank and the uniformity; their labels are not read.
+    """
+
+    def __init__(self, train: Images, unseen: Images):
+        super().__init__(None, unseen)
+        labelled = train.subset((train.labels >= 0).nonzero().flatten())
+        self.train = labelled.subset(fair_sample(labelled.labels, WATCHED))
+
+    def __call__(self, learner: Any) -> tuple[dict[str, float], str | None]:
+        """The figures, and the name of the collapse if there is one."""
+        figures, collapse = super().__call__(learner)
+        fitted = accuracy(learner.predict(self.train).argmax(1), self.train.labels)
+        return {"fitted": fitted, **figures}, collapse
+
+
+def prepare(
+    data: str, imperfect: tuple[str, ...], seed: int, size: int | None, data_dir: str | None, download: bool
+) -> Prepared:
+    """The images of a run, the same for every method of one seed: all that are not of the test are trained on."""
+    splits = load(data, size=size, data_dir=data_dir, download=download, seed=seed)
+    (train, test), truth = make_imperfect_with_truth(splits, imperfect, seed)
+    return Prepared(train, train.subset(torch.arange(0)), test, truth)
+
+
+def _shares(predicted: Tensor, test: Images) -> Tensor:
+    """Of each labelled test image what it adds to the balanced accuracy, which is the mean of these numbers."""
+    labels = test.labels[test.labels >= 0]
+    counts = test.counts().double()
+    return (predicted[test.labels >= 0] == labels) * len(labels) / (counts > 0).sum() / counts[labels]
+
+
+def _with_subgroups(found: Scores, test: Images, asked: str | None) -> Scores:
+    """Scores with the accuracy of each subgroup, and that of the worst as a metric, where the images have subgroups.
+
+    What an image adds to the balanced accuracy is more than 1 for rare classes; of a subgroup it counts if it is right.
+
+    Args:
+        found: the scores.
+        test: to score by.
+        asked: the factor that the settings name, whose values then stand beside the groups of classes; without one, a
+            factor "group" counts.
+    """
+    factor = asked or GROUP
+    if found.items is None or factor not in test.factors:
+        return found
+    judged = by_group(found, test, factor)
+    accuracies = {name: value for name, value in judged.groups.items() if name not in found.groups}
+    if accuracies:
+        found = replace(found, metrics={**found.metrics, "worst_group": min(accuracies.values())})
+    if asked:
+        return replace(found, groups=judged.groups, diagnostics=judged.diagnostics)
+    return replace(found, diagnostics=found.diagnostics | accuracies)
+
+
+def _wrong_learnt(learner: Classifier, parts: Prepared) -> dict[str, float]:
+    """The share of the wrong labels that the network has learnt; empty where none is known to be wrong."""
+    if parts.truth is None:
+        return {}
+    given = parts.train.labels
+    wrong = ((given >= 0) & (parts.truth >= 0) & (given != parts.truth)).nonzero().flatten()
+    if not len(wrong):
+        return {}
+    some = parts.train.subset(wrong)
+    share = wrong_learnt(learner.predict(some).argmax(1), some.labels, parts.truth[wrong])
+    assert share is not None
+    return {"wrong_learnt": share}
+
+
+def _never_learnt(parts: Prepared) -> list[str]:
+    """The warning about classes of the test that training has no label of, and that no method can name."""
+    there = parts.test.counts()
+    never = ((there > 0) & (parts.train.counts() == 0)).nonzero().flatten().tolist()
+    if not never:
+        return []
+    count = int(there[never].sum())
+    names = first_few([parts.test.classes[label] for label in never])
+    return [f"no training label of {len(never)} classes ({names}): their {count:,} test images count as wrong"]
+
+
+TASK = Classify()

@@ -1,0 +1,131 @@
+"""What any learner has: any data, a network of its own, nothing to train where there is nothing; kinds of views."""
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import Dataset
+
+from counterpoise.data.views import Views, to_float
+from counterpoise.errors import InputError
+from counterpoise.learners.learner import Learner
+from counterpoise.learners.method import Method
+from counterpoise.training.trainer import fit
+from worlds import Encoder
+
+
+class Lines(Dataset):
+    """Numbers and twice these numbers: neither images nor targets of the library."""
+
+    def __init__(self, count=64):
+        self.x = torch.linspace(-1, 1, count)[:, None]
+
+    def __len__(self):
+        return len(self.x)
+
+    def __getitems__(self, indices):
+        x = self.x[indices]
+        return x, 2 * x[:, 0]
+
+
+class Regression(Learner):
+    """A straight line through pairs of numbers."""
+
+    def __init__(self, **recipe):
+        super().__init__(**recipe)
+        self.net = nn.Linear(1, 1)
+
+    def loss(self, inputs, targets):
+        return nn.functional.mse_loss(self.net(inputs)[:, 0], targets)
+
+
+class Means(Learner):
+    """Nothing to train: it keeps the mean of what it sees."""
+
+    trains = False
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Linear(1, 1)
+        self.register_buffer("mean", torch.zeros(1))
+        self.register_buffer("drawn", torch.zeros(1))
+
+    def start_epoch(self, data, epoch):
+        assert epoch == 0
+        self.mean.copy_(data.x.mean())
+        self.drawn.copy_(torch.rand(1))
+
+
+def test_any_data_of_batches_is_trained_on(tmp_path):
+    torch.manual_seed(0)
+    learner = Regression(lr=0.3, optimizer="sgd", weight_decay=0.0)
+    seen = []
+    curve = fit(
+        learner,
+        Lines(),
+        epochs=20,
+        batch_size=16,
+        seed=0,
+        folder=tmp_path,
+        device="cpu",
+        probe=lambda trained: (seen.append(trained) or {"weight": float(trained.net.weight)}, None),
+    )
+    assert float(learner.net.weight) == pytest.approx(2.0, abs=0.05)
+    assert all(one is learner for one in seen)
+    assert curve[-1]["weight"] == pytest.approx(float(learner.net.weight))
+    assert (tmp_path / "curve.csv").read_text().startswith("epoch,loss,seconds,weight")
+
+
+def test_what_trains_nothing_sees_all_data_once_by_the_seed(tmp_path):
+    rows, drawn = [], []
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        learner = Means()
+        rows.append(fit(learner, Lines(), epochs=5, batch_size=16, seed=seed, folder=tmp_path / name, device="cpu"))
+        drawn.append(float(learner.drawn))
+    assert drawn[0] == drawn[1] != drawn[2]
+    (row,) = rows[0]
+    assert row.keys() == {"epoch", "seconds"}, "there is no loss"
+    assert not learner.training
+    assert (tmp_path / "a" / "curve.csv").exists()
+
+
+def test_a_learner_must_say_what_its_loss_is():
+    with pytest.raises(NotImplementedError, match="Learner must define loss"):
+        Learner().loss()
+
+
+class Kinds(Method):
+    """Sees each image as it is, a little changed, and much changed."""
+
+    views = ("plain", "mild", "random")
+
+    def loss(self, images, labels, index):
+        return torch.stack([view.sum() for view in images])
+
+
+def test_kinds_of_views_come_in_the_order_that_is_declared():
+    pixels = torch.randint(0, 256, (4, 1, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    method = Kinds(Encoder(64), augment=Views(8))
+    plain, mild, strong = method.views_of(pixels, torch.zeros(4).long(), torch.arange(4))
+    torch.testing.assert_close(plain, to_float(pixels))
+    assert mild.shape == strong.shape == plain.shape
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        expected = Views(8, crop=(0.8, 1.0), flip=0.5, jitter=0.0, grayscale=0.0)(pixels)
+        torch.manual_seed(0)
+        assert torch.equal(method.view(pixels, "mild"), expected)
+
+
+@pytest.mark.usefixtures("plain_shapes")
+def test_an_unknown_kind_of_view_is_refused():
+    with pytest.raises(InputError, match="kind of view 'wild' is not known; did you mean 'mild'"):
+        Kinds(Encoder(64)).view(torch.zeros(1, 1, 8, 8, dtype=torch.uint8), "wild")
+
+
+def test_a_number_of_views_draws_as_before():
+    pixels = torch.randint(0, 256, (4, 1, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    method = Kinds(Encoder(64), augment=Views(8))
+    method.views = 2
+    torch.manual_seed(3)
+    found = method.views_of(pixels, torch.zeros(4).long(), torch.arange(4))
+    torch.manual_seed(3)
+    assert all(torch.equal(view, method.augment(pixels)) for view in found)
