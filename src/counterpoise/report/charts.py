@@ -1,11 +1,12 @@
 """Small charts as inline SVG made of CSS classes, so that one drawing serves the light and the dark scheme.
 
 Colours are the classes `s0` … `s7` (page.css: the Okabe–Ito palette); every series also has a mark of its own shape, so
-that nothing rests on colour alone. Charts are drawn at the size they are read at on a phone and grow from there.
+that nothing rests on colour alone. Charts are drawn at their size on a phone and grow from there.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -14,7 +15,7 @@ from markupsafe import Markup
 from matplotlib.ticker import MaxNLocator
 
 from counterpoise.errors import printable
-from counterpoise.report.formatting import MINUS
+from counterpoise.report.formatting import MINUS, number
 
 COLOURS = 8
 MARKS = (
@@ -26,7 +27,16 @@ MARKS = (
 
 
 class Line(NamedTuple):
-    """One method's curve: its mean over seeds, and the lowest and highest seed at each x."""
+    """One method's curve.
+
+    Attributes:
+        series: number of the method, which decides colour and shape.
+        label: of the method.
+        x: where the curve has values.
+        mean: over seeds, at each x.
+        low: the lowest seed at each x.
+        high: the highest seed at each x.
+    """
 
     series: int
     label: str
@@ -37,7 +47,14 @@ class Line(NamedTuple):
 
 
 class Bar(NamedTuple):
-    """One method's bar, with a dot for each seed."""
+    """One method's bar, with a dot for each seed.
+
+    Attributes:
+        series: number of the method, which decides colour and shape.
+        label: of the method.
+        mean: over seeds, in the unit that is shown.
+        seeds: the value of each seed, in the same unit.
+    """
 
     series: int
     label: str
@@ -45,13 +62,46 @@ class Bar(NamedTuple):
     seeds: list[float]
 
 
+class Point(NamedTuple):
+    """One method's place in a chart of two metrics, with the interval of each.
+
+    Attributes:
+        series: number of the method, which decides colour and shape.
+        label: of the method.
+        at: its mean on the first and on the second metric.
+        spans: both ends of the interval of each of these; None where there is none.
+        dominated: whether another method is at least as good in both and better in one.
+    """
+
+    series: int
+    label: str
+    at: tuple[float, float]
+    spans: tuple[tuple[float, float] | None, tuple[float, float] | None]
+    dominated: bool
+
+
+class Axis(NamedTuple):
+    """One of the two metrics of a front.
+
+    Attributes:
+        title: of the metric.
+        better: "higher" or "lower".
+        unit: written behind the ticks.
+    """
+
+    title: str
+    better: str
+    unit: str
+
+
 def element(tag: str, *children: str, **attributes: object) -> Markup:
     """One element; children and values are escaped, floats rounded to a tenth of a pixel, `class_` written `class`.
 
-    What names hold that is no printable character is shown by its escape.
+    Characters in names that are not printable are shown as escapes.
 
-    >>> print(element("text", "<b>", x=1.234, class_="tick"))
-    <text x="1.2" class="tick">&lt;b&gt;</text>
+    Examples:
+        >>> print(element("text", "<b>", x=1.234, class_="tick"))
+        <text x="1.2" class="tick">&lt;b&gt;</text>
     """
     written = Markup("").join(
         Markup(' {}="{}"').format(
@@ -63,10 +113,11 @@ def element(tag: str, *children: str, **attributes: object) -> Markup:
 
 
 def shown(value: Any) -> Any:
-    """A text as the page shows it: in one line, what is no printable character as an escape; markup as it is.
+    """A text as the page shows it: in one line, with escapes for characters that are not printable; markup as it is.
 
-    >>> print(shown("a" + chr(10) + "b"))
-    a\\nb
+    Examples:
+        >>> print(shown("a" + chr(10) + "b"))
+        a\\nb
     """
     return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
@@ -79,16 +130,18 @@ def mark(x: float, y: float, series: int, hint: str = "", kind: str = "mark") ->
     return element("path", *children, d=shape, transform=place, class_=f"{kind} s{series % COLOURS}")
 
 
-def swatch(series: int) -> Markup:
+def swatch(series: int, hollow: bool = False) -> Markup:
     """The mark of a series, for a legend."""
-    return _drawing(14, 14, "", mark(7.0, 7.0, series), class_="swatch", aria_hidden="true")
+    shape = mark(7.0, 7.0, series, kind="mark hollow" if hollow else "mark")
+    return _drawing(14, 14, "", shape, class_="swatch", aria_hidden="true")
 
 
 def class_shape(label: int) -> str:
     """The shape of a class in the embedding pictures: colours change first, then shapes, 32 pairs in all.
 
-    >>> class_shape(0) == class_shape(7), class_shape(0) == class_shape(8)
-    (True, False)
+    Examples:
+        >>> class_shape(0) == class_shape(7), class_shape(0) == class_shape(8)
+        (True, False)
     """
     return MARKS[label // COLOURS % len(MARKS)]
 
@@ -121,25 +174,40 @@ def interval(mean: float, low: float | None, high: float | None, reach: float, v
     return _drawing(width, height, says, *parts, class_=f"interval {verdict}")
 
 
-def bars(rows: Sequence[Bar], says: str) -> Markup:
-    """Horizontal bars from 0 to 100 %, the label above each, a dot for each seed."""
+def bars(rows: Sequence[Bar], says: str, digits: int = 1, unit: str = " %") -> Markup:
+    """Horizontal bars from zero, the label above each, a dot for each seed.
+
+    Args:
+        rows: of each method.
+        says: the chart in words.
+        digits: decimals of the values.
+        unit: written behind the values; of percentages, the axis ends at 100.
+    """
     width, step, full = 320, 44, 262
+    values = [value for row in rows for value in (row.mean, *row.seeds)]
+    low, high = min(0.0, *values), max(100.0 if unit == " %" else 0.0, *values)
+    at = _linear(low, high if high > low else low + 1, 0, full)
     parts: list[Markup] = []
     for i, row in enumerate(rows):
         y = i * step
-        at, colour = f"{100 * row.mean:.1f} %", f"s{row.series % COLOURS}"
+        left, right = sorted((at(0), at(row.mean)))
+        value = number(row.mean, digits) + unit
         parts += [
             element("text", row.label, x=0, y=y + 14, class_="label"),
             element("rect", x=0, y=y + 21, width=full, height=12, rx=2, class_="empty"),
-            element("rect", x=0, y=y + 21, width=full * row.mean, height=12, rx=2, class_=f"bar {colour}"),
-            element("text", at, x=width, y=y + 31, class_="value end"),
+            element(
+                "rect", x=left, y=y + 21, width=right - left, height=12, rx=2, class_=f"bar s{row.series % COLOURS}"
+            ),
+            element("text", value, x=width, y=y + 31, class_="value end"),
         ]
         if len(row.seeds) > 1:
-            parts += [element("circle", cx=full * seed, cy=y + 27, r=2.5, class_="seed") for seed in row.seeds]
+            parts += [element("circle", cx=at(seed), cy=y + 27, r=2.5, class_="seed") for seed in row.seeds]
     return _drawing(width, step * len(rows), says, *parts)
 
 
-def lines(series: Sequence[Line], unit: str, says: str, width: int, over: str = "epoch") -> Markup:
+def lines(
+    series: Sequence[Line], unit: str, says: str, width: int, over: str = "epoch", logarithmic: bool = False
+) -> Markup:
     """Curves: a line for the mean, a band from the lowest to the highest seed, a mark at the end.
 
     Args:
@@ -147,12 +215,13 @@ def lines(series: Sequence[Line], unit: str, says: str, width: int, over: str = 
         unit: of the values, written behind the ticks.
         says: the chart in words.
         width: in pixels.
-        over: what x counts; over anything but epochs, the axis is logarithmic and has a tick at every x there is.
+        over: what x counts.
+        logarithmic: whether the axis of x is; it then has a tick at every x there is.
     """
     height, left, right, top, bottom = 60 + 150 * width // 340, 50, 12, 10, 40
     xs = [x for line in series for x in line.x]
     ys = [y for line in series for y in (*line.low, *line.high)]
-    if over == "epoch":
+    if not logarithmic:
         x_ticks, at_x = _axis(min(xs), max(xs), left, width - right, integer=True)
     else:
         x_ticks, at_log = sorted(set(xs)), _axis(math.log(min(xs)), math.log(max(xs)), left, width - right)[1]
@@ -163,7 +232,7 @@ def lines(series: Sequence[Line], unit: str, says: str, width: int, over: str = 
     y_ticks, at_y = _axis(min(ys), max(ys), height - bottom, top)
     parts = _grid(y_ticks, at_y, left, width - right, unit)
     parts += [
-        element("text", f"{tick:.0f}", x=at_x(tick), y=height - bottom + 18, class_="tick middle") for tick in x_ticks
+        element("text", _count(tick), x=at_x(tick), y=height - bottom + 18, class_="tick middle") for tick in x_ticks
     ]
     parts.append(element("text", over, x=(left + width - right) / 2, y=height - 4, class_="tick middle"))
     for line in series:
@@ -178,30 +247,100 @@ def lines(series: Sequence[Line], unit: str, says: str, width: int, over: str = 
     return _drawing(width, height, says, *parts)
 
 
+def front(points: Sequence[Point], axes: tuple[Axis, Axis], says: str) -> Markup:
+    """Methods by two metrics: a mark with both intervals for each, hollow where another method dominates it.
+
+    A dashed line joins the methods that none dominates: whatever lies on its worse side is dominated.
+
+    Args:
+        points: of each method, at least one.
+        axes: the metric to the right and the one upwards.
+        says: the chart in words.
+    """
+    width, height, left, right, top, bottom = 420, 340, 54, 14, 34, 54
+    across, upward = axes
+    (x_ticks, at_x), (y_ticks, at_y) = (
+        _axis(min(ends), max(ends), *pixels)
+        for ends, pixels in zip(_extents(points), ((left, width - right), (height - bottom, top)), strict=True)
+    )
+    parts = _grid(y_ticks, at_y, left, width - right, upward.unit)
+    for tick in x_ticks:
+        parts.append(element("line", x1=at_x(tick), x2=at_x(tick), y1=top, y2=height - bottom, class_="rule"))
+        name = f"{tick:g}{across.unit}".replace("-", MINUS)
+        parts.append(element("text", name, x=at_x(tick), y=height - bottom + 18, class_="tick middle"))
+    arrows = {"higher": ("→", "↑"), "lower": ("←", "↓")}
+    below = f"{_short(across.title, 34)}, {across.better} is better {arrows[across.better][0]}"
+    above = f"{arrows[upward.better][1]} {_short(upward.title, 34)}, {upward.better} is better"
+    parts.append(element("text", below, x=width - right, y=height - 8, class_="label end"))
+    parts.append(element("text", above, x=0, y=14, class_="label"))
+    if len(stairs := _stairs(points, axes)) > 1:
+        corners = " ".join(f"{at_x(x):.1f},{at_y(y):.1f}" for x, y in stairs)
+        parts.append(element("polyline", points=corners, class_="stairs"))
+    for point in points:
+        (x, y), (x_span, y_span), colour = point.at, point.spans, f"whisker s{point.series % COLOURS}"
+        if x_span:
+            parts.append(element("line", x1=at_x(x_span[0]), x2=at_x(x_span[1]), y1=at_y(y), y2=at_y(y), class_=colour))
+        if y_span:
+            parts.append(element("line", x1=at_x(x), x2=at_x(x), y1=at_y(y_span[0]), y2=at_y(y_span[1]), class_=colour))
+    for point in points:
+        x, y = point.at
+        parts.append(mark(at_x(x), at_y(y), point.series, point.label, "mark hollow" if point.dominated else "mark"))
+    return _drawing(width, height, says, *parts, class_="front")
+
+
+def _extents(points: Sequence[Point]) -> tuple[list[float], list[float]]:
+    """All means and ends of intervals, on the first and on the second metric."""
+    first, second = ([value for p in points for value in (p.at[k], *(p.spans[k] or ()))] for k in (0, 1))
+    return first, second
+
+
+def _stairs(points: Sequence[Point], axes: tuple[Axis, Axis]) -> list[tuple[float, float]]:
+    """The corners of the line through the methods that none dominates.
+
+    Of two neighbours, one is worse in the first metric and the other in the second; their corner is worse in both.
+    """
+    best = sorted({point.at for point in points if not point.dominated})
+    worse_x, worse_y = (min if axis.better == "higher" else max for axis in axes)
+    corners = [best[0]] if best else []
+    for (x0, y0), (x1, y1) in itertools.pairwise(best):
+        corners += [(worse_x(x0, x1), worse_y(y0, y1)), (x1, y1)]
+    return corners
+
+
 def per_class(
-    names: Sequence[str], counts: Sequence[int], accuracies: Sequence[tuple[str, list[float | None]]], says: str
+    names: Sequence[str],
+    counts: Sequence[int],
+    scores: Sequence[tuple[str, list[float | None]]],
+    says: str,
+    *,
+    unit: str = " %",
+    digits: int = 1,
+    items: str = "images",
 ) -> Markup:
-    """Training images per class above, each method's accuracy below; classes stand in the order given.
+    """Training items per class above, each method's score below; classes stand in the order given.
 
     Args:
         names: of the classes; written out up to 24 of them.
-        counts: training images of each class.
-        accuracies: label of each method and its accuracy in each class (0 to 1, None where unknown).
+        counts: training items of each class.
+        scores: label of each method and its score in each class, in the unit that is shown, None where unknown.
         says: the chart in words.
+        unit: written behind the scores; the axis of percentages goes from 0 to 100.
+        digits: decimals of the scores on hover.
+        items: what the data consists of.
     """
     named = len(names) <= 24
     width, left, right, bar_top, bar_bottom, top = 760, 50, 10, 38, 104, 130
     bottom = top + 170
     height = bottom + (84 if named else 26)
     slot = (width - left - right) / max(len(names), 1)
-    at_y = _linear(0, 100, bottom, top)
+    ticks, at_y = _score_axis([value for _, values in scores for value in values], unit, bottom, top)
     most = max(max(counts, default=0), 1)
-    parts = [element("text", "training images", x=left, y=12, class_="tick")]
-    parts += _grid([0, 25, 50, 75, 100], at_y, left, width - right, " %")
+    parts = [element("text", f"training {items}", x=left, y=12, class_="tick")]
+    parts += _grid(ticks, at_y, left, width - right, unit)
     for i, (name, count) in enumerate(zip(names, counts, strict=True)):
         x = left + slot * (i + 0.5)
         tall = (bar_bottom - bar_top) * count / most
-        column = element("title", f"{name}: {count} training images")
+        column = element("title", f"{name}: {count} training {items}")
         thick = min(slot * 0.6, 34)
         shape = {"x": x - thick / 2, "y": bar_bottom - tall, "width": thick, "height": tall}
         parts.append(element("rect", column, class_="count", **shape))
@@ -210,15 +349,23 @@ def per_class(
             turned = f"translate({x + 4:.1f},{bottom + 16}) rotate(-40)"
             parts.append(element("text", _short(name), transform=turned, class_="tick end"))
     if not named:
-        words = f"{len(names)} classes, most training images first"
+        words = f"{len(names)} classes, most training {items} first"
         parts.append(element("text", words, x=(left + width - right) / 2, y=bottom + 20, class_="tick middle"))
-    for series, (label, values) in enumerate(accuracies):
-        aside = slot * 0.5 * ((series + 0.5) / len(accuracies) - 0.5)
+    for series, (label, values) in enumerate(scores):
+        aside = slot * 0.5 * ((series + 0.5) / len(scores) - 0.5)
         for i, value in enumerate(values):
             if value is not None:
-                hint = f"{label}, {names[i]}: {100 * value:.1f} %"
-                parts.append(mark(left + slot * (i + 0.5) + aside, at_y(100 * value), series, hint))
+                hint = f"{label}, {names[i]}: {number(value, digits)}{unit}"
+                parts.append(mark(left + slot * (i + 0.5) + aside, at_y(value), series, hint))
     return _drawing(width, height, says, *parts, class_="wide")
+
+
+def _score_axis(values: Sequence[float | None], unit: str, start: int, stop: int) -> tuple[list[float], Callable]:
+    """Percentages from 0 to 100; other scores from the lowest to the highest of them and zero."""
+    if unit == " %":
+        return [0, 25, 50, 75, 100], _linear(0, 100, start, stop)
+    known = [0.0, *(value for value in values if value is not None)]
+    return _axis(min(known), max(known), start, stop)
 
 
 def _drawing(width: int, height: int, says: str, *parts: Markup, **attributes: object) -> Markup:
@@ -247,6 +394,10 @@ def _axis(low: float, high: float, start: int, stop: int, integer: bool = False)
 
 def _linear(low: float, high: float, start: int, stop: int) -> Callable[[float], float]:
     return lambda value: start + (stop - start) * (value - low) / (high - low)
+
+
+def _count(value: float) -> str:
+    return f"{value:,.0f}" if value == round(value) else f"{value:g}"
 
 
 def _short(name: str, most: int = 16) -> str:

@@ -1,4 +1,4 @@
-"""Results in words: numbers as a reader expects them, verdicts from intervals, and the answer in one sentence."""
+"""Results as text: formatted numbers, verdicts from intervals, and the answer in one sentence."""
 
 from __future__ import annotations
 
@@ -14,15 +14,22 @@ Json = dict[str, Any]
 
 
 def answer(results: Json) -> str:
-    """What the comparison shows on its main measure, in one plain sentence that says no more than the intervals do.
+    """Report the main metric in one sentence that claims no more than the intervals allow.
 
-    A method is better or worse than the baseline only where the 95 % interval of the paired difference leaves zero out.
+    A method is better or worse than the baseline only where the 95 % interval of the paired difference excludes zero.
 
     Args:
-        results: what results.json holds.
+        results: the content of results.json.
 
     Returns:
-        For example "dcl is better than simclr on kNN accuracy by 2.1 points (95 % interval 0.8 to 3.4, 3 seeds)."
+        For example "b is better than a on accuracy by 2.1 points (95 % interval 0.8 to 3.4, 3 seeds)."
+
+    Examples:
+        >>> metric = {"title": "accuracy", "better": "higher", "percent": True}
+        >>> runs = [{"seed": 0, "status": "done"}]
+        >>> a = {"label": "a", "runs": runs, "summary": {}, "difference": None}
+        >>> answer({"main": "m", "metrics": {"m": metric}, "baseline": "a", "methods": [a]})
+        'Only a was run, so nothing is said here about which method helps.'
     """
     return " ".join(filter(None, [results.get("incomplete"), _answer(results)]))
 
@@ -67,7 +74,7 @@ def _answer(results: Json) -> str:
 
 
 def _amount(found: Json, metric: Json, digits: int) -> str:
-    """How much better or worse, as a positive amount whichever direction is better."""
+    """The difference as a positive amount, with its interval, whichever direction is better."""
     digits = finer(found, metric, digits)
     mean, *ends = (abs(scale(metric) * found[key]) for key in ("mean", "low", "high"))
     low, high = (number(end, digits) for end in sorted(ends))
@@ -75,7 +82,7 @@ def _amount(found: Json, metric: Json, digits: int) -> str:
 
 
 def _beyond_chance(unclear: list[tuple[str, Json]], than: str, metric: Json, digits: int, everyone: bool) -> str:
-    """The clause about the methods whose interval holds zero."""
+    """The clause about the methods whose interval contains zero."""
     count = seeds(found["n"] for _, found in unclear)
     if len(unclear) == 1:
         [(label, found)] = unclear
@@ -91,17 +98,17 @@ def finished(method: Json) -> list[Json]:
 
 
 def summary(method: Json, name: str) -> Json | None:
-    """Mean and interval of a measure over the method's seeds; None where there is none."""
+    """Mean and interval of a metric over the method's seeds; None where there is none."""
     return _checked((method["summary"] or {}).get(name))
 
 
 def difference(method: Json, name: str) -> Json | None:
-    """Mean and interval of a measure's paired difference from the baseline; None where there is none."""
+    """Mean and interval of a metric's paired difference from the baseline; None where there is none."""
     return _checked((method["difference"] or {}).get(name))
 
 
 def _checked(entry: Json | None) -> Json | None:
-    """The entry without numbers that are not finite: None without a mean, no interval unless both ends are there."""
+    """The entry, None if its mean is not finite, without an interval if either end is not."""
     if not entry or (mean := finite(entry["mean"])) is None:
         return None
     low, high = finite(entry["low"]), finite(entry["high"])
@@ -111,12 +118,13 @@ def _checked(entry: Json | None) -> Json | None:
 
 
 def verdict(found: Json, metric: Json) -> str:
-    """Better or worse where the interval leaves zero out, otherwise unclear.
+    """Better or worse where the interval excludes zero, otherwise unclear.
 
-    >>> verdict({"low": -0.3, "high": -0.1}, {"better": "lower"})
-    'better'
-    >>> verdict({"low": 0.0, "high": 1.0}, {"better": "lower"})
-    'unclear'
+    Examples:
+        >>> verdict({"low": -0.3, "high": -0.1}, {"better": "lower"})
+        'better'
+        >>> verdict({"low": 0.0, "high": 1.0}, {"better": "lower"})
+        'unclear'
     """
     low, high = found["low"], found["high"]
     if low is None or low <= 0 <= high:
@@ -125,25 +133,26 @@ def verdict(found: Json, metric: Json) -> str:
 
 
 def finite(value: Any) -> float | None:
-    """The value as a float; None for what is no finite number."""
+    """The value as a float; None if it is not a finite number."""
     return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
 
 
 def scale(metric: Json) -> int:
-    """What a measure's values are multiplied by to be shown."""
+    """The factor between a metric's values and the numbers that are shown."""
     return 100 if metric["percent"] else 1
 
 
 def unit(metric: Json) -> str:
-    """The unit of a measure's differences, with a space before it."""
+    """The unit of a metric's differences, with a space before it."""
     return " points" if metric["percent"] else ""
 
 
 def number(value: float, digits: int, sign: bool = False) -> str:
-    """A number with a true minus sign; what rounds to zero has no sign.
+    """A number with a typographic minus sign; a number that rounds to zero has no sign.
 
-    >>> number(-0.04, 1, sign=True), number(2.06, 1, sign=True)
-    ('0.0', '+2.1')
+    Examples:
+        >>> number(-0.04, 1, sign=True), number(2.06, 1, sign=True)
+        ('0.0', '+2.1')
     """
     text = f"{value:.{digits}f}"
     if float(text) == 0:
@@ -158,12 +167,13 @@ def interval(found: Json, metric: Json, digits: int) -> str:
 
 
 def spread(found: Json, metric: Json, digits: int) -> str:
-    """The interval of a mean: ± half of it, or both ends where it is not symmetric (clipped at 0 or 1).
+    """The interval of a mean: ± half its width, or both ends where it is not symmetric (clipped at 0 or 1).
 
-    >>> spread({"mean": 0.8, "low": 0.78, "high": 0.82}, {"percent": True}, 1)
-    '± 2.0'
-    >>> spread({"mean": 0.98, "low": 0.9, "high": 1.0}, {"percent": True}, 1)
-    '90.0 to 100.0'
+    Examples:
+        >>> spread({"mean": 0.8, "low": 0.78, "high": 0.82}, {"percent": True}, 1)
+        '± 2.0'
+        >>> spread({"mean": 0.98, "low": 0.9, "high": 1.0}, {"percent": True}, 1)
+        '90.0 to 100.0'
     """
     if found["low"] is None:
         return ""
@@ -173,13 +183,15 @@ def spread(found: Json, metric: Json, digits: int) -> str:
     return interval(found, metric, digits)
 
 
-def told(found: Json | None, metric: Json, digits: int) -> str:
+def mean_cell(found: Json | None, metric: Json, digits: int) -> str:
     """A mean with its interval, in one cell of a table.
 
-    >>> told({"mean": 0.8, "low": 0.78, "high": 0.82}, {"percent": True}, 1), told(None, {"percent": True}, 1)
-    ('80.0 ± 2.0', '—')
-    >>> told({"mean": 0.98, "low": 0.9, "high": 1.0}, {"percent": True}, 1)
-    '98.0 (90.0 to 100.0)'
+    Examples:
+        >>> percent = {"percent": True}
+        >>> mean_cell({"mean": 0.8, "low": 0.78, "high": 0.82}, percent, 1), mean_cell(None, percent, 1)
+        ('80.0 ± 2.0', '—')
+        >>> mean_cell({"mean": 0.98, "low": 0.9, "high": 1.0}, {"percent": True}, 1)
+        '98.0 (90.0 to 100.0)'
     """
     if found is None:
         return "—"
@@ -190,8 +202,9 @@ def told(found: Json | None, metric: Json, digits: int) -> str:
 def change(found: Json | None, metric: Json, digits: int) -> str:
     """A difference with its interval, in one cell of a table.
 
-    >>> change({"mean": 0.021, "low": 0.0004, "high": 0.03}, {"percent": True, "better": "higher"}, 1)
-    '+2.10 [+0.04, +3.00]'
+    Examples:
+        >>> change({"mean": 0.021, "low": 0.0004, "high": 0.03}, {"percent": True, "better": "higher"}, 1)
+        '+2.10 [+0.04, +3.00]'
     """
     if found is None:
         return "—"
@@ -202,7 +215,7 @@ def change(found: Json | None, metric: Json, digits: int) -> str:
 
 
 def column_digits(methods: Sequence[Json], name: str, metric: Json) -> int:
-    """Decimals for a measure's column: one for percent, otherwise three figures of the largest mean."""
+    """Decimals for a metric's column: one for percent, otherwise three figures of the largest mean."""
     if metric["percent"]:
         return 1
     return figures(abs(found["mean"]) for method in methods if (found := summary(method, name)))
@@ -211,15 +224,16 @@ def column_digits(methods: Sequence[Json], name: str, metric: Json) -> int:
 def figures(values: Iterable[float]) -> int:
     """Decimals that show three figures of the largest value, 4 at most.
 
-    >>> figures([0.5, 31.2]), figures([0.42]), figures([])
-    (1, 3, 3)
+    Examples:
+        >>> figures([0.5, 31.2]), figures([0.42]), figures([])
+        (1, 3, 3)
     """
     largest = max(values, default=0.0)
     return 3 if largest < 1e-9 else min(max(2 - math.floor(math.log10(largest)), 0), 4)
 
 
 def finer(found: Json, metric: Json, digits: int) -> int:
-    """Decimals for a difference: more than `digits` where an interval beside zero would be written as touching it."""
+    """Decimals for a difference: more than `digits` where rounding would make an interval touch zero."""
     if verdict(found, metric) == "unclear":
         return digits
     nearest = scale(metric) * min(abs(found["low"]), abs(found["high"]))
@@ -229,21 +243,25 @@ def finer(found: Json, metric: Json, digits: int) -> int:
 
 
 def seeds(counts: Iterable[int]) -> str:
-    """How many seeds.
+    """The number of seeds, or its range.
 
-    >>> seeds([3, 3]), seeds([1]), seeds([2, 3])
-    ('3 seeds', '1 seed', '2 to 3 seeds')
+    Examples:
+        >>> seeds([3, 3]), seeds([1]), seeds([2, 3])
+        ('3 seeds', '1 seed', '2 to 3 seeds')
     """
     low, *_, high = [*(ordered := sorted(counts)), ordered[-1]]
     return f"{low} to {high} seeds" if low < high else f"{low} seed{'s' if low != 1 else ''}"
 
 
 def warned(runs: Sequence[Json]) -> list[tuple[list[int], str]]:
-    """The warnings of a method's runs: each sign once, with the seeds that show it, in the first one's words.
+    """The warnings of a method's runs: each kind once, with its seeds and the text of the first of them.
 
-    >>> few = {"status": "done", "warnings": ["few steps: 6"]}
-    >>> warned([{"seed": 0, **few}, {"seed": 1, **few}])
-    [([0, 1], 'few steps: 6')]
+    The kind of a warning is its text up to the first colon.
+
+    Examples:
+        >>> few = {"status": "done", "warnings": ["few steps: 6"]}
+        >>> warned([{"seed": 0, **few}, {"seed": 1, **few}])
+        [([0, 1], 'few steps: 6')]
     """
     found: dict[str, tuple[list[int], str]] = {}
     for run in runs:
@@ -254,11 +272,12 @@ def warned(runs: Sequence[Json]) -> list[tuple[list[int], str]]:
 
 
 def warnings(methods: Sequence[Json]) -> list[str]:
-    """The warnings of all methods for the terminal, those that say the same in one line.
+    """The warnings of all methods for the terminal, equal ones in one line.
 
-    >>> few = {"label": "a", "runs": [{"seed": 0, "status": "done", "warnings": ["few steps: 6"]}]}
-    >>> warnings([few, {**few, "label": "b"}])
-    ['warning: a, seed 0, and b, seed 0: few steps: 6']
+    Examples:
+        >>> few = {"label": "a", "runs": [{"seed": 0, "status": "done", "warnings": ["few steps: 6"]}]}
+        >>> warnings([few, {**few, "label": "b"}])
+        ['warning: a, seed 0, and b, seed 0: few steps: 6']
     """
     found: dict[str, list[str]] = {}
     for method in methods:
@@ -270,17 +289,19 @@ def warnings(methods: Sequence[Json]) -> list[str]:
 def numbered(seeds: Sequence[int]) -> str:
     """Seeds by their numbers.
 
-    >>> numbered([2]), numbered([0, 1, 2])
-    ('seed 2', 'seeds 0, 1 and 2')
+    Examples:
+        >>> numbered([2]), numbered([0, 1, 2])
+        ('seed 2', 'seeds 0, 1 and 2')
     """
     return f"seed{'s' if len(seeds) > 1 else ''} {listed([str(seed) for seed in seeds])}"
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a person says them.
+    """Seconds in the units of everyday speech.
 
-    >>> duration(4.26), duration(75), duration(7260)
-    ('4.3 s', '1 min 15 s', '2 h 1 min')
+    Examples:
+        >>> duration(4.26), duration(75), duration(7260)
+        ('4.3 s', '1 min 15 s', '2 h 1 min')
     """
     if seconds < 59.95:
         return f"{seconds:.1f} s"
@@ -288,10 +309,21 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
-def listed(names: Sequence[str]) -> str:
+def capital(text: str) -> str:
+    """A text with a capital at its start, unless its first word has a spelling of its own.
+
+    Examples:
+        >>> capital("mean error"), capital("kNN accuracy"), capital("")
+        ('Mean error', 'kNN accuracy', '')
+    """
+    return text[:1].upper() + text[1:] if text.partition(" ")[0].islower() else text
+
+
+def listed(names: Sequence[str], last: str = "and") -> str:
     """Names in a sentence.
 
-    >>> listed(["a"]), listed(["a", "b", "c"])
-    ('a', 'a, b and c')
+    Examples:
+        >>> listed(["a"]), listed(["a", "b", "c"]), listed(["a", "b"], "or")
+        ('a', 'a, b and c', 'a or b')
     """
-    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+    return f" {last} ".join(filter(None, [", ".join(names[:-1]), names[-1]]))

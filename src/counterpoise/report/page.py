@@ -1,6 +1,7 @@
-"""results.json and the galleries of its runs in, one self-contained page of HTML out.
+"""Turn results.json and the pictures of its runs into one self-contained page of HTML.
 
-The page is put together from page.html.j2, page.css and page.js; this file prepares what they show.
+The page consists of page.html.j2, page.css and page.js; this file prepares their content. Which metrics, curves and
+pictures it shows is declared in results.json; see `declarations`.
 """
 
 from __future__ import annotations
@@ -21,10 +22,9 @@ from markupsafe import Markup, escape
 
 from counterpoise.errors import InputError, printable
 from counterpoise.files import check_output, output
-from counterpoise.report import charts, formatting, pictures
+from counterpoise.report import charts, declarations, formatting, fronts, pictures, strips
 
 NEEDED = ("counterpoise", "created", "command", "task", "data", "settings", "main", "metrics", "baseline", "methods")
-CURVES = {"knn": "kNN accuracy", "effective_rank": "Effective rank", "uniformity": "Uniformity"}
 
 Json = dict[str, Any]
 
@@ -33,16 +33,17 @@ def write_report(results: Json, folder: Path, path: Path) -> Path:
     """Write one comparison as one HTML file that needs no other file and no network.
 
     Args:
-        results: what results.json holds.
+        results: the content of results.json; for its optional parts see `declarations`.
         folder: the comparison's folder; each run's `folder` is looked up in it for a `gallery.npz` with the arrays
-            pixels (uint8 [G C H W]), labels [G] and features [G F]; without one that method has no pictures.
+            pixels (uint8 [G C H W]), labels [G] and features [G F], and for a `strips.npz` (see `data.strips`).
         path: the file to write; one of an earlier call is replaced once the new one is complete.
 
     Returns:
         `path`.
 
     Raises:
-        InputError: if `results` lacks a part, or `path` cannot be written or holds what is not ours to replace.
+        InputError: if `results` lacks a part or names a metric that it does not describe, or if `path` cannot be
+            written or holds a file that this program did not write.
     """
     missing = [name for name in NEEDED if name not in results]
     if missing:
@@ -68,7 +69,12 @@ def _template() -> Template:
     )
     script = read("page.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    environment.filters |= {"breakable": _breakable, "unbroken": _unbroken, "printable": printable}
+    environment.filters |= {
+        "breakable": _breakable,
+        "unbroken": _unbroken,
+        "printable": printable,
+        "capital": formatting.capital,
+    }
     environment.globals |= {
         "css": Markup(read("page.css")),
         "script": Markup(script),
@@ -81,8 +87,8 @@ def _template() -> Template:
 
 
 def _content(results: Json, folder: Path) -> Json:
-    methods, main = results["methods"], results["main"]
-    metrics = {main: results["metrics"][main]} | results["metrics"]
+    methods, metrics = results["methods"], declarations.metrics(results)
+    groups, items = declarations.groups(results), declarations.items(results)
     return {
         "results": results,
         "created": results["created"][:16].replace("T", " "),
@@ -91,16 +97,21 @@ def _content(results: Json, folder: Path) -> Json:
         "answer": formatting.answer(results),
         "compared": sum(m["label"] != results["baseline"] for m in methods),
         "several_seeds": any(len(formatting.finished(m)) > 1 for m in methods),
+        "items": items,
         "metrics": metrics,
         "rows": _rows(results, metrics),
         "headline": _headline(results),
-        "groups": _groups(methods),
-        "classes": _classes(results),
-        "curves": _curves(methods, metrics[main], main),
-        "losses": _losses(methods),
-        "at_k": _at_k(methods, metrics),
+        "front": fronts.front(results),
+        "groups": _groups(methods, groups),
+        "about_groups": groups,
+        "classes": _classes(results, items),
+        "per_class": declarations.per_class(results),
+        "curves": _curves(results),
+        "losses": _losses(methods, declarations.curve_over(results)),
+        "families": _families(methods, metrics, declarations.families(results)),
         "meanings": _meanings(metrics),
-        "gallery": _pictures(results, folder),
+        "strips": strips.strips(methods, folder, "strips" in declarations.pictures(results)),
+        "gallery": _pictures(results, folder, items) if "gallery" in declarations.pictures(results) else None,
         "settings": [(name, _plain(value)) for name, value in results["settings"].items()],
         "arguments": [
             {
@@ -116,7 +127,7 @@ def _content(results: Json, folder: Path) -> Json:
 
 
 def _breakable(label: str) -> Markup:
-    """A label that may go on in the next line after `:` and `,`."""
+    """A label that may be broken after `:` and `,`."""
     return Markup("<wbr>").join(re.split(r"(?<=[:,])", printable(label)))
 
 
@@ -135,14 +146,14 @@ def _plain(value: Any) -> str:
 
 
 def _reach(methods: Sequence[Json], name: str) -> float:
-    """The largest difference or end of an interval, so that one measure's bars share an axis."""
+    """The largest difference or end of an interval, so that the bars of one metric share an axis."""
     differences = [found for method in methods if (found := formatting.difference(method, name))]
     ends = [abs(found[end]) for found in differences for end in ("mean", "low", "high") if found[end] is not None]
     return max(ends, default=1.0)
 
 
 def _cell(method: Json, name: str, metric: Json, digits: int, reach: float) -> Json:
-    """One method on one measure: its mean, and its difference from the baseline as text and as a drawing."""
+    """One method on one metric: its mean, and its difference from the baseline as text and as a drawing."""
     cell: Json = {"value": "–", "spread": "", "verdict": "", "bar": "", "change": "", "interval": ""}
     if value := formatting.summary(method, name):
         cell["value"] = formatting.number(formatting.scale(metric) * value["mean"], digits)
@@ -184,7 +195,7 @@ def _rows(results: Json, metrics: Json) -> list[Json]:
 
 
 def _headline(results: Json) -> list[Json]:
-    """The main measure's differences alone, drawn large beside the answer."""
+    """The differences on the main metric alone, drawn large beside the answer."""
     name, metric = results["main"], results["metrics"][results["main"]]
     methods = [method for method in results["methods"] if formatting.difference(method, name)]
     reach, digits = _reach(methods, name), formatting.column_digits(results["methods"], name, metric)
@@ -194,8 +205,8 @@ def _headline(results: Json) -> list[Json]:
 # The charts
 
 
-def _groups(methods: Sequence[Json]) -> list[Json]:
-    """One chart a group of classes: each method's mean accuracy and its seeds."""
+def _groups(methods: Sequence[Json], about: declarations.Groups) -> list[Json]:
+    """One chart a group of the test data: each method's mean and its seeds."""
     names = list(
         dict.fromkeys(name for m in methods for run in formatting.finished(m) for name in run.get("groups") or {})
     )
@@ -204,31 +215,47 @@ def _groups(methods: Sequence[Json]) -> list[Json]:
         rows = []
         for i, method in enumerate(methods):
             values = [formatting.finite((run.get("groups") or {}).get(name)) for run in formatting.finished(method)]
-            if seeds := [value for value in values if value is not None]:
+            if seeds := [formatting.scale(about.metric) * value for value in values if value is not None]:
                 rows.append(charts.Bar(i, method["label"], statistics.fmean(seeds), seeds))
         if rows:
-            says = ", ".join(f"{row.label} {100 * row.mean:.1f} %" for row in rows)
-            found.append({"name": name, "chart": charts.bars(rows, f"Accuracy on {name} classes: {says}")})
+            title, unit = about.titles.get(name, name), _unit(about.metric)
+            digits = _digits(about.metric, (row.mean for row in rows))
+            values_said = ", ".join(f"{row.label} {formatting.number(row.mean, digits)}{unit}" for row in rows)
+            says = f"{formatting.capital(about.metric['title'])}, {title}: {values_said}"
+            found.append({"name": title, "chart": charts.bars(rows, says, digits, unit)})
     return found
 
 
-def _classes(results: Json) -> Json | None:
-    """Accuracy in each class beside its training images, most of them first."""
-    data, methods = results["data"], results["methods"]
+def _unit(metric: Json) -> str:
+    """The unit of a metric's values, with a space before it."""
+    return " %" if metric["percent"] else ""
+
+
+def _digits(metric: Json, values: Iterable[float]) -> int:
+    """Decimals for values in the unit that is shown."""
+    return 1 if metric["percent"] else formatting.figures(map(abs, values))
+
+
+def _classes(results: Json, items: str) -> Json | None:
+    """The score in each class beside its training items, most of them first."""
+    data, methods, metric = results["data"], results["methods"], declarations.per_class(results)
     counts = data["counts"].get("train", ())
     order = sorted(range(len(counts)), key=lambda k: -counts[k])
-    accuracies: list[tuple[str, list[float | None]]] = []
+    scores: list[tuple[str, list[float | None]]] = []
     for method in methods:
         runs = [run["per_class"] for run in formatting.finished(method) if run.get("per_class")]
-        accuracies.append((method["label"], [_mean(run[k] for run in runs) for k in order]))
-    if all(value is None for _, values in accuracies for value in values):
+        means = [_mean(run[k] for run in runs) for k in order]
+        scores.append((method["label"], [None if mean is None else formatting.scale(metric) * mean for mean in means]))
+    known = [value for _, values in scores for value in values if value is not None]
+    if not known:
         return None
-    names = [data["classes"][k] for k in order]
-    says = f"Accuracy of {len(accuracies)} methods in {len(names)} classes; the numbers are in the table below"
-    columns = [["–" if value is None else f"{100 * value:.1f}" for value in values] for _, values in accuracies]
+    names, title, digits = [data["classes"][k] for k in order], metric["title"], _digits(metric, known)
+    says = f"{formatting.capital(title)} of {len(scores)} methods in {len(names)} classes; the numbers are in the table"
+    says += " below"
+    columns = [["–" if value is None else formatting.number(value, digits) for value in values] for _, values in scores]
     ordered = [counts[k] for k in order]
-    table = zip(names, ordered, zip(*columns, strict=True), strict=True)
-    return {"chart": charts.per_class(names, ordered, accuracies, says), "table": table}
+    chart = charts.per_class(names, ordered, scores, says, unit=_unit(metric), digits=digits, items=items)
+    return {"chart": chart, "table": zip(names, ordered, zip(*columns, strict=True), strict=True)}
 
 
 def _mean(values: Iterable[Any]) -> float | None:
@@ -236,73 +263,81 @@ def _mean(values: Iterable[Any]) -> float | None:
     return statistics.fmean(found) if found else None
 
 
-def _line(series: int, method: Json, quantity: str, scale: int) -> charts.Line | None:
-    """A quantity over epochs: mean, lowest and highest of the finished seeds."""
-    seen: dict[int, list[float]] = {}
+def _line(series: int, method: Json, quantity: str, scale: int, over: str) -> charts.Line | None:
+    """A quantity over the progress of training: mean, lowest and highest of the finished seeds.
+
+    A row of the curve without a finite number for the progress or the quantity has no place in the chart.
+    """
+    seen: dict[float, list[float]] = {}
     for run in formatting.finished(method):
         for point in run.get("curve") or []:
-            if (value := formatting.finite(point.get(quantity))) is not None:
-                seen.setdefault(point["epoch"], []).append(scale * value)
+            x, y = formatting.finite(point.get(over)), formatting.finite(point.get(quantity))
+            if x is not None and y is not None:
+                seen.setdefault(x, []).append(scale * y)
+    return _of_seeds(series, method["label"], seen)
+
+
+def _of_seeds(series: int, label: str, seen: dict[float, list[float]]) -> charts.Line | None:
+    """A line through the means of the seeds at each x; None without any."""
     if not seen:
         return None
-    epochs = sorted(seen)
-    means, lows, highs = ([pick(seen[epoch]) for epoch in epochs] for pick in (statistics.fmean, min, max))
-    return charts.Line(series, method["label"], [float(epoch) for epoch in epochs], means, lows, highs)
+    xs = sorted(seen)
+    means, lows, highs = ([pick(seen[x]) for x in xs] for pick in (statistics.fmean, min, max))
+    return charts.Line(series, label, xs, means, lows, highs)
 
 
-def _chart(found: Sequence[charts.Line], title: str, unit: str = "", width: int = 340, over: str = "epoch") -> Json:
+def _chart(
+    found: Sequence[charts.Line], title: str, unit: str, over: str, width: int = 340, logarithmic: bool = False
+) -> Json:
     digits = 1 if unit else formatting.figures(abs(y) for line in found for y in line.mean)
     ends = [
         (line.label, *(formatting.number(y, digits) + unit for y in (line.mean[0], line.mean[-1]))) for line in found
     ]
     says = ", ".join(f"{label} from {first} to {last}" for label, first, last in ends)
-    counted = "epochs" if over == "epoch" else over
-    return {"title": title, "chart": charts.lines(found, unit, f"{title} over {counted}: {says}", width, over)}
+    chart = charts.lines(found, unit, f"{title} by {over}: {says}", width, over, logarithmic)
+    return {"title": title, "chart": chart}
 
 
-def _curves(methods: Sequence[Json], metric: Json, main: str) -> list[Json]:
+def _curves(results: Json) -> list[Json]:
     """One chart for each quantity that means the same for every method."""
-    quantities = {main: metric["title"]} | CURVES
+    methods, over = results["methods"], declarations.curve_over(results)
     found = []
-    for name, title in quantities.items():
-        percent = name == "knn" or (name == main and metric["percent"])
-        drawn = [line for i, m in enumerate(methods) if (line := _line(i, m, name, 100 if percent else 1))]
-        if drawn:
-            found.append(_chart(drawn, title, " %" if percent else ""))
+    for name, metric in declarations.curve(results).items():
+        lines = (_line(i, method, name, formatting.scale(metric), over) for i, method in enumerate(methods))
+        if drawn := [line for line in lines if line]:
+            found.append(_chart(drawn, formatting.capital(metric["title"]), _unit(metric), over))
     return found
 
 
-def _at_k(methods: Sequence[Json], metrics: Json) -> list[Json]:
-    """One chart for each measure that is taken at several k, such as Recall@k."""
-    families: dict[str, dict[int, str]] = {}
-    for name in metrics:
-        if found := re.fullmatch(r"(.+)_(\d+)", name):
-            families.setdefault(found[1], {})[int(found[2])] = name
-    charts_found = []
-    for names in families.values():
-        drawn = [line for i, method in enumerate(methods) if (line := _line_at_k(i, method, names))]
-        if len(names) > 1 and drawn:
-            k, name = next(iter(names.items()))
-            title = metrics[name]["title"].replace(f"@{k}", "@k")
-            charts_found.append(_chart(drawn, title, " %", over="k"))
-    return charts_found
+def _losses(methods: Sequence[Json], over: str) -> list[Json]:
+    """One chart a method: losses of different methods have different zeros and units."""
+    found = [line for i, method in enumerate(methods) if (line := _line(i, method, "loss", 1, over))]
+    return [_chart([line], line.label, "", over, width=250) for line in found]
 
 
-def _line_at_k(series: int, method: Json, names: dict[int, str]) -> charts.Line | None:
-    """A measure over k: mean, lowest and highest of the finished seeds."""
-    found = {}
-    for k, name in sorted(names.items()):
+def _families(methods: Sequence[Json], metrics: Json, families: Sequence[declarations.Family]) -> list[Json]:
+    """One chart for each metric that is taken at several numbers, on a logarithmic axis where it can be."""
+    found = []
+    for family in families:
+        first = metrics[next(iter(family.metrics))]
+        lines = (_line_of(i, method, family, formatting.scale(first)) for i, method in enumerate(methods))
+        if drawn := [line for line in lines if line]:
+            logarithmic = min(family.metrics.values()) > 0
+            found.append(_chart(drawn, family.title, _unit(first), family.over, logarithmic=logarithmic))
+    return found
+
+
+def _line_of(series: int, method: Json, family: declarations.Family, scale: int) -> charts.Line | None:
+    seen: dict[float, list[float]] = {}
+    for name, x in family.metrics.items():
         values = [formatting.finite(run["metrics"].get(name)) for run in formatting.finished(method)]
-        if seen := [100 * value for value in values if value is not None]:
-            found[float(k)] = seen
-    if not found:
-        return None
-    means, lows, highs = ([pick(seen) for seen in found.values()] for pick in (statistics.fmean, min, max))
-    return charts.Line(series, method["label"], list(found), means, lows, highs)
+        if known := [scale * value for value in values if value is not None]:
+            seen[x] = known
+    return _of_seeds(series, method["label"], seen)
 
 
 def _meanings(metrics: Json) -> list[tuple[str, str]]:
-    """What the measures mean, those of one meaning together."""
+    """What the metrics mean, those of one meaning together."""
     titles: dict[str, list[str]] = {}
     for metric in metrics.values():
         if metric.get("meaning"):
@@ -310,17 +345,11 @@ def _meanings(metrics: Json) -> list[tuple[str, str]]:
     return [(formatting.listed(names), meaning) for meaning, names in titles.items()]
 
 
-def _losses(methods: Sequence[Json]) -> list[Json]:
-    """One chart a method: losses of different methods have different zeros and units."""
-    found = [line for i, method in enumerate(methods) if (line := _line(i, method, "loss", 1))]
-    return [_chart([line], line.label, width=250) for line in found]
-
-
 # The pictures
 
 
-def _pictures(results: Json, folder: Path) -> Json:
-    """Maps and neighbours from the first finished seed of each method, and in words what had to be left out."""
+def _pictures(results: Json, folder: Path, items: str) -> Json:
+    """Maps and neighbours from the first finished seed of each method, and which of them are left out and why."""
     classes = results["data"]["classes"]
     first: pictures.Gallery | None = None
     found: list[Json] = []
@@ -342,7 +371,7 @@ def _pictures(results: Json, folder: Path) -> Json:
     if first is None:
         return {"maps": [], "queries": [], "left_out": left_out}
     sheet, names = pictures.sprite(first.pixels), [_class_name(classes, int(label)) for label in first.labels]
-    colours = pictures.colouring(first.labels, classes, results["data"]["counts"].get("train", []))
+    colours = pictures.colouring(first.labels, classes, results["data"]["counts"].get("train", []), items)
     maps = []
     for entry in found:
         try:

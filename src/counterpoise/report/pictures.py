@@ -1,10 +1,9 @@
-"""What the embeddings look like: a map of them in two dimensions, and the nearest neighbours of a few images."""
+"""Pictures of the embeddings: a map in two dimensions, and the nearest neighbours of a few images."""
 
 from __future__ import annotations
 
 import base64
 import io
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,11 +23,17 @@ from counterpoise.report.charts import COLOURS, MARKS, element
 THUMBNAIL = 32  # longest side in pixels: 600 of them in colour stay near 2 MB
 SIDE = 400  # of the map, in its own units
 APART = 46  # between two thumbnails on the map
-TOLD_APART = 12  # classes that get a colour and shape each; more cannot be found again in a legend
+DISTINGUISHABLE = 12  # classes that get a colour and shape each; nobody finds more of them in a legend
 
 
 class Gallery(NamedTuple):
-    """The same test images for every method, with one method's features of them."""
+    """The test images that are the same for every method, with one method's features of them.
+
+    Attributes:
+        pixels: of the images.
+        labels: an index into the classes for each image; negative for an image without a label.
+        features: of the images, one row each.
+    """
 
     pixels: UInt8[ndarray, "images channels height width"]
     labels: Int[ndarray, " images"]
@@ -36,7 +41,14 @@ class Gallery(NamedTuple):
 
 
 class Sprite(NamedTuple):
-    """All thumbnails in one PNG, row by row."""
+    """All thumbnails in one PNG, row by row.
+
+    Attributes:
+        uri: the PNG as a data URI.
+        columns: thumbnails in a row.
+        rows: of thumbnails.
+        ratio: width of a thumbnail over its height.
+    """
 
     uri: str
     columns: int
@@ -44,7 +56,7 @@ class Sprite(NamedTuple):
     ratio: float
 
     def place(self, index: int) -> str:
-        """The CSS that shows thumbnail `index`; in percent, so that it holds at every size."""
+        """The CSS that shows thumbnail `index`; in percent, so that it is right at every size."""
         x, y = index % self.columns, index // self.columns
         across, down = 100 * x / max(self.columns - 1, 1), 100 * y / max(self.rows - 1, 1)
         return f"background-position:{across:.4g}% {down:.4g}%"
@@ -64,7 +76,7 @@ def read_gallery(path: Path) -> Gallery:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             pixels, labels, features = arrays["pixels"], arrays["labels"], arrays["features"].astype(np.float32)
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except Exception as error:  # a damaged archive raises errors of many kinds: of zip, zlib, struct, NumPy
         raise InputError(f"{path.name} cannot be read ({error})") from error
     if pixels.dtype != np.uint8 or pixels.ndim != 4 or features.ndim != 2:
         shapes = f"{pixels.dtype} {pixels.shape} and {features.shape}"
@@ -104,9 +116,9 @@ def unit(features: Float32[ndarray, "images dim"]) -> Float32[ndarray, "images d
 
 
 def flatten(features: Float32[ndarray, "images dim"]) -> Float[ndarray, "images 2"]:
-    """Two dimensions by t-SNE of the directions of the features, always the same for the same input.
+    """Map the directions of the features to two dimensions by t-SNE; equal input gives equal output.
 
-    van der Maaten, Hinton, "Visualizing Data using t-SNE", JMLR 2008.
+    Source: van der Maaten, Hinton, "Visualizing Data using t-SNE", JMLR 2008.
 
     Args:
         features: at least 4 rows, not all in the same direction.
@@ -130,10 +142,11 @@ def flatten(features: Float32[ndarray, "images dim"]) -> Float[ndarray, "images 
 
 
 def neighbours(features: Float32[ndarray, "images dim"], queries: list[int], count: int = 6) -> list[list[int]]:
-    """The `count` images of highest cosine to each query, the query itself left out, nearest first.
+    """The `count` images of highest cosine to each query, without the query itself, nearest first.
 
-    >>> neighbours(np.array([[1, 0], [0, 1], [2, 1]], dtype=np.float32), [0], count=2)
-    [[2, 1]]
+    Examples:
+        >>> neighbours(np.array([[1, 0], [0, 1], [2, 1]], dtype=np.float32), [0], count=2)
+        [[2, 1]]
     """
     rows = unit(features)
     cosine = rows[queries] @ rows.T
@@ -143,10 +156,11 @@ def neighbours(features: Float32[ndarray, "images dim"], queries: list[int], cou
 
 
 def sample(labels: Int[ndarray, " images"], count: int = 10) -> list[int]:
-    """Images to ask about, chosen without looking at any result: class by class, the first of each, then the second …
+    """Choose query images without looking at any result: class by class, the first of each, then the second …
 
-    >>> sample(np.array([0, 0, 0, 1, 2]), count=4)
-    [0, 3, 4, 1]
+    Examples:
+        >>> sample(np.array([0, 0, 0, 1, 2]), count=4)
+        [0, 3, 4, 1]
     """
     classes = np.unique(labels)
     if len(classes) > count:
@@ -158,12 +172,12 @@ def sample(labels: Int[ndarray, " images"], count: int = 10) -> list[int]:
 
 
 class Colouring(NamedTuple):
-    """Which colour and shape stands for what.
+    """The meaning of each colour and shape.
 
-    Args:
-        keys: of each image, a number from 0: the colour and the shape; see `charts.class_shape`.
-        legend: what each key in use stands for.
-        by: what has a colour of its own: "class", or "group" where there are too many classes to be told apart.
+    Attributes:
+        keys: for each image a number from 0, which decides colour and shape; see `charts.class_shape`.
+        legend: each key in use with its meaning.
+        by: "class" where each class has a colour of its own, "group" where there are too many classes for that.
     """
 
     keys: list[int]
@@ -171,49 +185,55 @@ class Colouring(NamedTuple):
     by: str
 
 
-def colouring(labels: Int[ndarray, " images"], names: Sequence[str], train_counts: Sequence[int]) -> Colouring:
-    """A colour for each class; of more than 12 classes, for each group of them.
+def colouring(
+    labels: Int[ndarray, " images"], names: Sequence[str], train_counts: Sequence[int], items: str = "images"
+) -> Colouring:
+    """A colour for each class, or, with more than 12 classes, for each group of them.
 
-    Groups are the classes with most, some and fewest training images where these differ, and otherwise classes that
-    follow each other in the order of the data.
+    Groups are the classes with most, some and fewest training images where these numbers differ, and otherwise classes
+    that follow each other in the order of the data.
 
     Args:
-        labels: of the images; a negative one is no label.
+        labels: of the images; negative for an image without a label.
         names: of the classes.
-        train_counts: training images of each class; empty where nothing is known of them.
+        train_counts: training images of each class; empty where they are unknown.
+        items: what the data consists of, in the plural.
 
-    >>> colouring(np.array([3, 0, 3]), list("abcd"), []).legend
-    [(0, 'a'), (1, 'd')]
-    >>> colouring(np.arange(16), list("abcdefghijklmnop"), []).legend[0]
-    (0, 'a to b (2 classes)')
+    Examples:
+        >>> colouring(np.array([3, 0, 3]), list("abcd"), []).legend
+        [(0, 'a'), (1, 'd')]
+        >>> colouring(np.arange(16), list("abcdefghijklmnop"), []).legend[0]
+        (0, 'a to b (2 classes)')
     """
     classes = np.unique(labels[labels >= 0])
-    if len(classes) <= TOLD_APART:
+    if len(classes) <= DISTINGUISHABLE:
         parts, texts = [[k] for k in classes], [names[k] for k in classes]
     else:
-        parts, texts = _groups(classes, names, np.array([train_counts[k] for k in classes] if train_counts else [0]))
+        counts = np.array([train_counts[k] for k in classes] if train_counts else [0])
+        parts, texts = _groups(classes, names, counts, items)
     key_of = {int(k): key for key, part in enumerate(parts) for k in part}
     none = len(parts)
     legend = [*enumerate(texts), *([(none, "no label")] if (labels < 0).any() else [])]
-    by = "class" if len(classes) <= TOLD_APART else "group"
+    by = "class" if len(classes) <= DISTINGUISHABLE else "group"
     return Colouring([key_of.get(int(label), none) for label in labels], legend, by)
 
 
 def _groups(
-    classes: Int[ndarray, " classes"], names: Sequence[str], counts: Int[ndarray, " counts"]
+    classes: Int[ndarray, " classes"], names: Sequence[str], counts: Int[ndarray, " counts"], items: str
 ) -> tuple[list[Any], list[str]]:
-    """Groups of classes, and what the legend says of each."""
+    """Groups of classes, and the legend's text for each."""
     if counts.max() > 0 and len(found := class_groups(torch.from_numpy(counts))) > 1:
         parts = [rows.numpy() for rows in found.values()]
-        spans = [f"{counts[part].min():,} to {counts[part].max():,} training images each" for part in parts]
-        told = zip(found, parts, spans, strict=True)
-        return [classes[part] for part in parts], [f"{name}: {len(part)} classes, {span}" for name, part, span in told]
+        spans = [f"{counts[part].min():,} to {counts[part].max():,} training {items} each" for part in parts]
+        entries = zip(found, parts, spans, strict=True)
+        texts = [f"{name}: {len(part)} classes, {span}" for name, part, span in entries]
+        return [classes[part] for part in parts], texts
     runs = np.array_split(classes, COLOURS)
     return list(runs), [f"{names[run[0]]} to {names[run[-1]]} ({len(run)} classes)" for run in runs]
 
 
 def embedding_map(positions: Float[ndarray, "images 2"], labels: Sequence[int], says: str) -> Markup:
-    """The map: a mark for each image in its key's colour and shape, and a ring that page.js moves to one of them.
+    """The map: a mark for each image in the colour and shape of its key, and a ring that page.js moves to one of them.
 
     Args:
         positions: of the images, from 0 to 1.
@@ -239,7 +259,7 @@ def embedding_map(positions: Float[ndarray, "images 2"], labels: Sequence[int], 
 
 
 def thumbnails(positions: Float[ndarray, "images 2"]) -> list[tuple[int, str]]:
-    """Images whose thumbnails fit on the map without touching, and where (CSS, in percent)."""
+    """Images whose thumbnails fit on the map without touching, and their places (CSS, in percent)."""
     at = _pixels(positions)
     chosen: list[int] = []
     for i, point in enumerate(at):
