@@ -1,81 +1,126 @@
-"""Supervised cross-entropy: the baseline that has the labels."""
+"""Supervised cross-entropy: the baseline that has the labels; with weights of classes and mixtures of images on demand.
+
+The mixtures are those of Zhang, Cisse, Dauphin, Lopez-Paz, "mixup: Beyond Empirical Risk Minimization", ICLR 2018,
+arXiv 1710.09412.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal, get_args
 
-from jaxtyping import Float, Int
+import torch
+from jaxtyping import Float, Integer
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from counterpoise.data import Images
-from counterpoise.errors import InputError
-from counterpoise.learners.method import ImageViews, Index, Labels, Method
-from counterpoise.nets.heads import linear
-from counterpoise.ops.checks import check_integers, check_matrix, check_number
+from counterpoise.errors import InputError, unknown
+from counterpoise.learners.classifier import Classifier, cross_entropy
+from counterpoise.learners.method import ImageViews, Index, Labels
+from counterpoise.ops.checks import check_integers, check_number
 from counterpoise.ops.processes import gather
 
+Weights = Literal["none", "balanced"]
 
-def cross_entropy(
-    logits: Float[Tensor, "batch classes"], targets: Int[Tensor, " batch"], label_smoothing: float = 0.0
-) -> Float[Tensor, ""]:
-    """PyTorch's cross-entropy, mean over the rows that have a label; 0, with a gradient of 0, where none has.
+
+def balanced_weights(counts: Integer[Tensor, " classes"]) -> Float[Tensor, " classes"]:
+    """Weights of classes by which each has the same share of a loss: n / (K n_c), of n labels and K classes with any.
 
     Args:
-        logits: one score per class, of at least 2.
-        targets: class of each row, of any integer type; -1 where it has none.
-        label_smoothing: from 0 to 1; this share of each target is spread over all classes.
+        counts: labels of each class.
 
     Returns:
-        The loss in nats, at least 0.
+        One weight a class, of mean 1 over the labels; 0 for a class without labels.
 
     Raises:
-        InputError: for wrong shapes, one class alone (whose loss is 0), targets that are no class, numbers out of
-            range, or NaN.
+        InputError: for what is no vector of integers of at least 0, or for no label at all.
 
-    >>> import torch
-    >>> round(cross_entropy(torch.zeros(3, 4), torch.tensor([0, 3, -1])).item(), 6)  # log 4
-    1.386294
+    Examples:
+        >>> balanced_weights(torch.tensor([6, 2, 0]))
+        tensor([0.6667, 2.0000, 0.0000])
     """
-    check_matrix("logits", logits)
-    if logits.shape[1] < 2:
-        raise InputError(f"logits: expected at least 2 columns, one for each class, got {logits.shape[1]}")
-    targets = check_integers("targets", targets, rows=len(logits), low=-1, high=logits.shape[1])
-    check_number("label_smoothing", label_smoothing, at_least=0, at_most=1)
-    losses = F.cross_entropy(logits, targets, ignore_index=-1, reduction="none", label_smoothing=label_smoothing)
-    return gather(losses).sum() / (gather(targets) >= 0).sum().clamp(min=1)
+    counts = check_integers("counts", counts, rows=counts.numel(), low=0)
+    if not counts.any():
+        raise InputError("counts: expected a class with labels, got none")
+    present = counts > 0
+    weights = counts.double().sum() / (present.sum() * counts.double().clamp(min=1))
+    return (weights * present).float()
 
 
-class CrossEntropy(Method):
+class CrossEntropy(Classifier):
     """Supervised training of the encoder with a linear classifier on top; images without a label are passed over.
 
     Args:
-        encoder: images to features; what a run keeps.
+        encoder: images to features.
         classes: how many classes the labels have.
         label_smoothing: from 0 to 1; this share of each target is spread over all classes.
-        **recipe: arguments of `Method`.
+        weights: "balanced" weighs each class by the inverse of its number of training labels, "none" each label alike.
+        mixup: alpha of the Beta distribution from which the shares of two images in their mixture are drawn, once a
+            batch; 0 mixes none.
+        **recipe: arguments of `Classifier`.
+
+    Attributes:
+        class_weights: with "balanced", those of the training labels, which `start_epoch` counts; 1 before.
     """
 
-    views = 1
+    class_weights: Tensor | None
 
-    def __init__(self, encoder: nn.Module, classes: int, label_smoothing: float = 0.0, **recipe: Any):
-        super().__init__(encoder, **recipe)
-        check_number("classes", classes, at_least=2, whole=True)
+    def __init__(
+        self,
+        encoder: nn.Module,
+        classes: int,
+        label_smoothing: float = 0.0,
+        weights: Weights = "none",
+        mixup: float = 0.0,
+        **recipe: Any,
+    ):
+        super().__init__(encoder, classes, **recipe)
         check_number("label_smoothing", label_smoothing, at_least=0, at_most=1)
-        self.label_smoothing = label_smoothing
-        self.classifier = linear(self.features, classes)
+        check_number("mixup", mixup, at_least=0)
+        if weights not in get_args(Weights):
+            raise unknown("weights", weights, get_args(Weights))
+        self.label_smoothing, self.mixup = label_smoothing, mixup
+        # Without weights nothing is registered, so that checkpoints of before hold all that there is.
+        self.register_buffer("class_weights", torch.ones(classes) if weights == "balanced" else None)
+
+    def start_epoch(self, data: Any, epoch: int) -> None:
+        """With balanced weights, count the labels of the training data."""
+        if self.class_weights is not None:
+            labels = data.labels[data.labels >= 0]
+            self.class_weights.copy_(balanced_weights(labels.bincount(minlength=self.classes)))
 
     def loss(self, images: ImageViews, labels: Labels, index: Index) -> Float[Tensor, ""]:
-        """Cross-entropy of one view's logits."""
-        return cross_entropy(self.classifier(self.encoder(images[0])), labels, self.label_smoothing)
+        """Cross-entropy of one view's logits, or of mixtures of the batch's views with one another."""
+        if not self.mixup:
+            return self._cross_entropy(self.logits(images[0]), labels)
+        mixed, partners, share = _mixtures(images[0], labels, self.mixup)
+        logits = self.logits(mixed)
+        return share * self._cross_entropy(logits, labels) + (1 - share) * self._cross_entropy(logits, partners)
 
-    def check_images(self, images: Images, batch_size: int, shares: int = 1) -> None:
-        """Refuse images without any label, whose loss would be 0 throughout."""
-        if not (images.labels >= 0).any():
-            raise InputError(f"labels: cross-entropy needs some, but none of the {len(images)} training images has one")
+    def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Float[Tensor, ""]:
+        return cross_entropy(logits, labels, self.label_smoothing, self.class_weights)
 
     def on_train_start(self) -> None:
-        """As `check_images`, for those who train with a trainer of their own."""
+        """As `check_data` and `start_epoch`, for those who train with a trainer of their own.
+
+        Raises:
+            InputError: for data without labels, or with balanced weights for a data set whose labels cannot be counted.
+        """
         images = getattr(self.trainer.train_dataloader, "dataset", None)
         if isinstance(images, Images):
-            self.check_images(images, batch_size=0)
+            self.check_data(images, batch_size=0)
+        if self.class_weights is not None:
+            if not isinstance(getattr(images, "labels", None), Tensor):
+                raise InputError(f"data: expected a data set with labels to count, got {type(images).__name__}")
+            self.start_epoch(images, 0)
+
+
+def _mixtures(images: Tensor, labels: Tensor, alpha: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Each labelled image mixed with a drawn one of the batch: the mixtures, the drawn ones' labels, the first's share.
+
+    Images without a label stay as they are, so that no mixture is half without one.
+    """
+    share = gather(torch.distributions.Beta(alpha, alpha).sample((1,)).to(images))[0]  # the first process's, for all
+    known = (labels >= 0).nonzero().flatten()
+    partner = torch.arange(len(labels), device=labels.device)
+    partner[known] = known[torch.randperm(len(known), device=labels.device)]
+    return share * images + (1 - share) * images[partner], labels[partner], share

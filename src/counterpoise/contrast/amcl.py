@@ -1,12 +1,12 @@
-"""AMCL: several projection heads, and a temperature of its own for every pair of embeddings in every head.
+"""AMCL: several projection heads, and a predicted temperature for every pair of embeddings in every head.
 
 Wang, Koniusz, Gedeon, Zheng, "Adaptive Multi-head Contrastive Learning", ECCV 2024, arXiv 2310.05615: the loss for
 SimCLR and MoCo (equation 2.1), SimSiam (2.2), Barlow Twins (2.3) and InfoNCE (2.4).
 
-Under strong augmentations some positives look unlike and some negatives alike, so that one similarity and one
-temperature fit none of them. Read a pair as a Gaussian of variance tau: with unit vectors of width d, minus its
-log-likelihood is -s/tau + (d/2) log tau + 1/tau. The temperature is then the pair's uncertainty, and what is added to
-s/tau keeps it from going to infinity.
+Under strong augmentations some positives look unlike and some negatives alike, so no single similarity and temperature
+fits all pairs. Model a pair as a Gaussian of variance tau: with unit vectors of width d, its negative log-likelihood is
+-s/tau + (d/2) log tau + 1/tau. The temperature is then the pair's uncertainty, and the terms besides s/tau keep it from
+going to infinity.
 """
 
 from __future__ import annotations
@@ -31,21 +31,22 @@ from counterpoise.ops.processes import gather, global_row_indices
 from counterpoise.ops.similarity import normalize_rows
 
 Form = Literal["adaptive", "constant", "nt-xent"]
-SEEN = 500  # training images whose temperatures are told
+SEEN = 500  # training images whose temperatures the diagnostics report
 
 
 def omega(tau: Float[Tensor, "*pairs"], dim: int) -> Float[Tensor, "*pairs"]:
-    r"""What regularises a temperature: $\Omega(\tau) = \frac{d}{2} \log \tau + \frac1\tau$.
+    r"""Regulariser of a temperature: $\Omega(\tau) = \frac{d}{2} \log \tau + \frac1\tau$.
 
     Args:
         tau: $\tau > 0$.
-        dim: $d$, the width of the embeddings. The least value is at $\tau = 2/d$.
+        dim: $d$, the width of the embeddings. The minimum is at $\tau = 2/d$.
 
     Raises:
         InputError: for temperatures or a width that are not above 0.
 
-    >>> omega(torch.tensor([1.0, 0.5]), dim=4)
-    tensor([1.0000, 0.6137])
+    Examples:
+        >>> omega(torch.tensor([1.0, 0.5]), dim=4)
+        tensor([1.0000, 0.6137])
     """
     check_values("tau", tau, above=0)
     check_counts(dim=dim)
@@ -68,10 +69,11 @@ def pair_temperature(
         high: $u$, at least `low`.
 
     Raises:
-        InputError: for different shapes, NaN, rows whose inner product is none, or bounds out of range.
+        InputError: for different shapes, NaN, rows whose inner product is NaN, or bounds out of range.
 
-    >>> pair_temperature(torch.zeros(1, 3), torch.ones(1, 3), low=0.5, high=1.5)
-    tensor([1.])
+    Examples:
+        >>> pair_temperature(torch.zeros(1, 3), torch.ones(1, 3), low=0.5, high=1.5)
+        tensor([1.])
     """
     check_number("low", low, at_least=0)
     check_number("high", high, at_least=low)
@@ -80,9 +82,7 @@ def pair_temperature(
     check_finite("phi2", phi2)
     product = (phi1 * phi2).sum(-1)
     if product.isnan().any():
-        raise InputError(
-            "phi1 and phi2: expected shorter rows, since infinities of both signs make up an inner product"
-        )
+        raise InputError("phi1 and phi2: expected shorter rows, since an inner product sums infinities of both signs")
     return low + (high - low) * product.sigmoid()
 
 
@@ -94,11 +94,11 @@ def adaptive_contrast(
     dim: int,
     beta: float = 0.1,
 ) -> Float[Tensor, "*anchors"]:
-    r"""Equation 2.1 in a head: $-\frac{s^+}{\tau^+} + \frac{s^-}{\tau^-} + \beta\Omega(\tau^+) - \beta\Omega(\tau^-)$.
+    r"""Equation 2.1, one head: $-\frac{s^+}{\tau^+} + \frac{s^-}{\tau^-} + \beta\Omega(\tau^+) - \beta\Omega(\tau^-)$.
 
     Args:
         positive: $s^+$, the cosine of each anchor and its positive.
-        negatives: $s^-$, that of its nearest negative; of several, the mean of their terms is taken.
+        negatives: $s^-$, the cosine of the anchor and its nearest negative; the terms of several are averaged.
         tau_pos: $\tau^+$ of the anchor and its positive.
         tau_neg: $\tau^-$ of the anchor and that negative.
         dim: $d$ of `omega`.
@@ -109,11 +109,12 @@ def adaptive_contrast(
         $s^-/\tau^-$ for every $s^- < \beta$.
 
     Raises:
-        InputError: for shapes that do not go together, NaN, temperatures not above 0, or a number out of range.
+        InputError: for mismatched shapes, NaN, temperatures not above 0, or a number out of range.
 
-    >>> s, tau = torch.tensor([0.75]), torch.tensor([0.5])
-    >>> adaptive_contrast(s, torch.tensor([[0.25]]), tau, tau[:, None], dim=4, beta=0)  # (0.25 - 0.75) / 0.5
-    tensor([-1.])
+    Examples:
+        >>> s, tau = torch.tensor([0.75]), torch.tensor([0.5])
+        >>> adaptive_contrast(s, torch.tensor([[0.25]]), tau, tau[:, None], dim=4, beta=0)  # (0.25 - 0.75) / 0.5
+        tensor([-1.])
     """
     check_counts(dim=dim)
     check_number("beta", beta, at_least=0)
@@ -144,26 +145,27 @@ def adaptive_negative_cosine(
     \beta\Omega(\tau_2)$, the sum over the heads and the mean over the batch.
 
     Args:
-        z1: predictions for the first view, of one head or of several.
+        z1: predictions for the first view, of one head or of several; normalised here, as are the others.
         z2: predictions for the second view.
-        h1: what all heads predict, the first view's projection; gets no gradient.
+        h1: the first view's projection, the target of all heads; gets no gradient.
         h2: the second view's projection.
         tau1: temperature of each pair (z1, h2).
         tau2: temperature of each pair (z2, h1).
         beta: $\beta$, at least 0.
 
     Raises:
-        InputError: for shapes that do not go together, NaN, temperatures that are not above 0, and a beta below 0.
+        InputError: for mismatched shapes, NaN, temperatures that are not above 0, and a beta below 0.
 
-    >>> z, one = torch.tensor([[0.0, 1.0]]), torch.ones(1)
-    >>> adaptive_negative_cosine(z, z, z, z, one, one, beta=0.25)  # -1 + 2 · 0.25 · Omega(1)
-    tensor(-0.5000)
+    Examples:
+        >>> z, one = torch.tensor([[0.0, 1.0]]), torch.ones(1)
+        >>> adaptive_negative_cosine(z, z, z, z, one, one, beta=0.25)  # -1 + 2 · 0.25 · Omega(1)
+        tensor(-0.5000)
     """
     check_number("beta", beta, at_least=0)
     _check_embeddings(z1=z1, z2=z2)
     _check_embeddings(h1=h1, h2=h2)
     if h1.shape != (len(z1), z1.shape[-1]):
-        raise InputError(f"z1 and h1: expected as many rows and columns, got {list(z1.shape)} and {list(h1.shape)}")
+        raise InputError(f"z1 and h1: expected matching rows and columns, got {list(z1.shape)} and {list(h1.shape)}")
     for name, tau in {"tau1": tau1, "tau2": tau2}.items():
         _check_temperatures(name, tau, z1.shape[:-1])
     to2, to1 = (
@@ -192,13 +194,14 @@ def adaptive_cross_correlation(
         off_diagonal: $\lambda$, at least 0.
 
     Raises:
-        InputError: for shapes that do not go together, fewer than 2 samples, NaN, temperatures not above 0, and a beta
-            or off_diagonal below 0.
+        InputError: for mismatched shapes, fewer than 2 samples, NaN, temperatures not above 0, and a beta or
+            off_diagonal below 0.
 
-    >>> z = torch.tensor([[1.0, 1.0], [-1.0, 1.0], [1.0, -1.0], [-1.0, -1.0]])
-    >>> ones = torch.ones(2, 2)
-    >>> round(adaptive_cross_correlation(z, z, ones, beta=0).item(), 6)  # C = 3/4 on the diagonal, 0 elsewhere
-    0.125
+    Examples:
+        >>> z = torch.tensor([[1.0, 1.0], [-1.0, 1.0], [1.0, -1.0], [-1.0, -1.0]])
+        >>> ones = torch.ones(2, 2)
+        >>> round(adaptive_cross_correlation(z, z, ones, beta=0).item(), 6)  # C = 3/4 on the diagonal, 0 elsewhere
+        0.125
     """
     check_number("beta", beta, at_least=0)
     check_number("off_diagonal", off_diagonal, at_least=0)
@@ -215,7 +218,7 @@ def adaptive_cross_correlation(
 
 
 class Pairs(NamedTuple):
-    """What equation 2.1 compares: of each anchor and head its positive and its nearest negatives."""
+    """Inputs of equation 2.1: the positive and the nearest negatives of each anchor in each head."""
 
     positive: Float[Tensor, "anchors heads"]
     negatives: Float[Tensor, "anchors heads k"]
@@ -226,24 +229,25 @@ class Pairs(NamedTuple):
 class AMCLLoss(nn.Module):
     r"""Equation 2.1 for two views: `loss(z1, z2, phi1, phi2)`.
 
-    All 2N rows are anchors; the negatives of a sample are both views of the others, of which each head takes the one
-    that is nearest to the anchor. The value is the sum over the heads and the mean over the anchors. Both the
-    embeddings and, through the temperatures, $\phi$ learn from it.
+    All 2N rows are anchors; the negatives of a sample are both views of the others, and each head takes the one nearest
+    to the anchor. The value is summed over the heads and averaged over the anchors. Its gradient reaches the embeddings
+    and, through the temperatures, $\phi$.
 
     Args:
         beta: weight of the temperatures' regulariser, at least 0.
         low: least temperature, above 0; see `adaptive_contrast` for why not 0.
-        high: largest temperature, at least `low`. If equal, the temperature is a constant and $\beta$ without effect.
-        top_k: how many of the nearest negatives count, the mean of their terms.
-        positive_competes: look for the nearest among the negatives and the positive: equation 2.4.
+        high: largest temperature, at least `low`. If equal, the temperature is constant and $\beta$ has no effect.
+        top_k: number of nearest negatives, whose terms are averaged.
+        positive_competes: search the nearest key among the negatives and the positive: equation 2.4.
 
-    >>> z = torch.eye(3)
-    >>> loss = AMCLLoss(low=0.5, high=0.5)
-    >>> loss(z, z, z, z)  # the positive's similarity is 1, the nearest negative's 0
-    tensor(-2.)
-    >>> heads = torch.stack([z, z], dim=1)
-    >>> loss(heads, heads, heads, heads)
-    tensor(-4.)
+    Examples:
+        >>> z = torch.eye(3)
+        >>> loss = AMCLLoss(low=0.5, high=0.5)
+        >>> loss(z, z, z, z)  # the positive's similarity is 1, the nearest negative's 0
+        tensor(-2.)
+        >>> heads = torch.stack([z, z], dim=1)
+        >>> loss(heads, heads, heads, heads)
+        tensor(-4.)
     """
 
     def __init__(
@@ -278,7 +282,7 @@ class AMCLLoss(nn.Module):
             phi2: $\phi$ of `z2`.
 
         Raises:
-            InputError: for shapes that do not go together, fewer than 2 samples, more `top_k` than negatives, and NaN.
+            InputError: for mismatched shapes, fewer than 2 samples, more `top_k` than negatives, and NaN.
         """
         pairs = self.pairs(z1, z2, phi1, phi2)
         return gather(adaptive_contrast(*pairs, dim=z1.shape[-1], beta=self.beta).sum(1)).mean()
@@ -290,11 +294,11 @@ class AMCLLoss(nn.Module):
         phi1: Float[Tensor, "batch *heads width"],
         phi2: Float[Tensor, "batch *heads width"],
     ) -> Pairs:
-        """The similarities and temperatures that the loss is made of; takes and refuses what `forward` does."""
+        """The similarities and temperatures in the loss; same arguments and errors as `forward`."""
         _check_embeddings(z1=z1, z2=z2)
         _check_embeddings(phi1=phi1, phi2=phi2)
         if phi1.shape[:-1] != z1.shape[:-1]:
-            raise InputError(f"z1 and phi1: expected as many rows, got {list(z1.shape)} and {list(phi1.shape)}")
+            raise InputError(f"z1 and phi1: expected matching rows, got {list(z1.shape)} and {list(phi1.shape)}")
         sample = global_row_indices(z1, "z1", at_least=2)
         z = normalize_rows(_by_head(torch.cat([z1, z2])))
         phi = _by_head(torch.cat([phi1, phi2])).to(z.dtype)
@@ -316,7 +320,7 @@ class AMCLLoss(nn.Module):
 
 
 class MultiHeadProjector(nn.Module):
-    """Projection heads of one shape and with weights of their own, beside each other: [B features] to [B heads dim].
+    """Parallel projection heads of one shape with separate weights: [B features] to [B heads dim].
 
     Args:
         features: width of the input.
@@ -324,8 +328,9 @@ class MultiHeadProjector(nn.Module):
         dim: width of each head's output.
         heads: how many.
 
-    >>> MultiHeadProjector(8, 16, 4, heads=3)(torch.zeros(5, 8)).shape
-    torch.Size([5, 3, 4])
+    Examples:
+        >>> MultiHeadProjector(8, 16, 4, heads=3)(torch.zeros(5, 8)).shape
+        torch.Size([5, 3, 4])
     """
 
     def __init__(self, features: int, hidden: int, dim: int, heads: int = 3):
@@ -334,7 +339,7 @@ class MultiHeadProjector(nn.Module):
         self.heads = nn.ModuleList(mlp(features, hidden, dim, batch_norm=False) for _ in range(heads))
 
     def forward(self, features: Float[Tensor, "batch features"]) -> Float[Tensor, "batch heads dim"]:
-        """What each head makes of the features."""
+        """The output of each head."""
         return torch.stack([head(features) for head in self.heads], dim=1)
 
 
@@ -344,13 +349,13 @@ class AMCL(Method):
     Args:
         encoder: images to features; what a run keeps.
         heads: how many projection heads; the authors take 3.
-        form: "adaptive" is the paper's; "constant" has one temperature for all pairs; "nt-xent" has that too, and
+        form: "adaptive" is the paper's; "constant" has one temperature for all pairs; "nt-xent" combines that with
             SimCLR's loss over all negatives in each head.
-        temperature: of all pairs where the form is not "adaptive", above 0.
+        temperature: of all pairs unless the form is "adaptive", above 0.
         beta: weight of the temperatures' regulariser, at least 0.
         low: least adaptive temperature, above 0.
         high: largest adaptive temperature, at least `low`.
-        top_k: how many of the nearest negatives count.
+        top_k: number of nearest negatives in the loss.
         hidden: width of each head's hidden layer.
         dim: width of each head's projection.
         **recipe: arguments of `Method`.
@@ -371,7 +376,6 @@ class AMCL(Method):
         **recipe: Any,
     ):
         super().__init__(encoder, **recipe)
-        check_counts(hidden=hidden, dim=dim)
         if form not in get_args(Form):
             raise unknown("form", form, get_args(Form))
         check_number("temperature", temperature, above=0)
@@ -387,7 +391,7 @@ class AMCL(Method):
             self.nt_xent = NTXentLoss(temperature)
 
     def loss(self, images: ImageViews, labels: Labels, index: Index) -> Float[Tensor, ""]:
-        """The sum over the heads of the projections' losses."""
+        """The loss of the projections, summed over the heads."""
         z1, z2 = (self.head(self.encoder(view)) for view in images)
         if self.form == "nt-xent":
             return torch.stack([self.nt_xent(a, b) for a, b in zip(z1.unbind(1), z2.unbind(1), strict=True)]).sum()
@@ -397,8 +401,8 @@ class AMCL(Method):
     def diagnostics(self, train: Images, probe: Images, test: Images) -> dict[str, float]:
         """Mean temperatures of two views of a training image, `tau_positive`, and of nearest negatives, `tau_negative`.
 
-        And `tau_difference`, the second less the first, and `tau_at_bound`, the share of all that lies within a
-        hundredth of the range from one of its ends.
+        Also `tau_difference`, the second minus the first, and `tau_at_bound`, the share of all temperatures within a
+        hundredth of the range of either bound.
         """
         if self.form != "adaptive":
             return {}
@@ -439,5 +443,5 @@ def _by_head(x: Tensor) -> Float[Tensor, "rows heads dim"]:
 
 
 def _standardised_columns(z: Float[Tensor, "batch *heads dim"]) -> Float[Tensor, "*heads dim batch"]:
-    """Each column with mean 0 and the deviation 1 of a sample, as a row; a column of equal numbers becomes 0."""
+    """Each column as a row, standardised to mean 0 and sample standard deviation 1; a constant column becomes 0."""
     return normalize_rows((z - z.mean(0)).movedim(0, -1)) * math.sqrt(len(z) - 1)

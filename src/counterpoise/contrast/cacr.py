@@ -1,4 +1,4 @@
-"""CACR: contrast positives with positives and negatives with negatives, and weigh each by its distance to the query.
+"""CACR: contrast positives with positives and negatives with negatives, each weighted by its distance to the query.
 
 Zheng et al., "Contrastive Attraction and Contrastive Repulsion for Representation Learning", TMLR 2023,
 arXiv 2105.03746.
@@ -14,18 +14,17 @@ import math
 from typing import Any, Literal, get_args
 
 import torch
-from jaxtyping import Float, Integer
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from counterpoise.contrast.negatives import Exclude, check_negatives
+from counterpoise.contrast.projected import ProjectedMethod
 from counterpoise.errors import InputError, unknown
-from counterpoise.learners.method import ImageViews, Index, Labels, Method
-from counterpoise.nets.heads import mlp
+from counterpoise.learners.method import ImageViews, Index, Labels
 from counterpoise.ops import processes
 from counterpoise.ops.checks import (
-    check_counts,
     check_finite,
-    check_integers,
     check_lengths,
     check_matrix,
     check_number,
@@ -35,7 +34,6 @@ from counterpoise.ops.similarity import normalize_rows, similarity_logsumexp, si
 
 Weights = Literal["both", "positive", "negative", "none"]
 Cost = Literal["euclidean", "rbf"]
-Identities = tuple[Integer[Tensor, " batch"], Integer[Tensor, " negatives"]]
 
 
 def attraction(
@@ -44,24 +42,25 @@ def attraction(
     t_pos: float = 1.0,
     detach_weights: bool = False,
 ) -> Float[Tensor, " batch"]:
-    r"""Mean squared distance to the positives, far ones counting more: $\sum_k w_k D_k$, $w_k \propto e^{t^+ D_k}$.
+    r"""Mean squared distance to the positives, far ones weighted more: $\sum_k w_k D_k$, $w_k \propto e^{t^+ D_k}$.
 
     Args:
-        queries: one anchor a row.
+        queries: one anchor a row; used as it is, as are the positives.
         positives: the other views of each anchor.
-        t_pos: $t^+$, per unit of squared distance; 0 weighs all alike, large values see the farthest alone.
-        detach_weights: keep the gradient out of the weights.
+        t_pos: $t^+$, per unit of squared distance; 0 weights all equally, large values only the farthest.
+        detach_weights: stop the gradient at the weights.
 
     Returns:
         One value per query, from 0 to 4 for unit vectors; at least float32.
 
     Raises:
-        InputError: for shapes that do not go together, no positive, NaN, rows longer than 1e8, or a sharpness below 0.
+        InputError: for mismatched shapes, no positive, NaN, rows longer than 1e8, or a sharpness below 0.
 
-    >>> round(attraction(torch.zeros(1, 1), torch.tensor([[[1.0], [2.0]]]), t_pos=0).item(), 4)
-    2.5
-    >>> round(attraction(torch.zeros(1, 1), torch.tensor([[[1.0], [2.0]]]), t_pos=1).item(), 4)
-    3.8577
+    Examples:
+        >>> round(attraction(torch.zeros(1, 1), torch.tensor([[[1.0], [2.0]]]), t_pos=0).item(), 4)
+        2.5
+        >>> round(attraction(torch.zeros(1, 1), torch.tensor([[[1.0], [2.0]]]), t_pos=1).item(), 4)
+        3.8577
     """
     check_number("t_pos", t_pos, at_least=0)
     check_matrix("queries", queries, at_least=0)
@@ -83,31 +82,32 @@ def repulsion(
     queries: Float[Tensor, "batch dim"],
     negatives: Float[Tensor, "negatives dim"],
     t_neg: float = 2.0,
-    exclude: Identities | None = None,
+    exclude: Exclude | None = None,
     detach_weights: bool = False,
     gather_distributed: bool = False,
 ) -> Float[Tensor, " batch"]:
-    r"""Minus the mean squared distance to the negatives, near ones counting more: $w_j \propto e^{-t^- D_j}$.
+    r"""Minus the mean squared distance to the negatives, near ones weighted more: $w_j \propto e^{-t^- D_j}$.
 
     Args:
-        queries: one anchor a row.
+        queries: one anchor a row; used as it is, as are the negatives.
         negatives: shared by all queries.
-        t_neg: $t^-$, per unit of squared distance; 0 weighs all alike, large values see the nearest alone.
-        exclude: identities of queries and negatives; equal ones are no pair.
-        detach_weights: keep the gradient out of the weights.
+        t_neg: $t^-$, per unit of squared distance; 0 weights all equally, large values only the nearest.
+        exclude: IDs of queries and negatives; pairs with equal IDs are excluded.
+        detach_weights: stop the gradient at the weights.
         gather_distributed: compare with the negatives of all processes.
 
     Returns:
         One value per query, from -4 to 0 for unit vectors.
 
     Raises:
-        InputError: if a query has no negative left; for shapes that do not go together, no row, NaN, rows longer than
-            1e8, or a sharpness below 0.
+        InputError: if a query has no negative left; for mismatched shapes, no row, NaN, rows longer than 1e8, or a
+            sharpness below 0.
 
-    >>> round(repulsion(torch.zeros(1, 1), torch.tensor([[1.0], [2.0]]), t_neg=0).item(), 4)
-    -2.5
-    >>> round(repulsion(torch.zeros(1, 1), torch.tensor([[1.0], [2.0]]), t_neg=1).item(), 4)
-    -1.1423
+    Examples:
+        >>> round(repulsion(torch.zeros(1, 1), torch.tensor([[1.0], [2.0]]), t_neg=0).item(), 4)
+        -2.5
+        >>> round(repulsion(torch.zeros(1, 1), torch.tensor([[1.0], [2.0]]), t_neg=1).item(), 4)
+        -1.1423
     """
     check_number("t_neg", t_neg, at_least=0)
     exclude = _check_negatives(queries, negatives, exclude)
@@ -118,7 +118,7 @@ def _repulsion(
     queries: Tensor,
     negatives: Tensor,
     t_neg: float,
-    exclude: Identities | None,
+    exclude: Exclude | None,
     detach_weights: bool,
     gather_distributed: bool,
 ) -> Float[Tensor, " batch"]:
@@ -134,30 +134,31 @@ def rbf_repulsion(
     negatives: Float[Tensor, "negatives dim"],
     t_neg: float = 2.0,
     t_rbf: float = 2.0,
-    exclude: Identities | None = None,
+    exclude: Exclude | None = None,
     detach_weights: bool = False,
     gather_distributed: bool = False,
 ) -> Float[Tensor, " batch"]:
     r"""Log of the weighted mean of a radial basis function: $\log \sum_j w_j e^{-t D_j}$, weights as in `repulsion`.
 
     Args:
-        queries: one anchor a row.
+        queries: one anchor a row; used as it is, as are the negatives.
         negatives: shared by all queries.
         t_neg: $t^-$ of the weights, per unit of squared distance.
-        t_rbf: $t > 0$ of the function, likewise.
-        exclude: identities of queries and negatives; equal ones are no pair.
-        detach_weights: keep the gradient out of the weights.
+        t_rbf: $t > 0$ of the function, per unit of squared distance.
+        exclude: IDs of queries and negatives; pairs with equal IDs are excluded.
+        detach_weights: stop the gradient at the weights.
         gather_distributed: compare with the negatives of all processes.
 
     Returns:
         One value per query, at most 0.
 
     Raises:
-        InputError: if a query has no negative left; for shapes that do not go together, no row, NaN, rows longer than
-            1e8, or numbers out of range.
+        InputError: if a query has no negative left; for mismatched shapes, no row, NaN, rows longer than 1e8, or
+            numbers out of range.
 
-    >>> round(rbf_repulsion(torch.zeros(1, 1), torch.tensor([[1.0], [1.0]]), t_rbf=3.0).item(), 4)
-    -3.0
+    Examples:
+        >>> round(rbf_repulsion(torch.zeros(1, 1), torch.tensor([[1.0], [1.0]]), t_rbf=3.0).item(), 4)
+        -3.0
     """
     check_number("t_neg", t_neg, at_least=0)
     check_number("t_rbf", t_rbf, above=0)
@@ -170,7 +171,7 @@ def _rbf_repulsion(
     negatives: Tensor,
     t_neg: float,
     t_rbf: float,
-    exclude: Identities | None,
+    exclude: Exclude | None,
     detach_weights: bool,
     gather_distributed: bool,
 ) -> Float[Tensor, " batch"]:
@@ -181,9 +182,9 @@ def _rbf_repulsion(
 
 
 def _distance_softmax(
-    queries: Tensor, negatives: Tensor, t: float, exclude: Identities | None, gather_distributed: bool
+    queries: Tensor, negatives: Tensor, t: float, exclude: Exclude | None, gather_distributed: bool
 ) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch"]]:
-    """Of each query: the log-sum-exp of -t D, and the mean of D under its softmax."""
+    """The log-sum-exp of -t D of each query, and the mean of D under its softmax."""
     # <(q, 1), (2k, -|k|^2)> = |q|^2 - D, and |q|^2 does not change a softmax over the keys.
     square = queries.square().sum(1)
     keys = torch.cat([2 * negatives, -negatives.square().sum(1, keepdim=True)], dim=1)
@@ -201,24 +202,25 @@ class CACRLoss(nn.Module):
     r"""CACR among K+1 views of a batch: `loss(views)`.
 
     Attraction is averaged over every view as the query; repulsion over every pair of views x < y, with queries in x and
-    negatives in y. So the order of the views can change repulsion, but not attraction.
+    negatives in y. The order of the views can therefore change repulsion, but not attraction.
 
     Args:
         t_pos: sharpness of the positives' weights, at least 0.
         t_neg: sharpness of the negatives' weights, at least 0; the authors take 0.9 (CIFAR-10) or 2 (larger sets).
         alpha: factor of the attraction.
         beta: factor of the repulsion.
-        weights: which samples are weighed by their distance; the others are weighed alike.
+        weights: which samples are weighted by their distance; the others are weighted equally.
         cost: of the repulsion: minus the distance ("euclidean"), or the log of a mean of e^(-t D) ("rbf").
         t_rbf: t of the "rbf" cost, above 0.
-        class_prior: chance that a negative is of the query's class, from 0 to below 1; above 0 corrects the "euclidean"
-            repulsion for it. The authors take 0.1.
-        detach_weights: keep the gradient out of the weights.
+        class_prior: probability that a negative has the query's class, from 0 to below 1; above 0 corrects the
+            "euclidean" repulsion for it. The authors take 0.1.
+        detach_weights: stop the gradient at the weights.
         normalize: scale every row to length 1 first, as the authors' network does.
 
-    >>> z = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
-    >>> CACRLoss()(torch.stack([z, z]))  # attraction 0; the one negative is at squared distance 2
-    tensor(-2.)
+    Examples:
+        >>> z = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+        >>> CACRLoss()(torch.stack([z, z]))  # attraction 0; the one negative is at squared distance 2
+        tensor(-2.)
     """
 
     def __init__(
@@ -288,18 +290,19 @@ class CACRQueueLoss(nn.Module):
     """CACR against a queue of earlier keys, for one view as the query: `loss(queries, positives, negatives)`.
 
     Positives and the queue come from a momentum encoder and get no gradient; the other queries of the batch are
-    negatives too. Average it over the views. With `detach_weights` its gradient is not the slope of its value.
+    negatives too. Average it over the views. With `detach_weights` its gradient is not the derivative of its value.
 
     Args:
         t_pos: sharpness of the positives' weights, at least 0.
         t_neg: sharpness of the negatives' weights, at least 0.
         alpha: factor of the attraction.
         beta: factor of the repulsion.
-        detach_weights: keep the gradient out of the weights.
+        detach_weights: stop the gradient at the weights.
 
-    >>> one, other = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])
-    >>> CACRQueueLoss()(one, one[:, None], other)
-    tensor(-2.)
+    Examples:
+        >>> one, other = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])
+        >>> CACRQueueLoss()(one, one[:, None], other)
+        tensor(-2.)
     """
 
     surrogate = True
@@ -332,7 +335,7 @@ class CACRQueueLoss(nn.Module):
             negatives: the queue.
 
         Raises:
-            InputError: for shapes that do not go together, and NaN.
+            InputError: for mismatched shapes, and NaN.
         """
         check_matrix("queries", queries)
         check_matrix("negatives", negatives)
@@ -347,7 +350,7 @@ class CACRQueueLoss(nn.Module):
             normalize_rows(negatives).detach(),
         )
         row = global_row_indices(q)
-        queue = queue if processes.is_first() else queue[:0]  # which all processes have, but it counts once
+        queue = queue if processes.is_first() else queue[:0]  # all processes hold the queue, but it counts once
         identities = torch.cat([row.new_full((len(queue),), -1), row])
         attracted = _attraction(q, k, self.t_pos, self.detach_weights)
         repelled = _repulsion(
@@ -359,17 +362,18 @@ class CACRQueueLoss(nn.Module):
 class CACRMomentumLoss(nn.Module):
     """CACR between predictions and one view's output of a momentum encoder: `loss(views, keys)`.
 
-    The predictions of all other views are the positives of their sample's key, far ones counting more; the keys of the
-    other samples are negatives. Average it over the views that serve as keys. Keys and weights get no gradient, so that
-    the loss's gradient is not the slope of its value.
+    The predictions of all other views are the positives of their sample's key, far ones weighted more; the keys of the
+    other samples are negatives. Average it over the views that serve as keys. Keys and weights get no gradient, so the
+    gradient is not the derivative of the value.
 
     Args:
         temperature: divides distances in all weights, above 0; the authors take 1 for a ResNet and 0.2 for a ViT.
         cost: "rbf", a cross-entropy over the keys, or "euclidean", the plain distances.
 
-    >>> z = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
-    >>> CACRMomentumLoss(cost="euclidean")(z[None], z)
-    tensor(-1.)
+    Examples:
+        >>> z = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+        >>> CACRMomentumLoss(cost="euclidean")(z[None], z)
+        tensor(-1.)
     """
 
     surrogate = True
@@ -385,11 +389,11 @@ class CACRMomentumLoss(nn.Module):
         """The loss, a mean over the batch.
 
         Args:
-            views: predictions for the views other than the keys', with gradient; normalised here, as are the keys.
-            keys: momentum outputs for one view of the same samples.
+            views: predictions for the other views, with gradient; normalised here, as are the keys.
+            keys: outputs of the momentum encoder for one view of the same samples.
 
         Raises:
-            InputError: for no view, fewer than two samples, shapes that do not go together, and NaN.
+            InputError: for no view, fewer than two samples, mismatched shapes, and NaN.
         """
         _check_views(views, least=1)
         check_matrix("keys", keys)
@@ -415,19 +419,17 @@ class CACRMomentumLoss(nn.Module):
         return gather((weights * terms).sum(0)).mean()
 
 
-class CACR(Method):
-    """Contrastive pretraining from several views; weighs positives and negatives by their distance to the query.
+class CACR(ProjectedMethod):
+    """Contrastive pretraining from several views; weights positives and negatives by their distance to the query.
 
     Args:
         encoder: images to features; what a run keeps.
         views: random views of each image, at least 2; the time of a step grows with it.
         t_pos: sharpness of the positives' weights, at least 0.
         t_neg: sharpness of the negatives' weights, at least 0; the authors take 0.9 (CIFAR-10) or 2 (larger sets).
-        weights: which samples are weighed by their distance; the others are weighed alike.
+        weights: which samples are weighted by their distance; the others are weighted equally.
         cost: of the repulsion: minus the distance, or the log of a mean of radial basis functions.
-        hidden: width of the projection head's hidden layer.
-        dim: width of the projection.
-        **recipe: arguments of `Method`.
+        **recipe: arguments of `ProjectedMethod`.
     """
 
     def __init__(
@@ -438,20 +440,16 @@ class CACR(Method):
         t_neg: float = 2.0,
         weights: Weights = "both",
         cost: Cost = "euclidean",
-        hidden: int = 256,
-        dim: int = 64,
         **recipe: Any,
     ):
         super().__init__(encoder, **recipe)
-        check_counts(hidden=hidden, dim=dim)
         check_number("views", views, at_least=2, whole=True)
         self.views = views
-        self.head = mlp(self.features, hidden, dim)
         self.objective = CACRLoss(t_pos, t_neg, weights=weights, cost=cost)
 
     def loss(self, images: ImageViews, labels: Labels, index: Index) -> Float[Tensor, ""]:
         """CACR of the projections of all views."""
-        return self.objective(torch.stack([self.head(self.encoder(view)) for view in images]))
+        return self.objective(torch.stack(self.projections(images)))
 
 
 def _check_views(views: Tensor, least: int) -> None:
@@ -469,18 +467,12 @@ def _check_positives(queries: Tensor, positives: Tensor) -> None:
         raise InputError(f"queries and positives: expected [batch, dim] and [batch, k, dim], got {got}")
 
 
-def _check_negatives(queries: Tensor, negatives: Tensor, exclude: Identities | None) -> Identities | None:
-    """`exclude` as int64, after a look at all arguments."""
-    for name, x in (("queries", queries), ("negatives", negatives)):
-        check_matrix(name, x)
-        check_lengths(name, x)
-    if queries.shape[1] != negatives.shape[1]:
-        widths = f"{queries.shape[1]} and {negatives.shape[1]}"
-        raise InputError(f"queries and negatives: expected the same width, got {widths}")
-    if exclude is None:
-        return None
-    own, others = exclude
-    return check_integers("exclude", own, len(queries)), check_integers("exclude", others, len(negatives))
+def _check_negatives(queries: Tensor, negatives: Tensor, exclude: Exclude | None) -> Exclude | None:
+    """Check all arguments; return `exclude` as int64."""
+    exclude = check_negatives(queries, negatives, exclude)
+    check_lengths("queries", queries)
+    check_lengths("negatives", negatives)
+    return exclude
 
 
 def _wide(x: Tensor) -> Tensor:

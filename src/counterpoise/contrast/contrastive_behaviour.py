@@ -1,11 +1,11 @@
-"""What the temperature does to a contrastive loss, and hard negatives that are chosen instead of left to it.
+"""The effect of the temperature on a contrastive loss, and explicit selection of hard negatives in its place.
 
-Wang & Liu, "Understanding the Behaviour of Contrastive Loss", CVPR 2021, arXiv 2012.09740, equations 1 to 9. Its two
-measures, uniformity and tolerance (equations 10 and 11), are in `measure.geometry`.
+Wang & Liu, "Understanding the Behaviour of Contrastive Loss", CVPR 2021, arXiv 2012.09740, equations 1 to 9. Its
+measures uniformity and tolerance (equations 10 and 11) are in `measure.geometry`.
 
-The softmax of InfoNCE pushes negatives away in proportion to e^{s/T}: the smaller T, the more the nearest ones alone.
-Small temperatures spread the embeddings evenly but tear classes apart, large ones tolerate neighbours but crowd the
-sphere. To compare with the hardest negatives only makes the embeddings even whatever the temperature is.
+The softmax of InfoNCE pushes negatives away in proportion to e^{s/T}: the smaller T, the more the push concentrates on
+the nearest ones. Small temperatures spread the embeddings uniformly but tear classes apart, large ones tolerate
+neighbours but crowd the sphere. Using only the hardest negatives makes the embeddings uniform at any temperature.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float, Integer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from counterpoise.contrast.negatives import Exclude, check_negatives
 from counterpoise.data import Images
 from counterpoise.data.views import to_float
 from counterpoise.errors import InputError
@@ -24,13 +25,10 @@ from counterpoise.learners.method import ImageViews, Index, Labels, Method
 from counterpoise.measure import tolerance, uniformity
 from counterpoise.nets import embed
 from counterpoise.nets.heads import linear
-from counterpoise.ops.checks import check_counts, check_integers, check_matrix, check_number, check_same_shape
+from counterpoise.ops.checks import check_counts, check_matrix, check_number, check_same_shape
 from counterpoise.ops.chunking import reduce_similarities
 from counterpoise.ops.processes import gather
 from counterpoise.ops.similarity import normalize_rows, similarity_logsumexp, similarity_softmax
-
-# A number for each query and one for each negative: those of equal number are no pair.
-Exclude = tuple[Integer[Tensor, " batch"], Integer[Tensor, " negatives"]]
 
 HARD = 0.0819  # of 50,000 images: the paper's 4,095 hard negatives on CIFAR
 
@@ -38,12 +36,12 @@ HARD = 0.0819  # of 50,000 images: the paper's 4,095 hard negatives on CIFAR
 def relative_penalty(
     similarity: Float[Tensor, "*queries negatives"], temperature: float
 ) -> Float[Tensor, "*queries negatives"]:
-    r"""How InfoNCE shares its push out among the negatives: $r_{ij} = e^{s_{ij}/T} / \sum_k e^{s_{ik}/T}$, equation 5.
+    r"""How InfoNCE weights the negatives: $r_{ij} = e^{s_{ij}/T} / \sum_k e^{s_{ik}/T}$, equation 5.
 
-    It is the gradient on a negative over that on the positive, and does not depend on the positive.
+    It is the gradient on a negative divided by that on the positive, and does not depend on the positive.
 
     Args:
-        similarity: of the queries to their negatives; $-\infty$ where there is no pair.
+        similarity: of the queries to their negatives; $-\infty$ for an excluded pair.
         temperature: $T > 0$.
 
     Returns:
@@ -52,8 +50,9 @@ def relative_penalty(
     Raises:
         InputError: for a query without a negative, NaN, or a temperature that is not above 0.
 
-    >>> relative_penalty(torch.tensor([1.0, 0.5, 0.0]), temperature=0.25)
-    tensor([0.8668, 0.1173, 0.0159])
+    Examples:
+        >>> relative_penalty(torch.tensor([1.0, 0.5, 0.0]), temperature=0.25)
+        tensor([0.8668, 0.1173, 0.0159])
     """
     check_number("temperature", temperature, above=0)
     _check_similarity(similarity)
@@ -68,26 +67,27 @@ def penalty_entropy(
 ) -> Float[Tensor, " batch"]:
     r"""Entropy of each query's `relative_penalty`, $H(r_i) = \log \sum_k e^{s_{ik}/T} - \frac1T \sum_k r_{ik} s_{ik}$.
 
-    It rises with the temperature, unless all negatives are equally near. No table of similarities is kept.
+    It rises with the temperature, unless all negatives are equally near. The similarity matrix is not stored.
 
     Args:
         queries: one row per sample; normalised here, as are the others.
         negatives: keys of other samples.
         temperature: $T > 0$.
-        exclude: numbers of the queries and of the negatives; those of equal number are no pair.
+        exclude: numbers of the queries and of the negatives; pairs with equal numbers are excluded.
 
     Returns:
-        Nats, from 0 (the nearest negative takes all) to the log of the number of negatives (all are pushed alike).
+        Nats, from 0 (the nearest negative takes all) to the log of the number of negatives (all are pushed equally).
 
     Raises:
-        InputError: for shapes that do not go together, no row, a query without a negative, NaN, or a temperature
-            that is not above 0.
+        InputError: for mismatched shapes, no row, a query without a negative, NaN, or a temperature that is not above
+            0.
 
-    >>> penalty_entropy(torch.eye(2), torch.eye(2), temperature=1e6)  # log 2
-    tensor([0.6931, 0.6931])
+    Examples:
+        >>> penalty_entropy(torch.eye(2), torch.eye(2), temperature=1e6)  # log 2
+        tensor([0.6931, 0.6931])
     """
     check_number("temperature", temperature, above=0)
-    exclude = _check(queries, queries, negatives, exclude)
+    exclude = check_negatives(queries, negatives, exclude)
     moments = similarity_softmax(normalize_rows(queries), normalize_rows(negatives), 1 / temperature, exclude=exclude)
     return moments.logsumexp - moments.mean / temperature
 
@@ -95,21 +95,22 @@ def penalty_entropy(
 def hard_negatives(
     similarity: Float[Tensor, "batch negatives"], alpha: float = HARD, num_hard: int | None = None
 ) -> Bool[Tensor, "batch negatives"]:
-    r"""Which negatives are the hardest of their query: those from its upper $\alpha$-quantile on.
+    r"""Mask of each query's hardest negatives: those in its upper $\alpha$-quantile.
 
     Args:
-        similarity: of the queries to their negatives; $-\infty$ where there is no pair.
-        alpha: share of each query's negatives that count, above 0, at most 1; rounded, but at least one does.
-        num_hard: how many count, in place of `alpha`; all where there are fewer.
+        similarity: of the queries to their negatives; $-\infty$ for an excluded pair.
+        alpha: share of each query's negatives that count, above 0, at most 1; rounded, but to at least one.
+        num_hard: number that count, in place of `alpha`; all if there are fewer.
 
     Returns:
-        True for as many of the most similar negatives; ties at the threshold are all kept. It carries no gradient.
+        True for that many of the most similar negatives; all ties at the threshold are kept. It carries no gradient.
 
     Raises:
         InputError: for a query without a negative, NaN, or a number out of range.
 
-    >>> hard_negatives(torch.tensor([[0.1, 0.9, 0.5, 0.5]]), num_hard=2)
-    tensor([[False,  True,  True,  True]])
+    Examples:
+        >>> hard_negatives(torch.tensor([[0.1, 0.9, 0.5, 0.5]]), num_hard=2)
+        tensor([[False,  True,  True,  True]])
     """
     _check_share(alpha, num_hard)
     if similarity.ndim != 2:
@@ -138,7 +139,7 @@ def hard_contrastive(
     num_hard: int | None = None,
     exclude: Exclude | None = None,
 ) -> Float[Tensor, ""]:
-    r"""InfoNCE against each query's hardest negatives alone: equations 8 and 9; with `alpha` 1, equation 1.
+    r"""InfoNCE against only each query's hardest negatives: equations 8 and 9; with `alpha` 1, equation 1.
 
     With cosines $s$, the mean over the queries of $-\log \frac{e^{s_+/T}}{e^{s_+/T} + \sum_k e^{s_k/T}}$, k over the
     negatives whose similarity is in the upper $\alpha$-quantile of the query's. The positive always stays in the
@@ -147,23 +148,23 @@ def hard_contrastive(
     Args:
         queries: one row per sample; normalised here, as are the others.
         positives: the key of each query.
-        negatives: keys of other samples, such as a queue or a memory bank; of several processes, each holds all.
+        negatives: keys of other samples, such as a queue or a memory bank; every process holds all of them.
         temperature: $T > 0$.
         alpha: share of each query's negatives that count, above 0, at most 1.
         num_hard: how many of them count, in place of `alpha`.
-        exclude: numbers of the queries and of the negatives; those of equal number are no pair. A bank also holds the
-            query's own entry.
+        exclude: numbers of the queries and of the negatives; pairs with equal numbers are excluded, such as the query's
+            own entry in a bank.
 
     Returns:
         The loss in nats, above 0; $\log(1+M)$ for M negatives where all rows are equal.
 
     Raises:
-        InputError: for shapes that do not go together, no row, a query without a negative, NaN, or a number out of
-            range.
+        InputError: for mismatched shapes, no row, a query without a negative, NaN, or a number out of range.
 
-    >>> query, negatives = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0], [-1.0, 0.0]])
-    >>> round(hard_contrastive(query, query, negatives, temperature=1.0, alpha=0.5).item(), 6)  # log(1 + 1/e)
-    0.313262
+    Examples:
+        >>> query, negatives = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0], [-1.0, 0.0]])
+        >>> round(hard_contrastive(query, query, negatives, temperature=1.0, alpha=0.5).item(), 6)  # log(1 + 1/e)
+        0.313262
     """
     check_number("temperature", temperature, above=0)
     _check_share(alpha, num_hard)
@@ -193,28 +194,28 @@ def simple_contrastive(
 ) -> Float[Tensor, ""]:
     r"""The loss without a softmax, $-s_+ + \lambda \sum_k s_k$, mean over the queries: equation 3.
 
-    With `alpha` below 1, k runs over the hardest negatives alone: the paper's hard-simple loss.
+    With `alpha` below 1, k runs over the hardest negatives only: the paper's hard-simple loss.
 
     Args:
         queries: one row per sample; normalised here, as are the others.
         positives: the key of each query.
-        negatives: keys of other samples; of several processes, each holds all.
-        alpha: share of each query's negatives that count, above 0, at most 1; 1 costs no table of similarities.
+        negatives: keys of other samples; every process holds all of them.
+        alpha: share of each query's negatives that count, above 0, at most 1; 1 needs no similarity matrix.
         num_hard: how many of them count, in place of `alpha`.
-        weight: $\lambda \ge 0$; `None` takes one over the number that counts, to which InfoNCE tends, scaled and
-            shifted, as its temperature grows.
-        exclude: numbers of the queries and of the negatives; those of equal number are no pair.
+        weight: $\lambda \ge 0$; `None` takes one over the number of negatives that count, the limit of InfoNCE, scaled
+            and shifted, as its temperature grows.
+        exclude: numbers of the queries and of the negatives; pairs with equal numbers are excluded.
 
     Returns:
         The loss; from -2 to 2 without a `weight`.
 
     Raises:
-        InputError: for shapes that do not go together, no row, a query without a negative, NaN, or a number out of
-            range.
+        InputError: for mismatched shapes, no row, a query without a negative, NaN, or a number out of range.
 
-    >>> query, negatives = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.6, 0.8], [-1.0, 0.0]])
-    >>> simple_contrastive(query, query, negatives), simple_contrastive(query, query, negatives, num_hard=1)
-    (tensor(-1.2000), tensor(-0.4000))
+    Examples:
+        >>> query, negatives = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.6, 0.8], [-1.0, 0.0]])
+        >>> simple_contrastive(query, query, negatives), simple_contrastive(query, query, negatives, num_hard=1)
+        (tensor(-1.2000), tensor(-0.4000))
     """
     _check_share(alpha, num_hard)
     if weight is not None:
@@ -267,7 +268,7 @@ class SimpleContrastiveLoss(nn.Module):
     Args:
         alpha: share of each query's negatives that count, above 0, at most 1; below 1 it is the hard-simple loss.
         num_hard: how many of them count, in place of `alpha`.
-        weight: of the sum over the negatives, at least 0; `None` takes one over the number that counts.
+        weight: of the sum over the negatives, at least 0; `None` takes one over the number of negatives that count.
     """
 
     def __init__(self, alpha: float = 1.0, num_hard: int | None = None, weight: float | None = None):
@@ -291,16 +292,16 @@ class SimpleContrastiveLoss(nn.Module):
 
 
 class HardContrastive(Method):
-    """Instance discrimination: each image's embedding against a memory bank of all images', of which the hardest count.
+    """Instance discrimination: each image's embedding against the hardest entries of a memory bank of all images.
 
     Args:
         encoder: images to features; what a run keeps.
         samples: how many training images there are.
-        simple: take the loss without a softmax, which has no temperature.
+        simple: use the loss without a softmax, which has no temperature.
         temperature: above 0; with all negatives, small values spread embeddings evenly and large ones tolerate
             neighbours.
-        alpha: share of the negatives that count, above 0, at most 1; 1 takes all, which is the ordinary loss.
-        momentum: from 0 to 1; how much of a bank's entry stays when its image is seen.
+        alpha: share of the negatives that count, above 0, at most 1; 1 uses all, which is the ordinary loss.
+        momentum: from 0 to 1; share of a bank's entry that stays when its image is seen.
         dim: width of the embedding, one linear layer from the features.
         **recipe: arguments of `Method`.
     """
@@ -327,11 +328,11 @@ class HardContrastive(Method):
         self.momentum = momentum
         self.head = linear(self.features, dim)
         self.objective = SimpleContrastiveLoss(alpha) if simple else HardContrastiveLoss(temperature, alpha)
-        # Random directions to start from, as in instance discrimination; the first epoch replaces them.
+        # Random initial directions, as in instance discrimination; the first epoch replaces them.
         self.register_buffer("bank", normalize_rows(torch.randn(samples, dim)))
 
     def loss(self, images: ImageViews, labels: Labels, index: Index) -> Float[Tensor, ""]:
-        """Of each embedding against the bank, its own entry being the positive; while training, the bank moves on."""
+        """The loss of each embedding against the bank, its own entry the positive; training mode updates the bank."""
         z = self.head(self.encoder(images[0]))
         everyone = torch.arange(len(self.bank), device=index.device)
         value = self.objective(z, self.bank[index], self.bank, exclude=(index, everyone))
@@ -341,16 +342,16 @@ class HardContrastive(Method):
 
     @torch.no_grad()
     def remember(self, z: Float[Tensor, "batch dim"], index: Index) -> None:
-        """Move the entries of these images, of all processes, towards their newest embeddings."""
+        """Move the bank entries of these images, from all processes, towards their newest embeddings."""
         z, index = gather(normalize_rows(z)), gather(index)
         entries = normalize_rows(z.lerp(self.bank[index].to(z.dtype), self.momentum)).to(self.bank.dtype)
         # Not in place: the backward pass of this step still needs the bank as it was.
         self.bank = self.bank.index_copy(0, index, entries)
 
     def diagnostics(self, train: Images, probe: Images, test: Images) -> dict[str, float]:
-        """`embedding_uniformity`, lower being more even, and `embedding_tolerance`, of the unit embeddings.
+        """`embedding_uniformity`, lower is more uniform, and `embedding_tolerance`, of the unit embeddings.
 
-        No tolerance where no class has two test images.
+        The tolerance is missing if no class has two test images.
         """
         z = embed(nn.Sequential(self.encoder, self.head), test, to_float)
         found = {"embedding_uniformity": float(uniformity(z))}
@@ -360,23 +361,14 @@ class HardContrastive(Method):
 
 
 def _check(queries: Tensor, positives: Tensor, negatives: Tensor, exclude: Exclude | None) -> Exclude | None:
-    """`exclude` as int64, after a look at all arguments."""
+    """Check all arguments; return `exclude` as int64."""
     check_same_shape(queries=queries, positives=positives)
-    check_matrix("queries", queries)
     check_matrix("positives", positives)
-    check_matrix("negatives", negatives)
-    if negatives.shape[1] != queries.shape[1]:
-        raise InputError(
-            f"queries and negatives: expected as many columns, got {queries.shape[1]} and {negatives.shape[1]}"
-        )
-    if exclude is None:
-        return None
-    own, others = exclude
-    return check_integers("exclude", own, len(queries)), check_integers("exclude", others, len(negatives))
+    return check_negatives(queries, negatives, exclude)
 
 
 def _check_similarity(similarity: Tensor) -> None:
-    """Refuse a query without a negative, NaN, and infinity: all of them show in a query's largest similarity."""
+    """Refuse a query without a negative, NaN, and infinity: a query's largest similarity shows all of them."""
     if not similarity.shape[-1:].numel():
         raise InputError(f"similarity: expected at least 1 negative, got shape {list(similarity.shape)}")
     if not similarity.is_floating_point():
@@ -394,7 +386,7 @@ def _check_share(alpha: float, num_hard: int | None) -> None:
 def _mean_of_all(
     queries: Tensor, negatives: Tensor, exclude: Exclude | None, weight: float | None
 ) -> Float[Tensor, " batch"]:
-    """Of each query the mean similarity to its negatives; sums of rows give it."""
+    """The mean similarity of each query to its negatives, computed from sums of rows."""
     total, counts = negatives.sum(0), torch.full((len(queries),), len(negatives), device=queries.device)
     if exclude is not None:
         groups, group = torch.cat(exclude).unique(return_inverse=True)

@@ -12,11 +12,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from counterpoise.contrast.projected import ProjectedMethod
 from counterpoise.errors import InputError, unknown
-from counterpoise.learners.method import ImageViews, Index, Labels, Method
-from counterpoise.nets.heads import mlp
+from counterpoise.learners.method import ImageViews, Index, Labels
 from counterpoise.ops.checks import (
-    check_counts,
     check_finite,
     check_lengths,
     check_matrix,
@@ -32,6 +31,7 @@ def dcl(
     z2: Float[Tensor, "batch dim"],
     temperature: float = 0.1,
     weights: Float[Tensor, " batch"] | None = None,
+    normalize: bool = True,
 ) -> Float[Tensor, ""]:
     r"""Decoupled contrastive loss of two views, mean over all 2N anchors.
 
@@ -39,24 +39,26 @@ def dcl(
     $-w_i s_{i,p(i)}/T + \log \sum_k e^{s_{ik}/T}$, where k runs over both views of the other samples: 2N-2 terms.
 
     Args:
-        z1: one row per sample, first view; used as it is, so normalise first where cosines are meant.
+        z1: one row per sample, first view; normalised here.
         z2: the same samples, second view.
         temperature: $T > 0$.
         weights: $w$, one per sample; 1 if not given.
+        normalize: scale the rows to unit length first, so that $s$ are cosines; otherwise they are inner products.
 
     Returns:
-        The loss in nats; it may be negative. Unit rows and $w = 1$ bound it from below by $\log(2N-2) - 2/T$.
+        The loss in nats; it may be negative. Cosines and $w = 1$ bound it from below by $\log(2N-2) - 2/T$.
 
     Raises:
-        InputError: for different shapes, fewer than 2 samples, which leaves no negative, NaN, rows longer than 1e8, or
-            a temperature that is not above 0.
+        InputError: for different shapes, fewer than 2 samples, which leaves no negative, NaN, a temperature that is
+            not above 0, or, without `normalize`, rows longer than 1e8.
 
-    >>> z = torch.eye(3)
-    >>> round(dcl(z, z, temperature=0.5).item(), 6)  # -1/T + log 4
-    -0.613706
+    Examples:
+        >>> z = 2 * torch.eye(3)
+        >>> round(dcl(z, z, temperature=0.5).item(), 6)  # -1/T + log 4
+        -0.613706
     """
     check_number("temperature", temperature, above=0)
-    _check(z1, z2, normalized=False)
+    z1, z2 = _rows(z1, z2, normalize)
     if weights is not None:
         if weights.shape != z1.shape[:1]:
             raise InputError(
@@ -73,28 +75,30 @@ def _dcl(z1: Tensor, z2: Tensor, temperature: float, weights: Tensor | None) -> 
 
 
 def von_mises_fisher_weights(
-    z1: Float[Tensor, "batch dim"], z2: Float[Tensor, "batch dim"], sigma: float = 0.5
+    z1: Float[Tensor, "batch dim"], z2: Float[Tensor, "batch dim"], sigma: float = 0.5, normalize: bool = True
 ) -> Float[Tensor, " batch"]:
     r"""DCLW's weights of the positive pairs, $w_i = 2 - e^{s_i/\sigma} / \frac1N \sum_k e^{s_k/\sigma}$.
 
     Args:
-        z1: one row per sample, first view; used as it is.
+        z1: one row per sample, first view; normalised here.
         z2: the same samples, second view.
-        sigma: $\sigma > 0$; the larger, the nearer all weights are to 1.
+        sigma: $\sigma > 0$; larger values bring all weights nearer to 1.
+        normalize: scale the rows to unit length first, so that $s$ are cosines; otherwise they are inner products.
 
     Returns:
         One weight per sample: mean 1, smaller for better aligned pairs, from 2-N to 2.
 
     Raises:
-        InputError: for different shapes, fewer than 2 samples, NaN, rows longer than 1e8, or a sigma not above 0.
+        InputError: for different shapes, fewer than 2 samples, NaN, a sigma not above 0, or, without `normalize`, rows
+            longer than 1e8.
 
-    >>> aligned, crossed = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])
-    >>> von_mises_fisher_weights(torch.stack([aligned, aligned]), torch.stack([aligned, crossed]))
-    tensor([0.2384, 1.7616])
+    Examples:
+        >>> aligned, crossed = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])
+        >>> von_mises_fisher_weights(torch.stack([aligned, aligned]), torch.stack([aligned, crossed]))
+        tensor([0.2384, 1.7616])
     """
     check_number("sigma", sigma, above=0)
-    _check(z1, z2, normalized=False)
-    return _von_mises_fisher_weights(z1, z2, sigma)
+    return _von_mises_fisher_weights(*_rows(z1, z2, normalize), sigma)
 
 
 def _von_mises_fisher_weights(z1: Tensor, z2: Tensor, sigma: float) -> Float[Tensor, " batch"]:
@@ -106,10 +110,10 @@ def _von_mises_fisher_weights(z1: Tensor, z2: Tensor, sigma: float) -> Float[Ten
 def npc_multiplier(
     z1: Float[Tensor, "batch dim"], z2: Float[Tensor, "batch dim"], temperature: float = 0.1
 ) -> Float[Tensor, " anchors"]:
-    r"""Negative-positive coupling: the factor $q_i$ that InfoNCE's gradient has and DCL's has not.
+    r"""Negative-positive coupling: the factor $q_i$ in InfoNCE's gradient that DCL's lacks.
 
-    $q_i = 1 - e^{s_{i,p(i)}/T} / \sum_{k \ne i} e^{s_{ik}/T}$, the probability that InfoNCE gives to the negatives. It
-    is near 0, and InfoNCE learns nothing from an anchor, where the positive is easy or negatives are few.
+    $q_i = 1 - e^{s_{i,p(i)}/T} / \sum_{k \ne i} e^{s_{ik}/T}$, the probability that InfoNCE gives to the negatives.
+    Where the positive is easy or negatives are few, it is near 0 and InfoNCE learns nothing from the anchor.
 
     Args:
         z1: one row per sample, first view; normalised here.
@@ -122,12 +126,12 @@ def npc_multiplier(
     Raises:
         InputError: for different shapes, fewer than 2 samples, NaN, or a temperature that is not above 0.
 
-    >>> npc_multiplier(torch.ones(2, 3), torch.ones(2, 3))  # two negatives, as near as the positive
-    tensor([0.6667, 0.6667, 0.6667, 0.6667])
+    Examples:
+        >>> npc_multiplier(torch.ones(2, 3), torch.ones(2, 3))  # two negatives, as near as the positive
+        tensor([0.6667, 0.6667, 0.6667, 0.6667])
     """
     check_number("temperature", temperature, above=0)
-    _check(z1, z2)
-    positive, negatives = _positive_and_negatives(normalize_rows(z1), normalize_rows(z2), temperature)
+    positive, negatives = _positive_and_negatives(*_rows(z1, z2), temperature)
     return torch.sigmoid(negatives - positive.repeat(2))
 
 
@@ -138,9 +142,9 @@ class DCLLoss(nn.Module):
         temperature: above 0.
         weighted: DCLW, which pulls poorly aligned pairs harder.
         sigma: above 0; how slowly DCLW's weights fall with the alignment of a pair.
-        reduction: of the two directions between the views: "mean", or "sum" as the reference training code has it.
+        reduction: of the two directions between the views: "mean", or "sum" as in the reference training code.
         normalize: scale the rows to unit length first.
-        detach_weights: let no gradient through DCLW's weights.
+        detach_weights: stop the gradient at DCLW's weights.
     """
 
     def __init__(
@@ -162,9 +166,7 @@ class DCLLoss(nn.Module):
 
     def forward(self, z1: Float[Tensor, "batch dim"], z2: Float[Tensor, "batch dim"]) -> Float[Tensor, ""]:
         """The loss of two views of the same samples; see `dcl`."""
-        _check(z1, z2, self.normalize)
-        if self.normalize:
-            z1, z2 = normalize_rows(z1), normalize_rows(z2)
+        z1, z2 = _rows(z1, z2, self.normalize)
         weights = _von_mises_fisher_weights(z1, z2, self.sigma) if self.weighted else None
         if weights is not None and self.detach_weights:
             weights = weights.detach()
@@ -172,7 +174,7 @@ class DCLLoss(nn.Module):
         return 2 * loss if self.reduction == "sum" else loss
 
 
-class DCL(Method):
+class DCL(ProjectedMethod):
     """SimCLR with the decoupled loss: less need for large batches and tuned temperatures.
 
     Args:
@@ -180,9 +182,7 @@ class DCL(Method):
         temperature: above 0.
         weighted: DCLW, which pulls poorly aligned pairs harder.
         sigma: above 0; how slowly DCLW's weights fall with the alignment of a pair.
-        hidden: width of the projection head's hidden layer.
-        dim: width of the projection.
-        **recipe: arguments of `Method`.
+        **recipe: arguments of `ProjectedMethod`.
     """
 
     def __init__(
@@ -191,34 +191,32 @@ class DCL(Method):
         temperature: float = 0.1,
         weighted: bool = False,
         sigma: float = 0.5,
-        hidden: int = 256,
-        dim: int = 64,
         **recipe: Any,
     ):
         super().__init__(encoder, **recipe)
-        check_counts(hidden=hidden, dim=dim)
-        self.head = mlp(self.features, hidden, dim)
         self.objective = DCLLoss(temperature, weighted, sigma)
 
     def loss(self, images: ImageViews, labels: Labels, index: Index) -> Float[Tensor, ""]:
         """DCL, or DCLW, of the projections of both views."""
-        z1, z2 = (self.head(self.encoder(view)) for view in images)
+        z1, z2 = self.projections(images)
         return self.objective(z1, z2)
 
 
-def _check(z1: Tensor, z2: Tensor, normalized: bool = True) -> None:
+def _rows(z1: Tensor, z2: Tensor, normalize: bool = True) -> tuple[Tensor, Tensor]:
+    """Check the rows; return them as they are compared."""
     check_same_shape(z1=z1, z2=z2)
     for name, z in (("z1", z1), ("z2", z2)):
         check_matrix(name, z)
-        if not normalized:
+        if not normalize:
             check_lengths(name, z)
     global_row_indices(z1, "z1", at_least=2)
+    return (normalize_rows(z1), normalize_rows(z2)) if normalize else (z1, z2)
 
 
 def _positive_and_negatives(
     z1: Float[Tensor, "batch dim"], z2: Float[Tensor, "batch dim"], temperature: float
 ) -> tuple[Float[Tensor, " batch"], Float[Tensor, " anchors"]]:
-    """Of each sample its positive's logit, and of each of the 2N anchors the log-sum-exp of its negatives' logits."""
+    """The logit of each sample's positive, and the log-sum-exp of the negatives' logits of each of the 2N anchors."""
     sample = global_row_indices(z1).repeat(2)
     negatives = similarity_logsumexp(
         torch.cat([z1, z2]), scale=1 / temperature, exclude=sample, gather_distributed=True

@@ -1,12 +1,12 @@
-"""DiTi: features in blocks, each repairing what a frozen diffusion model has lost up to one noise level.
+"""DiTi: features in blocks, each of which restores what a frozen diffusion model has lost up to one noise level.
 
 Yue, Wang, Sun, Ji, Chang, Zhang, "Exploring Diffusion Time-steps for Unsupervised Representation Learning", ICLR 2024,
 arXiv 2401.11430. It builds on Zhang, Zhao, Lin, "Unsupervised Representation Learning from Pre-trained Diffusion
-Probabilistic Models" (PDAE), NeurIPS 2022, arXiv 2212.12990, which is what remains with one block.
+Probabilistic Models" (PDAE), NeurIPS 2022, arXiv 2212.12990, the special case of one block.
 
 Noise erases the small attributes of an image first and the large ones last. A diffusion model that knows nothing of the
-image fails to restore just those that are gone at its step. An encoder may help it with the blocks of its code up to
-that of the step; so what is lost from step t on has its place in the blocks from there on.
+image fails to restore exactly those that are lost at its step. An encoder may help it with the blocks of its code up to
+that of the step, so the blocks from step t on must encode what is lost from step t on.
 """
 
 from __future__ import annotations
@@ -53,23 +53,24 @@ def residual_loss(
     shift: Float[Tensor, " batch"],
     weight: Float[Tensor, " batch"],
 ) -> Float[Tensor, " batch"]:
-    r"""What is left of the noise when the frozen model's prediction has been corrected, for each image.
+    r"""The error of the frozen model's noise prediction after its correction, for each image.
 
     $w_t \operatorname{mean} (e - \hat e - s_t g)^2$, the mean being over the image.
 
     Args:
-        noise: $e$, what was added to each image.
-        predicted: $\hat e$, what the frozen model takes it for.
+        noise: $e$, the noise added to each image.
+        predicted: $\hat e$, the frozen model's prediction of it.
         residual: $g$, the correction.
         shift: $s_t$ of each image's step.
         weight: $w_t$ of each image's step.
 
     Raises:
-        InputError: for shapes that do not go together, images of no pixel, or NaN.
+        InputError: for mismatched shapes, images of no pixel, or NaN.
 
-    >>> one, weight = torch.ones(1, 2), torch.tensor([2.0])
-    >>> residual_loss(noise=one, predicted=0 * one, residual=one, shift=-weight / 4, weight=weight)
-    tensor([4.5000])
+    Examples:
+        >>> one, weight = torch.ones(1, 2), torch.tensor([2.0])
+        >>> residual_loss(noise=one, predicted=0 * one, residual=one, shift=-weight / 4, weight=weight)
+        tensor([4.5000])
     """
     _check_images(noise=noise, predicted=predicted, residual=residual)
     for name, x in {"shift": shift, "weight": weight}.items():
@@ -95,8 +96,9 @@ def shifts(schedule: Schedule) -> Float[Tensor, " steps"]:
 
     In the schedule's precision.
 
-    >>> shifts(Schedule())[[1, 999]]
-    tensor([-0.0067, -0.9899])
+    Examples:
+        >>> shifts(Schedule())[[1, 999]]
+        tensor([-0.0067, -0.9899])
     """
     before = torch.cat([torch.ones(1).double(), schedule.kept[:-1]])
     return -(schedule.alpha.sqrt() * (1 - before) / (1 - schedule.kept).sqrt()).to(schedule.signal.dtype)
@@ -107,8 +109,9 @@ def weights(schedule: Schedule) -> Float[Tensor, " steps"]:
 
     In the schedule's precision.
 
-    >>> weights(Schedule())[:1]
-    tensor([0.0003])
+    Examples:
+        >>> weights(Schedule())[:1]
+        tensor([0.0003])
     """
     ratio = schedule.kept / (1 - schedule.kept)
     return (ratio**GAMMA / (1 + ratio)).to(schedule.signal.dtype)
@@ -118,11 +121,12 @@ class DiTiLoss(ExactConstants):
     """The residual loss of a batch, mean over the images: `loss(noise, predicted, residual, time_index)`.
 
     Args:
-        steps: how many steps the diffusion has; its betas run from 0.0001 to 0.02.
+        steps: number of diffusion steps; their betas run from 0.0001 to 0.02.
 
-    >>> loss, e = DiTiLoss(), torch.ones(2, 3)
-    >>> loss(e, predicted=e, residual=0 * e, time_index=torch.tensor([0, 999]))
-    tensor(0.)
+    Examples:
+        >>> loss, e = DiTiLoss(), torch.ones(2, 3)
+        >>> loss(e, predicted=e, residual=0 * e, time_index=torch.tensor([0, 999]))
+        tensor(0.)
     """
 
     shift: Tensor
@@ -144,13 +148,13 @@ class DiTiLoss(ExactConstants):
         r"""See `residual_loss`.
 
         Args:
-            noise: what was added to each image.
-            predicted: what the frozen model takes it for.
+            noise: the noise added to each image.
+            predicted: the frozen model's prediction of it.
             residual: the correction $g$.
             time_index: the step of each image, from 0.
 
         Raises:
-            InputError: for different shapes, images of no pixel, NaN, or a step that is not there.
+            InputError: for different shapes, images of no pixel, NaN, or a step out of range.
         """
         _check_images(noise=noise, predicted=predicted, residual=residual)
         time_index = check_integers("time_index", time_index, len(noise), low=0, high=len(self.shift))
@@ -170,10 +174,10 @@ def _check_images(**images: Tensor) -> None:
 
 
 def attribute_loss(distance: Float[Tensor, "*pairs"], kept: Float[Tensor, "*pairs"]) -> Float[Tensor, "*pairs"]:
-    r"""How often noise lets one of two images pass for the other, for the best judge there is.
+    r"""How often an optimal classifier confuses two images under noise (the Bayes error).
 
-    $\frac12 \operatorname{erfc}\big(\sqrt{A_t}\, d / \sqrt{8 (1 - A_t)}\big)$, the error of telling two Gaussians
-    apart. It rises with the step, and falls with the distance: small attributes are lost first.
+    $\frac12 \operatorname{erfc}\big(\sqrt{A_t}\, d / \sqrt{8 (1 - A_t)}\big)$, the Bayes error between two Gaussians.
+    It rises with the step and falls with the distance: small attributes are lost first.
 
     Args:
         distance: $d$, the Euclidean distance of the two images.
@@ -185,8 +189,9 @@ def attribute_loss(distance: Float[Tensor, "*pairs"], kept: Float[Tensor, "*pair
     Raises:
         InputError: for different shapes, or numbers out of range.
 
-    >>> attribute_loss(torch.tensor([0.1, 10.0, 10.0]), torch.tensor([0.5, 0.5, 1e-6]))
-    tensor([4.8006e-01, 2.8665e-07, 4.9801e-01])
+    Examples:
+        >>> attribute_loss(torch.tensor([0.1, 10.0, 10.0]), torch.tensor([0.5, 0.5, 1e-6]))
+        tensor([4.8006e-01, 2.8665e-07, 4.9801e-01])
     """
     check_same_shape(distance=distance, kept=kept)
     check_values("distance", distance, at_least=0)
@@ -198,23 +203,24 @@ def attribute_loss(distance: Float[Tensor, "*pairs"], kept: Float[Tensor, "*pair
 
 
 class TimeBlocks(nn.Module):
-    """A code in consecutive blocks, one for each part of the steps; which of them may be seen at a step.
+    """Divides a code into consecutive blocks, one for each range of steps, and masks those that a step may not see.
 
     Args:
         dim: numbers in a code.
-        blocks: how many blocks there are; each belongs to as many steps.
-        steps: how many steps there are.
+        blocks: number of blocks; each covers the same number of steps.
+        steps: number of steps.
         stages: where the steps of several stages end, the last at `steps`. A block belongs to the stage of its first
-            step. None: all blocks are of one size, but for rounding.
-        stage_dims: numbers that each stage divides among its blocks; the last of them gets what is left.
+            step. None: all blocks have one size, up to rounding.
+        stage_dims: numbers that each stage divides among its blocks; the last block gets the remainder.
 
     Raises:
-        InputError: if a block would have no step or no number of its own, or the numbers do not add up to `dim`.
+        InputError: if a block would have no step or no number, or the numbers do not add up to `dim`.
 
-    >>> TimeBlocks(dim=6, blocks=3).seen(torch.tensor([0, 500, 999]))
-    tensor([[1., 1., 0., 0., 0., 0.],
-            [1., 1., 1., 1., 0., 0.],
-            [1., 1., 1., 1., 1., 1.]])
+    Examples:
+        >>> TimeBlocks(dim=6, blocks=3).seen(torch.tensor([0, 500, 999]))
+        tensor([[1., 1., 0., 0., 0., 0.],
+                [1., 1., 1., 1., 0., 0.],
+                [1., 1., 1., 1., 1., 1.]])
     """
 
     ends: Tensor
@@ -241,16 +247,16 @@ class TimeBlocks(nn.Module):
         """The block of each step.
 
         Raises:
-            InputError: for a step that is not there.
+            InputError: for a step out of range.
         """
         return check_integers("t", t, t.numel(), low=0, high=self.steps) * self.blocks // self.steps
 
     def seen(self, t: Steps) -> Float[Tensor, "batch {self.dim}"]:
-        """1 for the numbers of all blocks up to that of the step, 0 for the others."""
+        """Mask: 1 for the numbers of all blocks up to that of the step, 0 for the others."""
         return self._below(self.ends[self.at(t)])
 
     def earlier(self, t: Steps) -> Float[Tensor, "batch {self.dim}"]:
-        """1 for the numbers of the blocks before that of the step."""
+        """Mask: 1 for the numbers of the blocks before that of the step, 0 for the others."""
         return self._below(nn.functional.pad(self.ends, (1, 0))[self.at(t)])
 
     def _below(self, end: Integer[Tensor, " batch"]) -> Float[Tensor, "batch dim"]:
@@ -259,25 +265,26 @@ class TimeBlocks(nn.Module):
     def of_numbers(self) -> Integer[Tensor, " dim"]:
         """The block of each number of a code.
 
-        >>> TimeBlocks(dim=5, blocks=2).of_numbers()
-        tensor([0, 0, 1, 1, 1])
+        Examples:
+            >>> TimeBlocks(dim=5, blocks=2).of_numbers()
+            tensor([0, 0, 1, 1, 1])
         """
         return torch.searchsorted(self.ends, torch.arange(self.dim, device=self.ends.device), right=True)
 
     def forward(self, z: Float[Tensor, "batch dim"], t: Steps, mode: Mode = "base") -> list[Tensor]:
-        """What of the codes is shown at each step.
+        """The codes, masked to what is shown at each step.
 
         Args:
             z: codes.
             t: their steps.
             mode: "base" shows all blocks up to that of the step; "stop_grad" the same, but only the step's own block
-                learns from it; "dual" does both, and their losses are to be added; "pdae" shows the whole code.
+                gets a gradient; "dual" returns both, whose losses are to be added; "pdae" shows the whole code.
 
         Returns:
-            One tensor of the shape of `z`, of "dual" two.
+            One tensor of the shape of `z`, two for "dual".
 
         Raises:
-            InputError: for an unknown mode, codes of another shape, NaN, or a step that is not there.
+            InputError: for an unknown mode, codes of another shape, NaN, or a step out of range.
         """
         if mode not in get_args(Mode):
             raise unknown("mode", mode, get_args(Mode))
@@ -313,13 +320,13 @@ def _unequal_ends(dim: int, blocks: int, steps: int, stages: Sequence[int], dims
 
 
 class ResidualDecoder(nn.Module):
-    """A frozen U-Net, and beside its way up another one, which sees the code and starts at 0.
+    """A frozen U-Net, and a second upsampling path beside its own, which sees the code and starts at 0.
 
-    Both go up from what the frozen way down sees. So with the code nothing passes through the frozen part, which needs
-    no backward pass.
+    Both start from the outputs of the frozen downsampling path. The code does not pass through the frozen part, which
+    therefore needs no backward pass.
 
     Args:
-        net: predicts the noise without knowing the image.
+        net: predicts the noise without access to the image.
         dim: numbers in a code.
     """
 
@@ -348,20 +355,20 @@ class Coder(nn.Sequential):
 
 
 class DiTi(Method):
-    """Pretraining by helping a frozen diffusion model, block by block; features from small to large attributes.
+    """Pretraining by correcting a frozen diffusion model, block by block; features from small to large attributes.
 
     A small diffusion model is trained on the images before the first epoch. The paper's views are flips alone
-    (`augmentations = "flip"`): what a view shows is what the code must tell.
+    (`augmentations = "flip"`): the code must encode whatever a view shows.
 
     Args:
-        encoder: images to features; a linear layer is put on it. Its attribute `channels` tells those of the images,
-            1 if it has none.
+        encoder: images to features; a linear layer follows it. Its attribute `channels` is that of the images, 1 if it
+            has none.
         dim: numbers in a code, the features that a run keeps.
-        blocks: how many blocks they are divided into.
-        mode: "base" shows all blocks up to that of the step; in "stop_grad" only the step's own block learns; "dual"
-            adds both losses; "pdae" is the baseline, which shows the whole code at every step.
+        blocks: number of blocks in a code.
+        mode: "base" shows all blocks up to that of the step; in "stop_grad" only the step's own block gets a gradient;
+            "dual" adds both losses; "pdae" is the baseline, which shows the whole code at every step.
         stages: steps where stages of unequal blocks end, the last being 1000; none for equal blocks.
-        stage_dims: numbers that the blocks of each stage have.
+        stage_dims: numbers of the code that each stage divides among its blocks.
         diffusion_epochs: passes over the images to train the diffusion model.
         width: channels of the diffusion model's largest level, an even number.
         **recipe: arguments of `Method`.
@@ -403,7 +410,7 @@ class DiTi(Method):
         self.draws.fill_(int(torch.randint(1 << 62, ())))
 
     def loss(self, images: ImageViews, labels: Labels, index: Index) -> Float[Tensor, ""]:
-        """The residual loss of the one view at random steps; in mode "dual" the sum of two."""
+        """The residual loss of the view at random steps; in mode "dual" the sum of two."""
         (x,) = images
         z = self.encoder(x)
         t, noise = self.draw(x)
@@ -413,7 +420,7 @@ class DiTi(Method):
         ).sum()
 
     def draw(self, x: Pixels) -> tuple[Steps, Pixels]:
-        """Steps and noise of a batch, from the state: several processes draw alike, and each takes its own rows."""
+        """Steps and noise of a batch, from the state: all processes draw the same, and each takes its own rows."""
         row = global_row_indices(x)
         rows = len(gather(row))
         generator = torch.Generator(x.device).manual_seed(int(self.draws))
@@ -424,9 +431,9 @@ class DiTi(Method):
         return t[row], noise[row]
 
     def predict(self, z: Float[Tensor, "batch dim"]) -> Callable[[Pixels, Steps], Pixels]:
-        r"""The corrected noise as sampling takes it, $\hat e - \sqrt{1 - A_t}\, g$, as a function of $x_t$ and t.
+        r"""The corrected noise as sampling uses it, $\hat e - \sqrt{1 - A_t}\, g$, as a function of $x_t$ and t.
 
-        The training's coefficient is $s_t$; both are nearly the same but at the first steps.
+        Training uses the coefficient $s_t$; the two nearly agree except at the first steps.
         """
 
         def predict(x: Pixels, t: Steps) -> Pixels:
@@ -440,16 +447,16 @@ class DiTi(Method):
     def interpolate(
         self, x: Pixels, y: Pixels, share: float = 1.0, first: int = 0, last: int | None = None, steps: int = 100
     ) -> Pixels:
-        """Images `x` with some blocks on the way to those of `y`: counterfactuals, as if only an attribute were other.
+        """Images `x` with some blocks interpolated towards those of `y`: counterfactuals that change single attributes.
 
-        Encoder and decoder are in evaluation mode meanwhile, so that an image does not depend on the others.
+        Encoder and decoder run in evaluation mode, so that no image depends on the others.
 
         Args:
             x: images, in [-1, 1].
-            y: images to go to.
-            share: of the way, 0 gives `x` as it is decoded, 1 exchanges the blocks.
+            y: target images.
+            share: interpolation weight: 0 gives `x` as it is decoded, 1 exchanges the blocks.
             first: the first block that changes.
-            last: the block after the last one; None takes all from `first` on.
+            last: the block after the last one that changes; None changes all from `first` on.
             steps: of the decoding; encoding visits all.
 
         Returns:
@@ -480,9 +487,9 @@ class DiTi(Method):
         return ddim(self.predict(z), self.schedule, slerp(start, goal, share), steps).clamp(-1, 1)
 
     def diagnostics(self, train: Images, probe: Images, test: Images) -> dict[str, float]:
-        """How the blocks divide what is known of the images; nothing where that is nothing.
+        """How the blocks divide the known factors of the images; empty if none is known.
 
-        `block NAME`: where a linear probe of this factor has its weight, on average, from 0 (the first block) to 1.
+        `block NAME`: mean position of the weight of a linear probe of this factor, from 0 (the first block) to 1.
         `modularity`: the share of this weight in the best quarter of the blocks, mean over the factors.
         `ordering`: Spearman's correlation of `block NAME` and the factors' sizes (see `factor_size`).
         """
@@ -500,7 +507,7 @@ class DiTi(Method):
         return found
 
     def probe_mass(self, codes: Float[Tensor, "n dim"], values: Integer[Tensor, " n"]) -> Float[Tensor, " blocks"]:
-        """Of a linear probe's absolute weights on standardised codes, the share of each block."""
+        """The share of each block in the absolute weights of a linear probe on standardised codes."""
         fitted, valid = stratified_split(values, 0.75, torch.Generator().manual_seed(0))
         classes = 1 + int(values.max())
         probe = linear_probe(codes[fitted], values[fitted], codes[valid], values[valid], classes)
@@ -510,18 +517,19 @@ class DiTi(Method):
 
 
 def slerp(a: Float[Tensor, "batch *shape"], b: Float[Tensor, "batch *shape"], share: float) -> Tensor:
-    """From `a` to `b` along a great circle, for each row: noise between two noises that is as large as they are.
+    """Spherical interpolation from `a` to `b`, for each row: keeps the norm of interpolated noise.
 
     Args:
-        a: one row each.
-        b: likewise.
-        share: of the way, from 0 to 1.
+        a: one row per sample.
+        b: the same shape.
+        share: interpolation weight, from 0 to 1.
 
     Raises:
         InputError: for different shapes, NaN, or a share out of range.
 
-    >>> slerp(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]]), 0.5)
-    tensor([[0.7071, 0.7071]])
+    Examples:
+        >>> slerp(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]]), 0.5)
+        tensor([[0.7071, 0.7071]])
     """
     check_number("share", share, at_least=0, at_most=1)
     check_same_shape(a=a, b=b)
@@ -529,7 +537,7 @@ def slerp(a: Float[Tensor, "batch *shape"], b: Float[Tensor, "batch *shape"], sh
         raise InputError(f"a and b: expected [batch, *shape], got shape {list(a.shape)}")
     check_finite("a", a)
     check_finite("b", b)
-    dtype = torch.promote_types(a.dtype, torch.float32)  # half precision has no room for small angles
+    dtype = torch.promote_types(a.dtype, torch.float32)  # half precision cannot represent small angles
     return _slerp(a.to(dtype), b.to(dtype), share).to(a.dtype)
 
 
@@ -540,24 +548,25 @@ def _slerp(a: Tensor, b: Tensor, share: float) -> Tensor:
 
 
 def factor_size(pixels: UInt8[Tensor, "images channels height width"], values: Integer[Tensor, " images"]) -> float:
-    """How much of an image a factor changes: the mean distance to the nearest image in which it is another.
+    """How much a factor changes an image: the mean distance to the nearest image with another value.
 
-    It is the distance that decides when noise hides the factor; see `attribute_loss`.
+    This distance decides at which noise level the factor is lost; see `attribute_loss`.
 
     Args:
         pixels: the images; distances are those of pixels from -1 to 1.
-        values: of the factor in each image; -1 leaves an image out.
+        values: value of the factor in each image; -1 leaves an image out.
 
     Raises:
-        InputError: for values that are no integers, below -1, or all the same.
+        InputError: for values that are not integers, below -1, or all the same.
 
-    >>> pixels = torch.tensor([0, 51, 255], dtype=torch.uint8).view(3, 1, 1, 1)
-    >>> round(factor_size(pixels, torch.tensor([0, 0, 1])), 6)  # (2 + 1.6 + 1.6) / 3
-    1.733333
+    Examples:
+        >>> pixels = torch.tensor([0, 51, 255], dtype=torch.uint8).view(3, 1, 1, 1)
+        >>> round(factor_size(pixels, torch.tensor([0, 0, 1])), 6)  # (2 + 1.6 + 1.6) / 3
+        1.733333
     """
     values = check_integers("values", values, len(pixels), low=-1)
     if len(values[values >= 0].unique()) < 2:
-        raise InputError("values: expected at least 2 different ones, or no image has another factor")
+        raise InputError("values: expected at least 2 different ones, or no image has another value")
     x = pixels.flatten(1).float() / 127.5
     of_each = [
         nearest(x[values == v], x[(values != v) & (values >= 0)], 1, "euclidean")[0]

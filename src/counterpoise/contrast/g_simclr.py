@@ -1,4 +1,4 @@
-"""G-SimCLR: SimCLR on batches in which, as far as clusters can tell, no two images are of one category.
+"""G-SimCLR: SimCLR on batches in which no two images share a category, estimated by clustering.
 
 Chakraborty, Gosthipaty, Paul, "G-SimCLR: Self-Supervised Contrastive Learning with Guided Projection via Pseudo
 Labelling", ICDM 2020 workshops, arXiv 2009.12007, section III: a denoising auto-encoder, k-means on its codes, batches
@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -19,11 +20,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import Sampler
 
+from counterpoise.contrast.projected import ProjectedMethod
 from counterpoise.contrast.simclr import NTXentLoss
 from counterpoise.data import Images
 from counterpoise.errors import InputError, unknown
-from counterpoise.learners.method import ImageViews, Index, Labels, Method
-from counterpoise.nets.heads import mlp
+from counterpoise.learners.method import ImageViews, Index, Labels
+from counterpoise.nets.minimize import minimize
 from counterpoise.ops.checks import check_counts, check_integers, check_number, check_numbers
 from counterpoise.ops.clusters import kmeans
 
@@ -38,10 +40,11 @@ class DenoisingAutoencoder(nn.Module):
         channels: of the images.
         noise: standard deviation of the Gaussian noise that is added to the pixels while training.
 
-    >>> autoencoder = DenoisingAutoencoder(channels=1).eval()
-    >>> images = torch.rand(2, 1, 28, 28)
-    >>> autoencoder(images).shape, autoencoder.codes(images).shape
-    (torch.Size([2, 1, 28, 28]), torch.Size([2, 128]))
+    Examples:
+        >>> autoencoder = DenoisingAutoencoder(channels=1).eval()
+        >>> images = torch.rand(2, 1, 28, 28)
+        >>> autoencoder(images).shape, autoencoder.codes(images).shape
+        (torch.Size([2, 1, 28, 28]), torch.Size([2, 128]))
     """
 
     def __init__(self, channels: int, noise: float = 0.01):
@@ -50,7 +53,7 @@ class DenoisingAutoencoder(nn.Module):
         check_number("noise", noise, at_least=0)
         self.noise = noise
         first, second, third = WIDTHS
-        # Rounding up lets images of any size through; of those that eight divides it changes nothing.
+        # Rounding up accepts images of any size; it changes nothing for sizes divisible by eight.
         self.encoder = nn.Sequential(
             *(
                 nn.Sequential(_convolution(*widths), nn.MaxPool2d(2, ceil_mode=True))
@@ -65,7 +68,7 @@ class DenoisingAutoencoder(nn.Module):
     def forward(
         self, images: Float[Tensor, "batch channels height width"]
     ) -> Float[Tensor, "batch channels height width"]:
-        """The images, in [0, 1], rebuilt from their codes."""
+        """The reconstruction of the images, in [0, 1]."""
         x = images + self.noise * torch.randn_like(images) if self.training else images
         sizes = []
         for halve in self.encoder:
@@ -76,7 +79,7 @@ class DenoisingAutoencoder(nn.Module):
         return torch.sigmoid(self.pixels(x))
 
     def codes(self, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch 128"]:
-        """What stands between both halves, averaged over the image."""
+        """The bottleneck's maps, averaged over the image."""
         return self.encoder(images).mean((2, 3))
 
 
@@ -88,17 +91,17 @@ def train_autoencoder(
     batch_size: int = 64,
     device: torch.device | str = "cpu",
 ) -> DenoisingAutoencoder:
-    """Train a `DenoisingAutoencoder` to rebuild the clean images: squared error, Adam.
+    """Train a `DenoisingAutoencoder` to reconstruct the clean images: squared error, Adam.
 
     A tenth of the images is held out. Training stops when their error has not fallen for `patience` epochs, and the
-    weights of the epoch with the least one are kept.
+    weights with the lowest error are kept.
 
     Args:
-        images: at least 2; their labels are not looked at.
-        epochs: at most so many passes.
+        images: at least 2; their labels are not read.
+        epochs: largest number of passes.
         noise: standard deviation of the noise on pixels in [0, 1].
-        patience: epochs.
-        batch_size: at most so many images a step.
+        patience: epochs without a lower error before training stops.
+        batch_size: largest number of images a step.
         device: where to train.
 
     Returns:
@@ -115,10 +118,7 @@ def train_autoencoder(
     least, waited, best = math.inf, 0, autoencoder.state_dict()
     for _ in range(epochs):
         autoencoder.train()
-        for index in _parts(seen[torch.randperm(len(seen))], batch_size):
-            optimizer.zero_grad()
-            _error(autoencoder, images, index).backward()
-            optimizer.step()
+        minimize(partial(_error, autoencoder, images), _parts(seen[torch.randperm(len(seen))], batch_size), optimizer)
         autoencoder.eval()
         with torch.no_grad():
             errors = [len(index) * _error(autoencoder, images, index).item() for index in _parts(unseen, batch_size)]
@@ -133,33 +133,34 @@ def train_autoencoder(
 def guided_batches(
     labels: Integer[Tensor, " n"], order: Int64[Tensor, " n"], batch_size: int, strict: bool = False
 ) -> list[list[int]]:
-    r"""Batches of different pseudo-labels: the first image of every cluster, then the second of every cluster …
+    r"""Batches with distinct pseudo-labels: the first image of every cluster, then the second of every cluster …
 
-    With rank $r_i$ of image i among the images of its cluster, and clusters in one order for the whole epoch, images
-    are sorted by rank, then cluster, and cut into batches; a last smaller one is dropped. As long as at least
-    `batch_size` clusters have images left, no batch holds a pseudo-label twice; afterwards the larger ones repeat.
+    Let $r_i$ be the rank of image i within its cluster, and fix an order of the clusters for the epoch. Images are
+    sorted by rank, then cluster, and cut into batches; a smaller last one is dropped. While at least `batch_size`
+    clusters have images left, no batch repeats a pseudo-label; afterwards those of the larger clusters repeat.
 
-    All chance is in `order`: it decides the ranks, and likewise the order of the clusters and of the batches. The order
-    0, 1, 2 … gives the batches of the authors' notebooks.
+    `order` is the only source of randomness: it decides the ranks and the order of the clusters and of the batches. The
+    order 0, 1, 2 … gives the batches of the authors' notebooks.
 
     Args:
-        labels: the pseudo-label of each image; a negative one makes its image a cluster of its own.
+        labels: the pseudo-label of each image; an image with a negative one is a separate cluster.
         order: all numbers from 0 to n - 1.
         batch_size: images a batch.
-        strict: end where a pseudo-label would repeat, which leaves out images of the largest clusters.
+        strict: stop where a pseudo-label would repeat, which leaves out images of the largest clusters.
 
     Returns:
         The indices of each batch.
 
     Raises:
-        InputError: for labels that are no integers, an order that is none, a batch size below 1, and, if `strict`, for
-            fewer pseudo-labels than `batch_size`.
+        InputError: for labels that are not integers, an `order` that is not a permutation, a batch size below 1, and,
+            if `strict`, for fewer pseudo-labels than `batch_size`.
 
-    >>> labels = torch.tensor([0, 0, 0, 1, 1, 2])
-    >>> guided_batches(labels, torch.arange(6), batch_size=2)
-    [[0, 3], [5, 1], [4, 2]]
-    >>> guided_batches(torch.tensor([0, 0, 0, 1]), torch.arange(4), batch_size=2, strict=True)
-    [[0, 3]]
+    Examples:
+        >>> labels = torch.tensor([0, 0, 0, 1, 1, 2])
+        >>> guided_batches(labels, torch.arange(6), batch_size=2)
+        [[0, 3], [5, 1], [4, 2]]
+        >>> guided_batches(torch.tensor([0, 0, 0, 1]), torch.arange(4), batch_size=2, strict=True)
+        [[0, 3]]
     """
     order = check_integers("order", order, order.numel(), low=0, high=order.numel())
     labels = check_integers("labels", labels, len(order))
@@ -171,7 +172,7 @@ def guided_batches(
     rank = torch.empty_like(cluster)
     by_cluster = cluster.argsort(stable=True)
     rank[by_cluster] = torch.arange(len(order)) - (sizes.cumsum(0) - sizes)[cluster[by_cluster]]
-    # The numbers below any bound are, in `order`, in an order that is as random as the whole.
+    # Any prefix of the numbers is ordered as randomly within `order` as the whole.
     place = order[order < len(sizes)].argsort()
     sequence = order[(rank * len(sizes) + place[cluster]).argsort()][: _used(sizes, batch_size, strict)]
     batches = sequence[: len(sequence) // batch_size * batch_size].view(-1, batch_size).tolist()
@@ -179,20 +180,21 @@ def guided_batches(
 
 
 def same_class_share(batches: list[list[int]], classes: Integer[Tensor, " n"]) -> float:
-    """Of the pairs of images within batches, the share of one class; what G-SimCLR wants to be small.
+    """The share of image pairs within batches that have one class; G-SimCLR tries to keep it small.
 
     Args:
-        batches: indices.
-        classes: of each image.
+        batches: indices of the images in each batch.
+        classes: class of each image.
 
     Returns:
         From 0 to 1; 0 where no batch has a pair.
 
     Raises:
-        InputError: for classes that are no integers, or an index that is not there.
+        InputError: for classes that are not integers, or an index out of range.
 
-    >>> same_class_share([[0, 1, 2]], torch.tensor([5, 5, 6]))  # one of three pairs
-    0.3333333333333333
+    Examples:
+        >>> same_class_share([[0, 1, 2]], torch.tensor([5, 5, 6]))  # one of three pairs
+        0.3333333333333333
     """
     classes = check_integers("classes", classes, classes.numel())
     rows = [torch.tensor(check_numbers("batches", batch, least=0, whole=True), dtype=torch.int64) for batch in batches]
@@ -206,23 +208,24 @@ def same_class_share(batches: list[list[int]], classes: Integer[Tensor, " n"]) -
 class PseudoLabelBatchSampler(Sampler[list[int]]):
     """`guided_batches` for a `DataLoader`: `DataLoader(images, batch_sampler=PseudoLabelBatchSampler(labels, 64))`.
 
-    Where several processes divide a batch, `batch_size` is that of all of them together, and each takes its share of
-    every batch.
+    If several processes divide a batch, `batch_size` is the total over all of them, and each takes its share of every
+    batch.
 
     Args:
-        labels: the pseudo-label of each image; a negative one makes its image a cluster of its own.
+        labels: the pseudo-label of each image; an image with a negative one is a separate cluster.
         batch_size: images a batch.
-        shuffle: other batches in every epoch, see `set_epoch`; if not, the same in the order of the images.
-        strict: end an epoch where a pseudo-label would repeat within a batch.
+        shuffle: draw new batches every epoch, see `set_epoch`; if not, the same ones in the order of the images.
+        strict: end an epoch when a pseudo-label would repeat within a batch.
         seed: of the shuffling.
 
     Raises:
-        InputError: for no label or labels that are no integers, a number out of range, and, if `strict`, for fewer
+        InputError: for no label or labels that are not integers, a number out of range, and, if `strict`, for fewer
             pseudo-labels than `batch_size`.
 
-    >>> sampler = PseudoLabelBatchSampler(torch.tensor([0, 0, 1, 1]), batch_size=2, shuffle=False)
-    >>> list(sampler), len(sampler)
-    ([[0, 2], [1, 3]], 2)
+    Examples:
+        >>> sampler = PseudoLabelBatchSampler(torch.tensor([0, 0, 1, 1]), batch_size=2, shuffle=False)
+        >>> list(sampler), len(sampler)
+        ([[0, 2], [1, 3]], 2)
     """
 
     def __init__(
@@ -238,7 +241,7 @@ class PseudoLabelBatchSampler(Sampler[list[int]]):
         self.length = _used(_clusters(labels).bincount(), batch_size, strict) // batch_size
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch, on which, with the seed, the batches depend."""
+        """Set the epoch, on which, with the seed, the batches depend."""
         check_number("epoch", epoch, at_least=0, whole=True)
         self.epoch = epoch
 
@@ -253,25 +256,23 @@ class PseudoLabelBatchSampler(Sampler[list[int]]):
         return iter(guided_batches(self.labels, order, self.batch_size, self.strict))
 
 
-class GSimCLR(Method):
-    """SimCLR on batches of different pseudo-labels, found before training by k-means on an auto-encoder's codes.
+class GSimCLR(ProjectedMethod):
+    """SimCLR on batches with distinct pseudo-labels, found before training by k-means on an auto-encoder's codes.
 
     Args:
         encoder: images to features; what a run keeps.
         samples: how many training images there are.
         clusters: of k-means; with fewer than the batch size, pseudo-labels repeat in every batch. `None` takes the
-            batch size, as the authors do, or as many as there are images.
-        guide: what the pseudo-labels are: "codes", the clusters of the auto-encoder's codes; "classes", the images'
-            own labels, to see what better clusters would give; "none", one for every image, which is SimCLR.
+            batch size, as the authors do, or the number of images if that is smaller.
+        guide: source of the pseudo-labels: "codes", the clusters of the auto-encoder's codes; "classes", the images'
+            own labels, an upper bound for better clusters; "none", one for every image, which is SimCLR.
         shuffle: new batches every epoch; if not, the same in every epoch, as in the authors' notebooks.
-        strict: end an epoch where a pseudo-label would repeat within a batch.
-        autoencoder_epochs: at most so many passes to train the auto-encoder.
+        strict: end an epoch when a pseudo-label would repeat within a batch.
+        autoencoder_epochs: largest number of passes to train the auto-encoder.
         noise: standard deviation of the noise that the auto-encoder removes, for pixels in [0, 1].
         temperature: above 0.
-        hidden: width of the projection head's hidden layer.
-        dim: width of the projection.
         batch_size: images a step, of all processes together; the tasks fill it in.
-        **recipe: arguments of `Method`.
+        **recipe: arguments of `ProjectedMethod`.
     """
 
     pseudo_labels: Tensor
@@ -288,13 +289,11 @@ class GSimCLR(Method):
         autoencoder_epochs: int = 10,
         noise: float = 0.01,
         temperature: float = 0.1,
-        hidden: int = 256,
-        dim: int = 64,
         batch_size: int = 64,
         **recipe: Any,
     ):
         super().__init__(encoder, **recipe)
-        check_counts(samples=samples, batch_size=batch_size, hidden=hidden, dim=dim)
+        check_counts(samples=samples, batch_size=batch_size)
         check_counts(autoencoder_epochs=autoencoder_epochs)
         if clusters is None:
             clusters = min(batch_size, samples)
@@ -304,19 +303,18 @@ class GSimCLR(Method):
             raise unknown("guide", guide, GUIDES)
         self.clusters, self.guide, self.shuffle, self.strict = clusters, guide, shuffle, strict
         self.autoencoder_epochs, self.noise = autoencoder_epochs, noise
-        self.head = mlp(self.features, hidden, dim)
         self.objective = NTXentLoss(temperature)
         self.register_buffer("pseudo_labels", torch.arange(samples))
         self.register_buffer("batch_size", torch.zeros((), dtype=torch.int64))  # of the run, for the diagnostics
 
     def start_epoch(self, images: Images, epoch: int) -> None:
-        """Before the first epoch, find the pseudo-labels."""
+        """Find the pseudo-labels before the first epoch."""
         if epoch > 0 or self.guide == "none":
             return
         labels = images.labels if self.guide == "classes" else self._clusters_of_codes(images)
         self.pseudo_labels.copy_(labels)
         if dist.is_available() and dist.is_initialized():
-            dist.broadcast(self.pseudo_labels, 0)  # the last bits of an accelerator's sums may differ
+            dist.broadcast(self.pseudo_labels, 0)  # an accelerator's sums may differ in the last bits
 
     def _clusters_of_codes(self, images: Images) -> Int64[Tensor, " samples"]:
         autoencoder = train_autoencoder(images, self.autoencoder_epochs, self.noise, device=self.device)
@@ -333,11 +331,11 @@ class GSimCLR(Method):
 
     def loss(self, images: ImageViews, labels: Labels, index: Index) -> Float[Tensor, ""]:
         """NT-Xent of the projections of both views."""
-        z1, z2 = (self.head(self.encoder(view)) for view in images)
+        z1, z2 = self.projections(images)
         return self.objective(z1, z2)
 
     def diagnostics(self, train: Images, probe: Images, test: Images) -> dict[str, float]:
-        """Of one epoch: `used`, the share of images in its batches, and `same_class` as in `same_class_share`."""
+        """For one epoch: `used`, the share of images in its batches, and `same_class`, see `same_class_share`."""
         order = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))
         batches = self.batches(order, int(self.batch_size))
         found = {"used": sum(map(len, batches)) / len(train)}
@@ -349,13 +347,13 @@ def _convolution(wide: int, out: int) -> nn.Sequential:
 
 
 def _parts(index: Int64[Tensor, " n"], most: int) -> tuple[Tensor, ...]:
-    """The indices in parts of at most so many, as even as can be: no last part is too small to be normalised."""
+    """The indices in chunks of at most `most`, of nearly equal size: no last chunk is too small to be normalised."""
     return index.tensor_split(math.ceil(len(index) / most))
 
 
 def _pixels(images: Images, index: Int64[Tensor, " batch"], device: torch.device | str) -> Float[Tensor, "batch ..."]:
     pixels = images.pixels[index].to(device).float() / 255
-    return pixels.contiguous(memory_format=torch.channels_last)  # the faster layout on CPU; the layers hand it on
+    return pixels.contiguous(memory_format=torch.channels_last)  # the faster layout on CPU; the layers preserve it
 
 
 def _error(autoencoder: DenoisingAutoencoder, images: Images, index: Int64[Tensor, " batch"]) -> Float[Tensor, ""]:
@@ -364,7 +362,7 @@ def _error(autoencoder: DenoisingAutoencoder, images: Images, index: Int64[Tenso
 
 
 def _clusters(labels: Integer[Tensor, " n"]) -> Int64[Tensor, " n"]:
-    """Labels as 0, 1, 2 … without gaps, each negative one for itself."""
+    """Labels as 0, 1, 2 … without gaps, a separate one for each negative label."""
     alone = labels < 0
     labels = labels.to(torch.int64, copy=True)
     labels[alone] = labels.amax() + 1 + torch.arange(int(alone.sum()))
@@ -372,10 +370,10 @@ def _clusters(labels: Integer[Tensor, " n"]) -> Int64[Tensor, " n"]:
 
 
 def _used(sizes: Int64[Tensor, " clusters"], batch_size: int, strict: bool) -> int:
-    """How many images come in batches, or in a last smaller one, when clusters have these sizes."""
+    """Number of images in batches, or in a smaller last one, for clusters of these sizes."""
     if not strict:
         return int(sizes.sum())
     if batch_size > len(sizes):
         raise InputError(f"batch_size: expected at most the {len(sizes)} pseudo-labels, if strict, got {batch_size}")
-    # Up to the rank that so many clusters reach.
+    # Up to the rank that at least `batch_size` clusters reach.
     return int(sizes.clamp(max=int(sizes.sort(descending=True).values[batch_size - 1])).sum())

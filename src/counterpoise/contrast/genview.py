@@ -1,10 +1,10 @@
-"""GenView: generated variations as positives, and less weight for the pairs that came out badly.
+"""GenView: generated variations as positives, and lower weights for pairs of poor quality.
 
 Li, Yang, Li, Wu, Yu, Ghanem, Zhang, "GenView: Enhancing View Quality with Pretrained Generative Model for
 Self-Supervised Learning", ECCV 2024, arXiv 2403.12003: adaptive view generation and the quality-driven contrastive
-loss. A frozen encoder gives each image a grid of tokens, whose first principal direction tells foreground from
-background. How much of an image is foreground decides how far its variation may stray; how well the foregrounds of two
-views agree, and how little their backgrounds do, decides how much their pair counts.
+loss. A frozen encoder gives each image a grid of tokens, whose first principal direction separates foreground from
+background. The foreground's share of an image sets the noise level of its variation; the weight of a pair grows with
+the agreement of the two foregrounds and falls with that of the backgrounds.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from counterpoise.errors import InputError, MissingExtra, unknown
 from counterpoise.learners.method import ImageViews, Index, Labels, Method
 from counterpoise.nets.diffusion import Schedule, UNet, ddim, train_denoiser
 from counterpoise.nets.features import evaluation
+from counterpoise.nets.growing import growing
 from counterpoise.nets.heads import mlp
 from counterpoise.ops.checks import (
     check_counts,
@@ -47,17 +48,17 @@ Levels = Int64[Tensor, " batch"]
 Generator = Callable[[Pixels, Levels], Pixels]
 Source = Literal["diffusion", "class"]
 
-SHARES = (0.2, 0.4, 0.6, 0.8)  # of foreground, up to which the noise level is 0, 100, 200 and 300; above, 400
-SAMPLE = 10_000  # images that the principal direction is found on
+SHARES = (0.2, 0.4, 0.6, 0.8)  # of foreground: noise level 0, 100, 200 and 300 up to these, 400 above
+SAMPLE = 10_000  # images from which the principal direction is computed
 PART = 256  # images generated at once
-DIM = 64  # of the small generator's tokens and codes
+DIM = 64  # width of the small generator's tokens and codes
 
 
 def project(tokens: Tokens, direction: Float[Tensor, " dim"]) -> Maps:
-    r"""How far along a direction each token lies: $a = t \cdot v$.
+    r"""Projection of each token onto a direction: $a = t \cdot v$.
 
     Raises:
-        InputError: for shapes that do not go together, or NaN.
+        InputError: for mismatched shapes, or NaN.
     """
     _check_tokens(direction, tokens=tokens)
     return _project(tokens, direction)
@@ -79,23 +80,24 @@ def _project(tokens: Tensor, direction: Tensor) -> Maps:
 
 
 def foreground_maps(tokens: Tokens, direction: Float[Tensor, " dim"]) -> tuple[Maps, Maps]:
-    r"""Where the foreground of each image is, and where its background.
+    r"""Attention maps of the foreground and the background of each image.
 
-    The projections $a = t \cdot v$ of an image's tokens, moved and scaled to lie from 0 to 1, are the foreground's map
-    m; 1 - m is the background's. Each is divided by its sum. Tokens that are all alike are background.
+    The projections $a = t \cdot v$ of an image's tokens, shifted and scaled to lie from 0 to 1, are the foreground's
+    map m; 1 - m is the background's. Each is divided by its sum. If all tokens are equal, they are background.
 
     Args:
         tokens: of the frozen encoder.
         direction: v, of any length above 0.
 
     Returns:
-        Two maps, each of sum 1 an image; at least float32.
+        Two maps, each with sum 1 per image; at least float32.
 
     Raises:
-        InputError: for shapes that do not go together, or NaN.
+        InputError: for mismatched shapes, or NaN.
 
-    >>> foreground_maps(torch.tensor([0.0, 1.0, 3.0]).view(1, 1, 1, 3), torch.ones(1))
-    (tensor([[[0.0000, 0.2500, 0.7500]]]), tensor([[[0.6000, 0.4000, 0.0000]]]))
+    Examples:
+        >>> foreground_maps(torch.tensor([0.0, 1.0, 3.0]).view(1, 1, 1, 3), torch.ones(1))
+        (tensor([[[0.0000, 0.2500, 0.7500]]]), tensor([[[0.6000, 0.4000, 0.0000]]]))
     """
     _check_tokens(direction, tokens=tokens)
     return _foreground_maps(_wide(tokens), _wide(direction))
@@ -110,10 +112,10 @@ def _foreground_maps(tokens: Tensor, direction: Tensor) -> tuple[Maps, Maps]:
 
 
 def pair_scores(tokens1: Tokens, tokens2: Tokens, direction: Float[Tensor, " dim"]) -> Float[Tensor, " batch"]:
-    r"""How good each pair of views is: $q_f - q_b$, the cosine of their foregrounds less that of their backgrounds.
+    r"""Quality of each pair of views: $q_f - q_b$, the cosine of their foregrounds minus that of their backgrounds.
 
-    An image's tokens, averaged by its two maps, are what its foreground and its background look like. Two equal views
-    score 0: they agree, and teach nothing.
+    An image's tokens, averaged with its two maps as weights, represent its foreground and its background. Two equal
+    views score 0: they agree, and teach nothing.
 
     Args:
         tokens1: of the first views.
@@ -126,10 +128,11 @@ def pair_scores(tokens1: Tokens, tokens2: Tokens, direction: Float[Tensor, " dim
     Raises:
         InputError: for different shapes, or NaN.
 
-    >>> thing, grass, sand = torch.tensor([9.0, 0, 0]), torch.tensor([0, 1.0, 0]), torch.tensor([0, 0, 1.0])
-    >>> on_grass, on_sand = (torch.stack([thing, ground], 1)[None, :, None] for ground in (grass, sand))
-    >>> round(pair_scores(on_grass, on_sand, torch.tensor([1.0, 0, 0])).item(), 4)
-    1.0
+    Examples:
+        >>> thing, grass, sand = torch.tensor([9.0, 0, 0]), torch.tensor([0, 1.0, 0]), torch.tensor([0, 0, 1.0])
+        >>> on_grass, on_sand = (torch.stack([thing, ground], 1)[None, :, None] for ground in (grass, sand))
+        >>> round(pair_scores(on_grass, on_sand, torch.tensor([1.0, 0, 0])).item(), 4)
+        1.0
     """
     check_same_shape(tokens1=tokens1, tokens2=tokens2)
     _check_tokens(direction, tokens1=tokens1, tokens2=tokens2)
@@ -150,13 +153,14 @@ def quality_weights(scores: Float[Tensor, " batch"], gamma: float = 1.0) -> Floa
         gamma: $\gamma \ge 0$; 0 makes all weights 1.
 
     Returns:
-        Weights from 0 on whose mean over the batch is 1; at least float32; no gradient reaches the scores.
+        Non-negative weights with mean 1 over the batch; at least float32; no gradient reaches the scores.
 
     Raises:
         InputError: for no score, NaN, or a gamma below 0.
 
-    >>> quality_weights(torch.tensor([0.0, 0.0, 1.0]), gamma=2.0)
-    tensor([0.3195, 0.3195, 2.3610])
+    Examples:
+        >>> quality_weights(torch.tensor([0.0, 0.0, 1.0]), gamma=2.0)
+        tensor([0.3195, 0.3195, 2.3610])
     """
     check_number("gamma", gamma, at_least=0)
     _check_pairs("scores", scores)
@@ -166,17 +170,18 @@ def quality_weights(scores: Float[Tensor, " batch"], gamma: float = 1.0) -> Floa
 
 
 def weighted_mean(losses: Float[Tensor, " batch"], weights: Float[Tensor, " batch"] | None) -> Float[Tensor, ""]:
-    r"""$\frac1B \sum_i w_i l_i$ over the batch of all processes: what makes any loss a quality-driven one.
+    r"""$\frac1B \sum_i w_i l_i$ over the batch of all processes: turns any loss into a quality-driven one.
 
     Args:
-        losses: of each pair, both directions together: contrastive, or SimSiam's negative cosine.
-        weights: of each pair; 1 if not given.
+        losses: loss of each pair, both directions together: contrastive, or SimSiam's negative cosine.
+        weights: weight of each pair; 1 if not given.
 
     Raises:
         InputError: for different shapes, no pair, or NaN.
 
-    >>> weighted_mean(torch.tensor([1.0, 3.0]), torch.tensor([0.5, 1.5]))
-    tensor(2.5000)
+    Examples:
+        >>> weighted_mean(torch.tensor([1.0, 3.0]), torch.tensor([0.5, 1.5]))
+        tensor(2.5000)
     """
     _check_pairs("losses", losses)
     if weights is not None:
@@ -189,7 +194,7 @@ def weighted_mean(losses: Float[Tensor, " batch"], weights: Float[Tensor, " batc
 def nt_xent_pairs(
     z1: Float[Tensor, "batch dim"], z2: Float[Tensor, "batch dim"], temperature: float = 0.1
 ) -> Float[Tensor, " batch"]:
-    """SimCLR's loss of each pair, mean of its two anchors; the mean over pairs is `nt_xent`.
+    """SimCLR's loss of each pair, averaged over its two anchors; the mean over pairs is `nt_xent`.
 
     Args:
         z1: one row per sample, first view; normalised here.
@@ -199,8 +204,9 @@ def nt_xent_pairs(
     Raises:
         InputError: for different shapes, fewer than 2 samples, NaN, or a temperature that is not above 0.
 
-    >>> nt_xent_pairs(torch.ones(2, 3), torch.ones(2, 3))  # log 3: one of three
-    tensor([1.0986, 1.0986])
+    Examples:
+        >>> nt_xent_pairs(torch.ones(2, 3), torch.ones(2, 3))  # log 3: one of three
+        tensor([1.0986, 1.0986])
     """
     check_number("temperature", temperature, above=0)
     check_same_shape(z1=z1, z2=z2)
@@ -237,15 +243,15 @@ class GenViewLoss(nn.Module):
 
 
 def principal_direction(tokens: Tokens) -> Float[Tensor, " dim"]:
-    """The unit vector along which tokens vary most, from background to foreground.
+    """The first principal direction of the tokens, a unit vector from background to foreground.
 
-    A principal direction has no sign; this one is such that inner tokens lie farther along it than those at the border.
+    A principal direction has no sign; here, inner tokens have larger projections on it than those at the border.
 
     Args:
         tokens: of a sample of images.
 
     Raises:
-        InputError: for another shape, or NaN.
+        InputError: for a wrong shape, or NaN.
     """
     _check_tokens(tokens=tokens)
     flat = tokens.movedim(1, -1).flatten(0, -2).double()
@@ -258,32 +264,33 @@ def principal_direction(tokens: Tokens) -> Float[Tensor, " dim"]:
 
 
 def foreground_share(projected: Maps, share: float = 0.4) -> Float[Tensor, " batch"]:
-    """Of each image the share of its tokens that are foreground, if this share of all images' tokens is.
+    """The share of foreground among each image's tokens, if `share` of all images' tokens are foreground.
 
     Args:
-        projected: the images' tokens on the principal direction, see `project`; a token is foreground above the
-            quantile that leaves `share` of all above.
-        share: from 0 to 1.
+        projected: the images' tokens on the principal direction, see `project`; a token is foreground if it lies above
+            the quantile 1 - `share` of all tokens.
+        share: share of foreground among all tokens, from 0 to 1.
 
     Raises:
-        InputError: for another shape, NaN, or a share out of range.
+        InputError: for a wrong shape, NaN, or a share out of range.
 
-    >>> foreground_share(torch.tensor([[0.0, 1, 8, 9], [2, 3, 4, 5]]).view(2, 2, 2), share=0.5)
-    tensor([0.5000, 0.5000])
+    Examples:
+        >>> foreground_share(torch.tensor([[0.0, 1, 8, 9], [2, 3, 4, 5]]).view(2, 2, 2), share=0.5)
+        tensor([0.5000, 0.5000])
     """
     check_number("share", share, at_least=0, at_most=1)
     if projected.ndim != 3 or not projected.numel():
         raise InputError(f"projected: expected [batch, rows, columns], got shape {list(projected.shape)}")
     check_finite("projected", projected)
     projected = _wide(projected)  # NumPy has no bfloat16
-    threshold = np.quantile(projected.cpu().numpy(), 1 - share)  # torch's refuses more than 16 million numbers
+    threshold = np.quantile(projected.cpu().numpy(), 1 - share)  # torch.quantile refuses more than 16 million numbers
     return (projected > threshold.item()).sum((1, 2)) / projected[0].numel()
 
 
 def noise_levels(share: Float[Tensor, " batch"]) -> Levels:
-    """How far a variation may stray: 0, 100, 200, 300 or 400 for a share of foreground up to 0.2, 0.4, 0.6, 0.8, 1.
+    """Noise level of a variation: 0, 100, 200, 300 or 400 for a share of foreground up to 0.2, 0.4, 0.6, 0.8, 1.
 
-    A small object is lost easily and gets little noise; where the object fills the image, more is safe.
+    A small object is lost easily and gets little noise; an object that fills the image tolerates more.
 
     Args:
         share: of each image, from 0 to 1.
@@ -291,8 +298,9 @@ def noise_levels(share: Float[Tensor, " batch"]) -> Levels:
     Raises:
         InputError: for a share out of range.
 
-    >>> noise_levels(torch.tensor([0.0, 0.2, 0.21, 0.5, 1.0]))
-    tensor([  0,   0, 100, 200, 400])
+    Examples:
+        >>> noise_levels(torch.tensor([0.0, 0.2, 0.21, 0.5, 1.0]))
+        tensor([  0,   0, 100, 200, 400])
     """
     check_values("share", share, at_least=0, at_most=1)
     return 100 * torch.bucketize(share, torch.tensor(SHARES, dtype=share.dtype, device=share.device))
@@ -301,14 +309,14 @@ def noise_levels(share: Float[Tensor, " batch"]) -> Levels:
 def perturbed(
     codes: Float[Tensor, "batch dim"], levels: Levels, noise: Float[Tensor, "batch dim"]
 ) -> Float[Tensor, "batch dim"]:
-    r"""unCLIP's noise on what the generator is told: $\sqrt{A_n}\, c + \sqrt{1 - A_n}\, e$ at each code's level n.
+    r"""unCLIP's noise on the code that conditions the generator: $\sqrt{A_n}\, c + \sqrt{1 - A_n}\, e$ at its level n.
 
     $A_n$ is the cosine schedule of 1000 steps (Nichol, Dhariwal, "Improved Denoising Diffusion Probabilistic Models",
     ICML 2021, arXiv 2102.09672, equation 17), which unCLIP's pipelines take for image embeddings.
 
     Args:
-        codes: standardised.
-        levels: from 0, hardly any noise, to 999.
+        codes: standardised codes.
+        levels: noise level of each code, from 0, hardly any noise, to 999.
         noise: standard normal.
 
     Returns:
@@ -331,13 +339,14 @@ def perturbed(
 
 
 class TokenEncoder(nn.Sequential):
-    """Two convolutions, each of which halves the image: a grid of tokens that see little but their own place.
+    """Two convolutions, each of which halves the image: a grid of tokens with small receptive fields.
 
     Args:
         dim: length of a token, a multiple of 16.
 
-    >>> TokenEncoder(64)(torch.zeros(2, 3, 28, 28)).shape
-    torch.Size([2, 64, 7, 7])
+    Examples:
+        >>> TokenEncoder(64)(torch.zeros(2, 3, 28, 28)).shape
+        torch.Size([2, 64, 7, 7])
     """
 
     def __init__(self, dim: int):
@@ -351,15 +360,15 @@ class TokenEncoder(nn.Sequential):
 
 
 class SmallUnCLIP(nn.Module):
-    """A generator of variations that is small and starts from nothing: a diffusion model that is told an image's code.
+    """A small generator of variations, trained from scratch: a diffusion model conditioned on an image's code.
 
-    The encoder learns with it, and is frozen afterwards: its tokens tell the foreground, as those of CLIP's encoder do
-    for unCLIP; a convolution over them, averaged over the image, is the code.
+    The encoder is trained with it, then frozen: its tokens separate the foreground, as those of CLIP's encoder do for
+    unCLIP; a convolution over them, averaged over the image, is the code.
 
     Args:
         width: channels of the U-Net's first level, an even number.
         dim: length of codes and tokens, a multiple of 16.
-        steps: of DDIM, from 1 to 1000.
+        steps: sampling steps of DDIM, from 1 to 1000.
 
     Raises:
         InputError: for a number out of range.
@@ -386,7 +395,7 @@ class SmallUnCLIP(nn.Module):
         return self.code[0]
 
     def fit(self, pixels: Pixels, epochs: int) -> None:
-        """Learn from all images."""
+        """Train encoder and diffusion model on all images."""
         train_denoiser(self.unet, self.schedule, pixels, _rgb, epochs, code=self.code)
         codes = torch.cat([self._codes(part) for part in pixels.split(PART)])
         self.mean.copy_(codes.mean(0))
@@ -394,7 +403,7 @@ class SmallUnCLIP(nn.Module):
 
     @torch.no_grad()
     def forward(self, pixels: Pixels, levels: Levels) -> Pixels:
-        """One variation of each image, whose code is perturbed as its noise level says."""
+        """One variation of each image, from its code perturbed at its noise level."""
         return torch.cat([self._variations(*part) for part in zip(pixels.split(PART), levels.split(PART), strict=True)])
 
     def _variations(self, pixels: Pixels, levels: Levels) -> Pixels:
@@ -412,17 +421,17 @@ class SmallUnCLIP(nn.Module):
 
 
 class StableUnCLIP:
-    """Variations by a pipeline of diffusers: `GenView(…, generator=StableUnCLIP())`. It wants a GPU.
+    """Variations by a pipeline of diffusers: `GenView(…, generator=StableUnCLIP())`. Needs a GPU.
 
     Args:
         pipeline: a `StableUnCLIPImg2ImgPipeline`, or the name or folder of one's weights.
-        device: where a pipeline that is loaded by name runs.
-        steps: of the pipeline.
-        guidance: how strongly it is guided by the image.
+        device: device of a pipeline that is loaded by name.
+        steps: sampling steps of the pipeline.
+        guidance: scale of the classifier-free guidance by the image.
         batch_size: images at a time.
 
     Raises:
-        MissingExtra: without diffusers; what that itself needs for this pipeline (transformers) it tells.
+        MissingExtra: without diffusers, which itself raises if transformers is missing.
         InputError: for a number out of range.
     """
 
@@ -467,26 +476,26 @@ class StableUnCLIP:
 
 
 class GenView(Method):
-    """SimCLR on pairs of an image and its generated variation, each weighted by how good a pair it is.
+    """SimCLR on pairs of an image and its generated variation, each weighted by its quality.
 
-    The variations are made before the first epoch, one an image, and kept in the checkpoint.
+    One variation per image is generated before the first epoch and kept in the checkpoint.
 
     Args:
         encoder: images to features; what a run keeps.
         samples: how many training images there are.
-        variations: "diffusion" by a small diffusion model that is first trained on the images; "class": the image's
-            label chooses, another image of its class, to see what a perfect generator would give.
-        gamma: at least 0; how much the quality of a pair decides; 0 makes all weights 1.
-        share: of all tokens that are foreground, for the noise levels.
-        wrong: share of the pairs whose variation is that of another image, to see what the weights do then.
+        variations: "diffusion", by a small diffusion model that is first trained on the images; or "class", another
+            image of the same class, as an upper bound for a perfect generator (reads labels).
+        gamma: at least 0; sharpness of the pairs' weights; 0 makes all weights 1.
+        share: share of foreground among all tokens, for the noise levels.
+        wrong: share of the pairs that get the variation of another image, to test the weights.
         generator_epochs: passes over the images to train the small diffusion model.
         generator_width: channels of the first level of its U-Net, a multiple of 2.
         temperature: above 0.
         hidden: width of the projection head's hidden layer.
         dim: width of the projection.
-        generator: makes the variations of all images in place of the small one: (uint8 images, noise levels) to uint8
-            images, such as `StableUnCLIP()`, or `lambda images, levels: ready` for variations that are ready.
-        tokens: the frozen encoder in place of the small one's: from RGB in [-1, 1] to tokens [batch dim rows columns].
+        generator: generates all variations in place of the small model: (uint8 images, noise levels) to uint8 images,
+            such as `StableUnCLIP()`, or `lambda images, levels: ready` for precomputed variations.
+        tokens: frozen encoder in place of the small model's: from RGB in [-1, 1] to tokens [batch dim rows columns].
         **recipe: arguments of `Method`.
     """
 
@@ -512,7 +521,6 @@ class GenView(Method):
         **recipe: Any,
     ):
         super().__init__(encoder, **recipe)
-        check_counts(hidden=hidden, dim=dim)
         if variations not in get_args(Source):
             raise unknown("variations", variations, get_args(Source))
         check_number("gamma", gamma, at_least=0)
@@ -535,17 +543,17 @@ class GenView(Method):
         self.register_buffer("variations", torch.empty(0, dtype=torch.uint8))
         self.register_buffer("direction", torch.zeros(DIM))
         self.register_buffer("wrong_pairs", torch.zeros(samples, dtype=torch.bool))
-        self.register_load_state_dict_pre_hook(_take_shapes)
+        growing(self, "variations", "direction")  # their sizes depend on the images
 
     def start_epoch(self, images: Images, epoch: int) -> None:
-        """Before the first epoch, learn what makes and judges variations, and make one of each image."""
+        """Before the first epoch, train the models that generate and rate variations; generate one per image."""
         if epoch > 0:
             return
         wrong = torch.randperm(len(images))[: round(self.wrong * len(images))]
         self.wrong_pairs.zero_()[wrong] = True
         partner = torch.arange(len(images))
         partner[wrong] = wrong.roll(1)
-        others = _others_of_class(images.labels)  # drawn in any case: so the same pairs are wrong, whatever gamma is
+        others = _others_of_class(images.labels)  # drawn in any case, so that the same pairs are wrong for every gamma
         if self.generated:
             made = self._generate(images.pixels, self._learn(images.pixels))
         else:
@@ -555,10 +563,10 @@ class GenView(Method):
         self.variations = made[partner].to(self.device)
         if dist.is_available() and dist.is_initialized():
             for found in (*self.parameters(), *self.buffers()):
-                dist.broadcast(found.data, 0)  # the last bits of an accelerator's sums may differ
+                dist.broadcast(found.data, 0)  # an accelerator's sums may differ in the last bits
 
     def _learn(self, pixels: Pixels) -> Levels:
-        """Train the small generator, if it is used; find the foreground's direction, and each image's noise level."""
+        """Train the small generator, if it is used; compute the foreground's direction and each image's noise level."""
         if self.small is not None:
             self.small.fit(pixels, self.generator_epochs)
         sample = pixels[torch.randperm(len(pixels))[:SAMPLE]]
@@ -574,7 +582,7 @@ class GenView(Method):
         return made
 
     def views_of(self, pixels: Pixels, labels: Labels, index: Index) -> ImageViews:
-        """As of any method, but that the second view is one of the variation."""
+        """As in any method, but the second view is taken from the variation."""
         return [self.view(pixels), self.view(self.variations[index])]
 
     def loss(self, images: ImageViews, labels: Labels, index: Index) -> Float[Tensor, ""]:
@@ -585,12 +593,12 @@ class GenView(Method):
     def weights(
         self, view1: Float[Tensor, "batch channels size size"], view2: Float[Tensor, "batch channels size size"]
     ) -> Float[Tensor, " batch"]:
-        """How much each pair of views counts."""
+        """The weight of each pair of views."""
         scores = pair_scores(self._tokens(_three(view1)), self._tokens(_three(view2)), self.direction)
         return quality_weights(scores, self.gamma)
 
     def diagnostics(self, train: Images, probe: Images, test: Images) -> dict[str, float]:
-        """Where pairs are wrong, their mean weight, `wrong_weight`, and how much more the others have, `weight_gap`."""
+        """With wrong pairs: their mean weight, `wrong_weight`, and the others' minus it, `weight_gap`."""
         if self.gamma == 0 or not 0 < self.wrong_pairs.float().mean() < 1:
             return {}
         with torch.random.fork_rng():
@@ -628,17 +636,10 @@ def _rgb(pixels: Pixels) -> Float[Tensor, "batch 3 height width"]:
 
 
 def _others_of_class(labels: Int64[Tensor, " samples"]) -> Int64[Tensor, " samples"]:
-    """For each image another one of its class, drawn; itself where there is none, or no label."""
+    """For each image a random other one of its class; the image itself if there is none, or no label."""
     chosen = torch.arange(len(labels))
     for label in labels[labels >= 0].unique():
         members = (labels == label).nonzero().flatten()
         members = members[torch.randperm(len(members))]
         chosen[members] = members.roll(1)
     return chosen
-
-
-def _take_shapes(method: GenView, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
-    """Before a checkpoint is loaded: how large the variations are is not known before the images are."""
-    for name in ("variations", "direction"):
-        if prefix + name in state:
-            setattr(method, name, torch.empty_like(state[prefix + name], device=method.device))

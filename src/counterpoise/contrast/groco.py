@@ -1,11 +1,11 @@
-"""GroCo: sort positives and negatives by their similarity to the anchor, and ask that every positive come out on top.
+"""GroCo: sort positives and negatives by their similarity to the anchor, and train all positives to rank first.
 
 Shvetsova, Petersen, Kukleva, Schiele, Kuehne, "Learning by Sorting: Self-supervised Learning with Group Ordering
 Constraints", ICCV 2023, arXiv 2301.02009; with the differentiable sorting networks of Petersen, Borgelt, Kuehne,
 Deussen, ICLR 2022, arXiv 2203.09630.
 
-Both groups are put in order beforehand, so that the nearest negatives stand next to the farthest positives; a soft
-odd-even sorting network then tells how much of each element ends up among the ranks of the other group.
+Both groups are sorted beforehand, so that the nearest negatives stand next to the farthest positives; a soft odd-even
+sorting network then yields how much of each element ends up among the ranks of the other group.
 """
 
 from __future__ import annotations
@@ -42,28 +42,29 @@ def soft_sort(
 ) -> Float[Tensor, "batch n m"]:
     r"""The soft permutation of an odd-even sorting network, times `columns`; the identity gives the permutation itself.
 
-    Each of the n layers compares neighbouring wires, in turn from the first and from the second on. Of two inputs
-    $a$ and $b$, with $\alpha = 1/2 + \arctan(\beta (b - a)) / \pi$, the left output is $\alpha a + (1-\alpha) b$ and
-    the right one $(1-\alpha) a + \alpha b$. The product of the layers' matrices is the permutation $P$: $P_{rc}$ tells
-    how much of input r comes out at rank c, in ascending order. Its rows and columns sum to 1.
+    Each of the n layers compares neighbouring wires, alternately from the first and from the second on. For inputs $a$
+    and $b$, with $\alpha = 1/2 + \arctan(\beta (b - a)) / \pi$, the left output is $\alpha a + (1-\alpha) b$ and the
+    right one $(1-\alpha) a + \alpha b$. The product of the layers' matrices is the permutation $P$: $P_{rc}$ is the
+    share of input r at rank c, in ascending order. Its rows and columns sum to 1.
 
     Args:
         scores: the inputs of each network, in the order of its wires.
-        columns: what is wanted of the ranks: $P$ itself is never formed, which costs n·m instead of n² numbers a layer.
-        steepness: $\beta > 0$; with large values the sorting is a hard one.
+        columns: matrix that $P$ multiplies; $P$ itself is never formed, which takes n·m instead of n² numbers a layer.
+        steepness: $\beta > 0$; large values approach hard sorting.
 
     Returns:
         $P$ times the columns; at least float32.
 
     Raises:
-        InputError: for shapes that do not go together, NaN, or a steepness that is not above 0.
+        InputError: for mismatched shapes, NaN, or a steepness that is not above 0.
 
-    >>> soft_sort(torch.zeros(1, 4), torch.eye(4))[0, :, 0]  # of ties, who comes first: the wires' places decide
-    tensor([0.3750, 0.3750, 0.1250, 0.1250])
-    >>> soft_sort(torch.tensor([[3.0, 1.0, 2.0]]), torch.eye(3), steepness=1e9)[0]
-    tensor([[0., 0., 1.],
-            [1., 0., 0.],
-            [0., 1., 0.]])
+    Examples:
+        >>> soft_sort(torch.zeros(1, 4), torch.eye(4))[0, :, 0]  # in ties, the order of the wires decides
+        tensor([0.3750, 0.3750, 0.1250, 0.1250])
+        >>> soft_sort(torch.tensor([[3.0, 1.0, 2.0]]), torch.eye(3), steepness=1e9)[0]
+        tensor([[0., 0., 1.],
+                [1., 0., 0.],
+                [0., 1., 0.]])
     """
     check_number("steepness", steepness, above=0)
     check_matrix("scores", scores)
@@ -104,34 +105,35 @@ def _mix(wires: Tensor, alpha: Tensor, first: int) -> Tensor:
 def group_ordering(
     negatives: Float[Tensor, "batch k"], positives: Float[Tensor, "batch p"], steepness: float = 1.0
 ) -> Float[Tensor, " batch"]:
-    r"""How far each anchor's positives are from all being more similar than its negatives, by differentiable sorting.
+    r"""How far each anchor's positives are from all ranking above its negatives, by differentiable sorting.
 
-    With $s$ the negatives in ascending order and then the positives in ascending order, $P$ of `soft_sort`, and K
-    negatives, it is the mean over the rows of $-\log$ of the mass of row r in its own group: $\sum_{c<K} P_{rc}$ for
-    negatives, $\sum_{c \ge K} P_{rc}$ for positives. The order inside a group does not matter. With one of each it is
+    Let $s$ be the K negatives in ascending order, then the positives in ascending order, and $P$ as in `soft_sort`. The
+    loss is the mean over the rows of $-\log$ of the mass of row r in its own group: $\sum_{c<K} P_{rc}$ for negatives,
+    $\sum_{c \ge K} P_{rc}$ for positives. The order within a group does not matter. With one of each it is
     $-\log(1/2 + \arctan(\beta (p - n)) / \pi)$.
 
     Args:
         negatives: similarities of each anchor to its negatives.
-        positives: to its positives.
-        steepness: $\beta > 0$. With 1 and cosines, it is above 0 even in perfect order.
+        positives: similarities of each anchor to its positives.
+        steepness: $\beta > 0$. With 1 and cosines, the loss is above 0 even in perfect order.
 
     Returns:
         One value per anchor in nats, above 0, at most 100; at least float32.
 
     Raises:
-        InputError: for shapes that do not go together, an anchor without a positive or a negative, NaN, or a steepness
-            that is not above 0.
+        InputError: for mismatched shapes, an anchor without a positive or a negative, NaN, or a steepness that is not
+            above 0.
 
-    >>> group_ordering(torch.tensor([[0.0]]), torch.tensor([[1.0]]))  # -log(3/4)
-    tensor([0.2877])
+    Examples:
+        >>> group_ordering(torch.tensor([[0.0]]), torch.tensor([[1.0]]))  # -log(3/4)
+        tensor([0.2877])
     """
     check_number("steepness", steepness, above=0)
     check_matrix("negatives", negatives)
     check_matrix("positives", positives)
     if len(negatives) != len(positives) or not negatives.numel() or not positives.numel():
         got = f"{list(negatives.shape)} and {list(positives.shape)}"
-        raise InputError(f"negatives and positives: expected at least 1 of each for as many anchors, got {got}")
+        raise InputError(f"negatives and positives: expected at least 1 of each for the same anchors, got {got}")
     return _group_ordering(_wide(negatives), _wide(positives), steepness)
 
 
@@ -140,53 +142,56 @@ def _group_ordering(negatives: Tensor, positives: Tensor, steepness: float) -> F
     is_positive = torch.arange(scores.shape[1], device=scores.device) >= negatives.shape[1]
     groups = torch.stack([~is_positive, is_positive], dim=1).to(scores.dtype)
     own = (_soft_sort(scores, groups, steepness) * groups).sum(2)
-    # It keeps the logarithm of a mass of 0, and its gradient, finite.
+    # The clamp keeps the logarithm of a mass of 0, and its gradient, finite.
     return F.binary_cross_entropy(own.clamp(0, 1), torch.ones_like(own), reduction="none").mean(1)
 
 
-def hardest(
+def hardest_similarities(
     anchors: Float[Tensor, "batch dim"],
     candidates: Float[Tensor, "all dim"],
     exclude: tuple[Integer[Tensor, " batch"], Integer[Tensor, " all"]],
     k: int,
 ) -> Float[Tensor, "batch k"]:
-    """The similarities of each anchor to its k most similar candidates.
+    """The cosines of each anchor and its k most similar candidates, largest first.
 
     Args:
-        anchors: unit rows.
-        candidates: likewise.
-        exclude: sample numbers of anchors and candidates; those of equal number are no negatives.
-        k: how many, at most as many as every anchor has.
+        anchors: one row per sample; normalised here.
+        candidates: one row per candidate; normalised here.
+        exclude: sample numbers of anchors and candidates; pairs with equal numbers are excluded.
+        k: number of candidates, at most the fewest that any anchor has.
 
     Raises:
-        InputError: for shapes that do not go together, NaN, or another k.
+        InputError: for mismatched shapes, NaN, or k out of range.
 
-    >>> z, sample = torch.eye(3)[[0, 0, 1, 2]], torch.arange(4)
-    >>> hardest(z, z, (sample, sample), k=1)
-    tensor([[1.], [1.], [0.], [0.]])
+    Examples:
+        >>> z, sample = 2 * torch.eye(3)[[0, 0, 1, 2]], torch.arange(4)
+        >>> hardest_similarities(z, z, (sample, sample), k=1)
+        tensor([[1.], [1.], [0.], [0.]])
     """
     check_matrix("anchors", anchors)
     check_matrix("candidates", candidates)
     if anchors.shape[1] != candidates.shape[1]:
         widths = f"{anchors.shape[1]} and {candidates.shape[1]}"
-        raise InputError(f"anchors and candidates: expected as many columns, got {widths}")
+        raise InputError(f"anchors and candidates: expected the same width, got {widths}")
     check_number("k", k, at_least=1, at_most=len(candidates), whole=True)
     anchor, candidate = (
         check_integers("exclude", number, len(rows))
         for number, rows in zip(exclude, (anchors, candidates), strict=True)
     )
-    found = _hardest(anchors, candidates, (anchor, candidate), k)
+    found = _hardest_similarities(normalize_rows(anchors), normalize_rows(candidates), (anchor, candidate), k)
     if torch.isneginf(found).any():
-        raise InputError(f"k: expected at most as many as every anchor has candidates, got {k}")
+        raise InputError(f"k: expected at most the fewest candidates of any anchor, got {k}")
     return found
 
 
-def _hardest(anchors: Tensor, candidates: Tensor, exclude: tuple[Tensor, Tensor], k: int) -> Float[Tensor, "batch k"]:
+def _hardest_similarities(
+    anchors: Tensor, candidates: Tensor, exclude: tuple[Tensor, Tensor], k: int
+) -> Float[Tensor, "batch k"]:
     return reduce_similarities(lambda similarity: similarity.topk(k).values, anchors, candidates, exclude)
 
 
 def _wide(x: Tensor) -> Tensor:
-    """At least float32: half precision sorts and sums too coarsely."""
+    """At least float32: half precision is too coarse to sort and sum."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
@@ -194,19 +199,20 @@ class GroCoLoss(nn.Module):
     r"""GroCo among two or more views of a batch: `loss(views)`.
 
     Every view of a sample is an anchor. Its positives are the sample's other views, its negatives the most similar ones
-    of the other samples in the same view. Only anchors get a gradient, positives and negatives do not, so that the
-    loss's gradient is not the slope of its value; `stop_gradient=False` lets it be.
+    of the other samples in the same view. Only anchors get a gradient, positives and negatives do not, so the gradient
+    is not the derivative of the value; with `stop_gradient=False` it is.
 
     Args:
-        negatives: how many of an anchor's most similar negatives are sorted, at least 1; all, where there are fewer.
+        negatives: number of an anchor's most similar negatives that are sorted, at least 1; all if there are fewer.
         steepness: $\beta$ of the comparisons, above 0.
-        positive_views: with crops of two sizes, how many of the first views are large ones. All views are anchors, but
-            only those are positives. 0: all views.
-        stop_gradient: give the gradient to anchors alone.
+        positive_views: with crops of two sizes, the number of large ones, which come first. All views are anchors, but
+            only large ones are positives. 0: all views.
+        stop_gradient: only anchors get a gradient.
 
-    >>> z = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
-    >>> GroCoLoss()(torch.stack([z, z]))  # each anchor: one positive at 1, one negative at 0
-    tensor(0.2877)
+    Examples:
+        >>> z = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+        >>> GroCoLoss()(torch.stack([z, z]))  # each anchor: one positive at 1, one negative at 0
+        tensor(0.2877)
     """
 
     surrogate = True
@@ -241,7 +247,7 @@ class GroCoLoss(nn.Module):
         with torch.autocast(views.device.type, enabled=False):
             z = normalize_rows(views)
             keys = z.detach() if self.stop_gradient else z
-            # Large and small views sort different numbers of positives.
+            # Large and small views have different numbers of positives to sort.
             terms = [
                 self._anchors(z, keys, row, anchors, large)
                 for anchors in (range(large), range(large, len(z)))
@@ -252,26 +258,27 @@ class GroCoLoss(nn.Module):
     def _anchors(self, z: Tensor, keys: Tensor, row: Tensor, anchors: range, large: int) -> Float[Tensor, "some batch"]:
         everyone = gather(row)
         k = min(self.negatives, len(everyone) - 1)
-        negatives = [_hardest(z[a], gather(keys[a]), (row, everyone), k) for a in anchors]
+        negatives = [_hardest_similarities(z[a], gather(keys[a]), (row, everyone), k) for a in anchors]
         positives = [torch.stack([(z[a] * keys[v]).sum(1) for v in range(large) if v != a], dim=1) for a in anchors]
         losses = _group_ordering(torch.cat(negatives), torch.cat(positives), self.steepness)
         return losses.view(len(anchors), -1)
 
 
 class HardNTXentLoss(nn.Module):
-    """NT-Xent with the anchor's most similar negatives alone: `loss(z1, z2)`. What GroCo is compared with.
+    """NT-Xent with only the anchor's most similar negatives: `loss(z1, z2)`. The paper's ablation of GroCo.
 
-    Anchors, positives and candidates are those of `contrast.simclr.nt_xent`, which it is with all negatives and without
-    `stop_gradient`. With it, the loss's gradient is not the slope of its value.
+    Anchors, positives and candidates are those of `contrast.simclr.nt_xent`, which it equals with all negatives and
+    without `stop_gradient`. With `stop_gradient`, the gradient is not the derivative of the value.
 
     Args:
-        negatives: how many of an anchor's most similar negatives are kept, at least 1; all, where there are fewer.
+        negatives: number of an anchor's most similar negatives that are kept, at least 1; all if there are fewer.
         temperature: above 0; the authors take 0.5.
-        stop_gradient: give the gradient to anchors alone.
+        stop_gradient: only anchors get a gradient.
 
-    >>> z = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
-    >>> HardNTXentLoss(negatives=1, temperature=1.0)(z, z)  # log(1 + 1/e)
-    tensor(0.3133)
+    Examples:
+        >>> z = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+        >>> HardNTXentLoss(negatives=1, temperature=1.0)(z, z)  # log(1 + 1/e)
+        tensor(0.3133)
     """
 
     surrogate = True
@@ -303,24 +310,24 @@ class HardNTXentLoss(nn.Module):
             if self.stop_gradient:
                 others, keys = others.detach(), keys.detach()
             samples = row.repeat(2), gather(row).repeat(2)
-            negative = _hardest(anchors, keys, samples, min(self.negatives, len(keys) - 2))
+            negative = _hardest_similarities(anchors, keys, samples, min(self.negatives, len(keys) - 2))
             positive = (anchors * others).sum(1, keepdim=True)
             logits = torch.cat([positive, negative], dim=1) / self.temperature
             return gather(-logits.log_softmax(1)[:, 0]).mean()
 
 
 class GroCo(Method):
-    """Contrastive pretraining without labels that asks for an order of similarities instead of their sizes.
+    """Contrastive pretraining without labels that constrains the order of similarities instead of their values.
 
     Args:
         encoder: images to features; what a run keeps.
         views: random views of each image, at least 2; the time of a step grows with it.
-        negatives: how many of an anchor's most similar negatives are compared; all, where there are fewer.
+        negatives: number of an anchor's most similar negatives that are compared; all if there are fewer.
         steepness: of the sorting network's comparisons, above 0.
-        compare: positives and negatives by "sorting"; or by "softmax", NT-Xent with the most similar negatives over all
-            pairs of views, to compare with.
+        compare: positives and negatives by "sorting"; or by "softmax", the ablation: NT-Xent with the most similar
+            negatives over all pairs of views.
         temperature: of that softmax, above 0.
-        stop_gradient: give the gradient to anchors alone.
+        stop_gradient: only anchors get a gradient.
         hidden: width of the projection head's hidden layers.
         dim: width of the projection, which is batch-normalised.
         **recipe: arguments of `Method`.
@@ -340,7 +347,6 @@ class GroCo(Method):
         **recipe: Any,
     ):
         super().__init__(encoder, **recipe)
-        check_counts(hidden=hidden, dim=dim)
         check_number("views", views, at_least=2, whole=True)
         if compare not in get_args(Compare):
             raise unknown("compare", compare, get_args(Compare))

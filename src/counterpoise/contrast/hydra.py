@@ -3,13 +3,12 @@
 Wu, Atito, Feng, Mo, Kittler, Awais, "Rethinking Positive Pairs in Contrastive Learning", 2024, arXiv 2410.18200: the
 feature filter, the similarity behind it, and the contrast of class pairs.
 
-Each image is given a partner class, drawn at random. It is to be similar to the images of that class, and dissimilar to
-those of all others but its own, by the cosine of those features alone that the filter lets through for the two classes.
+Each image gets a random partner class. It is trained to be similar to the images of that class, and dissimilar to those
+of all others but its own, by the cosine of only those features that the filter passes for the two classes.
 """
 
 from __future__ import annotations
 
-import copy
 from functools import partial
 from typing import Any, Literal, get_args
 
@@ -23,6 +22,7 @@ from counterpoise.errors import InputError, unknown
 from counterpoise.learners.method import ImageViews, Index, Labels, Method
 from counterpoise.nets.constants import ExactConstants
 from counterpoise.nets.heads import mlp
+from counterpoise.nets.momentum import momentum_copy, update_momentum_encoder
 from counterpoise.ops.checks import (
     check_counts,
     check_integers,
@@ -32,7 +32,7 @@ from counterpoise.ops.checks import (
     check_same_shape,
     check_values,
 )
-from counterpoise.ops.chunking import TABLE, map_row_chunks
+from counterpoise.ops.chunking import map_row_chunks
 from counterpoise.ops.processes import gather, global_row_indices
 from counterpoise.ops.similarity import normalize_rows, similarity_logsumexp
 
@@ -40,7 +40,7 @@ Similarity = Literal["cosine", "dot"]
 Gate = Literal["joint", "product", "open"]
 Partners = Literal["arbitrary", "distinct", "identical"]
 
-ABSENT = -1e30  # logit of a key that does not count
+ABSENT = -1e30  # logit of an excluded key
 
 
 def gated_similarity(
@@ -49,10 +49,10 @@ def gated_similarity(
     gates: Float[Tensor, "n dim"],
     similarity: Similarity = "cosine",
 ) -> Float[Tensor, "n m"]:
-    r"""How similar each query is to each key behind the query's own gate.
+    r"""Similarity of each query to each key, both multiplied by the query's gate.
 
-    "cosine" is $S_{ij} = \cos(g_i \odot q_i, g_i \odot k_j)$, on which the size of a gate has no influence. "dot" is
-    $S_{ij} = \sum_d g_{id}^2 \hat q_{id} \hat k_{jd}$ of unit rows, which a closed gate makes small.
+    "cosine" is $S_{ij} = \cos(g_i \odot q_i, g_i \odot k_j)$, which does not depend on the scale of a gate. "dot" is
+    $S_{ij} = \sum_d g_{id}^2 \hat q_{id} \hat k_{jd}$ of unit rows, which shrinks as a gate closes.
 
     Args:
         queries: one row per anchor, of any length.
@@ -61,19 +61,20 @@ def gated_similarity(
         similarity: "cosine" or "dot".
 
     Returns:
-        float32, or float64 for float64. Nothing of the size n·m·dim is formed. Where a gate lets nothing of a row
-        through, the cosine is 0.
+        float32, or float64 for float64. No tensor of size n·m·dim is formed. If a gate passes nothing of a row, the
+        cosine is 0.
 
     Raises:
-        InputError: for shapes that do not go together, NaN, or another word.
+        InputError: for mismatched shapes, NaN, or an unknown similarity.
 
-    >>> queries, keys = torch.tensor([[1.0, 1.0]]), torch.tensor([[1.0, -1.0]])
-    >>> gated_similarity(queries, keys, torch.ones(1, 2))  # orthogonal, but not in the first coordinate alone
-    tensor([[0.]])
-    >>> gated_similarity(queries, keys, torch.tensor([[0.5, 0.0]]))
-    tensor([[1.]])
-    >>> gated_similarity(queries, keys, torch.tensor([[0.5, 0.0]]), "dot")  # (1/2)² · 1/2
-    tensor([[0.1250]])
+    Examples:
+        >>> queries, keys = torch.tensor([[1.0, 1.0]]), torch.tensor([[1.0, -1.0]])
+        >>> gated_similarity(queries, keys, torch.ones(1, 2))  # orthogonal, but equal in the first coordinate
+        tensor([[0.]])
+        >>> gated_similarity(queries, keys, torch.tensor([[0.5, 0.0]]))
+        tensor([[1.]])
+        >>> gated_similarity(queries, keys, torch.tensor([[0.5, 0.0]]), "dot")  # (1/2)² · 1/2
+        tensor([[0.1250]])
     """
     _check_gated(queries, keys, gates, similarity)
     return _gated_similarity(queries, keys, gates, similarity)
@@ -98,32 +99,33 @@ def hydra(
     scale: float | Float[Tensor, ""] = 10.0,
     similarity: Similarity = "cosine",
 ) -> Float[Tensor, ""]:
-    r"""The contrast of each image with its partner class, behind its gate: the mean over all positive pairs (i, j) of
-    $-\log \frac{e^{a S_{ij}}}{e^{a S_{ij}} + \sum_{n \in N(i)} e^{a S_{in}}}$.
+    r"""Contrastive loss of each image with its partner class, through its gate: the mean over all positive pairs (i, j)
+    of $-\log \frac{e^{a S_{ij}}}{e^{a S_{ij}} + \sum_{n \in N(i)} e^{a S_{in}}}$.
 
-    Positives of image i are the keys of its partner class. The negatives N(i) are the keys that are neither of its
-    partner class nor of its own: the latter stand nowhere, unless an image is its own class's partner.
+    Positives of image i are the keys of its partner class. The negatives N(i) are the keys of neither its partner class
+    nor its own; keys of its own class are left out, unless that is its partner class.
 
     Args:
         queries: one row per image, the anchors.
-        keys: the same images, another view or another encoder; a row's own key is a key like others.
-        labels: class of each image. One with -1, for none, is no anchor, but a negative of all that are.
-        partners: partner class of each image, its own if not given; with -1 the image is no anchor.
-        gates: $g$ of `gated_similarity`, one per image; open for all features if not given.
+        keys: the same images, another view or another encoder; a row's own key is not treated specially.
+        labels: class of each image. An image with -1, for none, is no anchor, but a negative of all anchors.
+        partners: partner class of each image, its own class if not given; with -1 the image is no anchor.
+        gates: $g$ of `gated_similarity`, one per image; if not given, all features pass.
         scale: $a > 0$, the inverse temperature.
         similarity: "cosine" or "dot"; see `gated_similarity`.
 
     Returns:
-        The loss in nats, at least 0; 0 where no partner class is in the batch, or nothing but positives is left.
+        The loss in nats, at least 0; 0 if no partner class is in the batch, or no negatives are left.
 
     Raises:
-        InputError: for shapes that do not go together, labels or partners below -1, NaN, or a scale not above 0.
+        InputError: for mismatched shapes, labels or partners below -1, NaN, or a scale not above 0.
 
-    >>> z, labels = torch.eye(3), torch.tensor([0, 1, 2])
-    >>> round(hydra(z, z, labels, scale=1.0).item(), 6)  # its own key against two at a right angle: log(1 + 2/e)
-    0.551445
-    >>> round(hydra(z, z, labels, torch.tensor([1, 2, 0])).item(), 6)  # a positive and a negative, both there: log 2
-    0.693147
+    Examples:
+        >>> z, labels = torch.eye(3), torch.tensor([0, 1, 2])
+        >>> round(hydra(z, z, labels, scale=1.0).item(), 6)  # its own key against two orthogonal ones: log(1 + 2/e)
+        0.551445
+        >>> round(hydra(z, z, labels, torch.tensor([1, 2, 0])).item(), 6)  # one positive, one negative: log 2
+        0.693147
     """
     partners = labels if partners is None else partners
     gates = torch.ones_like(queries) if gates is None else gates
@@ -132,7 +134,7 @@ def hydra(
     keys, key_labels = gather(keys), gather(labels)
     scale = torch.as_tensor(scale, dtype=torch.promote_types(queries.dtype, torch.float32), device=queries.device)
     rows, shared = [queries, gates, labels, partners], [keys, key_labels, scale]
-    sums = map_row_chunks(partial(_sums, similarity=similarity), rows, shared, step=max(1, TABLE // len(keys)))
+    sums = map_row_chunks(partial(_sums, similarity=similarity), rows, shared, columns=len(keys))
     losses, positives = gather(sums).sum(0)
     return losses / positives.clamp(min=1)
 
@@ -147,7 +149,7 @@ def _sums(
     scale: Float[Tensor, ""],
     similarity: Similarity,
 ) -> Float[Tensor, "n 2"]:
-    """Of each anchor the sum of its positives' losses, and their number."""
+    """The sum of the losses of each anchor's positives, and the number of its positives."""
     logits = scale * _gated_similarity(queries, keys, gates, similarity)
     own, partner = labels[:, None] == key_labels, partners[:, None] == key_labels
     negatives = logits.masked_fill(own | partner, ABSENT).logsumexp(1, keepdim=True)
@@ -159,7 +161,7 @@ def _sums(
 def _check(
     queries: Tensor, keys: Tensor, labels: Tensor, partners: Tensor, gates: Tensor, similarity: Similarity
 ) -> tuple[Int64[Tensor, " batch"], Int64[Tensor, " batch"]]:
-    """Labels and partners as int64, after a look at all arguments."""
+    """Check all arguments; return labels and partners as int64."""
     check_same_shape(queries=queries, keys=keys)
     _check_gated(queries, keys, gates, similarity)
     global_row_indices(queries, "queries", at_least=1)
@@ -175,7 +177,7 @@ def _check_gated(queries: Tensor, keys: Tensor, gates: Tensor, similarity: Simil
     check_matrix("keys", keys, at_least=0)
     check_matrix("gates", gates, at_least=0)
     if queries.shape[1] != keys.shape[1]:
-        raise InputError(f"queries and keys: expected as many columns, got {queries.shape[1]} and {keys.shape[1]}")
+        raise InputError(f"queries and keys: expected the same width, got {queries.shape[1]} and {keys.shape[1]}")
     if similarity not in get_args(Similarity):
         raise unknown("similarity", similarity, get_args(Similarity))
     if similarity == "dot" and len(gates):
@@ -196,8 +198,8 @@ class HydraLoss(ExactConstants):
 
     Args:
         temperature: above 0; the scale starts as its inverse. 0.1 in SimLAP, 0.05 in Hydra.
-        learn_scale: let the scale be a parameter.
-        similarity: "cosine" of what the gate lets through, or "dot", its plain inner product.
+        learn_scale: make the scale a parameter.
+        similarity: "cosine" of the gated rows, or "dot", their plain inner product.
     """
 
     log_scale: nn.Parameter
@@ -226,15 +228,16 @@ class Filter(nn.Module):
     r"""The gate of a pair of classes, $g(y, p) = \sigma(MLP((e_y + e_p) / 2))$ with learnt embeddings $e$ of classes.
 
     Args:
-        classes: how many there are.
+        classes: number of classes.
         dim: width of the gate.
-        joint: one gate of both classes' mean embedding; otherwise the product of the two classes' own gates.
-        width: of the embedding of a class.
+        joint: one gate from the mean embedding of both classes; otherwise the product of the two classes' gates.
+        width: width of the embedding of a class.
         hidden: width of the MLP's hidden layer.
 
-    >>> gates = Filter(classes=10, dim=4)(torch.tensor([3, 7]), torch.tensor([7, 3]))
-    >>> gates.shape, torch.equal(gates[0], gates[1])  # the order of the two does not matter
-    (torch.Size([2, 4]), True)
+    Examples:
+        >>> gates = Filter(classes=10, dim=4)(torch.tensor([3, 7]), torch.tensor([7, 3]))
+        >>> gates.shape, torch.equal(gates[0], gates[1])  # the order of the two does not matter
+        (torch.Size([2, 4]), True)
     """
 
     def __init__(self, classes: int, dim: int, joint: bool = True, width: int = 512, hidden: int = 1024):
@@ -257,7 +260,7 @@ class Filter(nn.Module):
         """The gates of pairs of classes, each number between 0 and 1.
 
         Raises:
-            InputError: for what is no class.
+            InputError: for values that are not classes.
         """
         labels = check_integers("labels", labels, labels.numel(), low=0, high=self.classes)
         partners = check_integers("partners", partners, len(labels), low=0, high=self.classes)
@@ -270,14 +273,15 @@ class Filter(nn.Module):
 def info_nce(
     queries: Float[Tensor, "batch dim"], keys: Float[Tensor, "batch dim"], temperature: float = 1.0
 ) -> Float[Tensor, ""]:
-    """Of each query, cross-entropy of its own key among all keys of the batch, by their cosines.
+    """Cross-entropy of each query's own key among all keys of the batch, by their cosines.
 
     Raises:
         InputError: for different shapes, fewer than 2 rows, NaN, or a temperature that is not above 0.
 
-    >>> z = torch.eye(3)
-    >>> round(info_nce(z, z).item(), 6)  # log(1 + 2/e)
-    0.551445
+    Examples:
+        >>> z = torch.eye(3)
+        >>> round(info_nce(z, z).item(), 6)  # log(1 + 2/e)
+        0.551445
     """
     check_number("temperature", temperature, above=0)
     check_same_shape(queries=queries, keys=keys)
@@ -290,25 +294,28 @@ def info_nce(
 
 
 class Hydra(Method):
-    """Contrastive pretraining with labels, in which images of any two classes attract behind a gate of their own.
+    """Contrastive pretraining with labels, in which images of any two classes attract through a gate for that pair.
 
-    As it stands, it is SimLAP: the contrast of class pairs alone. Hydra adds an instance contrast, keys of a momentum
-    encoder, and epochs in which the class pairs train the filter alone: `--instance 1 --momentum 0.99 --warm-epochs 1`.
+    The defaults are SimLAP: only the contrast of class pairs. Hydra adds an instance contrast, keys of a momentum
+    encoder, and epochs in which the class pairs train only the filter: `--instance 1 --momentum 0.99 --warm-epochs 1`.
 
     Args:
         encoder: images to features; what a run keeps.
         samples: how many training images there are.
-        classes: how many classes the labels have.
-        partners: "arbitrary" takes the class of another image of the batch, "distinct" another class that need not be
-            in the batch, "identical" the image's own.
-        gate: "joint" of both classes, the "product" of each class's own, or "open", which is no filter.
-        similarity: "cosine" of what the gate lets through, or "dot", its plain inner product.
-        temperature: above 0; the inverse of the learnable scale at the beginning.
-        same_class: weight of the contrast with the own class, at least 0; that with the partner class has weight 1.
-        instance: weight of the contrast with the own image's other view, at least 0.
-        instance_temperature: above 0; of that contrast.
-        momentum: from 0 to 1; how much of the key encoder stays at each step. None: the keys are the encoder's own.
-        warm_epochs: epochs in which only the instance contrast trains the encoder, and the others the filter alone.
+        classes: number of classes in the labels.
+        partners: "arbitrary" takes the class of another image of the batch, "distinct" another class, which may be
+            absent from the batch, "identical" the image's own.
+        gate: "joint" for both classes, the "product" of the two classes' gates, or "open", which disables the filter.
+        similarity: "cosine" of the gated rows, or "dot", their plain inner product.
+        temperature: above 0; inverse of the initial value of the learnable scale.
+        same_class: weight of the contrast with the image's own class, at least 0; that with the partner class has
+            weight 1.
+        instance: weight of the contrast with the image's other view, at least 0.
+        instance_temperature: temperature of that contrast, above 0.
+        momentum: from 0 to 1; share of the key encoder that stays at each step. None: keys come from the encoder
+            itself.
+        warm_epochs: epochs in which only the instance contrast trains the encoder, and the others train only the
+            filter.
         hidden: width of the projection head's hidden layer.
         dim: width of the projection.
         **recipe: arguments of `Method`.
@@ -336,7 +343,7 @@ class Hydra(Method):
         **recipe: Any,
     ):
         super().__init__(encoder, **recipe)
-        check_counts(samples=samples, classes=classes, hidden=hidden, dim=dim)
+        check_counts(samples=samples, classes=classes)
         check_number("same_class", same_class, at_least=0)
         check_number("instance", instance, at_least=0)
         check_number("instance_temperature", instance_temperature, above=0)
@@ -350,29 +357,29 @@ class Hydra(Method):
         self.classes, self.partners = classes, partners
         self.same_class, self.instance, self.instance_temperature = same_class, instance, instance_temperature
         self.momentum, self.warm_epochs = momentum, warm_epochs
-        # Batch normalisation at the end would undo what the gates close.
+        # Batch normalisation at the end would undo the gates.
         self.head = nn.Sequential(mlp(self.features, hidden, dim), nn.LayerNorm(dim))
         self.filter = None if gate == "open" else Filter(classes, dim, joint=gate == "joint")
         self.objective = HydraLoss(temperature, similarity=similarity)
         if momentum is not None:
             check_number("momentum", momentum, at_least=0, at_most=1)
             self.predictor = mlp(dim, hidden, dim)
-            self.key_encoder = copy.deepcopy(self.encoder).requires_grad_(False)
-            self.key_head = copy.deepcopy(self.head).requires_grad_(False)
+            self.key_encoder = momentum_copy(self.encoder)
+            self.key_head = momentum_copy(self.head)
         self.register_buffer("shuffle", torch.randperm(samples))
         self.register_buffer("warming", torch.tensor(warm_epochs > 0))
 
     def start_epoch(self, images: Images, epoch: int) -> None:
-        """Draw the order by which the images of a batch find their partners in this epoch."""
+        """Draw the order that pairs the images of a batch with their partners in this epoch."""
         if not (images.labels >= 0).any():
-            raise InputError(f"labels: Hydra needs some, but none of the {len(images)} training images has one")
+            raise InputError(f"labels: Hydra needs labels, but none of the {len(images)} training images has one")
         if len(images.labels.unique()) == 1:
-            raise InputError(f"labels: Hydra contrasts classes, but all {len(images)} training images are of one")
+            raise InputError(f"labels: Hydra contrasts classes, but all {len(images)} training images have one")
         self.shuffle.copy_(torch.randperm(len(self.shuffle)))
         self.warming.fill_(epoch < self.warm_epochs)
 
     def partners_of(self, labels: Labels, index: Index) -> Int64[Tensor, " batch"]:
-        """The partner class of each image; among several processes, drawn from the whole batch."""
+        """The partner class of each image, drawn from the batch of all processes."""
         if self.partners == "identical":
             return labels
         if self.partners == "distinct":
@@ -380,14 +387,15 @@ class Hydra(Method):
         return gather(labels)[self.shuffle[gather(index)].argsort()][global_row_indices(labels)]
 
     def loss(self, images: ImageViews, labels: Labels, index: Index) -> Float[Tensor, ""]:
-        """The contrast with the partner classes, and the others that have a weight; while training, keys move on."""
+        """The contrast with the partner classes, and the weighted others; in training mode, updates the key encoder."""
         queries = [self.head(self.encoder(view)) for view in images]
         keys = queries
         if self.momentum is not None:
             queries = [self.predictor(z) for z in queries]
             with torch.no_grad():
                 if self.training:
-                    self.follow(self.momentum)
+                    update_momentum_encoder(self.encoder, self.key_encoder, self.momentum)
+                    update_momentum_encoder(self.head, self.key_head, self.momentum)
                 keys = [self.key_head(self.key_encoder(view)) for view in images]
         loss = self.contrast(queries, keys, labels, self.partners_of(labels, index))
         if self.same_class:
@@ -405,17 +413,10 @@ class Hydra(Method):
         labels: Labels,
         partners: Labels,
     ) -> Float[Tensor, ""]:
-        """Hydra of each view's queries with the other view's keys."""
+        """Hydra's loss between each view's queries and the other view's keys."""
         if self.warming:
             queries, keys = [z.detach() for z in queries], [z.detach() for z in keys]
         # An image without a label is no anchor, so that its gate does not matter.
         gates = self.filter(labels.clamp(min=0), partners.clamp(min=0)) if self.filter is not None else None
         pairs = zip(queries, reversed(keys), strict=True)
         return torch.stack([self.objective(query, key, labels, partners, gates) for query, key in pairs]).mean()
-
-    @torch.no_grad()
-    def follow(self, momentum: float) -> None:
-        """Move the key encoder and its head towards the trained ones, by the share 1 - `momentum`."""
-        for key, query in ((self.key_encoder, self.encoder), (self.key_head, self.head)):
-            for mine, theirs in zip(key.parameters(), query.parameters(), strict=True):
-                mine.lerp_(theirs, 1 - momentum)

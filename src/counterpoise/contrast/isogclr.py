@@ -3,9 +3,10 @@
 Qiu, Hu, Yuan, Zhou, Zhang, Yang, "Not All Semantics are Created Equal: Contrastive Self-supervised Learning with
 Automatic Temperature Individualization", ICML 2023, arXiv 2305.11965.
 
-For anchor i and a negative z let h be the similarity of i and z, minus that of i and its positive. The loss of i is its
-worst mean of h over all weightings of the negatives within a KL divergence rho of uniform. The temperature is the
-multiplier of that constraint: samples with many similar ones get a large temperature, rare ones a small one.
+For anchor i and a negative z let h be the similarity of i and z, minus that of i and its positive. The loss of i is the
+largest weighted mean of h over all weightings of the negatives within a KL divergence rho of uniform. The temperature
+is the Lagrange multiplier of that constraint: samples with many similar ones get a large temperature, rare ones a small
+one.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ from jaxtyping import Float, Integer
 from scipy.stats import spearmanr
 from torch import Tensor, nn
 
+from counterpoise.contrast.projected import ProjectedMethod
 from counterpoise.data import Images
 from counterpoise.errors import InputError
-from counterpoise.learners.method import ImageViews, Index, Labels, Method
+from counterpoise.learners.method import ImageViews, Index, Labels
 from counterpoise.nets.constants import ExactConstants
-from counterpoise.nets.heads import mlp
 from counterpoise.ops.checks import (
     check_counts,
     check_finite,
@@ -41,18 +42,19 @@ def robust_objective(
 ) -> Float[Tensor, "*anchors"]:
     r"""The dual of the robust loss: $F(\tau) = \tau \log \operatorname{mean}_z e^{h(z)/\tau} + \tau \rho$.
 
-    It is convex in the temperature.
+    Convex in the temperature.
 
     Args:
         log_mean: $\log \operatorname{mean}_z e^{h(z)/\tau}$ of each anchor.
         tau: $\tau > 0$, its temperature.
-        rho: $\rho \ge 0$, how far in nats the weights of the negatives may be from uniform.
+        rho: $\rho \ge 0$, largest KL divergence in nats of the negatives' weights from uniform.
 
     Raises:
         InputError: for different shapes, NaN, or numbers out of range.
 
-    >>> robust_objective(torch.tensor([1.0]), torch.tensor([0.5]), rho=0.4)
-    tensor([0.7000])
+    Examples:
+        >>> robust_objective(torch.tensor([1.0]), torch.tensor([0.5]), rho=0.4)
+        tensor([0.7000])
     """
     _check_anchors(tau, rho, log_mean=log_mean)
     return tau * (log_mean + rho)
@@ -61,7 +63,7 @@ def robust_objective(
 def temperature_gradient(
     log_mean: Float[Tensor, "*anchors"], mean: Float[Tensor, "*anchors"], tau: Float[Tensor, "*anchors"], rho: float
 ) -> Float[Tensor, "*anchors"]:
-    r"""The derivative of `robust_objective` by $\tau$: $\rho - KL(p \| \text{uniform})$ with $p \propto e^{h/\tau}$.
+    r"""Derivative of `robust_objective` in $\tau$: $\rho - KL(p \| \text{uniform})$ with $p \propto e^{h/\tau}$.
 
     Args:
         log_mean: $\log \operatorname{mean}_z e^{h(z)/\tau}$ of each anchor.
@@ -72,8 +74,9 @@ def temperature_gradient(
     Raises:
         InputError: for different shapes, NaN, or numbers out of range.
 
-    >>> temperature_gradient(torch.tensor([1.0]), torch.tensor([0.5]), torch.tensor([0.5]), rho=0.4)  # uniform: rho
-    tensor([0.4000])
+    Examples:
+        >>> temperature_gradient(torch.tensor([1.0]), torch.tensor([0.5]), torch.tensor([0.5]), rho=0.4)  # uniform: rho
+        tensor([0.4000])
     """
     _check_anchors(tau, rho, log_mean=log_mean, mean=mean)
     return log_mean + rho - mean / tau
@@ -88,29 +91,29 @@ def _check_anchors(tau: Tensor, rho: float, **means: Tensor) -> None:
 
 
 class SampleTemperatures(ExactConstants):
-    r"""What iSogCLR remembers of every sample: temperature, its smoothed gradient, and the smoothed sum over negatives.
+    r"""iSogCLR's state per sample: temperature, its smoothed gradient, and the smoothed mean over negatives.
 
-    The batch gives $g_i$, the mean of $e^{h/\tau_i}$ over the negatives at hand, and
-    $s_i \leftarrow (1-\gamma) s_i + \gamma g_i$ estimates it over the whole training set. The state is kept as
-    $\log s_i$, which no temperature overflows; it is $-\infty$ for a sample not yet seen.
+    The batch gives $g_i$, the mean of $e^{h/\tau_i}$ over its negatives, and
+    $s_i \leftarrow (1-\gamma) s_i + \gamma g_i$ estimates it over the whole training set. The state holds $\log s_i$,
+    which cannot overflow at any temperature; it is $-\infty$ for a sample not yet seen.
 
     Args:
-        samples: how many samples there are.
-        rho: KL radius in nats; larger values make temperatures smaller, and one above the log of the number of
-            negatives sends all of them to `tau_min`.
+        samples: number of samples.
+        rho: KL radius in nats; larger values make temperatures smaller, and a value above the log of the number of
+            negatives drives all of them to `tau_min`.
         gamma: weight of the batch in s, above 0, at most 1.
         eta: step size of the temperatures; 0 keeps them fixed, which is SogCLR.
         beta: weight of the batch in the temperatures' smoothed gradient, above 0, at most 1.
-        tau: temperature to start from.
+        tau: initial temperature.
         tau_min: least temperature, above 0.
         tau_max: largest temperature.
-        clip: bound of the temperatures' gradients, above 0.
-        first: whether a sample's first visit sets s = g; otherwise s starts at 0, as the authors' does.
+        clip: bound on the temperatures' gradients, above 0.
+        first: whether a sample's first visit sets s = g; otherwise s starts at 0, as in the authors' code.
 
     Attributes:
         tau: temperature of each sample.
-        u: its smoothed gradient.
-        log_s: log of s.
+        u: smoothed gradient of each temperature.
+        log_s: log of each sample's s.
     """
 
     tau: Tensor
@@ -152,10 +155,10 @@ class SampleTemperatures(ExactConstants):
         return self.log_s.exp()
 
     def lookup(self, name: str, index: Integer[Tensor, " batch"]) -> Float[Tensor, " batch"]:
-        """The temperatures of a batch, after a look at its index.
+        """Check the index of a batch; return its temperatures.
 
         Raises:
-            InputError: for an index that is out of range or repeated; `name` names it.
+            InputError: for an index that is out of range or repeated; `name` is its name in the message.
         """
         index = check_integers(name, index, index.numel(), low=0, high=self.samples)
         numbers, counts = index.unique(return_counts=True)
@@ -173,20 +176,20 @@ class SampleTemperatures(ExactConstants):
         mean: Float[Tensor, "views batch"],
         restart: bool = False,
     ) -> tuple[Float[Tensor, "views batch"], Float[Tensor, "views batch"]]:
-        r"""One step of the state, in training mode; and what the loss needs of it.
+        r"""Update the state, in training mode, and return what the loss needs.
 
         The first result is $\log s^{old} + \frac1\gamma \log\big((1-\gamma) + \gamma g / s^{old}\big)$. It is at least
-        $\log g$, and $\log g$ itself where $\gamma$ is 1, s is g, or the sample is new. Its gradient is that of the
+        $\log g$, and equal to $\log g$ if $\gamma$ is 1, s is g, or the sample is new. Its gradient is that of the
         paper's surrogate, $\nabla g / s$ with s held fixed.
 
         Args:
             index: the sample of each column.
             log_g: log of the batch's mean over the negatives, with gradient; one row per anchor of the sample.
             mean: mean of h under the softmax of h/tau.
-            restart: let s = g for samples already seen, too.
+            restart: set s = g also for samples already seen.
 
         Returns:
-            The smoothed log-mean, with gradient; and g/s, without.
+            The smoothed log-mean, with gradient, and g/s, without.
         """
         old, tau = (state[index].to(log_g.dtype) for state in (self.log_s, self.tau))
         new_sample = torch.isneginf(old)
@@ -212,24 +215,25 @@ class ISogCLRLoss(nn.Module):
 
     Each view of a sample is an anchor; all views of the other samples are its negatives, 2B-2 of them. The value is the
     mean over the batch of the sum over both anchors of $\tau_i \log \bar g_i + \tau_i \rho - p_i$, with the positive's
-    similarity $p$ and the smoothed mean $\bar g$ of `SampleTemperatures.forward`; its gradient by the embeddings is the
-    paper's. Calls in training mode move the state; calls after `eval()` leave it.
+    similarity $p$ and the smoothed mean $\bar g$ of `SampleTemperatures.forward`; its gradient with respect to the
+    embeddings is the paper's. Only calls in training mode update the state.
 
     Args:
-        samples: how many training samples there are; `index` counts them from 0.
-        rho: KL radius in nats; the authors look between 0.1 and 0.5.
+        samples: number of training samples; `index` counts them from 0.
+        rho: KL radius in nats; the authors search from 0.1 to 0.5.
         gamma: weight of the batch in the running mean over negatives, above 0, at most 1.
         eta: step size of the temperatures; 0 keeps them fixed, which is SogCLR.
         beta: weight of the batch in the temperatures' smoothed gradient, above 0, at most 1.
-        tau: temperature to start from.
+        tau: initial temperature.
         tau_min: least temperature, above 0.
         tau_max: largest temperature.
-        reference: do as the authors' code: running means start at 0, and the value is the surrogate's.
+        reference: reproduce the authors' code: running means start at 0, and the value is the surrogate's.
 
-    >>> loss = ISogCLRLoss(samples=2, rho=0.0, tau=0.5)
-    >>> z = torch.eye(2)
-    >>> loss(z, z, torch.tensor([0, 1]))  # each anchor: 0.5 * log(mean of e^0) - 1
-    tensor(-2.)
+    Examples:
+        >>> loss = ISogCLRLoss(samples=2, rho=0.0, tau=0.5)
+        >>> z = torch.eye(2)
+        >>> loss(z, z, torch.tensor([0, 1]))  # each anchor: 0.5 * log(mean of e^0) - 1
+        tensor(-2.)
     """
 
     def __init__(
@@ -257,18 +261,18 @@ class ISogCLRLoss(nn.Module):
         index: Integer[Tensor, " batch"],
         epoch: int = 1,
     ) -> Float[Tensor, ""]:
-        """The loss; may be negative, and is not comparable between steps while temperatures move.
+        """The loss; may be negative, and is not comparable between steps while temperatures change.
 
         Args:
             z1: one row per sample, first view; normalised here.
             z2: the same samples, second view.
-            index: number of each sample, none twice.
-            epoch: with `reference`, epoch 0 takes the batch's mean alone; the authors' script counts from 1. Not used
-                otherwise, as every sample's first visit does.
+            index: number of each sample, without repeats.
+            epoch: with `reference`, epoch 0 uses only the batch's mean; the authors' script counts from 1. Unused
+                otherwise, since every sample's first visit does so.
 
         Raises:
-            InputError: for different shapes, fewer than 2 samples, NaN, an index out of range or repeated, and an epoch
-                that is none.
+            InputError: for different shapes, fewer than 2 samples, NaN, an index out of range or repeated, and an
+                invalid epoch.
         """
         check_same_shape(z1=z1, z2=z2)
         check_matrix("z1", z1)
@@ -292,27 +296,29 @@ class ISogCLRLoss(nn.Module):
 class ISogCLRPairLoss(nn.Module):
     r"""iSogCLR for images and texts: `loss(image, text, image_index, text_index)`.
 
-    Each image is an anchor among the texts of the batch, and each text among the images, with temperatures of their
-    own. The value is the mean over the batch of the sum over both of $\tau_i \log \bar g_i + \tau_i \rho$, where
-    $\bar g$ is the smoothed mean (see `SampleTemperatures.forward`) of $e^{h/\tau_i}$ over the B-1 negatives.
+    Each image is an anchor among the texts of the batch, and each text among the images, all with separate
+    temperatures. The value is the mean over the batch of the sum over both of $\tau_i \log \bar g_i + \tau_i \rho$,
+    where $\bar g$ is the smoothed mean (see `SampleTemperatures.forward`) of $e^{h/\tau_i}$ over the B-1 negatives.
 
     Args:
-        images: how many training images there are; `image_index` counts them from 0.
-        texts: how many training texts there are; `text_index` counts them from 0.
-        rho: KL radius in nats; below the log of the batch's number of negatives, or all temperatures fall to `tau_min`.
+        images: number of training images; `image_index` counts them from 0.
+        texts: number of training texts; `text_index` counts them from 0.
+        rho: KL radius in nats; keep it below the log of the batch's number of negatives, or all temperatures fall to
+            `tau_min`.
         gamma: weight of the batch in the running mean over negatives, above 0, at most 1.
         eta: step size of the temperatures; 0 keeps them fixed, which is SogCLR.
         beta: weight of the batch in the temperatures' smoothed gradient, above 0, at most 1.
-        tau: temperature to start from.
+        tau: initial temperature.
         tau_min: least temperature, above 0.
         tau_max: largest temperature.
-        reference: do as the authors' code: the positive counts among the negatives, running means start at 0, and the
-            value is the surrogate's.
+        reference: reproduce the authors' code: the positive counts among the negatives, running means start at 0, and
+            the value is the surrogate's.
 
-    >>> loss = ISogCLRPairLoss(images=2, texts=2, rho=0.0, tau=0.5)
-    >>> z, index = torch.eye(2), torch.tensor([0, 1])
-    >>> loss(z, z, index, index)  # each anchor: its only negative is less similar than its positive by 1
-    tensor(-2.)
+    Examples:
+        >>> loss = ISogCLRPairLoss(images=2, texts=2, rho=0.0, tau=0.5)
+        >>> z, index = torch.eye(2), torch.tensor([0, 1])
+        >>> loss(z, z, index, index)  # each anchor: its only negative is less similar than its positive by 1
+        tensor(-2.)
     """
 
     def __init__(
@@ -343,13 +349,13 @@ class ISogCLRPairLoss(nn.Module):
         image_index: Integer[Tensor, " batch"],
         text_index: Integer[Tensor, " batch"],
     ) -> Float[Tensor, ""]:
-        """The loss; may be negative, and is not comparable between steps while temperatures move.
+        """The loss; may be negative, and is not comparable between steps while temperatures change.
 
         Args:
             image: one row per pair; normalised here.
             text: the texts of the same pairs.
-            image_index: number of each image, none twice.
-            text_index: number of each text, none twice.
+            image_index: number of each image, without repeats.
+            text_index: number of each text, without repeats.
 
         Raises:
             InputError: for different shapes, fewer than 2 pairs, NaN, and an index out of range or repeated.
@@ -386,8 +392,8 @@ class ISogCLRPairLoss(nn.Module):
         return value.mean()
 
 
-class ISogCLR(Method):
-    """Contrastive pretraining without labels, with a temperature of its own for every image.
+class ISogCLR(ProjectedMethod):
+    """Contrastive pretraining without labels, with an individual temperature for every image.
 
     Args:
         encoder: images to features; what a run keeps.
@@ -396,12 +402,10 @@ class ISogCLR(Method):
         gamma: weight of the batch in the running mean over negatives, above 0, at most 1.
         eta: step size of the temperatures; 0 keeps them fixed, which is SogCLR.
         beta: weight of the batch in the temperatures' smoothed gradient, above 0, at most 1.
-        tau: temperature to start from.
+        tau: initial temperature.
         tau_min: least temperature, above 0.
         tau_max: largest temperature.
-        hidden: width of the projection head's hidden layer.
-        dim: width of the projection.
-        **recipe: arguments of `Method`.
+        **recipe: arguments of `ProjectedMethod`.
     """
 
     def __init__(
@@ -415,24 +419,20 @@ class ISogCLR(Method):
         tau: float = 0.1,
         tau_min: float = 0.05,
         tau_max: float = 1.0,
-        hidden: int = 256,
-        dim: int = 64,
         **recipe: Any,
     ):
         super().__init__(encoder, **recipe)
-        check_counts(hidden=hidden, dim=dim)
-        self.head = mlp(self.features, hidden, dim)
         self.objective = ISogCLRLoss(samples, rho, gamma, eta, beta, tau, tau_min, tau_max)
 
     def loss(self, images: ImageViews, labels: Labels, index: Index) -> Float[Tensor, ""]:
         """iSogCLR of the projections of both views."""
-        z1, z2 = (self.head(self.encoder(view)) for view in images)
+        z1, z2 = self.projections(images)
         return self.objective(z1, z2, index)
 
     def diagnostics(self, train: Images, probe: Images, test: Images) -> dict[str, float]:
         """`temperature_correlation`: Spearman's correlation of the classes' sizes and their mean temperatures.
 
-        Nothing where it is not defined: for classes of one size, and temperatures that never moved.
+        Empty where it is undefined: for classes of equal size, and for temperatures that never changed.
         """
         labels = train.labels
         tau = self.objective.state.tau.cpu().double()[labels >= 0]

@@ -1,4 +1,4 @@
-"""Multistage contrastive learning: each stage contrasts inside the clusters of the stages before it, and all are kept.
+"""Multistage contrastive learning: each stage contrasts within the clusters of the earlier ones; all are kept.
 
 Zhang, Lan, Qu, Cheng, Feng, Hooi, "Learning the Unlearned: Mitigating Feature Suppression in Contrastive Learning",
 ECCV 2024, arXiv 2402.11816: feature-aware negative sampling and cross-stage representation integration.
@@ -18,13 +18,14 @@ from jaxtyping import Float, Int64, Integer
 from sklearn.metrics import normalized_mutual_info_score
 from torch import Tensor, nn
 
+from counterpoise.contrast.projected import ProjectedMethod
 from counterpoise.contrast.simclr import NTXentLoss
 from counterpoise.data import Images
 from counterpoise.data.views import to_float
 from counterpoise.errors import InputError, unknown
-from counterpoise.learners.method import ImageViews, Index, Labels, Method, warmup_cosine
+from counterpoise.learners.learner import warmup_cosine
+from counterpoise.learners.method import ImageViews, Index, Labels
 from counterpoise.nets import embed
-from counterpoise.nets.heads import mlp
 from counterpoise.ops.checks import check_counts, check_integers, check_number
 from counterpoise.ops.clusters import kmeans
 from counterpoise.ops.similarity import normalize_rows
@@ -35,7 +36,7 @@ LEFTOVERS = ("pool", "drop")
 def next_pseudo_labels(
     pseudo_labels: Int64[Tensor, " n"], labels: Int64[Tensor, " n"], clusters: int
 ) -> Int64[Tensor, " n"]:
-    r"""Clusters of one more stage as a further digit: $P_s = K P_{s-1} + l_s$, with $P_{-1} = 0$.
+    r"""Append the clusters of one more stage as a digit: $P_s = K P_{s-1} + l_s$, with $P_{-1} = 0$.
 
     Two images have the same pseudo-label if and only if they share the clusters of all stages so far;
     $\lfloor P_s / K^{s-t} \rfloor$ is the pseudo-label after stage t.
@@ -46,10 +47,11 @@ def next_pseudo_labels(
         clusters: $K$.
 
     Raises:
-        InputError: for labels that are no integers from 0 to K - 1, pseudo-labels below 0, or no cluster.
+        InputError: for labels that are not integers from 0 to K - 1, pseudo-labels below 0, or no cluster.
 
-    >>> next_pseudo_labels(torch.tensor([2, 0]), torch.tensor([1, 2]), clusters=3)
-    tensor([7, 2])
+    Examples:
+        >>> next_pseudo_labels(torch.tensor([2, 0]), torch.tensor([1, 2]), clusters=3)
+        tensor([7, 2])
     """
     check_counts(clusters=clusters)
     pseudo_labels = check_integers("pseudo_labels", pseudo_labels, pseudo_labels.numel(), low=0)
@@ -60,23 +62,24 @@ def next_pseudo_labels(
 def cluster_batches(
     pseudo_labels: Integer[Tensor, " n"], order: Int64[Tensor, " some"], batch_size: int
 ) -> list[list[int]]:
-    """Batches of one pseudo-label each, from every cluster in turn; what does not fill a batch is left out.
+    """Batches of one pseudo-label each, from the clusters in turn; images that do not fill a batch are left out.
 
     There are $\\sum_c \\lfloor n_c / B \\rfloor$ of them.
 
     Args:
-        pseudo_labels: of each image.
-        order: the indices to be divided, in random order.
+        pseudo_labels: pseudo-label of each image.
+        order: the indices to divide into batches, in random order.
         batch_size: B.
 
     Returns:
-        The indices of each batch; clusters take turns, smallest label first, until each has none left.
+        The indices of each batch; clusters take turns, smallest label first, until all are used up.
 
     Raises:
-        InputError: for indices that are not there, labels that are no integers, or a batch size below 1.
+        InputError: for indices out of range, labels that are not integers, or a batch size below 1.
 
-    >>> cluster_batches(torch.tensor([0, 0, 0, 0, 1, 1, 1]), torch.arange(7), batch_size=2)
-    [[0, 1], [4, 5], [2, 3]]
+    Examples:
+        >>> cluster_batches(torch.tensor([0, 0, 0, 0, 1, 1, 1]), torch.arange(7), batch_size=2)
+        [[0, 1], [4, 5], [2, 3]]
     """
     check_counts(batch_size=batch_size)
     pseudo_labels = check_integers("pseudo_labels", pseudo_labels, pseudo_labels.numel())
@@ -93,22 +96,23 @@ def cluster_batches(
 def pooled_batches(
     pseudo_labels: Integer[Tensor, " n"], order: Int64[Tensor, " n"], batch_size: int, clusters: int, stages: int
 ) -> list[list[int]]:
-    """`cluster_batches`, and further batches of what these leave out, with one digit less in common, down to none.
+    """`cluster_batches`, then batches of the images left out, grouped by one digit less at a time, down to none.
 
-    So as many images come in batches as with random ones, and each with the nearest of its relatives.
+    So no more images are left out than with random batches, and each shares a batch with its closest relatives.
 
     Args:
-        pseudo_labels: of each image, one digit for each of `stages`.
+        pseudo_labels: pseudo-label of each image, one digit for each of `stages`.
         order: all indices, in random order.
         batch_size: images a batch.
         clusters: K, the base of the digits.
-        stages: how many digits there are, from 0.
+        stages: number of digits, from 0.
 
     Raises:
-        InputError: for indices that are not there, labels that are no integers, or a number out of range.
+        InputError: for indices out of range, labels that are not integers, or a number out of range.
 
-    >>> pooled_batches(torch.tensor([0, 0, 0, 1, 2, 2]), torch.arange(6), batch_size=2, clusters=2, stages=2)
-    [[0, 1], [4, 5], [2, 3]]
+    Examples:
+        >>> pooled_batches(torch.tensor([0, 0, 0, 1, 2, 2]), torch.arange(6), batch_size=2, clusters=2, stages=2)
+        [[0, 1], [4, 5], [2, 3]]
     """
     check_counts(clusters=clusters)
     check_number("stages", stages, at_least=0, whole=True)
@@ -126,20 +130,26 @@ def pooled_batches(
 
 
 class Stages(nn.Module):
-    """The encoders of all stages as one, whose features are theirs one after the other, as they are.
+    """The encoders of all stages as one encoder, which concatenates their features unchanged.
 
-    One encoder, `current`, is trained at a time. The others wait in `others`, those of finished stages first; a stage
-    that has not begun gives zeros.
+    Only one encoder is trained at a time; a stage that has not begun yields zeros.
 
     Args:
-        encoder: of the first stage.
-        stages: how many there are.
+        encoder: encoder of the first stage.
+        stages: number of stages.
         redraw: give later stages new random weights, as in `redrawn`, instead of those of the first.
 
-    >>> linear = nn.Linear(3, 2)
-    >>> linear.features = 2
-    >>> Stages(linear, stages=2)(torch.ones(1, 3)).shape
-    torch.Size([1, 4])
+    Attributes:
+        current: encoder of the current stage.
+        others: encoders of the other stages, the finished ones first.
+        features: width of the concatenated features.
+        stage: number of finished stages; a buffer.
+
+    Examples:
+        >>> linear = nn.Linear(3, 2)
+        >>> linear.features = 2
+        >>> Stages(linear, stages=2)(torch.ones(1, 3)).shape
+        torch.Size([1, 4])
     """
 
     stage: Tensor
@@ -154,12 +164,12 @@ class Stages(nn.Module):
         self.register_buffer("stage", torch.zeros((), dtype=torch.int64))
 
     def forward(self, images: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch {self.features}"]:
-        """Features of the finished stages, zeros for those that have not begun, and features of the current one."""
+        """Features of the finished stages and the current one, and zeros for those that have not begun."""
         others = [other(images) * (number < self.stage) for number, other in enumerate(self.others)]
         return torch.cat([*others, self.current(images)], 1)
 
     def advance(self) -> None:
-        """Put the current encoder among the finished ones, and go on with the one that waits in its place."""
+        """Move the current encoder to the finished ones, and make the next one current."""
         waiting = self.others[int(self.stage)]
         finished = copy.deepcopy(self.current.state_dict())
         self.current.load_state_dict(waiting.state_dict())
@@ -169,10 +179,10 @@ class Stages(nn.Module):
 
 @torch.no_grad()
 def redrawn(encoder: nn.Module) -> nn.Module:
-    """A copy of an untrained network with new weights: each tensor's numbers in random order.
+    """A copy of an untrained network with new weights: each tensor's entries randomly permuted.
 
-    Random weights of one tensor are drawn alike, so this is a new draw, whatever they were drawn from; a tensor of
-    equal numbers stays.
+    The random weights of a tensor are identically distributed, so this is a new draw from any distribution; a constant
+    tensor stays.
     """
     twin = copy.deepcopy(encoder)
     for weights in twin.parameters():
@@ -180,25 +190,22 @@ def redrawn(encoder: nn.Module) -> nn.Module:
     return twin
 
 
-class MCL(Method):
+class MCL(ProjectedMethod):
     """SimCLR in stages: each stage's negatives share the clusters of all earlier stages, whose features are kept.
 
     The epochs of a run are divided evenly among the stages. Each has a new encoder, head and optimiser, and its own
-    course of the learning rate.
+    learning-rate schedule.
 
     Args:
-        encoder: images to features, of one stage; a run keeps all stages' features, one after the other.
+        encoder: images to features, of one stage; a run keeps the concatenated features of all stages.
         samples: how many training images there are.
-        stages: how many; a run needs at least as many epochs.
+        stages: number of stages; a run needs at least as many epochs.
         clusters: K of the k-means that follows each stage but the last; 1 makes the stages independent runs of SimCLR.
-        leftovers: what becomes of images that do not fill a batch of their own cluster: "pool" puts them together with
-            those that share the clusters of fewer stages; "drop", as in the authors' code, leaves them out for the
-            epoch.
-        redraw: start each stage from new random weights; if not, from those given, as for a pretrained encoder.
+        leftovers: treatment of images that do not fill a batch of their own cluster: "pool" groups them with those that
+            share the clusters of fewer stages; "drop", as in the authors' code, leaves them out for the epoch.
+        redraw: start each stage from new random weights; if not, from the given ones, as for a pretrained encoder.
         temperature: above 0.
-        hidden: width of the projection head's hidden layer.
-        dim: width of the projection.
-        **recipe: arguments of `Method`.
+        **recipe: arguments of `ProjectedMethod`.
     """
 
     encoder: Stages
@@ -215,16 +222,13 @@ class MCL(Method):
         leftovers: Literal["pool", "drop"] = "pool",
         redraw: bool = True,
         temperature: float = 0.1,
-        hidden: int = 256,
-        dim: int = 64,
         **recipe: Any,
     ):
         super().__init__(encoder, **recipe)
-        check_counts(samples=samples, clusters=clusters, stages=stages, hidden=hidden, dim=dim)
+        check_counts(samples=samples, clusters=clusters, stages=stages)
         if leftovers not in LEFTOVERS:
             raise unknown("leftovers", leftovers, LEFTOVERS)
         self.stages, self.clusters, self.leftovers = stages, clusters, leftovers
-        self.head = mlp(self.features, hidden, dim)
         self.encoder = Stages(encoder, stages, redraw)
         self.features = self.encoder.features
         self.objective = NTXentLoss(temperature)
@@ -239,12 +243,12 @@ class MCL(Method):
         return self.objective(z1, z2)
 
     def on_train_start(self) -> None:
-        """Tell of stages for which there is no epoch."""
+        """Warn of stages for which there is no epoch."""
         if self._epochs() < self.stages:
             warnings.warn(f"epochs: {self._epochs()} are too few for {self.stages} stages; the others give zeros")
 
     def start_epoch(self, images: Images, epoch: int) -> None:
-        """Before the first epoch of each later stage, cluster what the last one has learnt, and begin anew."""
+        """Before the first epoch of each later stage, cluster the features of the last one and restart training."""
         if epoch > 0 and self._stage_of(epoch) > int(self.encoder.stage):
             self._cluster(images)
             self.encoder.advance()
@@ -258,13 +262,13 @@ class MCL(Method):
         features = embed(self.encoder.current, images, to_float)
         labels = kmeans(normalize_rows(features), self.clusters, restarts=5).labels.to(self.device)
         if dist.is_available() and dist.is_initialized():
-            dist.broadcast(labels, 0)  # each process has seen other images since its statistics were last the same
+            dist.broadcast(labels, 0)  # batch statistics differ between processes, which have seen different images
         if self.clusters > 1 and len(labels.unique()) == 1:
             warnings.warn(f"stage {int(self.encoder.stage)}: all images are in one cluster, as if it had not been")
         self.pseudo_labels.copy_(next_pseudo_labels(self.pseudo_labels, labels, self.clusters))
 
     def batches(self, order: Integer[Tensor, " samples"], batch_size: int) -> list[list[int]]:
-        """Batches inside the clusters of all earlier stages; see `leftovers`.
+        """Batches within the clusters of all earlier stages; see `leftovers`.
 
         Raises:
             InputError: if no cluster fills a batch, and leftovers are dropped.
@@ -279,20 +283,20 @@ class MCL(Method):
             largest = int(pseudo_labels.unique(return_counts=True)[1].max())
             raise InputError(
                 f"batch_size: expected at most the {largest} images of stage {stage}'s largest cluster, got "
-                f"{batch_size}; fewer clusters or stages help, and so do pooled leftovers"
+                f"{batch_size}; use fewer clusters or stages, or pooled leftovers"
             )
         self.batches_an_epoch = len(found)
         return found
 
     def lr_factor(self, step: int, steps: int) -> float:
-        """`warmup_cosine` over each stage; a stage's first step, when its length is not known, goes by the last's."""
+        """`warmup_cosine` over each stage; a stage's first step, its length still unknown, uses the last one's."""
         each = math.ceil(self.batches_an_epoch / self.trainer.accumulate_grad_batches) or steps // self._epochs()
         stage = int(self.encoder.stage)
         length = each * sum(self._stage_of(epoch) == stage for epoch in range(self._epochs()))
         return warmup_cosine((step - int(self.first_step)) % length, length, self.warmup)
 
     def diagnostics(self, train: Images, probe: Images, test: Images) -> dict[str, float]:
-        """Of each stage: `pure N`, the share of images in batches of one pseudo-label; `nmi FACTOR N` of its clusters.
+        """For each stage: `pure N`, the share of images in batches of one pseudo-label; `nmi FACTOR N` of its clusters.
 
         The latter is the normalised mutual information of clusters and a known factor, from 0 to 1.
         """

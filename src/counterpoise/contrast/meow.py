@@ -1,4 +1,4 @@
-"""MEOW and AdaMEOW: where nodes of a heterogeneous graph are linked, against how they are linked.
+"""MEOW and AdaMEOW: contrast which nodes of a heterogeneous graph are linked with how they are linked.
 
 Yu, Ge, Li, Zhou, "Heterogeneous Graph Contrastive Learning with Meta-path Contexts and Adaptively Weighted Negative
 Samples", SDM 2023 and IEEE TKDE 2024, arXiv 2212.13847.
@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from counterpoise.errors import InputError, NonFinite, unknown
-from counterpoise.learners.method import divergence_named
+from counterpoise.learners.learner import divergence_named
 from counterpoise.nets.features import evaluation
 from counterpoise.ops.checks import (
     check_counts,
@@ -43,21 +43,20 @@ from counterpoise.training.trainer import quiet
 
 Path = tuple[str, ...]
 Concentration = Literal["distance", "released"]
-Gone = tuple[float, np.random.Generator]  # the share that is masked, and what draws it
-PAIRS = 1 << 20  # pairs of nodes whose learnt weights are formed at a time
+Gone = tuple[float, np.random.Generator]  # the masked share and its random generator
 
 
 # The graph
 
 
 def meta_paths(graph: Any, target: str, text: str = "") -> list[Path]:
-    """The meta-paths that a text names, or all of two steps.
+    """The meta-paths named in `text`, or all of two steps.
 
     Args:
         graph: a `HeteroData`.
-        target: the node type that they start and end at.
+        target: the node type at which they start and end.
         text: node types joined by hyphens, paths by commas: "paper-author-paper,paper-venue-paper". Empty: from the
-            target to each type that it has edges with, and back.
+            target to each type with which it has edges, and back.
 
     Raises:
         InputError: for an unknown node type, a path that does not start and end at the target, or none.
@@ -76,12 +75,12 @@ def meta_paths(graph: Any, target: str, text: str = "") -> list[Path]:
             if kind not in graph.node_types:
                 raise unknown("node type", kind, graph.node_types)
         if len(path) < 3 or path[0] != target or path[-1] != target:
-            raise InputError(f"paths: expected from '{target}' over other types to '{target}', got {'-'.join(path)}")
+            raise InputError(f"paths: expected from '{target}' through other types to '{target}', got {'-'.join(path)}")
     return paths
 
 
 def incidence(graph: Any, first: str, second: str) -> csr_matrix:
-    """Which nodes of one type are linked with which of another, by edges of any relation and either direction.
+    """Incidence matrix of two node types, by edges of any relation in either direction.
 
     Raises:
         InputError: if there are no edges between the two types.
@@ -96,17 +95,17 @@ def incidence(graph: Any, first: str, second: str) -> csr_matrix:
     if not ends:
         there = ", ".join(sorted({f"{a}-{b}" for a, _, b in graph.edge_types}))
         raise InputError(
-            f"graph: no edges between '{first}' and '{second}', which a meta-path takes; there are: {there}"
+            f"graph: no edges between '{first}' and '{second}', which a meta-path takes; the graph has: {there}"
         )
     rows, columns = np.concatenate(ends, 1)
     shape = (graph[first].num_nodes, graph[second].num_nodes)
     found = csr_matrix((np.ones(len(rows)), (rows, columns)), shape=shape)
-    found.data[:] = 1  # however many edges there are
+    found.data[:] = 1  # multiple edges count once
     return found
 
 
 def path_counts(graph: Any, path: Path) -> list[csr_matrix]:
-    """How many instances of each prefix of a meta-path lead from a target node to a node, from the first step on."""
+    """Number of instances of each prefix of a meta-path from each target node to each node, from the first step on."""
     counts = [incidence(graph, path[0], path[1])]
     for first, second in itertools.pairwise(path[1:]):
         counts.append(counts[-1] @ incidence(graph, first, second))
@@ -114,13 +113,14 @@ def path_counts(graph: Any, path: Path) -> list[csr_matrix]:
 
 
 def path_similarity(counts: csr_matrix) -> csr_matrix:
-    """PathSim, $2 A_{ij} / (A_{ii} + A_{jj})$, where there are paths; 0 where neither node has one to itself.
+    """PathSim, $2 A_{ij} / (A_{ii} + A_{jj})$, where paths exist; 0 if neither node has one to itself.
 
     Raises:
-        InputError: for a matrix that is not square, or counts below 0 or that are none.
+        InputError: for a matrix that is not square, or counts that are negative or not finite.
 
-    >>> path_similarity(csr_matrix([[2, 1], [1, 1]])).toarray().round(3).tolist()
-    [[1.0, 0.667], [0.667, 1.0]]
+    Examples:
+        >>> path_similarity(csr_matrix([[2, 1], [1, 1]])).toarray().round(3).tolist()
+        [[1.0, 0.667], [0.667, 1.0]]
     """
     _check_paths("counts", counts)
     found, own = counts.tocoo(), counts.diagonal()
@@ -133,14 +133,14 @@ def _check_paths(name: str, counts: csr_matrix) -> None:
     if counts.shape[0] != counts.shape[1]:
         raise InputError(f"{name}: expected as many rows as columns, got shape {list(counts.shape)}")
     if counts.nnz and not (np.isfinite(counts.data).all() and counts.data.min() >= 0):
-        raise InputError(f"{name}: expected numbers of paths, got NaN, infinity or one below 0")
+        raise InputError(f"{name}: expected path counts, got NaN, infinity or a negative number")
 
 
 def strongest(counts: csr_matrix, most: int) -> csr_matrix:
-    """The counts of the `most` entries of each row whose PathSim is largest; of equal ones, the last columns.
+    """The counts of the `most` entries with the largest PathSim in each row; ties go to the last columns.
 
     Raises:
-        InputError: for less than 1, or a matrix that `path_similarity` refuses.
+        InputError: for `most` below 1, or a matrix that `path_similarity` refuses.
     """
     check_counts(most=most)
     similar = path_similarity(counts).tocoo()
@@ -153,10 +153,10 @@ def strongest(counts: csr_matrix, most: int) -> csr_matrix:
 
 
 def normalised(kept: csr_matrix) -> csr_matrix:
-    """With $r$ the row sums of $B$: $B_{ji} / \\sqrt{r_i r_j}$, and 0 where a row is empty.
+    """Symmetric normalisation; with $r$ the row sums of $B$: $B_{ji} / \\sqrt{r_i r_j}$, 0 where a row is empty.
 
     Raises:
-        InputError: for a matrix that is not square, or numbers below 0 or that are none.
+        InputError: for a matrix that is not square, or numbers that are negative or not finite.
     """
     _check_paths("kept", kept)
     sums = np.asarray(kept.sum(1), dtype=np.float64).ravel()
@@ -165,7 +165,7 @@ def normalised(kept: csr_matrix) -> csr_matrix:
 
 
 def masked_links(kept: csr_matrix, share: float, generator: np.random.Generator) -> csr_matrix:
-    """Links between different nodes, a share of them taken away, each of weight 1; and every node with itself.
+    """Links of weight 1 between different nodes, a share of them removed, plus self-loops.
 
     Raises:
         InputError: for a share that is not from 0 to 1.
@@ -180,7 +180,7 @@ def masked_links(kept: csr_matrix, share: float, generator: np.random.Generator)
 
 
 def masked_features(features: Tensor, share: float, generator: np.random.Generator) -> Tensor:
-    """The features with a share of those that are not zero set to zero.
+    """The features, with a share of the non-zero ones set to zero.
 
     Raises:
         InputError: for a share that is not from 0 to 1, or NaN.
@@ -201,15 +201,16 @@ def prototypes(
     tau: float,
     concentration: Concentration = "distance",
 ) -> tuple[Float[Tensor, "k dim"], Float[Tensor, " k"]]:
-    """Unit centroids of clusters, and the temperature of each: small for a dense one; their mean is `tau`.
+    """Unit centroids of the clusters and a temperature for each, small for a dense one, with mean `tau`.
 
-    Of each cluster the mean over its n members of the square root of d, over log(n + 5), d being the squared distance
-    to the centroid. A cluster of one takes the largest of all; all are clipped to their 10th and 90th percentile.
+    A cluster's temperature is proportional to the mean of sqrt(d) over its n members, divided by log(n + 5), where d is
+    the squared distance to the centroid. A cluster of one takes the largest of all; all are clipped to their 10th and
+    90th percentile.
 
     Args:
-        points: unit rows.
-        cluster: of each, from 0, none empty.
-        tau: the mean temperature.
+        points: one row per node; normalised here.
+        cluster: cluster of each node, from 0, none empty.
+        tau: mean of the temperatures, above 0.
         concentration: "distance", or "released": d is the inner product with the centroid, as in the authors' code,
             which makes dense clusters' temperatures large.
 
@@ -217,17 +218,17 @@ def prototypes(
         At least float32.
 
     Raises:
-        InputError: for shapes that do not go together, an empty cluster, NaN, a tau that is not above 0, or another
-            word.
+        InputError: for mismatched shapes, an empty cluster, NaN, a tau that is not above 0, or an unknown
+            concentration.
     """
     check_number("tau", tau, above=0)
     check_matrix("points", points)
     cluster = check_integers("cluster", cluster, len(points), low=0)
     if not cluster.bincount().all():
-        raise InputError(f"cluster: expected none empty up to the last, {int(cluster.max())}")
+        raise InputError(f"cluster: expected no empty cluster up to the last, {int(cluster.max())}")
     if concentration not in get_args(Concentration):
         raise unknown("concentration", concentration, get_args(Concentration))
-    return _prototypes(points.to(torch.promote_types(points.dtype, torch.float32)), cluster, tau, concentration)
+    return _prototypes(normalize_rows(points), cluster, tau, concentration)
 
 
 def _prototypes(
@@ -247,29 +248,30 @@ def _prototypes(
 
 
 class MEOWLoss(nn.Module):
-    r"""The coarse view against the fine one, negatives weighed by clusters, and prototypes: `loss(z1, z2, clusters)`.
+    r"""Contrast of coarse and fine view, negatives weighted by clusters, and prototypes: `loss(z1, z2, clusters)`.
 
     With unit rows $c$ of the coarse and $f$ of the fine view, the mean over the nodes of
 
     $-\log \frac{e^{c_i f_i / \tau}}{\sum_j w_{ij} e^{c_i f_j / \tau}}
     - \frac{\lambda}{R} \sum_r \log \frac{e^{c_i m_{r(i)} / \phi_{r(i)}}}{\frac{N}{K_r} \sum_k e^{c_i m_k / \phi_k}}$
 
-    where $w_{ij}$ counts the clusterings that have $i$ and $j$ in different clusters, so that the positive is not in
-    the denominator, and $m$, $\phi$ are `prototypes` of $f$, without gradient. The denominator is the sum over the
-    clusterings of the sums over other clusters: no N×N matrix is kept.
+    where $w_{ij}$ counts the clusterings that put $i$ and $j$ into different clusters, so the positive is not in the
+    denominator, and $m$, $\phi$ are `prototypes` of $f$, without gradient. The denominator is the sum over the
+    clusterings of the sums over other clusters, so no N×N matrix is stored.
 
     Args:
         tau: temperature, above 0; the authors take 0.4 to 0.9.
-        prototypes: $\lambda$; 0 leaves the prototypes out.
+        prototypes: $\lambda$; 0 disables the prototypes.
         concentration: see `prototypes`.
 
-    >>> loss = MEOWLoss(tau=1.0, prototypes=0.0)
-    >>> z = torch.eye(3)
-    >>> round(loss(z, z, torch.tensor([[0], [1], [2]])).item(), 4)  # log 2 - 1: two others, each at cosine 0
-    -0.3069
+    Examples:
+        >>> loss = MEOWLoss(tau=1.0, prototypes=0.0)
+        >>> z = torch.eye(3)
+        >>> round(loss(z, z, torch.tensor([[0], [1], [2]])).item(), 4)  # log 2 - 1: two others, both at cosine 0
+        -0.3069
     """
 
-    surrogate = True  # the prototypes depend on the fine view, and carry no gradient
+    surrogate = True  # the prototypes depend on the fine view, but carry no gradient
 
     def __init__(
         self,
@@ -293,9 +295,9 @@ class MEOWLoss(nn.Module):
         """The loss.
 
         Args:
-            z1: of the coarse view, one row per node; normalised here.
-            z2: of the fine view, the same nodes.
-            clusters: of each node its cluster in each clustering.
+            z1: coarse view, one row per node; normalised here.
+            z2: fine view of the same nodes.
+            clusters: cluster of each node in each clustering.
 
         Raises:
             InputError: for different shapes, NaN, or if no clustering has more than one cluster.
@@ -309,7 +311,7 @@ class MEOWLoss(nn.Module):
         coarse, fine, everyone = normalize_rows(z1), normalize_rows(z2), gather(clusters)
         several = [r for r in range(clusters.shape[1]) if len(everyone[:, r].unique()) > 1]
         if not several:
-            raise InputError("clusters: every clustering is one cluster, which leaves no node a negative")
+            raise InputError("clusters: every clustering has a single cluster, so no node has a negative")
         others = [
             similarity_logsumexp(
                 coarse, fine, 1 / self.tau, exclude=(clusters[:, r], clusters[:, r]), gather_distributed=True
@@ -335,13 +337,13 @@ class MEOWLoss(nn.Module):
 
 
 class AdaMEOWLoss(nn.Module):
-    r"""The fine view against the coarse one, with learnt weights of the negatives: `loss(z1, z2)`.
+    r"""Contrast of the fine and the coarse view with learnt weights of the negatives: `loss(z1, z2)`.
 
     The mean over the nodes of $-\log \frac{e^{f_i c_i / \tau}}{\sum_j g_{ij} e^{f_i c_j / \tau}}$, where $g_{ij}$ is
     the sigmoid of a small network of $f_i + c_j$, trained by the same loss.
 
-    As published it has no lower bound: the network may push all weights towards 0. `normalize="row"` divides the
-    weights of a row by their mean over its negatives. Rows of weights are formed in parts, so memory grows as N.
+    As published, it has no lower bound: the network may push all weights towards 0. `normalize="row"` divides the
+    weights of a row by their mean over its negatives. The weights are computed in chunks of rows, so memory grows as N.
 
     Args:
         dim: width of the rows.
@@ -358,41 +360,41 @@ class AdaMEOWLoss(nn.Module):
             raise unknown("normalize", normalize, ("none", "row"))
         self.tau, self.normalize = tau, normalize
         self.first, self.second = nn.Linear(dim, hidden), nn.Linear(hidden, 1)
-        for start in self.second.parameters():  # with equal weights, that is with plain contrast
+        for start in self.second.parameters():  # equal weights, which is plain contrast
             nn.init.zeros_(start)
 
     def forward(self, z1: Float[Tensor, "nodes dim"], z2: Float[Tensor, "nodes dim"]) -> Float[Tensor, ""]:
         """The loss.
 
         Args:
-            z1: of the fine view, one row per node; normalised here.
-            z2: of the coarse view, the same nodes.
+            z1: fine view, one row per node; normalised here.
+            z2: coarse view of the same nodes.
 
         Raises:
-            InputError: for different shapes, another width than `dim`, fewer than 2 nodes, or NaN.
+            InputError: for different shapes, a width other than `dim`, fewer than 2 nodes, or NaN.
         """
         check_same_shape(z1=z1, z2=z2)
         check_matrix("z1", z1)
         check_matrix("z2", z2)
         if z1.shape[1] != self.first.in_features:
-            raise InputError(f"z1: expected {self.first.in_features} columns, as said by dim, got {z1.shape[1]}")
+            raise InputError(f"z1: expected {self.first.in_features} columns, as given by dim, got {z1.shape[1]}")
         number = global_row_indices(z1, "z1", at_least=2)
         fine, coarse = normalize_rows(z1), normalize_rows(z2)
         positive = (fine * coarse).sum(1) / self.tau
         coarse = gather(coarse)
-        # The first layer is linear, so that its products are formed for nodes, not for pairs.
+        # The first layer is linear, so it is applied to nodes, not to pairs.
         weight = self.first.weight.to(fine.dtype)
         mine, theirs = F.linear(fine, weight, self.first.bias.to(fine.dtype)), F.linear(coarse, weight)
         out, level = self.second.weight[0].to(fine.dtype), self.second.bias.to(fine.dtype)
         rows, shared = [fine, mine, number], [coarse, theirs, out, level]
-        denominators = map_row_chunks(self._denominators, rows, shared, step=max(1, PAIRS // len(coarse)))
+        denominators = map_row_chunks(self._denominators, rows, shared, columns=len(coarse))
         return gather(denominators - positive).mean()
 
     def _denominators(
         self, fine: Tensor, mine: Tensor, number: Tensor, coarse: Tensor, theirs: Tensor, out: Tensor, level: Tensor
     ) -> Float[Tensor, " some"]:
-        """The logarithms of some rows' denominators."""
-        hidden = (mine[:, None] + theirs).to(out.dtype)  # the first layer's may be narrower, under autocast
+        """The logarithms of the denominators of some rows."""
+        hidden = (mine[:, None] + theirs).to(out.dtype)  # autocast may give the first layer a narrower type
         weight = F.logsigmoid(hidden.tanh() @ out + level)
         if self.normalize == "row":
             of_negatives = weight.scatter(1, number[:, None], -torch.inf)
@@ -404,11 +406,11 @@ class AdaMEOWLoss(nn.Module):
 
 
 class GraphEncoder(nn.Module):
-    """Two graph convolutions, and a normalisation over all entries together: one mean and one variance for the graph.
+    """Two graph convolutions, normalised over all entries together: one mean and one variance for the graph.
 
     Args:
         dim: width of the nodes' rows.
-        dropout: share of the entries that are dropped after each product with a weight.
+        dropout: probability of dropping an entry after each product with a weight.
     """
 
     def __init__(self, dim: int, dropout: float):
@@ -440,7 +442,7 @@ class Fusion(nn.Module):
 
 
 class Nodes(nn.Module):
-    """Rows of all nodes of one type, from their features, or learnt where there are none: ELU(dropout(W x))."""
+    """Rows of all nodes of one type, from their features, or learnt if there are none: ELU(dropout(W x))."""
 
     def __init__(self, graph: Any, kind: str, dim: int, dropout: float, gone: Gone | None = None):
         super().__init__()
@@ -457,13 +459,13 @@ class Nodes(nn.Module):
         self.known, self.drop = x is not None, nn.Dropout(dropout)
 
     def forward(self, masked: bool = False) -> Float[Tensor, "nodes dim"]:
-        """The rows; `masked`: without some of the features."""
+        """The rows; `masked` leaves out some of the features."""
         rows = self.linear(self.masked if masked else self.x) if self.known else self.row.weight
         return F.elu(self.drop(rows))
 
 
 class Links(nn.Module):
-    """What is seen along one meta-path: the links, whole and masked; and the mean rows of the nodes on the way."""
+    """One meta-path: its links, whole and masked, and the mean rows of the intermediate nodes."""
 
     def __init__(self, graph: Any, path: Path, most: int, gone: Gone, dim: int, dropout: float):
         super().__init__()
@@ -482,7 +484,7 @@ class Links(nn.Module):
         self.drop = nn.Dropout(dropout)
 
     def forward(self, own: Float[Tensor, "nodes dim"], others: dict[str, Tensor]) -> Float[Tensor, "nodes dim"]:
-        """The nodes' own rows enriched by those of the nodes on the way, by type."""
+        """The nodes' own rows plus those of the intermediate nodes, by type."""
         for k, kind in enumerate(self.kinds):
             own = own + self.drop(self.steps[k](getattr(self, f"way{k}") @ others[kind]))
         return F.elu(own)
@@ -492,26 +494,26 @@ class Meow(lightning.LightningModule):
     """Representations of one type of a graph's nodes, without labels; for graphs, not for images.
 
     Args:
-        graph: a `torch_geometric.data.HeteroData`; nodes without features `x` get a learnt row each.
-        target: the node type to represent; empty: the one that has labels `y`.
+        graph: a `torch_geometric.data.HeteroData`; nodes without features `x` each get a learnt row.
+        target: the node type to represent; empty: the one with labels `y`.
         paths: meta-paths as in "paper-author-paper,paper-venue-paper"; empty: all of two steps.
-        negatives: "clusters" (MEOW), "learnt" (AdaMEOW), or "uniform": all other nodes alike.
-        contexts: let the second view see each meta-path apart, with the nodes on the way; else it is the first view of
-            the masked graph.
-        prototypes: weight of the prototypes' loss, with clusters.
-        concentration: of the clusters about their prototypes: "distance", or "released" as in the authors' code, which
+        negatives: "clusters" (MEOW), "learnt" (AdaMEOW), or "uniform": all other nodes with equal weight.
+        contexts: the second view sees each meta-path separately, with its intermediate nodes; otherwise it is the first
+            view of the masked graph.
+        prototypes: weight of the prototypes' loss, with negatives "clusters".
+        concentration: of the clusters around their prototypes: "distance", or "released" as in the authors' code, which
             makes dense clusters' temperatures large.
-        clusters: how many clusters each clustering has, separated by commas.
-        normalize: of learnt weights: "none", as published, or "row", which bounds the loss.
+        clusters: number of clusters of each clustering, separated by commas.
+        normalize: normalisation of learnt weights: "none", as published, or "row", which bounds the loss.
         tau: temperature, above 0.
-        neighbours: how many links of each node are kept along a meta-path, the most similar ones.
-        feature_mask: share of the target's features that the masked view does without.
-        edge_mask: share of the links that it does without.
+        neighbours: number of each node's links kept along a meta-path, the most similar ones.
+        feature_mask: share of the target's features removed from the masked view.
+        edge_mask: share of the links removed from it.
         hidden: width of all layers and of the result.
-        dropout: share of the entries that are dropped.
+        dropout: probability of dropping an entry.
         lr: learning rate of Adam.
-        weight_decay: of Adam.
-        seed: of what is masked, which is drawn once.
+        weight_decay: weight decay of Adam.
+        seed: seed of the masks, which are drawn once.
 
     Raises:
         InputError: for an unknown node type, a meta-path without edges, more clusters than nodes, or numbers out of
@@ -567,17 +569,17 @@ class Meow(lightning.LightningModule):
         self.project = nn.Linear(hidden, hidden)
         count = graph[self.target].num_nodes
         self.clusters = _numbers(clusters, count) if negatives == "clusters" else []
-        self.register_buffer("apart", torch.arange(count)[:, None], persistent=False)  # each node a cluster of its own
+        self.register_buffer("apart", torch.arange(count)[:, None], persistent=False)  # each node is a separate cluster
         self.objective: nn.Module = MEOWLoss(tau, prototypes if self.clusters else 0.0, concentration)
         if negatives == "learnt":
             self.objective = AdaMEOWLoss(hidden, tau, normalize)
         self.contexts, self.negatives, self.lr, self.weight_decay = contexts, negatives, lr, weight_decay
-        if not contexts:  # then nothing passes through them
+        if not contexts:  # they would be unused
             for unused in (self.paths, self.fusion):
                 unused.requires_grad_(False)
 
     def forward(self) -> tuple[Float[Tensor, "nodes hidden"], Float[Tensor, "nodes hidden"]]:
-        """The coarse and the fine view; the fine one is what is kept."""
+        """The coarse and the fine view; the fine one is kept."""
         own, masked = self.nodes(), self.nodes(masked=True)
         coarse = self.encoder(own, self._mean("links"))
         if not self.contexts:
@@ -619,12 +621,12 @@ class Meow(lightning.LightningModule):
         return torch.optim.Adam(learnt, lr=self.lr, weight_decay=self.weight_decay)
 
     def fit(self, epochs: int, patience: int = 30, **options: Any) -> list[float]:
-        """Train on the whole graph, a step an epoch, until the loss has not fallen for a while.
+        """Train on the whole graph, one step per epoch, with early stopping on the loss.
 
         Args:
-            epochs: steps, at most.
-            patience: steps without a lower loss after which it ends.
-            **options: of Lightning's trainer.
+            epochs: largest number of steps.
+            patience: steps without a lower loss before training stops.
+            **options: arguments of Lightning's trainer.
 
         Returns:
             The loss of each step.
@@ -642,26 +644,27 @@ class Meow(lightning.LightningModule):
 
     @torch.no_grad()
     def embed(self) -> Float[Tensor, "nodes hidden"]:
-        """The rows of all target nodes, in evaluation mode; without contexts those of the coarse view."""
+        """The rows of all target nodes, in evaluation mode; without contexts, those of the coarse view."""
         with evaluation(self):
             coarse, fine = self()
         return (fine if self.contexts else coarse).cpu()
 
 
 def represent(graph: Any, epochs: int = 500, patience: int = 30, seed: int = 0, **options: Any) -> Any:
-    """Train on a graph and give it back with what was learnt: a copy whose target nodes have rows `z`.
+    """Train on a graph and return a copy of it whose target nodes have the learnt rows `z`.
 
     Args:
         graph: a `torch_geometric.data.HeteroData`.
-        epochs: steps over the whole graph, at most.
-        patience: steps without a lower loss after which it ends.
-        seed: decides weights, masks and dropout.
+        epochs: largest number of steps over the whole graph.
+        patience: steps without a lower loss before training stops.
+        seed: seed of weights, masks and dropout.
         **options: arguments of `Meow`.
 
-    >>> from counterpoise.data.graphs import planted_graph
-    >>> graph = planted_graph(nodes=80)
-    >>> represent(graph, epochs=2, clusters="5")["paper"].z.shape
-    torch.Size([80, 64])
+    Examples:
+        >>> from counterpoise.data.graphs import planted_graph
+        >>> graph = planted_graph(nodes=80)
+        >>> represent(graph, epochs=2, clusters="5")["paper"].z.shape
+        torch.Size([80, 64])
     """
     check_number("seed", seed, at_least=0, whole=True)
     lightning.seed_everything(seed, verbose=False)
@@ -673,7 +676,7 @@ def represent(graph: Any, epochs: int = 500, patience: int = 30, seed: int = 0, 
 
 
 class Losses(Callback):
-    """Keeps the loss of each step, and stops once it has not fallen for `patience` steps."""
+    """Records the loss of each step, and stops training when it has not fallen for `patience` steps."""
 
     def __init__(self, patience: int):
         check_counts(patience=patience)
@@ -689,7 +692,7 @@ def labelled_type(graph: Any) -> str:
     """The node type that has labels `y`.
 
     Raises:
-        InputError: unless there is one.
+        InputError: unless exactly one type has labels.
     """
     found = [kind for kind in graph.node_types if graph[kind].get("y") is not None]
     if len(found) != 1:
@@ -698,7 +701,7 @@ def labelled_type(graph: Any) -> str:
 
 
 def _numbers(clusters: str, nodes: int) -> list[int]:
-    """How many clusters each clustering has."""
+    """The number of clusters of each clustering."""
     try:
         found = [int(part) for part in clusters.split(",")]
     except ValueError as error:

@@ -1,8 +1,8 @@
-"""MLCD: the images are clustered once, and each is trained to be near the centres of several clusters.
+"""MLCD: cluster the images once, and train each to be near the centres of several clusters.
 
 An, Yang, Dai, Feng, Deng, "Multi-label Cluster Discrimination for Visual Representation Learning", ECCV 2024, arXiv
-2407.17331: the multi-label loss whose two sides are told apart, against the multi-label loss before it (MLC) and the
-softmax of one label.
+2407.17331: the multi-label loss with separate terms for positives and negatives, its predecessor (MLC) and the
+single-label softmax.
 """
 
 from __future__ import annotations
@@ -34,22 +34,23 @@ def mlcd(
 ) -> Float[Tensor, " batch"]:
     r"""Multi-label cluster discrimination: $\log(1 + \sum_i e^{-s_i}) + \log(1 + \sum_j e^{s_j})$.
 
-    It is `mlc` with both sides inside the logarithm by themselves, too:
-    $\log(1 + \sum_j e^{s_j} \sum_i e^{-s_i} + \sum_j e^{s_j} + \sum_i e^{-s_i})$. So it is no longer the same where all
+    It is `mlc` with each side also added inside the logarithm:
+    $\log(1 + \sum_j e^{s_j} \sum_i e^{-s_i} + \sum_j e^{s_j} + \sum_i e^{-s_i})$. So it is not invariant when all
     scores rise together.
 
     Args:
         positive: scores $s_i$ of the classes that each image belongs to.
-        negative: scores $s_j$ of those that it does not belong to; $-\infty$ leaves one out.
+        negative: scores $s_j$ of the classes that it does not belong to; $-\infty$ excludes one.
 
     Returns:
         The loss of each image in nats, above 0.
 
     Raises:
-        InputError: for shapes that do not go together, or NaN.
+        InputError: for mismatched shapes, or NaN.
 
-    >>> mlcd(torch.zeros(1, 2), torch.zeros(1, 5))  # log 3 + log 6
-    tensor([2.8904])
+    Examples:
+        >>> mlcd(torch.zeros(1, 2), torch.zeros(1, 5))  # log 3 + log 6
+        tensor([2.8904])
     """
     _check_scores(positive, negative)
     return _log1p((-positive).logsumexp(1)) + _log1p(negative.logsumexp(1))
@@ -58,20 +59,21 @@ def mlcd(
 def mlc(
     positive: Float[Tensor, "batch positives"], negative: Float[Tensor, "batch negatives"]
 ) -> Float[Tensor, " batch"]:
-    r"""Multi-label classification by pairs: $\log(1 + \sum_j \sum_i e^{s_j - s_i})$; of one positive, the softmax loss.
+    r"""Pairwise multi-label classification: $\log(1 + \sum_j \sum_i e^{s_j - s_i})$; the softmax loss for one positive.
 
     Args:
         positive: scores $s_i$ of the classes that each image belongs to.
-        negative: scores $s_j$ of those that it does not belong to; $-\infty$ leaves one out.
+        negative: scores $s_j$ of the classes that it does not belong to; $-\infty$ excludes one.
 
     Returns:
         The loss of each image in nats, at least 0.
 
     Raises:
-        InputError: for shapes that do not go together, or NaN.
+        InputError: for mismatched shapes, or NaN.
 
-    >>> mlc(torch.zeros(1, 2), torch.zeros(1, 5))  # log 11
-    tensor([2.3979])
+    Examples:
+        >>> mlc(torch.zeros(1, 2), torch.zeros(1, 5))  # log 11
+        tensor([2.3979])
     """
     _check_scores(positive, negative)
     return _log1p(negative.logsumexp(1) + (-positive).logsumexp(1))
@@ -80,20 +82,21 @@ def mlc(
 def bce(
     positive: Float[Tensor, "batch positives"], negative: Float[Tensor, "batch negatives"]
 ) -> Float[Tensor, " batch"]:
-    r"""Each class by itself: $\sum_i \log(1 + e^{-s_i}) + \sum_j \log(1 + e^{s_j})$.
+    r"""Binary cross-entropy, class by class: $\sum_i \log(1 + e^{-s_i}) + \sum_j \log(1 + e^{s_j})$.
 
     Args:
         positive: scores $s_i$ of the classes that each image belongs to.
-        negative: scores $s_j$ of those that it does not belong to; $-\infty$ leaves one out.
+        negative: scores $s_j$ of the classes that it does not belong to; $-\infty$ excludes one.
 
     Returns:
         The loss of each image in nats, above 0.
 
     Raises:
-        InputError: for shapes that do not go together, or NaN.
+        InputError: for mismatched shapes, or NaN.
 
-    >>> bce(torch.zeros(1, 2), torch.zeros(1, 5))  # 7 log 2
-    tensor([4.8520])
+    Examples:
+        >>> bce(torch.zeros(1, 2), torch.zeros(1, 5))  # 7 log 2
+        tensor([4.8520])
     """
     _check_scores(positive, negative)
     return _log1p(-positive).sum(1) + _log1p(negative).sum(1)
@@ -102,26 +105,27 @@ def bce(
 def sample_negatives(
     targets: Integer[Tensor, "batch positives"], classes: int, ratio: float, generator: Generator | None = None
 ) -> tuple[Int64[Tensor, " candidates"], Bool[Tensor, "batch candidates"]]:
-    """Which of its negative classes each image is held against: a share of them, the same number for every image.
+    """Sample a share of each image's negative classes, the same number for every image.
 
-    The classes are put in a random order, the same for all images, and each takes the first ones that are not its own;
-    so all share nearly the same few prototypes, and no others need be looked at.
+    The classes are shuffled once for all images, and each image takes the first ones that are not its own. So all share
+    nearly the same few prototypes, and no others need be scored.
 
     Args:
-        targets: the classes of each image, none twice.
-        classes: how many classes there are.
-        ratio: share of the other classes that is taken, above 0, at most 1; at least one class is, where there is any.
-        generator: on the CPU.
+        targets: the classes of each image, without repeats.
+        classes: number of classes.
+        ratio: share of the other classes that is sampled, above 0, at most 1; at least one class if there is any.
+        generator: source of the random numbers, on the CPU.
 
     Returns:
-        The classes that any image may have taken, and which of them each image takes.
+        The candidate classes of all images, and a mask of those that each image takes.
 
     Raises:
-        InputError: for targets that are no class, or a number out of range.
+        InputError: for targets that are not classes, or a number out of range.
 
-    >>> candidates, taken = sample_negatives(torch.tensor([[0, 1], [2, 3]]), classes=6, ratio=0.5)
-    >>> len(candidates), taken.sum(1)
-    (4, tensor([2, 2]))
+    Examples:
+        >>> candidates, taken = sample_negatives(torch.tensor([[0, 1], [2, 3]]), classes=6, ratio=0.5)
+        >>> len(candidates), taken.sum(1)
+        (4, tensor([2, 2]))
     """
     check_counts(classes=classes)
     check_number("ratio", ratio, above=0, at_most=1)
@@ -147,20 +151,21 @@ class MLCDLoss(nn.Module):
     r"""Multi-label cluster discrimination over sampled classes: `loss(embeddings, prototypes, targets)`.
 
     The score of a class is `scale` times the cosine of the image's embedding and the class's prototype. Only an image's
-    own classes and the sampled ones are scored, and only their prototypes get a gradient. Which classes are sampled is
-    decided by how many calls in training mode there were; so it is the same in all processes.
+    own classes and the sampled ones are scored, and only their prototypes get a gradient. The sample depends on the
+    number of calls in training mode, so all processes draw the same one.
 
     Args:
-        form: "mlcd"; "mlc" and "bce", the losses of those names; or "softmax", MLC with an image's first class alone.
+        form: "mlcd"; "mlc" and "bce", the losses of those names; or "softmax", MLC with only an image's first class.
         ratio: share of an image's negative classes that is sampled at each call, above 0, at most 1.
-        scale: of the cosines, above 0. The paper's equations have none, which is 1; with many negatives cosines are too
-            small a range, and 16 to 64 are usual.
-        seed: of the sampling.
+        scale: factor of the cosines, above 0. The paper's equations have none, which is 1; with many negatives the
+            range of cosines is too small, and 16 to 64 are usual.
+        seed: seed of the sampling.
 
-    >>> loss = MLCDLoss(scale=2.0)
-    >>> value = loss(torch.eye(2), torch.eye(2), torch.tensor([[0], [1]]))  # log(1 + e^-2) + log 2
-    >>> round(value.item(), 6)
-    0.820075
+    Examples:
+        >>> loss = MLCDLoss(scale=2.0)
+        >>> value = loss(torch.eye(2), torch.eye(2), torch.tensor([[0], [1]]))  # log(1 + e^-2) + log 2
+        >>> round(value.item(), 6)
+        0.820075
     """
 
     draw: Tensor
@@ -186,20 +191,20 @@ class MLCDLoss(nn.Module):
         Args:
             embeddings: one row per image; normalised here.
             prototypes: one row per class; normalised here.
-            targets: the classes of each image, as many for each, none twice; or one class for each.
+            targets: the classes of each image, the same number for each, without repeats; or one class for each.
 
         Returns:
             The loss in nats, above 0.
 
         Raises:
-            InputError: for shapes that do not go together, targets that are no class, NaN, or, of the forms "mlc" and
-                "softmax", which are 0 then, images to which all classes belong.
+            InputError: for mismatched shapes, targets that are not classes, NaN, or, with the forms "mlc" and
+                "softmax", which would be 0, images to which all classes belong.
         """
         check_matrix("embeddings", embeddings)
         check_matrix("prototypes", prototypes)
         if embeddings.shape[1] != prototypes.shape[1]:
             widths = f"{embeddings.shape[1]} and {prototypes.shape[1]}"
-            raise InputError(f"embeddings and prototypes: expected as many columns, got {widths}")
+            raise InputError(f"embeddings and prototypes: expected the same width, got {widths}")
         targets = _checked(targets, len(embeddings), len(prototypes))
         if self.form == "softmax":
             targets = targets[:, :1]
@@ -218,18 +223,18 @@ class MLCDLoss(nn.Module):
 
 
 class PatchFeatures(nn.Module):
-    """Features that need no labels and no gradients: how much an image has of each kind of patch, wherever it has it.
+    """Features without labels or gradients: how much of each kind of patch an image contains, anywhere in it.
 
-    Patches are freed of brightness and contrast, whitened, and clustered. Feature k is the mean over the image's
-    patches of how much nearer than the average centre the k-th one is. Coates, Lee, Ng, "An Analysis of Single-Layer
-    Networks in Unsupervised Feature Learning", AISTATS 2011, section 3, with one pool instead of four.
+    Patches are normalised for brightness and contrast, whitened, and clustered. Feature k is the mean over the image's
+    patches of how much nearer centre k is than the average centre. Coates, Lee, Ng, "An Analysis of Single-Layer
+    Networks in Unsupervised Feature Learning", AISTATS 2011, section 3, with one pooling region instead of four.
 
     Args:
-        images: to take patches from; the same images give the same features.
-        kinds: how many kinds of patches.
-        side: of the patches in pixels; that of the images where it is smaller.
+        images: source of the patches; the same images give the same features.
+        kinds: number of kinds of patches.
+        side: side of the patches in pixels; that of the images if it is smaller.
         stride: pixels from one patch to the next.
-        patches: how many of them the kinds are found from.
+        patches: number of patches that are clustered.
     """
 
     mean: Tensor
@@ -247,7 +252,7 @@ class PatchFeatures(nn.Module):
         self.register_buffer("centres", kmeans((some - self.mean) @ self.whitening, kinds, seed=0).centroids)
 
     def random_patches(self, images: Images, count: int) -> Float[Tensor, "patches pixels"]:
-        """Patches from random places of random images, the same ones each time."""
+        """Patches from random positions of random images, the same ones at every call."""
         generator = Generator().manual_seed(0)
         image = torch.randint(len(images), (count, 1, 1), generator=generator)
         places = images.pixels.shape[2] - self.side + 1, images.pixels.shape[3] - self.side + 1
@@ -269,12 +274,12 @@ class MLCD(Method):
     Args:
         encoder: images to features; what a run keeps.
         samples: how many training images there are.
-        clusters: how many classes; as many as training images where those are fewer.
-        positives: how many nearest clusters are an image's classes.
+        clusters: number of classes, at most that of the training images.
+        positives: number of nearest clusters that are an image's classes.
         ratio: share of an image's negative classes that is sampled at each step, above 0, at most 1.
-        scale: of the cosines, above 0.
-        form: "mlcd", or what it is compared with: "mlc", "bce", and "softmax", which takes the nearest cluster alone.
-        frozen: off-the-shelf encoder, whose features of images in [-1, 1] are clustered; `None` takes `PatchFeatures`.
+        scale: factor of the cosines, above 0.
+        form: "mlcd", or one of its baselines: "mlc", "bce", and "softmax", which uses only the nearest cluster.
+        frozen: off-the-shelf encoder of images in [-1, 1], whose features are clustered; `None` takes `PatchFeatures`.
         **recipe: arguments of `Method`.
     """
 
@@ -300,16 +305,16 @@ class MLCD(Method):
         positives = 1 if form == "softmax" else positives
         check_number("positives", positives, at_least=1, at_most=clusters, whole=True)
         if positives == clusters and form in ("mlc", "softmax"):
-            raise InputError(f"positives: expected fewer than the {clusters} clusters, or nothing is a negative")
+            raise InputError(f"positives: expected fewer than the {clusters} clusters, or no class is a negative")
         self.frozen = None if frozen is None else frozen.requires_grad_(False)
         self.prototypes = nn.Parameter(normalize_rows(torch.randn(clusters, self.features)))
         self.objective = MLCDLoss(form, ratio, scale, seed=int(torch.randint(1 << 62, ())))
-        # Until the images are clustered, each has classes by its number.
+        # Until the images are clustered, each gets classes by its number.
         targets = (torch.arange(samples)[:, None] + torch.arange(positives)) % clusters
         self.register_buffer("targets", targets)
 
     def start_epoch(self, images: Images, epoch: int) -> None:
-        """Before the first epoch, cluster the frozen features: an image's classes are the centres at most cosine."""
+        """Before the first epoch, cluster the frozen features: an image's classes are the centres of largest cosine."""
         if epoch > 0:
             return
         features = normalize_rows(embed(self.off_the_shelf(images), images, to_float, batch_size=64))
@@ -317,18 +322,19 @@ class MLCD(Method):
         self.targets.copy_(nearest(features, centres, self.targets.shape[1])[1])
 
     def off_the_shelf(self, train: Images) -> nn.Module:
-        """The encoder whose features are clustered; without one, the kinds of patches of the training images."""
+        """The encoder whose features are clustered; if none is given, `PatchFeatures` of the training images."""
         return PatchFeatures(train) if self.frozen is None else self.frozen
 
     def loss(self, images: ImageViews, labels: Labels, index: Index) -> Float[Tensor, ""]:
-        """The loss of the features themselves, to which the prototypes are compared."""
+        """The loss between the encoder's features, without a head, and the prototypes."""
         return self.objective(self.encoder(images[0]), self.prototypes, self.targets[index])
 
     def diagnostics(self, train: Images, probe: Images, test: Images) -> dict[str, float]:
-        """What the prototypes tell, and how good the features were that were clustered.
+        """Alignment with the prototypes, and the quality of the clustered features.
 
-        `positive_cosine` and `negative_cosine`: of the training images and the prototypes of their classes and of the
-        others, in the mean. `off_the_shelf`, where there are factors: what `factors` is, of the frozen features.
+        `positive_cosine` and `negative_cosine`: mean cosine of the training images and the prototypes of their own and
+        of other classes. `off_the_shelf`, where a probe can read some factors: the score `factors` of the frozen
+        features.
         """
         z = normalize_rows(embed(self.encoder, train, to_float)).to(self.prototypes.device)
         prototypes = normalize_rows(self.prototypes.detach())
@@ -341,23 +347,23 @@ class MLCD(Method):
         if test.factors and len(probe):
             frozen = self.off_the_shelf(train)
             known, unseen = (embed(frozen, images, to_float, batch_size=64) for images in (probe, test))
-            values = probe_factors(known, probe.factors, unseen, test.factors).values()
-            found["off_the_shelf"] = sum(values) / len(values)
+            if values := probe_factors(known, probe.factors, unseen, test.factors).values():
+                found["off_the_shelf"] = sum(values) / len(values)
         return found
 
 
 def _check_scores(positive: Tensor, negative: Tensor) -> None:
-    check_matrix("positive", positive, at_least=0)
+    check_matrix("positive", positive, at_least=0, columns=0)
     if negative.ndim != 2 or len(negative) != len(positive):
         raise InputError(f"negative: expected scores of the {len(positive)} images, got shape {list(negative.shape)}")
     if not negative.is_floating_point():
         raise InputError(f"negative: expected floating-point numbers, got {negative.dtype}")
-    if negative.numel() and not negative.detach().amax() < torch.inf:  # NaN is no less
+    if negative.numel() and not negative.detach().amax() < torch.inf:  # also true for NaN
         raise InputError("negative: expected numbers, or -infinity to leave a class out, got NaN or infinity")
 
 
 def _log1p(x: Tensor) -> Tensor:
-    """Of x the logarithm of 1 + exp(x), without the shortcut for large x that PyTorch's softplus takes."""
+    """log(1 + exp(x)), without the linear shortcut of PyTorch's softplus for large x."""
     return torch.logaddexp(x, torch.zeros_like(x))
 
 
@@ -367,7 +373,7 @@ def _without_contrast(patches: Float[Tensor, "*patches pixels"]) -> Float[Tensor
 
 
 def _checked(targets: Tensor, rows: int, classes: int) -> Int64[Tensor, "batch positives"]:
-    """The classes of each image as a matrix, after a look at them."""
+    """Check the classes of each image; return them as a matrix."""
     if targets.ndim not in (1, 2) or len(targets) != rows or not targets.numel():
         raise InputError(f"targets: expected the classes of each of the {rows} rows, got shape {list(targets.shape)}")
     targets = check_integers("targets", targets.flatten(), targets.numel(), low=0, high=classes).view(rows, -1)

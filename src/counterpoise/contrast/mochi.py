@@ -1,12 +1,12 @@
-"""MoCHi: MoCo whose hardest negatives are mixed, with each other and with the query, into still harder ones.
+"""MoCHi: MoCo with synthetic hard negatives, mixed from the hardest ones with each other and with the query.
 
 Kalantidis, Sariyildiz, Pion, Weinzaepfel, Larlus, "Hard Negative Mixing for Contrastive Learning", NeurIPS 2020,
 arXiv 2010.01028, section 4: MoCHi(N, s, s').
 
 With strong views and a long queue, most negatives are too easy to teach anything, and a longer queue adds few that do.
-So new ones are made, for each query its own: s mixtures of two of its N hardest negatives, and s' mixtures of one of
-them with the query, of which the query is always the smaller part. They join the queue's in the denominator, for this
-step alone, and carry no gradient.
+So new ones are synthesised for each query: s mixtures of two of its N hardest negatives, and s' mixtures of one of them
+with the query, which is always the smaller part. They join the queue's in the denominator, for one step only, and carry
+no gradient.
 """
 
 from __future__ import annotations
@@ -19,15 +19,16 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from counterpoise.contrast.moco import MoCo
+from counterpoise.contrast.negatives import Exclude, check_negatives
 from counterpoise.data import Images
 from counterpoise.errors import InputError, unknown
 from counterpoise.learners.method import ImageViews, Index, Labels
 from counterpoise.nets import embed
+from counterpoise.nets.momentum import update_momentum_encoder
 from counterpoise.ops.checks import (
     check_counts,
     check_finite,
     check_integers,
-    check_matrix,
     check_number,
     check_same_shape,
     check_values,
@@ -36,18 +37,16 @@ from counterpoise.ops.chunking import reduce_similarities
 from counterpoise.ops.processes import gather, global_row_indices
 from counterpoise.ops.similarity import normalize_rows, similarity_logsumexp
 
-# A number for each query and one for each negative: those of equal number are no pair.
-Exclude = tuple[Integer[Tensor, " batch"], Integer[Tensor, " queue"]]
 Kept = Literal["all", "other-images", "other-classes"]
 
-NOBODY = -2  # owner of a queue's entry that is no query's
+NOBODY = -2  # owner of a queue entry that belongs to no query
 
 
 class Draws(NamedTuple):
-    """What is mixed, and with which shares; negatives are told by their rank among the query's hardest, from 0.
+    """Negatives to mix, by rank among the query's hardest, from 0, and their mixing weights.
 
     Attributes:
-        pairs: two negatives of each mixture of negatives.
+        pairs: the two negatives of each mixture of negatives.
         alpha: share of the first, from 0 to 1.
         partners: the negative of each mixture with the query.
         beta: share of the query, from 0 to 1/2.
@@ -60,19 +59,20 @@ class Draws(NamedTuple):
 
 
 def draw(counts: Integer[Tensor, " batch"], pairs: int, query_pairs: int, generator: Generator | None = None) -> Draws:
-    """Independent uniform draws for each query; the two negatives of a pair may be the same one.
+    """Independent uniform draws for each query, with replacement.
 
     Args:
-        counts: how many hard negatives each query has.
-        pairs: s, mixtures of two negatives.
-        query_pairs: s', mixtures of a negative with the query.
-        generator: of the random numbers, on the device of `counts`; torch's own if not given.
+        counts: number of hard negatives of each query.
+        pairs: s, number of mixtures of two negatives.
+        query_pairs: s', number of mixtures of a negative with the query.
+        generator: source of the random numbers, on the device of `counts`; torch's global one if not given.
 
     Raises:
         InputError: for a query without a negative, or a number below 0.
 
-    >>> draw(torch.tensor([4, 4]), pairs=3, query_pairs=2).pairs.shape
-    torch.Size([2, 3, 2])
+    Examples:
+        >>> draw(torch.tensor([4, 4]), pairs=3, query_pairs=2).pairs.shape
+        torch.Size([2, 3, 2])
     """
     check_number("pairs", pairs, at_least=0, whole=True)
     check_number("query_pairs", query_pairs, at_least=0, whole=True)
@@ -84,35 +84,37 @@ def draw(counts: Integer[Tensor, " batch"], pairs: int, query_pairs: int, genera
     return Draws(ranks.long(), alpha, (partners * counts[:, None]).long(), beta / 2)
 
 
-def hardest(
+def hardest_indices(
     queries: Float[Tensor, "batch dim"],
     negatives: Float[Tensor, "queue dim"],
     num_hard: int,
     exclude: Exclude | None = None,
 ) -> tuple[Integer[Tensor, "batch hard"], Integer[Tensor, " batch"]]:
-    """The most similar negatives of each query, nearest first.
+    """The indices of each query's most similar negatives, nearest first.
 
     Args:
-        queries: unit rows.
-        negatives: unit rows.
-        num_hard: N, how many; all where there are fewer.
-        exclude: numbers of the queries and of the negatives; those of equal number are no pair.
+        queries: one row per sample; normalised here.
+        negatives: keys of other samples; normalised here.
+        num_hard: N, their number; all if there are fewer.
+        exclude: numbers of the queries and of the negatives; pairs with equal numbers are excluded.
 
     Returns:
-        Their numbers, and how many of them are a query's: any further ones are excluded.
+        Their indices, and how many of them are valid for each query; the rest are excluded pairs.
 
     Raises:
-        InputError: for a query without a negative, shapes that do not go together, NaN, or a number below 1.
+        InputError: for a query without a negative, mismatched shapes, NaN, or a number below 1.
 
-    >>> index, counts = hardest(torch.eye(2)[:1], torch.tensor([[0.6, 0.8], [0.0, 1.0], [1.0, 0.0]]), num_hard=2)
-    >>> index, counts
-    (tensor([[2, 0]]), tensor([2]))
+    Examples:
+        >>> negatives = torch.tensor([[0.6, 0.8], [0.0, 1.0], [1.0, 0.0]])
+        >>> hardest_indices(torch.eye(2)[:1], negatives, num_hard=2)
+        (tensor([[2, 0]]), tensor([2]))
     """
     check_counts(num_hard=num_hard)
-    return _hardest(queries, negatives, num_hard, _check(queries, negatives, exclude))
+    exclude = check_negatives(queries, negatives, exclude)
+    return _hardest_indices(normalize_rows(queries), normalize_rows(negatives), num_hard, exclude)
 
 
-def _hardest(
+def _hardest_indices(
     queries: Tensor, negatives: Tensor, num_hard: int, exclude: Exclude | None
 ) -> tuple[Integer[Tensor, "batch hard"], Integer[Tensor, " batch"]]:
     many = min(num_hard, len(negatives))
@@ -128,18 +130,19 @@ def _hardest(
 def mix(
     first: Float[Tensor, "*rows dim"], second: Float[Tensor, "*rows dim"], share: Float[Tensor, "*rows"]
 ) -> Float[Tensor, "*rows dim"]:
-    r"""$h = \tilde h / \lVert \tilde h \rVert$ with $\tilde h = a\, x + (1-a)\, y$; zero where x and y cancel out.
+    r"""$h = \tilde h / \lVert \tilde h \rVert$ with $\tilde h = a\, x + (1-a)\, y$, for unit rows; 0 if they cancel.
 
     Args:
-        first: x, unit rows.
-        second: y, unit rows.
+        first: x; normalised here.
+        second: y; normalised here.
         share: a, from 0 to 1.
 
     Raises:
-        InputError: for shapes that do not go together, NaN, or shares out of range.
+        InputError: for mismatched shapes, NaN, or shares out of range.
 
-    >>> mix(torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0]), torch.tensor(0.5))
-    tensor([0.7071, 0.7071])
+    Examples:
+        >>> mix(torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0]), torch.tensor(0.5))
+        tensor([0.7071, 0.7071])
     """
     check_same_shape(first=first, second=second)
     if share.shape != first.shape[:-1]:
@@ -147,7 +150,7 @@ def mix(
     check_finite("first", first)
     check_finite("second", second)
     check_values("share", share, at_least=0, at_most=1)
-    return _mix(first, second, share)
+    return _mix(normalize_rows(first), normalize_rows(second), share)
 
 
 def _mix(first: Tensor, second: Tensor, share: Tensor) -> Float[Tensor, "*rows dim"]:
@@ -162,7 +165,7 @@ def mixed_nce(
     temperature: float = 0.2,
     exclude: Exclude | None = None,
 ) -> Float[Tensor, ""]:
-    r"""InfoNCE of each query's positive against the shared negatives and its own synthetic ones.
+    r"""InfoNCE of each query's positive against shared negatives and the query's synthetic ones.
 
     With cosines $s$, the mean over the queries of $-\log \frac{e^{s_+/T}}{e^{s_+/T} + \sum_k e^{s_k/T} + \sum_h
     e^{s_h/T}}$, k over the negatives and h over the query's mixtures.
@@ -170,24 +173,25 @@ def mixed_nce(
     Args:
         queries: one row per sample; normalised here, as are the others.
         positives: the key of each query.
-        negatives: keys of other samples; of several processes, each holds all.
-        synthetic: mixtures of each query; without any it is MoCo's loss.
+        negatives: keys of other samples; every process holds all of them.
+        synthetic: mixtures of each query; without any, this is MoCo's loss.
         temperature: $T > 0$.
-        exclude: numbers of the queries and of the negatives; those of equal number are no pair.
+        exclude: numbers of the queries and of the negatives; pairs with equal numbers are excluded.
 
     Returns:
         The loss in nats, above 0; $\log(1+M+H)$ for M negatives and H mixtures where all rows are equal.
 
     Raises:
-        InputError: for shapes that do not go together, no row, a query without a negative, NaN, or a temperature
-            that is not above 0.
+        InputError: for mismatched shapes, no row, a query without a negative, NaN, or a temperature that is not above
+            0.
 
-    >>> one = torch.ones(1, 2)
-    >>> round(mixed_nce(one, one, torch.ones(3, 2), torch.ones(1, 4, 2)).item(), 4)  # log 8
-    2.0794
+    Examples:
+        >>> one = torch.ones(1, 2)
+        >>> round(mixed_nce(one, one, torch.ones(3, 2), torch.ones(1, 4, 2)).item(), 4)  # log 8
+        2.0794
     """
     check_number("temperature", temperature, above=0)
-    exclude = _check(queries, negatives, exclude)
+    exclude = check_negatives(queries, negatives, exclude)
     check_same_shape(queries=queries, positives=positives)
     check_finite("positives", positives)
     queries, positives, negatives = normalize_rows(queries), normalize_rows(positives), normalize_rows(negatives)
@@ -209,9 +213,9 @@ class HardNegativeMixing(nn.Module):
     """Makes the synthetic negatives of a batch: `mixing(queries, negatives)`.
 
     Args:
-        num_hard: N, how many of each query's most similar negatives are mixed; all where there are fewer.
-        pairs: s, mixtures of two of them, whose shares are uniform in (0, 1).
-        query_pairs: s', mixtures of one of them with the query, whose share is uniform in (0, 1/2).
+        num_hard: N, number of each query's most similar negatives that are mixed; all if there are fewer.
+        pairs: s, mixtures of two of them, with weights uniform in (0, 1).
+        query_pairs: s', mixtures of one of them with the query, whose weight is uniform in (0, 1/2).
     """
 
     def __init__(self, num_hard: int = 1024, pairs: int = 512, query_pairs: int = 256):
@@ -235,19 +239,19 @@ class HardNegativeMixing(nn.Module):
         Args:
             queries: one row per sample; normalised here.
             negatives: keys of other samples; normalised here.
-            exclude: numbers of the queries and of the negatives; those of equal number are never mixed.
-            draws: what to mix; drawn if not given, for the queries of all processes alike.
-            generator: of the random numbers, on the device of the queries; torch's own if not given.
+            exclude: numbers of the queries and of the negatives; pairs with equal numbers are never mixed.
+            draws: what to mix; drawn if not given, jointly for the queries of all processes.
+            generator: source of the random numbers, on the device of the queries; torch's global one if not given.
 
         Raises:
-            InputError: for shapes that do not go together, no row, a query without a negative, NaN, or `draws` of
-                negatives that a query has not.
+            InputError: for mismatched shapes, no row, a query without a negative, NaN, or `draws` of negatives that a
+                query does not have.
         """
-        exclude = _check(queries, negatives, exclude)
+        exclude = check_negatives(queries, negatives, exclude)
         queries, negatives = normalize_rows(queries), normalize_rows(negatives)
         if draws is None and not self.pairs + self.query_pairs:
             return queries.new_zeros(len(queries), 0, queries.shape[1])
-        index, counts = _hardest(queries, negatives, self.num_hard, exclude)
+        index, counts = _hardest_indices(queries, negatives, self.num_hard, exclude)
         if draws is None:
             own = global_row_indices(queries)
             draws = Draws(*(x[own] for x in draw(gather(counts), self.pairs, self.query_pairs, generator)))
@@ -291,14 +295,14 @@ class MoCHi(MoCo):
     Args:
         encoder: images to features; what a run keeps.
         temperature: above 0.
-        queue: how many keys serve as negatives; below the number of training images.
-        num_hard: how many of each query's most similar negatives are mixed.
+        queue: number of keys that serve as negatives; below the number of training images.
+        num_hard: number of each query's most similar negatives that are mixed.
         pairs: mixtures of two of them; 0 makes none.
         query_pairs: mixtures of one of them with the query; 0 makes none.
         plain_epochs: epochs before the first mixtures are made.
         negatives: "all" of the queue; "other-images", without older keys of the query's own image; or "other-classes",
-            without those of the query's class: it reads labels, to show what is lost by not having them.
-        momentum: from 0 to 1; how much of the key encoder stays at each step.
+            without those of the query's class: this reads labels, to show the cost of false negatives.
+        momentum: from 0 to 1; share of the key encoder that stays at each step.
         hidden: width of the projection head's hidden layer.
         dim: width of the projection.
         **recipe: arguments of `Method`.
@@ -333,15 +337,16 @@ class MoCHi(MoCo):
         self.register_buffer("epoch", torch.zeros((), dtype=torch.int64))
 
     def start_epoch(self, images: Images, epoch: int) -> None:
-        """Count the epochs, since the first ones may do without mixtures."""
+        """Store the epoch, since the first ones may use no mixtures."""
         self.epoch.fill_(epoch)
 
     def loss(self, images: ImageViews, labels: Labels, index: Index) -> Float[Tensor, ""]:
-        """Of the first view against the second's keys; while training, it moves the key encoder and the queue on."""
+        """The loss of the first view against the second's keys; in training mode, updates key encoder and queue."""
         queries = self.head(self.encoder(images[0]))
         with torch.no_grad():
             if self.training:
-                self.follow()
+                update_momentum_encoder(self.encoder, self.key_encoder, self.momentum)
+                update_momentum_encoder(self.head, self.key_head, self.momentum)
             keys = self.key_head(self.key_encoder(images[1]))
         own = labels if self.negatives == "other-classes" else index
         exclude = None if self.negatives == "all" else (own, self.owners)
@@ -353,15 +358,15 @@ class MoCHi(MoCo):
         return loss
 
     def note(self, own: Integer[Tensor, " batch"]) -> None:
-        """Note whose keys are about to be put into the queue: images, or classes; an unlabelled one's are nobody's."""
+        """Record the owners, images or classes, of the keys about to enter the queue; unlabelled images own none."""
         own = gather(own)[-len(self.queue) :]
         slots = (self.pointer + torch.arange(len(own), device=own.device)) % len(self.queue)
         self.owners = self.owners.index_copy(0, slots, own.where(own >= 0, NOBODY))
 
     def diagnostics(self, train: Images, probe: Images, test: Images) -> dict[str, float]:
-        """`proxy_accuracy`: share of test images of which one view is nearer to the other's key than all negatives are.
+        """`proxy_accuracy`: share of test images with one view nearer to the other's key than to any negative.
 
-        The negatives are the queue's and the mixtures: how well the method does the task that it was given.
+        The negatives are those of the queue and the mixtures: this is the accuracy on the pretext task.
         """
         with torch.random.fork_rng(), torch.no_grad():
             torch.manual_seed(0)
@@ -376,7 +381,7 @@ class MoCHi(MoCo):
 
 
 def _checked(draws: Draws, counts: Integer[Tensor, " batch"]) -> Draws:
-    """The draws with their ranks as int64, after a look at them: a query may have fewer negatives than others."""
+    """Check the draws, since a query may have fewer negatives than others; return them with ranks as int64."""
     rows, (pairs, partners) = len(counts), (draws.pairs, draws.partners)
     if pairs.shape != (rows, *draws.alpha.shape[1:], 2) or len(draws.alpha) != rows:
         raise InputError(f"draws.pairs: expected [{rows}, pairs, 2] as alpha has pairs, got shape {list(pairs.shape)}")
@@ -398,17 +403,3 @@ def _checked(draws: Draws, counts: Integer[Tensor, " batch"]) -> Draws:
                 f"{name}: expected ranks below {int(counts[query])}, the negatives of query {query}, got {rank}"
             )
     return draws._replace(pairs=pairs, partners=partners)
-
-
-def _check(queries: Tensor, negatives: Tensor, exclude: Exclude | None) -> Exclude | None:
-    """`exclude` as int64, after a look at all arguments."""
-    check_matrix("queries", queries)
-    check_matrix("negatives", negatives)
-    if negatives.shape[1] != queries.shape[1]:
-        raise InputError(
-            f"queries and negatives: expected as many columns, got {queries.shape[1]} and {negatives.shape[1]}"
-        )
-    if exclude is None:
-        return None
-    own, others = exclude
-    return check_integers("exclude", own, len(queries)), check_integers("exclude", others, len(negatives))

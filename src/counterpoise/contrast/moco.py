@@ -7,7 +7,6 @@ arXiv 1911.05722, equations 1 and 2 and algorithm 1; with the head and the tempe
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import torch
@@ -18,6 +17,7 @@ from torch.nn import functional as F
 from counterpoise.errors import InputError
 from counterpoise.learners.method import ImageViews, Index, Labels, Method
 from counterpoise.nets.heads import mlp
+from counterpoise.nets.momentum import momentum_copy, update_momentum_encoder
 from counterpoise.ops.checks import check_counts, check_finite, check_matrix, check_number
 from counterpoise.ops.processes import gather
 from counterpoise.ops.similarity import normalize_rows, similarity_logsumexp
@@ -29,15 +29,15 @@ def queue_nce(
     negatives: Float[Tensor, "queue dim"],
     temperature: float = 0.2,
 ) -> Float[Tensor, ""]:
-    r"""InfoNCE of each query's own positive against negatives that all queries share.
+    r"""InfoNCE of each query's positive against negatives that all queries share.
 
     With cosines $s$, the mean over the queries of $-\log \frac{e^{s_+/T}}{e^{s_+/T} + \sum_k e^{s_k/T}}$, k over the
     negatives.
 
     Args:
         queries: one row per sample; normalised here, as are the others.
-        positives: the key of each query, [batch, dim]; or several, [batch, positives, dim], each of which is scored
-            on its own against the negatives.
+        positives: the key of each query, [batch, dim]; or several, [batch, positives, dim], each of which is contrasted
+            separately with the negatives.
         negatives: keys of other samples.
         temperature: $T > 0$.
 
@@ -45,11 +45,12 @@ def queue_nce(
         The loss in nats, above 0; $\log(1+M)$ for M negatives where all rows are equal.
 
     Raises:
-        InputError: for shapes that do not go together, no row, NaN, or a temperature that is not above 0.
+        InputError: for mismatched shapes, no row, NaN, or a temperature that is not above 0.
 
-    >>> key = torch.tensor([[1.0, 0.0]])
-    >>> round(queue_nce(key, key, torch.tensor([[0.0, 1.0]]), temperature=1.0).item(), 6)  # log(1 + 1/e)
-    0.313262
+    Examples:
+        >>> key = torch.tensor([[1.0, 0.0]])
+        >>> round(queue_nce(key, key, torch.tensor([[0.0, 1.0]]), temperature=1.0).item(), 6)  # log(1 + 1/e)
+        0.313262
     """
     check_number("temperature", temperature, above=0)
     _check_keys(queries, positives, negatives)
@@ -100,9 +101,9 @@ class MoCo(Method):
     Args:
         encoder: images to features; what a run keeps.
         temperature: above 0.
-        queue: how many keys serve as negatives; below the number of training images, or an image meets its own older
-            keys as negatives.
-        momentum: from 0 to 1; how much of the key encoder stays at each step. The paper's 0.999 is for runs of
+        queue: number of keys that serve as negatives; below the number of training images, or an image meets its own
+            older keys as negatives.
+        momentum: from 0 to 1; share of the key encoder that stays at each step. The paper's 0.999 is for runs of
             100,000 steps and more; 0.99 suits thousands.
         hidden: width of the projection head's hidden layer.
         dim: width of the projection.
@@ -127,19 +128,20 @@ class MoCo(Method):
         check_number("momentum", momentum, at_least=0, at_most=1)
         self.momentum = momentum
         self.head = mlp(self.features, hidden, dim, batch_norm=False)
-        self.key_encoder = copy.deepcopy(self.encoder).requires_grad_(False)
-        self.key_head = copy.deepcopy(self.head).requires_grad_(False)
+        self.key_encoder = momentum_copy(self.encoder)
+        self.key_head = momentum_copy(self.head)
         self.objective = QueueNCELoss(temperature)
-        # The paper's queue starts with random directions, too, which the first batches push out.
+        # As in the paper, the queue starts with random directions, which the first batches replace.
         self.register_buffer("queue", normalize_rows(torch.randn(queue, dim)))
         self.register_buffer("pointer", torch.zeros((), dtype=torch.int64))
 
     def loss(self, images: ImageViews, labels: Labels, index: Index) -> Float[Tensor, ""]:
-        """Of the first view against the second's keys; while training, it moves the key encoder and the queue on."""
+        """The loss of the first view against the second's keys; in training mode, updates key encoder and queue."""
         queries = self.head(self.encoder(images[0]))
         with torch.no_grad():
             if self.training:
-                self.follow()
+                update_momentum_encoder(self.encoder, self.key_encoder, self.momentum)
+                update_momentum_encoder(self.head, self.key_head, self.momentum)
             keys = self.key_head(self.key_encoder(images[1]))
         loss = self.objective(queries, keys, self.queue)
         if self.training:
@@ -147,15 +149,8 @@ class MoCo(Method):
         return loss
 
     @torch.no_grad()
-    def follow(self) -> None:
-        """Move the key encoder and its head towards the trained ones, by the share 1 - `momentum`."""
-        for key, query in ((self.key_encoder, self.encoder), (self.key_head, self.head)):
-            for mine, theirs in zip(key.parameters(), query.parameters(), strict=True):
-                mine.lerp_(theirs, 1 - self.momentum)
-
-    @torch.no_grad()
     def enqueue(self, keys: Float[Tensor, "batch dim"]) -> None:
-        """Put the newest keys, those of all processes, in the place of the oldest."""
+        """Replace the oldest keys in the queue with the newest ones of all processes."""
         size, keys = len(self.queue), gather(keys)
         keys = normalize_rows(keys).to(self.queue.dtype)[-size:]
         slots = (self.pointer + torch.arange(len(keys), device=keys.device)) % size

@@ -1,12 +1,12 @@
-r"""What a projection head is good for, and a fixed one that does the same: later coordinates are weighed down.
+r"""Why a projection head helps, and a fixed one with the same effect: it weights later coordinates down.
 
 Xue, Gan, Ni, Joshi, Mirzasoleiman, "Investigating the Benefits of Projection Head for Representation Learning", ICLR
 2024, arXiv 2403.11391.
 
 Data of the theory: $x = \sum_j \phi_j u_j v_j$ with independent signs $u_j$, orthonormal features $v_j$ of strengths
-$\phi_j$, and views that keep feature j to the degree $a_j = E[u_j^+ | u_j] / u_j$. A linear net of several layers that
-minimises the spectral contrastive loss weighs its features ever more unequally from layer to layer. So features that
-the views damage, or that are weak, are better read before the head than after it.
+$\phi_j$, and views that preserve feature j to the degree $a_j = E[u_j^+ | u_j] / u_j$. A deep linear net that minimises
+the spectral contrastive loss weights its features more unequally with every layer. So features that are weak, or that
+the views damage, are better read before the head than after it.
 """
 
 from __future__ import annotations
@@ -39,29 +39,30 @@ from counterpoise.ops.checks import (
 from counterpoise.ops.processes import gather, global_row_indices
 
 Head = Literal["none", "mlp", "fixed"]
-SMALLEST = 1e-6  # weights below it leave their coordinates all but untrained
+SMALLEST = 1e-6  # coordinates of smaller weight hardly train
 RED = 0
 
 
 def spectral_contrastive(z1: Float[Tensor, "batch dim"], z2: Float[Tensor, "batch dim"]) -> Float[Tensor, ""]:
-    r"""The spectral contrastive loss of two views, $-2 E[f(x)^\top f(x^+)] + E[(f(x)^\top f(x'))^2]$, from a batch.
+    r"""The spectral contrastive loss of a batch of two views, $-2 E[f(x)^\top f(x^+)] + E[(f(x)^\top f(x'))^2]$.
 
     HaoChen, Wei, Gaidon, Ma, NeurIPS 2021, arXiv 2106.04156; here the mean over the positives and over all pairs of
     different samples. As $\sum_{ij} (z_i^\top z'_j)^2 = \langle Z^\top Z, Z'^\top Z' \rangle$, the cost is
     batch · dim², and no matrix of pairs is formed.
 
     Args:
-        z1: one row per sample, first view; taken as it is, not normalised, of a length of at most 1e8.
+        z1: one row per sample, first view; not normalised here; of length at most 1e8.
         z2: the same samples, second view.
 
     Returns:
-        The loss; negative where it is of use.
+        The loss; a useful representation makes it negative.
 
     Raises:
         InputError: for different shapes, fewer than 2 samples, NaN, or rows too long for their fourth power.
 
-    >>> spectral_contrastive(torch.eye(3), torch.eye(3))
-    tensor(-2.)
+    Examples:
+        >>> spectral_contrastive(torch.eye(3), torch.eye(3))
+        tensor(-2.)
     """
     check_same_shape(z1=z1, z2=z2)
     for name, z in (("z1", z1), ("z2", z2)):
@@ -99,16 +100,17 @@ def population_loss(
     Args:
         weight: $W$ in the coordinates of the features, $W v_j$ its column j; the product of all layers.
         strength: $\phi > 0$ of each feature.
-        preserved: $a$ of each feature, from 0 to 1: how well views keep it.
+        preserved: $a$ of each feature, from 0 to 1: how well views preserve it.
 
     Raises:
-        InputError: for shapes that do not go together, NaN, or numbers out of range.
+        InputError: for mismatched shapes, NaN, or numbers out of range.
 
-    >>> strength, preserved = torch.tensor([2.0, 1.0]), torch.tensor([0.9, 0.8])
-    >>> round(population_loss(torch.diag(preserved / strength), strength, preserved).item(), 4)
-    -1.0657
-    >>> round(least_loss(preserved, dim=2).item(), 4)
-    -1.0657
+    Examples:
+        >>> strength, preserved = torch.tensor([2.0, 1.0]), torch.tensor([0.9, 0.8])
+        >>> round(population_loss(torch.diag(preserved / strength), strength, preserved).item(), 4)
+        -1.0657
+        >>> round(least_loss(preserved, dim=2).item(), 4)
+        -1.0657
     """
     _check_features(strength, preserved)
     check_matrix("weight", weight)
@@ -118,22 +120,23 @@ def population_loss(
     kept = (gram.diagonal() * preserved.square() * variance).sum()
     loss = -2 * kept + (gram.square() * variance * variance[:, None]).sum()
     if not loss.isfinite():
-        raise InputError("weight and strength: expected smaller numbers, whose fourth power is a number")
+        raise InputError("weight and strength: expected smaller numbers, whose fourth power is finite")
     return loss
 
 
 def kept_features(preserved: Float[Tensor, " features"], dim: int) -> Bool[Tensor, " features"]:
-    """Which features a linear net of `dim` outputs keeps: those that the views preserve best.
+    """Mask of the features that a linear net with `dim` outputs keeps: those that the views preserve best.
 
     Args:
         preserved: $a$ of each feature, from 0 to 1.
-        dim: outputs of the net; as many features are kept, but none with $a = 0$.
+        dim: outputs of the net, and largest number of features kept; none with $a = 0$ is kept.
 
     Raises:
-        InputError: if the last one kept ties with one that is not, or for numbers out of range.
+        InputError: if the last kept feature ties with a dropped one, or for numbers out of range.
 
-    >>> kept_features(torch.tensor([0.9, 0.8, 0.7, 0.2]), dim=3)
-    tensor([ True,  True,  True, False])
+    Examples:
+        >>> kept_features(torch.tensor([0.9, 0.8, 0.7, 0.2]), dim=3)
+        tensor([ True,  True,  True, False])
     """
     check_counts(dim=dim)
     _check_vector("preserved", preserved, at_least=0, at_most=1)
@@ -144,19 +147,20 @@ def kept_features(preserved: Float[Tensor, " features"], dim: int) -> Bool[Tenso
 
 
 def least_loss(preserved: Float[Tensor, " features"], dim: int) -> Float[Tensor, ""]:
-    r"""The minimum of `population_loss` over all linear nets of `dim` outputs: minus the sum of the largest $a_j^4$.
+    r"""The minimum of `population_loss` over all linear nets with `dim` outputs: minus the sum of the largest $a_j^4$.
 
-    Which of tied features is kept makes no difference to it.
+    Ties do not change it.
 
     Args:
         preserved: $a$ of each feature, from 0 to 1.
-        dim: outputs of the net; as many features are kept.
+        dim: outputs of the net, and number of features kept.
 
     Raises:
         InputError: for numbers out of range.
 
-    >>> least_loss(torch.tensor([1.0, 0.5, 0.5]), dim=2)
-    tensor(-1.0625)
+    Examples:
+        >>> least_loss(torch.tensor([1.0, 0.5, 0.5]), dim=2)
+        tensor(-1.0625)
     """
     check_counts(dim=dim)
     _check_vector("preserved", preserved, at_least=0, at_most=1)
@@ -171,11 +175,11 @@ def linear_weights(
     layer: int,
     layers: int = 2,
 ) -> Float[Tensor, " features"]:
-    r"""How the best linear net weighs each feature after a layer: $(a_j / \phi_j)^{l/L}$ for those that it keeps.
+    r"""Weight of each feature after a layer of the best linear net: $(a_j / \phi_j)^{l/L}$ for those that it keeps.
 
     The best nets are those with $W^\top W v_j = (a_j^2/\phi_j^2) v_j$. Gradient descent from small weights finds the
-    balanced one of them, whose layers share each singular value alike. Of two layers, the first one's output is what
-    lies before the projection head, the second one's what lies after it.
+    balanced one, whose layers share each singular value equally. With two layers, the first one's output is the
+    representation before the projection head, the second one's that after it.
 
     Args:
         strength: $\phi > 0$ of each feature.
@@ -185,16 +189,17 @@ def linear_weights(
         layers: $L$.
 
     Returns:
-        The length of each feature's column of the first $l$ layers' product.
+        The norm of each feature's column in the product of the first $l$ layers.
 
     Raises:
-        InputError: for a layer that is not there, strengths of 0, or `preserved` out of range.
+        InputError: for a layer out of range, strengths of 0, or `preserved` out of range.
 
-    >>> strength, preserved = torch.tensor([2.0, 1.0, 0.5, 1.5]), torch.tensor([0.9, 0.8, 0.7, 0.2])
-    >>> linear_weights(strength, preserved, dim=3, layer=2)  # after the head
-    tensor([0.4500, 0.8000, 1.4000, 0.0000])
-    >>> linear_weights(strength, preserved, dim=3, layer=1)  # before it
-    tensor([0.6708, 0.8944, 1.1832, 0.0000])
+    Examples:
+        >>> strength, preserved = torch.tensor([2.0, 1.0, 0.5, 1.5]), torch.tensor([0.9, 0.8, 0.7, 0.2])
+        >>> linear_weights(strength, preserved, dim=3, layer=2)  # after the head
+        tensor([0.4500, 0.8000, 1.4000, 0.0000])
+        >>> linear_weights(strength, preserved, dim=3, layer=1)  # before it
+        tensor([0.6708, 0.8944, 1.1832, 0.0000])
     """
     _check_features(strength, preserved)
     check_counts(layers=layers)
@@ -204,20 +209,21 @@ def linear_weights(
 
 
 def indicator(weights: Float[Tensor, " features"], strength: Float[Tensor, " features"]) -> Float[Tensor, " features"]:
-    r"""How many labelled samples the task "sign of $u_j$" needs, up to a constant, for each feature j.
+    r"""Sample complexity of the task "sign of $u_j$" for each feature j, up to a constant.
 
-    The squared radius of the representation over the task's squared margin:
+    The squared radius of the representation divided by the squared margin of the task:
     $\sum_k (w_k \phi_k)^2 / (w_j \phi_j)^2$; infinite for a feature of weight 0.
 
     Args:
-        weights: of each feature in the representation, as from `linear_weights` or `feature_weights`.
+        weights: weight of each feature in the representation, as from `linear_weights` or `feature_weights`.
         strength: $\phi > 0$ of each feature.
 
     Raises:
         InputError: for different shapes, NaN, strengths of 0, or weights that are all 0.
 
-    >>> indicator(torch.tensor([0.45, 0.8, 1.4, 0.0]), torch.tensor([2.0, 1.0, 0.5, 1.5]))
-    tensor([2.3951, 3.0312, 3.9592,    inf])
+    Examples:
+        >>> indicator(torch.tensor([0.45, 0.8, 1.4, 0.0]), torch.tensor([2.0, 1.0, 0.5, 1.5]))
+        tensor([2.3951, 3.0312, 3.9592,    inf])
     """
     check_same_shape(weights=weights, strength=strength)
     _check_vector("weights", weights)
@@ -231,17 +237,18 @@ def indicator(weights: Float[Tensor, " features"], strength: Float[Tensor, " fea
 def feature_weights(
     weight: Float[Tensor, "out dim"], features: Float[Tensor, "dim count"] | None = None
 ) -> Float[Tensor, " count"]:
-    r"""How a linear map weighs given features: $\lVert W v_j \rVert$.
+    r"""The weights of given features in a linear map: $\lVert W v_j \rVert$.
 
     Args:
         weight: $W$, the product of the layers so far.
-        features: $v_j$, one a column; without them, the coordinates.
+        features: $v_j$, one per column; the coordinates if not given.
 
     Raises:
-        InputError: for shapes that do not go together, or NaN.
+        InputError: for mismatched shapes, or NaN.
 
-    >>> feature_weights(torch.tensor([[3.0, 0.0], [4.0, 1.0]]))
-    tensor([5., 1.])
+    Examples:
+        >>> feature_weights(torch.tensor([[3.0, 0.0], [4.0, 1.0]]))
+        tensor([5., 1.])
     """
     check_matrix("weight", weight)
     if features is not None:
@@ -256,13 +263,14 @@ def feature_weights(
 
 
 def weight_inequality(weights: Float[Tensor, " features"]) -> Float[Tensor, ""]:
-    """The largest weight over the smallest: 1 where all features count alike, infinite where one is lost.
+    """The largest weight divided by the smallest: 1 if all features have equal weight, infinite if one is lost.
 
     Raises:
         InputError: for no weight, NaN, weights below 0, or none above it.
 
-    >>> weight_inequality(torch.tensor([0.45, 0.8, 1.4]))
-    tensor(3.1111)
+    Examples:
+        >>> weight_inequality(torch.tensor([0.45, 0.8, 1.4]))
+        tensor(3.1111)
     """
     _check_vector("weights", weights, at_least=0)
     if not weights.max() > 0:
@@ -274,10 +282,11 @@ def reweighting(dim: int, kappa: float) -> Float[Tensor, " dim"]:
     r"""The weights of the fixed head, $\kappa^{-i}$ for i from 0, in float64.
 
     Raises:
-        InputError: for a width below 1, a kappa that is not above 0, or weights that no float32 holds.
+        InputError: for a width below 1, a kappa that is not above 0, or weights beyond float32.
 
-    >>> reweighting(4, kappa=2.0)
-    tensor([1.0000, 0.5000, 0.2500, 0.1250], dtype=torch.float64)
+    Examples:
+        >>> reweighting(4, kappa=2.0)
+        tensor([1.0000, 0.5000, 0.2500, 0.1250], dtype=torch.float64)
     """
     check_counts(dim=dim)
     check_number("kappa", kappa, above=0)
@@ -290,24 +299,26 @@ def reweighting(dim: int, kappa: float) -> Float[Tensor, " dim"]:
 
 
 class FixedReweightHead(ExactConstants):
-    r"""A projection head without parameters: coordinate i times $\kappa^{-i}$. Train on its output, use its input.
+    r"""A parameter-free projection head: coordinate i times $\kappa^{-i}$. Train on its output, use its input.
 
-    Which coordinate comes to hold what is left to training, which fills those of large weight with what the loss wants
-    most. After it, a loss of cosines sees relative weights alone, and batch normalisation undoes it.
+    Training decides what each coordinate encodes, and puts what lowers the loss most into those of large weight. A loss
+    of cosines after the head sees only relative weights, and batch normalisation undoes it.
 
     Args:
-        dim: width of the input, and of the output.
-        kappa: 1 changes nothing; larger values weigh later coordinates down. The authors take 1.05 for 512 and 2048
-            dimensions, up to 1.5 for supervised losses. What decides is its power: 1.05 at 512 is 1.22 at 128.
+        dim: width of the input and of the output.
+        kappa: 1 changes nothing; larger values weight later coordinates down. The authors take 1.05 for 512 and 2048
+            dimensions, up to 1.5 for supervised losses. Its power over all coordinates matters: 1.05 at 512 is 1.22 at
+            128.
 
     Attributes:
-        weights: $\kappa^{-i}$; a buffer.
+        weights: $\kappa^{-i}$, a buffer.
 
     Warns:
-        UserWarning: where weights are below 1e-6, so that their coordinates are hardly trained.
+        UserWarning: if weights are below 1e-6, so that their coordinates hardly train.
 
-    >>> FixedReweightHead(3, kappa=2.0)(torch.ones(1, 3))
-    tensor([[1.0000, 0.5000, 0.2500]])
+    Examples:
+        >>> FixedReweightHead(3, kappa=2.0)(torch.ones(1, 3))
+        tensor([[1.0000, 0.5000, 0.2500]])
     """
 
     weights: Tensor
@@ -317,8 +328,8 @@ class FixedReweightHead(ExactConstants):
         self.dim, self.kappa = dim, kappa
         weights = reweighting(dim, kappa)
         if low := int((weights < SMALLEST).sum()):
-            told = f"kappa {kappa:g} leaves {low} of {dim} coordinates a weight below {SMALLEST:g}: they hardly train"
-            warnings.warn(told, stacklevel=2)
+            text = f"kappa {kappa:g} leaves {low} of {dim} coordinates a weight below {SMALLEST:g}: they hardly train"
+            warnings.warn(text, stacklevel=2)
         self.register_exact("weights", weights)
 
     def forward(self, x: Float[Tensor, "*rows {self.dim}"]) -> Float[Tensor, "*rows {self.dim}"]:
@@ -330,10 +341,10 @@ class FixedReweightHead(ExactConstants):
 
 
 def symmetric_relu(x: Float[Tensor, "*shape"], threshold: Float[Tensor, ""]) -> Float[Tensor, "*shape"]:
-    r"""$\text{relu}(x - b) - \text{relu}(-x - b)$: what is within b of 0 becomes 0, the rest comes nearer by b.
+    r"""$\text{relu}(x - b) - \text{relu}(-x - b)$: values within b of 0 become 0, others move towards 0 by b.
 
-    The non-linearity of the paper's diagonal nets: a feature whose amplitude stays below b is lost after it, but still
-    there before it. It is the soft threshold, here with a gradient by b.
+    The non-linearity of the paper's diagonal nets: a feature of amplitude below b is lost after it, but present before
+    it. It is the soft threshold, with a gradient with respect to b.
 
     Args:
         x: any numbers.
@@ -342,8 +353,9 @@ def symmetric_relu(x: Float[Tensor, "*shape"], threshold: Float[Tensor, ""]) -> 
     Raises:
         InputError: for NaN, or a threshold below 0.
 
-    >>> symmetric_relu(torch.tensor([-2.0, -0.5, 0.5, 2.0]), torch.tensor(1.0))
-    tensor([-1.,  0.,  0.,  1.])
+    Examples:
+        >>> symmetric_relu(torch.tensor([-2.0, -0.5, 0.5, 2.0]), torch.tensor(1.0))
+        tensor([-1.,  0.,  0.,  1.])
     """
     check_finite("x", x)
     check_values("threshold", threshold, at_least=0)
@@ -355,10 +367,10 @@ def _symmetric_relu(x: Tensor, threshold: Tensor) -> Tensor:
 
 
 class SymmetricReLU(ExactConstants):
-    """`symmetric_relu` with a threshold that is learnt.
+    """`symmetric_relu` with a learnable threshold.
 
     Args:
-        threshold: to start from, at least 0, where it is the identity.
+        threshold: initial value, at least 0; at 0 the module is the identity.
     """
 
     threshold: nn.Parameter
@@ -374,13 +386,14 @@ class SymmetricReLU(ExactConstants):
 
 
 def identity_head(dim: int) -> nn.Sequential:
-    """A head of two layers around a `SymmetricReLU` that starts as the identity, to put on a trained encoder.
+    """A head for a trained encoder that starts as the identity: two layers around a `SymmetricReLU`.
 
     Raises:
         InputError: for a width below 1.
 
-    >>> identity_head(3)(torch.tensor([[-1.0, 2.0, 0.0]])).tolist()
-    [[-1.0, 2.0, 0.0]]
+    Examples:
+        >>> identity_head(3)(torch.tensor([[-1.0, 2.0, 0.0]])).tolist()
+        [[-1.0, 2.0, 0.0]]
     """
     check_counts(dim=dim)
     layers = [nn.Linear(dim, dim), nn.Linear(dim, dim)]
@@ -395,14 +408,15 @@ def drop_red(
     second: Float[Tensor, "batch channel height width"],
     probability: float,
 ) -> ImageViews:
-    """Two views of each image, one of which loses its red channel with this probability: it becomes black, -1.
+    """Set the red channel of one of each image's two views to black, -1, with the given probability.
 
     Raises:
-        InputError: for images without colours, different shapes, or a probability that is none.
+        InputError: for images without colours, different shapes, or a probability out of range.
 
-    >>> views = drop_red(torch.ones(8, 3, 2, 2), torch.ones(8, 3, 2, 2), probability=1.0)
-    >>> sum(view[:, 0].mean() for view in views)  # of each pair, one is black
-    tensor(0.)
+    Examples:
+        >>> views = drop_red(torch.ones(8, 3, 2, 2), torch.ones(8, 3, 2, 2), probability=1.0)
+        >>> sum(view[:, 0].mean() for view in views)  # one view of each pair is black
+        tensor(0.)
     """
     check_number("probability", probability, at_least=0, at_most=1)
     check_same_shape(first=first, second=second)
@@ -415,9 +429,9 @@ def drop_red(
 
 def _drop_red(first: Tensor, second: Tensor, probability: float) -> ImageViews:
     if first.shape[1] != 3:
-        raise InputError(f"drop: expected images of 3 channels to take the red one of, got {first.shape[1]}")
+        raise InputError(f"drop: expected images of 3 channels, one of them red, got {first.shape[1]}")
     drawn = torch.rand(len(first), device=first.device)
-    # One draw decides both whether and where: the lower half of the unlucky ones lose it in the first view.
+    # One draw decides both whether and in which view: the lower half of those selected lose it in the first.
     lost = (drawn < probability / 2, (drawn >= probability / 2) & (drawn < probability))
     views = [first.clone(), second.clone()]
     for view, chosen in zip(views, lost, strict=True):
@@ -426,17 +440,17 @@ def _drop_red(first: Tensor, second: Tensor, probability: float) -> ImageViews:
 
 
 class ProjectionHead(Method):
-    """SimCLR with a choice of head, told apart by what can be read before and after it.
+    """SimCLR with a choice of head, evaluated by linear probes before and after it.
 
     Args:
         encoder: images to features; what a run keeps.
-        head: "fixed" weighs coordinate i by kappa to the power of -i; "mlp" is a perceptron with one hidden layer as
-            wide as the features; "none" compares the features themselves.
-        kappa: of the fixed head; 1 is no head.
+        head: "fixed" multiplies coordinate i by kappa to the power of -i; "mlp" has one hidden layer as wide as the
+            features; "none" compares the features themselves.
+        kappa: base of the fixed head's weights; 1 is no head.
         temperature: above 0.
-        dim: width of the perceptron's output.
-        drop: probability that one view of a colour image loses its red channel, after all other steps; jitter and
-            grayscale would have mixed it with the others.
+        dim: width of the "mlp" head's output.
+        drop: probability that one view of a colour image loses its red channel, after all other augmentations; jitter
+            and grayscale mix the channels before.
         **recipe: arguments of `Method`.
     """
 
@@ -458,7 +472,7 @@ class ProjectionHead(Method):
         self.objective = NTXentLoss(temperature)
 
     def project(self, images: Float[Tensor, "batch channel size size"]) -> Float[Tensor, "batch dim"]:
-        """What the loss compares: the head's output. `encoder(images)` is what lies before the head."""
+        """The head's output, which the loss compares. `encoder(images)` is its input."""
         return self.head(self.encoder(images))
 
     def loss(self, images: ImageViews, labels: Labels, index: Index) -> Float[Tensor, ""]:
@@ -470,9 +484,9 @@ class ProjectionHead(Method):
         return self.objective(z1, z2)
 
     def diagnostics(self, train: Images, probe: Images, test: Images) -> dict[str, float]:
-        """For each factor of the images, or the label: linear probes before and after the head, and how much it takes.
+        """Linear probes before and after the head for each factor of the images, or the label, and their difference.
 
-        The probe standardises its input, so the fixed head takes nothing from it.
+        The probe standardises its input, so the fixed head makes no difference to it.
         """
         before, after = (self._read(net, probe, test) for net in (self.encoder, nn.Sequential(self.encoder, self.head)))
         return {

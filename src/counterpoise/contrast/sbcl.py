@@ -2,7 +2,7 @@
 
 Hou, Zhang, Wang, Zhou, "Subclass-balancing Contrastive Learning for Long-tailed Recognition", ICCV 2023, arXiv
 2306.15925: the bi-granularity contrastive loss, the temperatures of the classes, and the clustering into subclasses
-that is renewed while the encoder learns.
+that is repeated while the encoder learns.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ import torch
 from jaxtyping import Float, Int64, Integer
 from torch import Tensor, nn
 
+from counterpoise.contrast.projected import ProjectedMethod
 from counterpoise.contrast.supcon import supcon
 from counterpoise.data import Images
 from counterpoise.errors import InputError, unknown
-from counterpoise.learners.method import ImageViews, Index, Labels, Method
+from counterpoise.learners.method import ImageViews, Index, Labels
 from counterpoise.nets import embed
-from counterpoise.nets.heads import mlp
 from counterpoise.ops.checks import (
     check_counts,
     check_integers,
@@ -34,10 +34,10 @@ from counterpoise.ops.similarity import normalize_rows, similarity_logsumexp
 
 Clustering = Literal["ordinary", "balanced", "random"]
 
-ITERATIONS = {"ordinary": 35, "balanced": 50}  # at most; as in the authors' code
-MOST = 1e9  # times either level may be multiplied, or float32 has no room for it
-SPREAD = 10  # added to a class's size in the logarithm of its concentration; as in the authors' code
-PERCENTILES = (0.2, 0.8)  # to which the classes' concentrations are clipped; as in the authors' code
+ITERATIONS = {"ordinary": 35, "balanced": 50}  # largest numbers of k-means steps, as in the authors' code
+MOST = 1e9  # largest factor of either level within float32's range
+SPREAD = 10  # added to a class's size in the logarithm of its concentration, as in the authors' code
+PERCENTILES = (0.2, 0.8)  # bounds that clip the classes' concentrations, as in the authors' code
 
 
 def sbcl(
@@ -53,32 +53,33 @@ def sbcl(
 ) -> Float[Tensor, ""]:
     r"""The bi-granularity contrastive loss of two views: $\frac{T}{T_0} L_{subclass} + \gamma L_{class}$.
 
-    $L_{subclass}$ is `supcon` with subclasses in the place of classes, at the temperature T. $L_{class}$ is the mean of
+    $L_{subclass}$ is `supcon` with subclasses in place of classes, at temperature T. $L_{class}$ is the mean of
     `class_contrast` over all anchors.
 
     Args:
         z1: one row per image, first view; normalised here.
         z2: the same images, second view.
-        labels: class of each image; an image with -1, for none, is a class of its own.
-        subclasses: subclass of each image; the same number in two classes means two subclasses.
+        labels: class of each image; an image with -1, for none, is a separate class.
+        subclasses: subclass of each image; equal numbers in two classes are different subclasses.
         temperatures: $T_y > 0$ of each image's class, for the class level; all are `temperature` if not given.
         temperature: $T > 0$ of the subclass level.
         gamma: $\gamma \ge 0$, weight of the class level.
-        base_temperature: $T_0 > 0$; rescales the subclass level alone.
-        ranked: let the class level see only what the subclass level does not; otherwise it is `supcon` on the classes,
-            at the temperature T.
+        base_temperature: $T_0 > 0$; rescales only the subclass level.
+        ranked: restrict the class level to what the subclass level leaves out; otherwise it is `supcon` on the classes,
+            at temperature T.
 
     Returns:
         The loss in nats, above 0.
 
     Raises:
-        InputError: for shapes that do not go together, fewer than 2 images, temperatures not above 0, labels below -1,
-            NaN, or a number out of range.
+        InputError: for mismatched shapes, fewer than 2 images, temperatures not above 0, labels below -1, NaN, or a
+            number out of range.
 
-    >>> z, label = torch.eye(4), torch.tensor([0, 0, 1, 1])
-    >>> loss = sbcl(z, z, label, torch.arange(4), temperature=1.0, gamma=0.5, base_temperature=1.0)
-    >>> round(loss.item(), 6)  # log(1 + 6/e) + (log(e + 6) - 1/3) / 2
-    2.081467
+    Examples:
+        >>> z, label = torch.eye(4), torch.tensor([0, 0, 1, 1])
+        >>> loss = sbcl(z, z, label, torch.arange(4), temperature=1.0, gamma=0.5, base_temperature=1.0)
+        >>> round(loss.item(), 6)  # log(1 + 6/e) + (log(e + 6) - 1/3) / 2
+        2.081467
     """
     _check_numbers(temperature, gamma, base_temperature)
     row, labels, subclasses = _check(z1, z2, labels, subclasses)
@@ -102,30 +103,30 @@ def class_contrast(
     subclasses: Integer[Tensor, " batch"],
     temperatures: Float[Tensor, " batch"],
 ) -> Float[Tensor, " anchors"]:
-    r"""The class level of each anchor: its own class's other subclasses, against all other subclasses.
+    r"""The class level of each anchor: the other subclasses of its class against all other subclasses.
 
-    Anchor a of the temperature $T_a$ has the other view a' of its image, O(a), the rows of its class but not of its
-    subclass, and D(a), all rows that are not of its subclass. Its loss is
+    For anchor a with temperature $T_a$, let a' be the other view of its image, O(a) the rows of its class but not of
+    its subclass, and D(a) all rows outside its subclass. Its loss is
     $-\frac{1}{|O|+1} \sum_{p \in O + a'} s_{ap}/T_a + \log \sum_{b \in D + a'} e^{s_{ab}/T_a}$. The rest of its
-    subclass is in neither sum.
+    subclass appears in neither sum.
 
     Args:
         z1: one row per image, first view; normalised here.
         z2: the same images, second view.
-        labels: class of each image; an image with -1, for none, is a class of its own.
-        subclasses: subclass of each image; the same number in two classes means two subclasses.
+        labels: class of each image; an image with -1, for none, is a separate class.
+        subclasses: subclass of each image; equal numbers in two classes are different subclasses.
         temperatures: $T_a > 0$ of each image.
 
     Returns:
-        The anchors of the first view, then those of the second; 0 where all images are of one subclass.
+        The anchors of the first view, then those of the second; 0 if all images have one subclass.
 
     Raises:
-        InputError: for shapes that do not go together, fewer than 2 images, temperatures not above 0, labels below -1,
-            or NaN.
+        InputError: for mismatched shapes, fewer than 2 images, temperatures not above 0, labels below -1, or NaN.
 
-    >>> z = torch.eye(2)  # one class, two subclasses: log(e + 2) - 1/3
-    >>> class_contrast(z, z, torch.zeros(2, dtype=torch.int64), torch.arange(2), torch.ones(2))
-    tensor([1.2181, 1.2181, 1.2181, 1.2181])
+    Examples:
+        >>> z = torch.eye(2)  # one class, two subclasses: log(e + 2) - 1/3
+        >>> class_contrast(z, z, torch.zeros(2, dtype=torch.int64), torch.arange(2), torch.ones(2))
+        tensor([1.2181, 1.2181, 1.2181, 1.2181])
     """
     row, labels, subclasses = _check(z1, z2, labels, subclasses)
     if temperatures.shape != labels.shape:
@@ -138,7 +139,7 @@ def class_contrast(
     if not subclass.any():
         return 0 * z.sum(1)
     other_view = (z1 * z2).sum(1).repeat(2)
-    # Summed class by class and subclass by subclass, the positives cost N·D, not N².
+    # Sums by class and subclass make the positives cost N·D, not N².
     others = _sums(z, label, row) - _sums(z, subclass, row)
     count = 2 * (label.bincount()[label] - subclass.bincount()[subclass])[row].repeat(2)
     positive = ((z * others).sum(1) + other_view) / (count + 1)
@@ -153,7 +154,7 @@ class SBCLLoss(nn.Module):
         temperature: of the subclass level, above 0.
         gamma: weight of the class level, at least 0.
         base_temperature: above 0; the subclass level is multiplied by `temperature / base_temperature`.
-        ranked: let the class level see only what the subclass level does not.
+        ranked: restrict the class level to what the subclass level leaves out.
     """
 
     def __init__(
@@ -186,17 +187,18 @@ class SBCLLoss(nn.Module):
 
 
 def subclass_counts(sizes: Integer[Tensor, " classes"], delta: int = 10) -> Int64[Tensor, " classes"]:
-    r"""Into how many subclasses each class is split: $\max(1, \lfloor n_j / \max(\min_k n_k, \delta) \rfloor)$.
+    r"""Number of subclasses of each class: $\max(1, \lfloor n_j / \max(\min_k n_k, \delta) \rfloor)$.
 
     Args:
-        sizes: $n$, images of each class; empty classes are not counted in the minimum.
-        delta: $\delta$, the least size that subclasses are meant to have.
+        sizes: $n$, images of each class; the minimum ignores empty classes.
+        delta: $\delta$, intended minimum size of a subclass.
 
     Raises:
         InputError: for sizes below 0, or a delta below 1.
 
-    >>> subclass_counts(torch.tensor([500, 97, 50, 29, 20, 12, 9, 5])).tolist()
-    [50, 9, 5, 2, 2, 1, 1, 1]
+    Examples:
+        >>> subclass_counts(torch.tensor([500, 97, 50, 29, 20, 12, 9, 5])).tolist()
+        [50, 9, 5, 2, 2, 1, 1, 1]
     """
     check_counts(delta=delta)
     sizes = check_integers("sizes", sizes, sizes.numel(), low=0)
@@ -212,27 +214,28 @@ def class_temperatures(
     temperature: float = 0.1,
     exponential: bool = False,
 ) -> Float[Tensor, " classes"]:
-    r"""A temperature for each class, the larger the more its images are scattered: $T_j = T u_j / \bar u$.
+    r"""A temperature for each class that grows with the scatter of its images: $T_j = T u_j / \bar u$.
 
-    $u_j$ is the mean distance of the class's images to their mean, over $\log(n_j + 10)$, clipped to the 20th and 80th
-    percentile over the classes.
+    $u_j$ is the mean distance of the class's images to their mean, divided by $\log(n_j + 10)$ and clipped to the 20th
+    and 80th percentile over the classes.
 
     Args:
         embeddings: one row per image; used as it is.
         labels: class of each image, -1 where it has none.
-        classes: how many classes there are; those without images get `temperature`, as do all whose images are equal.
+        classes: how many classes there are; those without images, or whose images are all equal, get `temperature`.
         temperature: $T > 0$.
         exponential: $T_j = T e^{u_j / \bar u}$ instead.
 
     Returns:
-        One for each class; at least float32.
+        One temperature per class; at least float32.
 
     Raises:
-        InputError: for shapes that do not go together, labels that are no class, NaN, or numbers out of range.
+        InputError: for mismatched shapes, labels out of range, NaN, or numbers out of range.
 
-    >>> embeddings, labels = torch.tensor([[1.0], [-1.0], [3.0], [-3.0]]), torch.tensor([0, 0, 1, 1])
-    >>> class_temperatures(embeddings, labels, classes=2)  # distances 1 and 3, clipped to 1.4 and 2.6
-    tensor([0.0700, 0.1300])
+    Examples:
+        >>> embeddings, labels = torch.tensor([[1.0], [-1.0], [3.0], [-3.0]]), torch.tensor([0, 0, 1, 1])
+        >>> class_temperatures(embeddings, labels, classes=2)  # distances 1 and 3, clipped to 1.4 and 2.6
+        tensor([0.0700, 0.1300])
     """
     check_counts(classes=classes)
     check_number("temperature", temperature, above=0)
@@ -262,50 +265,53 @@ def class_temperatures(
 def split_class(
     z: Float[Tensor, "images dim"], count: int, clustering: Clustering = "ordinary"
 ) -> Int64[Tensor, " images"]:
-    """Divide the images of a class into subclasses by their cosines; draws from torch's global generator.
+    """Split the images of a class into subclasses by their cosines; draws from torch's global generator.
 
     Args:
-        z: one row of length 1 per image.
-        count: how many subclasses, at most as many as images.
-        clustering: "ordinary" k-means; "balanced": from there on, subclasses whose sizes differ by one at most; or
-            "random": those of k-means, dealt out anew to the images, which keeps the sizes alone.
+        z: one row per image; normalised here.
+        count: number of subclasses, at most that of the images.
+        clustering: "ordinary" k-means; "balanced": starts there, and makes sizes differ by at most one; or "random":
+            permutes the subclasses of k-means among the images, which keeps only the sizes.
 
     Returns:
-        The subclass of each image, from 0. An ordinary one may be empty.
+        The subclass of each image, from 0. "ordinary" may leave one empty.
 
     Raises:
-        InputError: for NaN, another number of subclasses, or another word.
+        InputError: for NaN, a number of subclasses out of range, or an unknown clustering.
     """
     check_matrix("z", z)
-    check_lengths("z", z)
     if not z.shape[1]:
         raise InputError(f"z: expected at least 1 column, got shape {list(z.shape)}")
     check_number("count", count, at_least=1, at_most=len(z), whole=True)
     if clustering not in get_args(Clustering):
         raise unknown("clustering", clustering, get_args(Clustering))
+    return _split_class(normalize_rows(z), count, clustering)
+
+
+def _split_class(z: Float[Tensor, "images dim"], count: int, clustering: Clustering) -> Int64[Tensor, " images"]:
     if count == 1:
         return torch.zeros(len(z), dtype=torch.int64)
     found = kmeans(z, count, iterations=ITERATIONS["ordinary"], spherical=True)
     if clustering == "balanced":
-        z = z.to(torch.promote_types(z.dtype, torch.float32))
         return _balanced(z, found.centroids.to(z.dtype))
     return found.labels[torch.randperm(len(z))] if clustering == "random" else found.labels
 
 
 def assign_evenly(similarity: Float[Tensor, "images clusters"]) -> Int64[Tensor, " images"]:
-    """Give each image to a cluster, the best pairs first, so that the clusters' sizes differ by one at most.
+    """Assign each image to a cluster, best pairs first, so that the clusters' sizes differ by at most one.
 
-    While a cluster has fewer than its share, n/m rounded down, it takes the next best image; those left over go to the
-    next best cluster that has none of them yet. What makes a pair good is its similarity over the sum of the cluster's.
+    A pair is rated by its similarity divided by the sum of the cluster's similarities. Clusters fill up to n/m images,
+    rounded down; then each takes at most one of the remaining images.
 
     Args:
-        similarity: above 0.
+        similarity: similarity of each image to each cluster, above 0.
 
     Raises:
         InputError: for no image or cluster, or similarities that are not above 0.
 
-    >>> assign_evenly(torch.tensor([[0.9, 0.8], [0.8, 0.1], [0.7, 0.6], [0.6, 0.5]]))  # the first two want cluster 0
-    tensor([1, 0, 1, 0])
+    Examples:
+        >>> assign_evenly(torch.tensor([[0.9, 0.8], [0.8, 0.1], [0.7, 0.6], [0.6, 0.5]]))  # two prefer cluster 0
+        tensor([1, 0, 1, 0])
     """
     check_matrix("similarity", similarity)
     if not similarity.shape[1]:
@@ -324,25 +330,23 @@ def assign_evenly(similarity: Float[Tensor, "images clusters"]) -> Int64[Tensor,
     return torch.tensor(found)
 
 
-class SBCL(Method):
+class SBCL(ProjectedMethod):
     """Contrastive pretraining with long-tailed labels: large classes are split into subclasses while it learns.
 
     Args:
         encoder: images to features; what a run keeps.
         samples: how many training images there are.
-        classes: how many classes the labels have.
+        classes: number of classes in the labels.
         temperature: of the subclass level, above 0.
         gamma: weight of the class level, at least 0.
         base_temperature: above 0; the subclass level is multiplied by `temperature / base_temperature`.
-        ranked: let the class level see only what the subclass level does not.
-        exponential: let a class's temperature grow exponentially with the scatter of its images, not linearly.
-        delta: least size that subclasses are meant to have; the smallest class's size where that is larger.
-        clustering: "ordinary" k-means, "balanced" with subclasses of one size, or "random" subclasses as a control.
+        ranked: restrict the class level to what the subclass level leaves out.
+        exponential: make a class's temperature grow exponentially with the scatter of its images, not linearly.
+        delta: intended minimum size of a subclass; the smallest class's size if that is larger.
+        clustering: "ordinary" k-means, "balanced" with subclasses of equal size, or "random" subclasses as a control.
         warm_epochs: epochs of SupCon before the first clustering.
         every: epochs from one clustering to the next.
-        hidden: width of the projection head's hidden layer.
-        dim: width of the projection.
-        **recipe: arguments of `Method`.
+        **recipe: arguments of `ProjectedMethod`.
     """
 
     subclasses: Tensor
@@ -362,24 +366,21 @@ class SBCL(Method):
         clustering: Clustering = "ordinary",
         warm_epochs: int = 1,
         every: int = 1,
-        hidden: int = 256,
-        dim: int = 64,
         **recipe: Any,
     ):
         super().__init__(encoder, **recipe)
-        check_counts(samples=samples, classes=classes, delta=delta, every=every, hidden=hidden, dim=dim)
+        check_counts(samples=samples, classes=classes, delta=delta, every=every)
         check_number("warm_epochs", warm_epochs, at_least=0, whole=True)
         if clustering not in get_args(Clustering):
             raise unknown("clustering", clustering, get_args(Clustering))
         self.exponential, self.delta, self.clustering = exponential, delta, clustering
         self.warm_epochs, self.every = warm_epochs, every
-        self.head = mlp(self.features, hidden, dim)
         self.objective = SBCLLoss(temperature, gamma, base_temperature, ranked)
         self.register_buffer("subclasses", torch.full((samples,), -1))
         self.register_buffer("temperatures", torch.full((classes,), temperature))
 
     def start_epoch(self, images: Images, epoch: int) -> None:
-        """Split the classes anew, by one random view of each image, and find the classes' temperatures."""
+        """Split the classes again, using one random view of each image, and compute the classes' temperatures."""
         if epoch < self.warm_epochs or (epoch - self.warm_epochs) % self.every:
             return
         z = normalize_rows(embed(nn.Sequential(self.encoder, self.head), images, self.view))
@@ -389,7 +390,7 @@ class SBCL(Method):
         subclasses = torch.full_like(images.labels, -1)
         for label in sizes.nonzero().flatten().tolist():
             rows = (images.labels == label).nonzero().flatten()
-            subclasses[rows] = first[label] + split_class(z[rows], int(counts[label]), self.clustering)
+            subclasses[rows] = first[label] + _split_class(z[rows], int(counts[label]), self.clustering)
         temperature = self.objective.temperature
         temperatures = class_temperatures(z, images.labels, len(counts), temperature, self.exponential)
         self.subclasses.copy_(subclasses)
@@ -397,20 +398,20 @@ class SBCL(Method):
 
     def loss(self, images: ImageViews, labels: Labels, index: Index) -> Float[Tensor, ""]:
         """SBCL of the projections of both views; SupCon before the first clustering."""
-        z1, z2 = (self.head(self.encoder(view)) for view in images)
+        z1, z2 = self.projections(images)
         if not (self.subclasses >= 0).any():
             temperature = self.objective.temperature
             one = torch.zeros_like(labels)
             return sbcl(z1, z2, labels, one, None, temperature, gamma=0, base_temperature=temperature)
-        # An image without a label is alone in its class, whose temperature is that of all that are not split.
+        # An image without a label is alone in its class, which keeps the temperature of unsplit classes.
         of_class = self.temperatures[labels].where(labels >= 0, self.objective.temperature)
         return self.objective(z1, z2, labels, self.subclasses[index], of_class)
 
     def diagnostics(self, train: Images, probe: Images, test: Images) -> dict[str, float]:
-        """`subclasses`: how many there are; `subclass_size`: images in the own subclass of an image, in the mean.
+        """`subclasses`: their number; `subclass_size`: mean number of images in an image's own subclass.
 
-        Nothing before the first clustering. In a batch of B of N images, B·(`subclass_size` - 1)/N other images of its
-        subclass are to be expected.
+        Empty before the first clustering. In a batch of B of N images, an image meets B·(`subclass_size` - 1)/N others
+        of its subclass on average.
         """
         sizes = self.subclasses[self.subclasses >= 0].bincount().double()
         if not len(sizes):
@@ -426,7 +427,7 @@ def _check_numbers(temperature: float, gamma: float, base_temperature: float) ->
 
 
 def _check(z1: Tensor, z2: Tensor, labels: Tensor, subclasses: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The number of each image among those of all processes, its class and subclass, after a look at the arguments."""
+    """Check the arguments; return each image's index over all processes, its class and its subclass."""
     check_same_shape(z1=z1, z2=z2)
     check_matrix("z1", z1)
     check_matrix("z2", z2)
@@ -436,24 +437,24 @@ def _check(z1: Tensor, z2: Tensor, labels: Tensor, subclasses: Tensor) -> tuple[
 
 
 def _numbers(labels: Tensor, subclasses: Tensor, row: Tensor) -> tuple[Tensor, Tensor]:
-    """Of all processes' images class and subclass, each numbered from 0 among those that are there."""
+    """Class and subclass of all processes' images, renumbered from 0 without gaps."""
     label = gather(torch.where(labels < 0, -1 - row, labels))
     pairs = torch.stack([label, gather(subclasses)], 1)
     return label.unique(return_inverse=True)[1], pairs.unique(dim=0, return_inverse=True)[1]
 
 
 def _sums(z: Float[Tensor, "anchors dim"], number: Tensor, row: Tensor) -> Float[Tensor, "anchors dim"]:
-    """Of each anchor the sum over all rows with its number, both views, of all processes."""
+    """The sum over all rows with each anchor's number: both views, all processes."""
     own = number[row].repeat(2)
     sums = z.new_zeros(1, int(number.max()) + 1, z.shape[1]).index_add(1, own, z[None])
     return gather(sums).sum(0)[own]
 
 
 def _balanced(z: Tensor, centres: Tensor) -> Int64[Tensor, " images"]:
-    """k-means from these centres on, with clusters of one size."""
+    """k-means from the given centres, with clusters of equal size."""
     found = None
     for _ in range(ITERATIONS["balanced"]):
-        # Cosines may be negative, where dividing by their sum would turn the order round.
+        # Cosines may be negative, and dividing by a negative sum would reverse the order.
         before, found = found, assign_evenly((1 + z @ centres.T) / 2 + 1e-6)
         if before is not None and torch.equal(before, found):
             break

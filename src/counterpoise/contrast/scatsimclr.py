@@ -3,8 +3,8 @@
 Kinakh, Taran, Voloshynovskiy, "ScatSimCLR: self-supervised contrastive learning with pretext task regularization for
 small-scale datasets", ICCV 2021 workshop on visual inductive priors, arXiv 2108.13939.
 
-The scattering transform (Mallat, 2012; Bruna & Mallat, 2013; here kymatio's) is not learnt: wavelets and moduli, stable
-to small deformations. What is learnt on top of it is small, so that few images suffice.
+The scattering transform (Mallat, 2012; Bruna & Mallat, 2013; here kymatio's) is fixed: wavelets and moduli, stable to
+small deformations. The learnt part on top of it is small, so that few images suffice.
 """
 
 from __future__ import annotations
@@ -42,31 +42,32 @@ WIDTHS = {
 """The adapters of the paper by their depth: the width of the first convolution, then of each residual block."""
 
 TURNS = 4
-TILES = 9  # of the jigsaw, in 3 rows
+TILES = 9  # tiles of the jigsaw, in 3 rows
 
 
 def scattering_channels(channels: int, scale: int, orientations: int) -> int:
-    """How many maps a scattering transform of order 2 gives: C (1 + L J + L² J (J-1) / 2).
+    """Number of maps of a scattering transform of order 2: C (1 + L J + L² J (J-1) / 2).
 
     Args:
-        channels: C, of the images; each is transformed by itself.
-        scale: J; the maps are smaller than the images by 2 to its power.
-        orientations: L, of the wavelets.
+        channels: C, channels of the images; each is transformed separately.
+        scale: J; the maps are 2^J times smaller than the images.
+        orientations: L, orientations of the wavelets.
 
     Raises:
         InputError: for a number below 1.
 
-    >>> scattering_channels(3, scale=2, orientations=16)
-    867
+    Examples:
+        >>> scattering_channels(3, scale=2, orientations=16)
+        867
     """
     check_counts(channels=channels, scale=scale, orientations=orientations)
     return channels * (1 + orientations * scale + orientations**2 * scale * (scale - 1) // 2)
 
 
 class Scattering(nn.Module):
-    """The scattering transform of order 2, for images of any size; it has no parameters.
+    """The scattering transform of order 2, for images of any size, without parameters.
 
-    The filters for a size are made when the first images of that size come. Half precision is too coarse for it: it is
+    The filters for a size are built at the first images of that size. Half precision is too coarse, so the transform is
     computed in float32 or float64.
 
     Args:
@@ -83,18 +84,18 @@ class Scattering(nn.Module):
         check_counts(scale=scale, orientations=orientations)
         _transform()
         self.scale, self.orientations = scale, orientations
-        self.filters: dict[tuple[int, int], nn.Module] = {}  # not registered: they need not be saved
+        self.filters: dict[tuple[int, int], nn.Module] = {}  # not registered, since they need not be saved
 
     def forward(
         self, images: Float[Tensor, "batch channels height width"]
     ) -> Float[Tensor, "batch maps small_height small_width"]:
-        """The coefficients of each image, channel by channel: order 0, then 1, then 2.
+        """The coefficients of each image, channel by channel, in the orders 0, 1, 2.
 
         Args:
             images: at least 2^J pixels high and wide.
 
         Returns:
-            `scattering_channels` maps an image, each side divided by 2^J and rounded down.
+            `scattering_channels` maps per image, each side divided by 2^J and rounded down.
 
         Raises:
             InputError: for smaller images.
@@ -119,7 +120,7 @@ class Scattering(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions with batch normalisation, added to their input; if widths differ, to its 1x1 convolution."""
+    """Two 3x3 convolutions with batch normalisation plus a skip connection, a 1x1 convolution if widths differ."""
 
     def __init__(self, width: int, out: int):
         super().__init__()
@@ -134,18 +135,19 @@ class ResidualBlock(nn.Module):
 
 
 class ScatteringEncoder(nn.Module):
-    """Images to features: scattering transform, then the adapter, a residual net that is learnt.
+    """Images to features: a scattering transform, then the adapter, a learnt residual net.
 
     Args:
-        channels: of the images.
+        channels: channels of the images.
         scale: J of the transform.
         orientations: L of the transform.
-        widths: of the adapter's first convolution, then of each residual block; see `WIDTHS`.
+        widths: channels of the adapter's first convolution, then of each residual block; see `WIDTHS`.
         pool: side of the maps to which the adapter's output is averaged; its features are the last width times pool².
-        norm: normalise each scattering map over the batch first; orders differ in scale by ten and more.
+        norm: first normalise each scattering map over the batch; the orders' scales differ by a factor of ten and more.
 
-    >>> ScatteringEncoder(1, orientations=4, widths=(8, 16), pool=2)(torch.zeros(2, 1, 12, 20)).shape
-    torch.Size([2, 64])
+    Examples:
+        >>> ScatteringEncoder(1, orientations=4, widths=(8, 16), pool=2)(torch.zeros(2, 1, 12, 20)).shape
+        torch.Size([2, 64])
     """
 
     def __init__(
@@ -184,14 +186,15 @@ class ScatteringEncoder(nn.Module):
 
 
 def turned(images: Pixels) -> tuple[UInt8[Tensor, "turned channels height width"], Int64[Tensor, " turned"]]:
-    """Each image four times, turned clockwise by 0, 90, 180 and 270 degrees; and by how many quarters each is turned.
+    """Each image rotated clockwise by 0, 90, 180 and 270 degrees, and the number of quarter turns of each.
 
     Raises:
         InputError: for images that are not square.
 
-    >>> images, quarters = turned(torch.tensor([[1, 2], [3, 4]], dtype=torch.uint8).view(1, 1, 2, 2))
-    >>> images.flatten(1).tolist(), quarters.tolist()
-    ([[1, 2, 3, 4], [3, 1, 4, 2], [4, 3, 2, 1], [2, 4, 1, 3]], [0, 1, 2, 3])
+    Examples:
+        >>> images, quarters = turned(torch.tensor([[1, 2], [3, 4]], dtype=torch.uint8).view(1, 1, 2, 2))
+        >>> images.flatten(1).tolist(), quarters.tolist()
+        ([[1, 2, 3, 4], [3, 1, 4, 2], [4, 3, 2, 1], [2, 4, 1, 3]], [0, 1, 2, 3])
     """
     _check_pixels(images)
     if images.shape[2] != images.shape[3]:
@@ -204,17 +207,18 @@ def turned(images: Pixels) -> tuple[UInt8[Tensor, "turned channels height width"
 def tiles(images: Pixels) -> Float[Tensor, "batch 9 channels height width"]:
     """The nine tiles of each image, row by row, each enlarged to the size of the image, in [-1, 1].
 
-    Where a third is no whole number of pixels, those that are cut are left out: of 28, the tiles have 9, 8 and 9.
+    If a third is not a whole number of pixels, pixels on a cut are left out: from 28, the tiles have 9, 8 and 9.
 
     Raises:
-        InputError: for images that are no uint8, or too small to have nine tiles.
+        InputError: for images that are not uint8, or too small for nine tiles.
 
-    >>> tiles(torch.arange(9, dtype=torch.uint8).view(1, 1, 3, 3))[0, :, 0, 0, 0].add(1).mul(127.5).round()
-    tensor([0., 1., 2., 3., 4., 5., 6., 7., 8.])
+    Examples:
+        >>> tiles(torch.arange(9, dtype=torch.uint8).view(1, 1, 3, 3))[0, :, 0, 0, 0].add(1).mul(127.5).round()
+        tensor([0., 1., 2., 3., 4., 5., 6., 7., 8.])
     """
     _check_pixels(images)
     size = images.shape[2:]
-    if min(size) < 3 or 4 in size:  # of 4, the middle third is cut on both sides
+    if min(size) < 3 or 4 in size:  # at 4, the middle third is cut on both sides
         raise InputError(f"images: expected 3 or at least 5 pixels a side for nine tiles, got {size[0]}x{size[1]}")
     rows, columns = ([slice(-(-side * k // 3), side * (k + 1) // 3) for k in range(3)] for side in size)
     unit = to_float(images)
@@ -227,20 +231,22 @@ def tiles(images: Pixels) -> Float[Tensor, "batch 9 channels height width"]:
 
 
 def permutations(count: int) -> Int64[Tensor, "count 9"]:
-    """Permutations of nine tiles that are far apart: any two put at least eight tiles in different places.
+    """Permutations of nine tiles with large Hamming distances: any two differ in at least eight places.
 
-    They are the maps x → a x + b of the field of nine elements with a ≠ 0, of which two agree in at most one point.
+    They are the maps x → a x + b of the field of nine elements with a ≠ 0, and any two of these agree in at most one
+    point.
 
     Args:
-        count: from 2 to 72.
+        count: number of permutations, from 2 to 72.
 
     Raises:
-        InputError: for another number.
+        InputError: for a number out of range.
 
-    >>> permutations(3)
-    tensor([[0, 1, 2, 3, 4, 5, 6, 7, 8],
-            [1, 2, 0, 4, 5, 3, 7, 8, 6],
-            [2, 0, 1, 5, 3, 4, 8, 6, 7]])
+    Examples:
+        >>> permutations(3)
+        tensor([[0, 1, 2, 3, 4, 5, 6, 7, 8],
+                [1, 2, 0, 4, 5, 3, 7, 8, 6],
+                [2, 0, 1, 5, 3, 4, 8, 6, 7]])
     """
     check_number("count", count, at_least=2, at_most=72, whole=True)
     # The field: x = u + v i with u and v modulo 3 and i² = -1, as the number u + 3 v.
@@ -255,7 +261,7 @@ def shuffle(
     """The tiles in a given order: place t of an image gets tile `order[t]`.
 
     Raises:
-        InputError: for shapes that do not go together, or a tile that is not there.
+        InputError: for mismatched shapes, or a tile out of range.
     """
     if tiles.ndim != 5 or tiles.shape[1] != TILES or order.shape != tiles.shape[:2]:
         got = f"{list(tiles.shape)} and {list(order.shape)}"
@@ -270,10 +276,10 @@ def _shuffle(tiles: Tensor, order: Tensor) -> Tensor:
 
 
 class RotationHead(nn.Sequential):
-    """Logits of the four turns, from the features of a turned image.
+    """Logits of the four rotations, from the features of a rotated image.
 
     Args:
-        features: of the encoder.
+        features: width of the encoder's features.
     """
 
     def __init__(self, features: int):
@@ -285,8 +291,8 @@ class JigsawHead(nn.Module):
     """Logits of the permutations, from the features of nine tiles in their shuffled order.
 
     Args:
-        features: of the encoder.
-        count: how many permutations there are.
+        features: width of the encoder's features.
+        count: number of permutations.
     """
 
     def __init__(self, features: int, count: int):
@@ -301,22 +307,23 @@ class JigsawHead(nn.Module):
 
 
 class ScatSimCLR(Method):
-    """SimCLR on a scattering transform, which is fixed, and a small adapter, with rotations or jigsaws told beside it.
+    """SimCLR on a fixed scattering transform with a small adapter, plus a pretext task: rotations or jigsaws.
 
     Args:
-        encoder: images to features; replaced by the scattering encoder, for images of as many channels, unless
+        encoder: images to features; replaced by the scattering encoder, for images with the same channels, unless
             `scattering` is off.
         scattering: off keeps the backbone, as in SimCLR with a pretext task.
         scale: J of the transform: its maps are 2^J times smaller than the images.
         orientations: L of its wavelets; the cost and the number of maps grow as its square.
-        widths: of the adapter's first convolution, then of each residual block.
+        widths: channels of the adapter's first convolution, then of each residual block.
         pool: side of the maps to which the adapter's output is averaged.
-        norm: normalise the scattering maps first.
-        pretext: "rotation" tells by how many quarters an image was turned, "jigsaw" how its nine tiles were shuffled.
-        weight: of the pretext loss, at least 0.
-        delay: epochs before the pretext loss counts.
-        shuffles: permutations of the jigsaw, from 2 to 72.
-        temperature: of the contrastive loss, above 0.
+        norm: first normalise the scattering maps.
+        pretext: "rotation" predicts by how many quarters an image was turned, "jigsaw" how its nine tiles were
+            shuffled.
+        weight: weight of the pretext loss, at least 0.
+        delay: epochs before the pretext loss is added.
+        shuffles: number of permutations of the jigsaw, from 2 to 72.
+        temperature: temperature of the contrastive loss, above 0.
         dim: width of the projection; its hidden layer is as wide as the features.
         **recipe: arguments of `Method`.
     """
@@ -365,7 +372,7 @@ class ScatSimCLR(Method):
         self._images: Images | None = None
 
     def start_epoch(self, images: Images, epoch: int) -> None:
-        """The pretext task takes the images themselves, not the views."""
+        """Keep the images, since the pretext task takes them, not the views."""
         self._epoch, self._images = epoch, images
 
     def loss(self, images: ImageViews, labels: Labels, index: Index) -> Float[Tensor, ""]:
@@ -375,14 +382,14 @@ class ScatSimCLR(Method):
         if self.pretext == "none":
             return contrast
         if self._epoch < self.delay:
-            # Several processes wait for a gradient of every parameter, if only for zeros.
+            # Distributed training waits for a gradient of every parameter, even zeros.
             return contrast + 0.0 * sum(p.sum() for p in self.pretext_head.parameters())
         return contrast + self.weight * self.pretext_loss(self._pixels(index))
 
     def pretext_loss(self, pixels: Pixels) -> Float[Tensor, ""]:
-        """Mean cross-entropy of the pretext task; its images pass the encoder as a batch of their own.
+        """Mean cross-entropy of the pretext task; its images pass through the encoder as a separate batch.
 
-        Turned images get a random view each. Tiles are taken from the image as it is, in an order that is drawn.
+        Each rotated image gets a random view. Tiles are taken from the unaugmented image, in a random order.
         """
         if self.pretext == "rotation":
             images, target = turned(pixels)
@@ -395,7 +402,7 @@ class ScatSimCLR(Method):
         return gather(F.cross_entropy(logits, target, reduction="none")).mean()
 
     def diagnostics(self, train: Images, probe: Images, test: Images) -> dict[str, float]:
-        """`scattering`: a linear probe's accuracy on the transform alone; `over scattering`: what the adapter adds."""
+        """`scattering`: accuracy of a linear probe on the transform; `over scattering`: the gain by the adapter."""
         if not isinstance(self.encoder, ScatteringEncoder):
             return {}
         plain = _label_accuracy(nn.Sequential(self.encoder.scattering, nn.Flatten()), probe, test)
@@ -409,7 +416,7 @@ class ScatSimCLR(Method):
 
 
 def _label_accuracy(net: nn.Module, probe: Images, test: Images) -> float | None:
-    """Of a linear probe on the labels; `None` without labels."""
+    """Accuracy of a linear probe on the labels; `None` without labels."""
     if not len(probe):
         return None
     known, features = (embed(net, images, to_float) for images in (probe, test))
@@ -432,7 +439,7 @@ def _hidden(width: int, out: int) -> list[nn.Module]:
 
 def _transform() -> type[nn.Module]:
     try:
-        # Not `kymatio.torch`, which also imports the transform of three dimensions: SciPy 1.17 lacks what that needs.
+        # Not `kymatio.torch`, which also imports the 3D transform: SciPy 1.17 lacks what that needs.
         from kymatio.scattering2d.frontend.torch_frontend import ScatteringTorch2D
     except ImportError as error:
         raise MissingExtra("kymatio", "scattering") from error

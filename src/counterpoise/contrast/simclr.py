@@ -13,9 +13,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from counterpoise.learners.method import ImageViews, Index, Labels, Method
-from counterpoise.nets.heads import mlp
-from counterpoise.ops.checks import check_counts, check_matrix, check_number, check_same_shape
+from counterpoise.contrast.projected import ProjectedMethod
+from counterpoise.learners.method import ImageViews, Index, Labels
+from counterpoise.ops.checks import check_matrix, check_number, check_same_shape
 from counterpoise.ops.processes import gather, global_row_indices
 from counterpoise.ops.similarity import normalize_rows, similarity_logsumexp
 
@@ -25,7 +25,7 @@ def nt_xent(
 ) -> Float[Tensor, ""]:
     r"""Normalised, temperature-scaled cross-entropy (NT-Xent, InfoNCE) of two views.
 
-    The 2N rows are all anchors; row i's positive p(i) is the other view of its sample. With cosines $s$, the mean over
+    All 2N rows are anchors; the positive p(i) of row i is the other view of its sample. With cosines $s$, the mean over
     the anchors of $-s_{i,p(i)}/T + \log \sum_{k \ne i} e^{s_{ik}/T}$.
 
     Args:
@@ -39,8 +39,9 @@ def nt_xent(
     Raises:
         InputError: for different shapes, fewer than 2 samples, NaN, or a temperature that is not above 0.
 
-    >>> round(nt_xent(torch.ones(3, 2), torch.ones(3, 2)).item(), 4)  # log 5: one of five
-    1.6094
+    Examples:
+        >>> round(nt_xent(torch.ones(3, 2), torch.ones(3, 2)).item(), 4)  # log 5: one of five
+        1.6094
     """
     check_number("temperature", temperature, above=0)
     check_same_shape(z1=z1, z2=z2)
@@ -72,16 +73,14 @@ class NTXentLoss(nn.Module):
         return nt_xent(z1, z2, self.temperature)
 
 
-class SimCLR(Method):
-    """Contrastive pretraining without labels; the projection head serves the loss alone and is not kept.
+class SimCLR(ProjectedMethod):
+    """Contrastive pretraining without labels; the projection head only serves the loss and is not kept.
 
     Args:
         encoder: images to features; what a run keeps.
-        temperature: above 0; small values look at the nearest neighbours alone.
+        temperature: above 0; small values focus on the nearest neighbours.
         views: random views of each image, at least 2; with more, the loss is the mean over all pairs of views.
-        hidden: width of the projection head's hidden layer.
-        dim: width of the projection.
-        **recipe: arguments of `Method`.
+        **recipe: arguments of `ProjectedMethod`.
     """
 
     def __init__(
@@ -89,18 +88,14 @@ class SimCLR(Method):
         encoder: nn.Module,
         temperature: float = 0.1,
         views: int = 2,
-        hidden: int = 256,
-        dim: int = 64,
         **recipe: Any,
     ):
         super().__init__(encoder, **recipe)
-        check_counts(hidden=hidden, dim=dim)
         check_number("views", views, at_least=2, whole=True)
         self.views = views
-        self.head = mlp(self.features, hidden, dim)
         self.objective = NTXentLoss(temperature)
 
     def loss(self, images: ImageViews, labels: Labels, index: Index) -> Float[Tensor, ""]:
-        """NT-Xent of the projections, mean over the pairs of views."""
-        embeddings = [self.head(self.encoder(view)) for view in images]
+        """NT-Xent of the projections, averaged over the pairs of views."""
+        embeddings = self.projections(images)
         return torch.stack([self.objective(*pair) for pair in itertools.combinations(embeddings, 2)]).mean()

@@ -12,10 +12,10 @@ import torch
 from jaxtyping import Float, Integer
 from torch import Tensor, nn
 
+from counterpoise.contrast.projected import ProjectedMethod
 from counterpoise.errors import InputError
-from counterpoise.learners.method import ImageViews, Index, Labels, Method
-from counterpoise.nets.heads import mlp
-from counterpoise.ops.checks import check_counts, check_integers, check_matrix, check_number
+from counterpoise.learners.method import ImageViews, Index, Labels
+from counterpoise.ops.checks import check_integers, check_matrix, check_number
 from counterpoise.ops.processes import gather, global_row_indices
 from counterpoise.ops.similarity import normalize_rows, similarity_logsumexp
 
@@ -25,9 +25,9 @@ def supcon(
 ) -> Float[Tensor, ""]:
     r"""Mean over anchors of $-\frac{1}{|P(i)|} \sum_{p \in P(i)} s_{ip}/T + \log \sum_{a \ne i} e^{s_{ia}/T}$.
 
-    $s$ are cosines, and P(i) the other rows with the label of row i. Rows without a positive are no anchors. Neither
-    are rows without a label, -1; both still stand in the denominators of the others. Where all rows are of one class,
-    no row is a negative: the loss only asks that all similarities be equal, and is at least the log of their number.
+    $s$ are cosines, and P(i) the other rows with the label of row i. Rows without a positive, or without a label (-1),
+    are no anchors, but appear in the denominators of the others. If all rows have one class, no row is a negative: the
+    loss only makes all similarities equal, and is at least the log of their number.
 
     Args:
         embeddings: one row per view; normalised here.
@@ -41,11 +41,12 @@ def supcon(
         InputError: if no two rows share a class; for wrong shapes, labels below -1, NaN, or a temperature that is not
             above 0.
 
-    >>> embeddings = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
-    >>> round(supcon(embeddings, torch.tensor([0, 0, 1, 1]), temperature=1.0).item(), 6)  # log(1 + 2/e)
-    0.551445
-    >>> round(supcon(embeddings, torch.tensor([0, 0, -1, -1]), temperature=1.0).item(), 6)  # the same two anchors
-    0.551445
+    Examples:
+        >>> embeddings = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
+        >>> round(supcon(embeddings, torch.tensor([0, 0, 1, 1]), temperature=1.0).item(), 6)  # log(1 + 2/e)
+        0.551445
+        >>> round(supcon(embeddings, torch.tensor([0, 0, -1, -1]), temperature=1.0).item(), 6)  # the same two anchors
+        0.551445
     """
     check_number("temperature", temperature, above=0)
     check_matrix("embeddings", embeddings)
@@ -57,7 +58,7 @@ def supcon(
     if not is_anchor.any():
         raise InputError(f"labels: no two of the {len(label)} rows share a class, so there is no positive pair")
     label, positives, is_anchor = label[row], positives[row], is_anchor[row]
-    # Summed class by class, the positives cost N·D, not N².
+    # Sums by class make the positives cost N·D, not N².
     class_sums = gather(z.new_zeros(1, len(classes), z.shape[1]).index_add(1, label, z[None])).sum(0)
     positive = (z * (class_sums[label] - z)).sum(1) / positives.clamp(min=1)
     others = similarity_logsumexp(z, scale=1 / temperature, exclude=row, gather_distributed=True)
@@ -81,25 +82,21 @@ class SupConLoss(nn.Module):
         return supcon(embeddings, labels, self.temperature)
 
 
-class SupCon(Method):
-    """Contrastive pretraining with labels; an image without a label attracts its own second view alone, as in SimCLR.
+class SupCon(ProjectedMethod):
+    """Contrastive pretraining with labels; an image without a label attracts only its own second view, as in SimCLR.
 
     Args:
         encoder: images to features; what a run keeps.
-        temperature: above 0; small values look at the nearest neighbours alone.
-        hidden: width of the projection head's hidden layer.
-        dim: width of the projection.
-        **recipe: arguments of `Method`.
+        temperature: above 0; small values focus on the nearest neighbours.
+        **recipe: arguments of `ProjectedMethod`.
     """
 
-    def __init__(self, encoder: nn.Module, temperature: float = 0.1, hidden: int = 256, dim: int = 64, **recipe: Any):
+    def __init__(self, encoder: nn.Module, temperature: float = 0.1, **recipe: Any):
         super().__init__(encoder, **recipe)
-        check_counts(hidden=hidden, dim=dim)
-        self.head = mlp(self.features, hidden, dim)
         self.objective = SupConLoss(temperature)
 
     def loss(self, images: ImageViews, labels: Labels, index: Index) -> Float[Tensor, ""]:
         """SupCon of the projections of all views together."""
-        embeddings = torch.cat([self.head(self.encoder(view)) for view in images])
+        embeddings = torch.cat(self.projections(images))
         own = labels.max().clamp(min=0) + 1 + torch.arange(len(labels), device=labels.device)
         return self.objective(embeddings, torch.where(labels < 0, own, labels).repeat(len(images)))

@@ -1,8 +1,8 @@
-"""Composed retrieval: search with an image and a wish in words, from coarse to fine matching as training goes on.
+"""Composed image retrieval: queries of an image and a text that modifies it, with coarse-to-fine matching.
 
 Chen, Zheng, Ji, Qu, Chua, "Composed Image Retrieval with Text Feedback via Multi-grained Uncertainty Regularization",
 ICLR 2024, arXiv 2211.07394: uncertainty modelling (the jittered targets) and uncertainty regularisation (the loss), in
-the form of the authors' code. What composes an image and a text is the gated residual of Vo, Jiang, Sun, Murphy, Li,
+the form of the authors' code. Image and text are composed by the gated residual of Vo, Jiang, Sun, Murphy, Li,
 Fei-Fei, Hays, "Composing Text and Image for Image Retrieval", CVPR 2019, arXiv 1812.07119.
 """
 
@@ -29,13 +29,14 @@ from counterpoise.ops.similarity import normalize_rows, similarity_logsumexp
 
 
 def info_nce(queries: Float[Tensor, "batch dim"], keys: Float[Tensor, "batch dim"]) -> Float[Tensor, ""]:
-    r"""The mean over the queries of $-\log \frac{e^{q_i \cdot k_i}}{\sum_j e^{q_i \cdot k_j}}$; rows as they are.
+    r"""InfoNCE, the mean over queries of $-\log \frac{e^{q_i \cdot k_i}}{\sum_j e^{q_i \cdot k_j}}$; not normalised.
 
     Raises:
-        InputError: for different shapes, NaN, or fewer than 2 rows, of which the loss is 0.
+        InputError: for different shapes, NaN, or fewer than 2 rows, where the loss is always 0.
 
-    >>> round(info_nce(torch.eye(2), torch.eye(2)).item(), 6)  # log(1 + 1/e)
-    0.313262
+    Examples:
+        >>> round(info_nce(torch.eye(2), torch.eye(2)).item(), 6)  # log(1 + 1/e)
+        0.313262
     """
     check_same_shape(queries=queries, keys=keys)
     check_matrix("queries", queries)
@@ -54,22 +55,23 @@ def jitter(
 ) -> Float[Tensor, "batch dim"]:
     r"""Coarse targets, $\hat t = \alpha\, a \odot \bar t + \beta\, b$, with Gaussian noise of the row's own statistics.
 
-    $a \sim N(1, \sigma)$ and $b \sim N(\mu, \sigma)$ are drawn for each number. Of each row, $\mu$ and $\sigma$ are the
-    mean and the (unbiased) standard deviation; $\bar t$ is the row with mean 0 and deviation 1, through which alone the
-    gradient flows.
+    $a \sim N(1, \sigma)$ and $b \sim N(\mu, \sigma)$ are drawn for each number, where $\mu$ and $\sigma$ are the row's
+    mean and (unbiased) standard deviation. $\bar t$ is the row standardised to mean 0 and deviation 1; the gradient
+    flows through it alone.
 
     Args:
         targets: one row per sample, of at least 2 columns.
-        scale_draws: standard normal numbers that make $a$.
-        shift_draws: likewise $b$.
+        scale_draws: standard normal numbers from which $a$ is made.
+        shift_draws: the same for $b$.
         alpha: factor of the first term, at least 0.
         beta: factor of the second, at least 0.
 
     Raises:
         InputError: for different shapes, one column, NaN, or numbers out of range.
 
-    >>> jitter(torch.tensor([[1.0, 3.0]]), torch.zeros(1, 2), torch.zeros(1, 2))  # no noise: (-1, 1) + 2
-    tensor([[1.0000, 3.0000]])
+    Examples:
+        >>> jitter(torch.tensor([[1.0, 3.0]]), torch.zeros(1, 2), torch.zeros(1, 2))  # no noise: (-1, 1) + 2
+        tensor([[1.0000, 3.0000]])
     """
     given = {"targets": targets, "scale_draws": scale_draws, "shift_draws": shift_draws}
     check_same_shape(**given)
@@ -84,15 +86,16 @@ def jitter(
 
 
 def uncertainty(queries: Float[Tensor, "batch dim"], coarse: Float[Tensor, "batch dim"]) -> Float[Tensor, ""]:
-    r"""The loss of coarse matching, $L_u = \frac12 (e^{-u} L(q, \hat t) + u)$, with `info_nce` as $L$.
+    r"""The coarse matching loss, $L_u = \frac12 (e^{-u} L(q, \hat t) + u)$, with `info_nce` as $L$.
 
-    $u$ is the standard deviation of all numbers of the batch's coarse targets, one for the batch, and has a gradient.
+    $u$ is one number a batch, the standard deviation over all entries of the coarse targets; it has a gradient.
 
     Raises:
         InputError: as `info_nce`.
 
-    >>> round(uncertainty(torch.zeros(2, 2), torch.tensor([[1.0, -1.0], [1.0, -1.0]])).item(), 6)
-    0.686574
+    Examples:
+        >>> round(uncertainty(torch.zeros(2, 2), torch.tensor([[1.0, -1.0], [1.0, -1.0]])).item(), 6)
+        0.686574
     """
     check_same_shape(queries=queries, coarse=coarse)
     check_matrix("coarse", coarse)
@@ -101,18 +104,19 @@ def uncertainty(queries: Float[Tensor, "batch dim"], coarse: Float[Tensor, "batc
 
 
 def coarse_share(epoch: int, epochs: int, gamma: float = 1.0) -> float:
-    r"""How much of the loss is coarse matching in an epoch: $e^{-\gamma_0 \cdot \text{epoch} / \text{epochs}}$.
+    r"""The weight of coarse matching in an epoch: $e^{-\gamma_0 \cdot \text{epoch} / \text{epochs}}$.
 
     Args:
         epoch: from 0.
-        epochs: how many there are, at least 1.
+        epochs: number of epochs, at least 1.
         gamma: $\gamma_0$, at least 0.
 
     Raises:
         InputError: for numbers out of range.
 
-    >>> [round(coarse_share(epoch, 10), 3) for epoch in (0, 5, 9)]
-    [1.0, 0.607, 0.407]
+    Examples:
+        >>> [round(coarse_share(epoch, 10), 3) for epoch in (0, 5, 9)]
+        [1.0, 0.607, 0.407]
     """
     check_number("epoch", epoch, at_least=0, whole=True)
     check_number("epochs", epochs, at_least=1, whole=True)
@@ -121,13 +125,12 @@ def coarse_share(epoch: int, epochs: int, gamma: float = 1.0) -> float:
 
 
 class Jitter(nn.Module):
-    """Coarse targets of a batch: `jitter(targets)` with noise that is drawn at each call.
+    """Coarse targets of a batch: `jitter(targets)` with new noise at each call.
 
-    Rows are scaled to one length first, which sets the size of the noise with the number of columns: norm / √columns is
-    0.18 in the paper.
+    Rows are first scaled to the same norm. The noise is about norm / √columns, which is 0.18 in the paper.
 
     Args:
-        norm: length of the rows, above 0.
+        norm: norm to which rows are scaled, above 0.
         alpha: factor of the scaled rows, at least 0.
         beta: factor of their shift, at least 0.
     """
@@ -140,13 +143,13 @@ class Jitter(nn.Module):
         self.norm, self.alpha, self.beta = norm, alpha, beta
 
     def forward(self, targets: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch dim"]:
-        """Coarse targets, which are not of one length; see `jitter`.
+        """Coarse targets, which are not normalised; see `jitter`.
 
         Args:
             targets: one row per target, of at least 2 columns.
 
         Raises:
-            InputError: for another shape, or NaN.
+            InputError: for a wrong shape, or NaN.
         """
         check_matrix("targets", targets)
         _check_columns("targets", targets)
@@ -158,7 +161,7 @@ class UncertaintyLoss(nn.Module):
     r"""Coarse and fine matching: `loss(queries, positives, coarse, share)` is $g L_u + (1 - g) L(q, t)$.
 
     Args:
-        norm: length that the rows of queries and positives are scaled to, above 0.
+        norm: norm to which the rows of queries and positives are scaled, above 0.
     """
 
     def __init__(self, norm: float = 4.0):
@@ -177,8 +180,8 @@ class UncertaintyLoss(nn.Module):
 
         Args:
             queries: one row per composed query.
-            positives: the row of each query's target.
-            coarse: each target as `Jitter` makes it of the positives; `None` only where the share is 0.
+            positives: the embedding of each query's target.
+            coarse: coarse targets, made from the positives by `Jitter`; `None` only where the share is 0.
             share: g, from 0 (fine matching alone: InfoNCE) to 1; see `coarse_share`.
 
         Raises:
@@ -200,15 +203,15 @@ class UncertaintyLoss(nn.Module):
 
 
 class Searcher(nn.Module):
-    """Embeddings of images, and of queries made of an image and a text.
+    """Embeds images, and queries of an image and a text.
 
-    An image's features x and a text's t, a sum over its words, are composed as σ(gate(x, t)) ⊙ x + change(x, t). One
-    linear layer makes embeddings of both, composed and plain features.
+    Image features x and text features t (a sum over words) are composed as σ(gate(x, t)) ⊙ x + change(x, t). One linear
+    layer projects composed and plain features alike to embeddings.
 
     Args:
-        backbone: images to features.
-        features: how many.
-        dim: numbers of an embedding.
+        backbone: maps images to features.
+        features: number of features.
+        dim: embedding dimension.
     """
 
     def __init__(self, backbone: nn.Module, features: int, dim: int):
@@ -226,21 +229,21 @@ class Searcher(nn.Module):
     def query(
         self, x: Float[Tensor, "batch features"], words: Shaped[Tensor, "batch words"]
     ) -> Float[Tensor, "batch dim"]:
-        """Embeddings of queries: the backbone's features of their images, and their texts as `read` gives them."""
+        """Embeddings of queries, from the backbone's features of their images and the word counts from `read`."""
         joint = torch.cat([x, self.words(words.to(x.dtype))], 1)
         return self.project(torch.sigmoid(self.gate(joint)) * x + self.change(joint))
 
 
 class ComposedRetrieval(Method):
-    """Search with an image and words: contrastive matching of queries with their targets, coarse at first.
+    """Composed image retrieval: a contrastive loss between queries and targets, which starts with coarse matching.
 
     Args:
-        encoder: images to features; a run keeps it with all that makes embeddings of queries.
-        samples: how many training queries there are, one for each training image.
-        uncertain: coarse matching beside the fine; off is the baseline, InfoNCE alone.
-        gamma: how fast coarse matching gives way, at least 0.
-        dim: numbers of an embedding, at least 2.
-        norm: length of embeddings in the loss, above 0; the noise of coarse targets is norm / √dim.
+        encoder: maps images to features; a run keeps it with the modules that embed queries.
+        samples: number of training queries, one for each training image.
+        uncertain: add coarse matching to fine matching; off is the baseline, InfoNCE alone.
+        gamma: how fast the weight of coarse matching decays, at least 0.
+        dim: embedding dimension, at least 2.
+        norm: norm of embeddings in the loss, above 0; the noise of coarse targets is norm / √dim.
         alpha: factor of the scaled rows in the coarse targets, at least 0.
         beta: factor of their shift, at least 0.
         **recipe: arguments of `Method`.
@@ -275,7 +278,7 @@ class ComposedRetrieval(Method):
         self.register_buffer("words_of", torch.zeros(samples, len(WORDS), dtype=torch.uint8))
 
     def start_epoch(self, images: Composed, epoch: int) -> None:
-        """Learn the queries, and how much of the loss is coarse matching in this epoch."""
+        """Store the queries' targets and texts, and set the weight of coarse matching for this epoch."""
         if not isinstance(images, Composed):
             raise InputError(
                 f"images: expected composed queries, got {type(images).__name__}; the task compose has them"
@@ -286,12 +289,12 @@ class ComposedRetrieval(Method):
             self.share = coarse_share(epoch, int(self.trainer.max_epochs or 1), self.gamma) if epoch else 1.0
 
     def batches(self, order: Int[Tensor, " samples"], batch_size: int) -> list[list[int]]:
-        """An epoch's batches of `batch_size` queries: the images of all, then the answers to all."""
+        """An epoch's batches of `batch_size` queries: first the query images, then their target images."""
         references = order[: len(order) // batch_size * batch_size].view(-1, batch_size)
         return torch.cat([references, self.answer_of.cpu()[references]], 1).tolist()
 
     def loss(self, images: ImageViews, labels: Labels, index: Index) -> Float[Tensor, ""]:
-        """The loss of a batch of queries and their answers, as `batches` makes it."""
+        """The loss of a batch of query and target images, as `batches` orders them."""
         references, answers = self.encoder.backbone(images[0]).chunk(2)
         queries = self.encoder.query(references, self.words_of[index[: len(references)]])
         targets = self.encoder.project(answers)
@@ -299,14 +302,14 @@ class ComposedRetrieval(Method):
 
     @torch.no_grad()
     def ask(self, images: Images, texts: Sequence[str]) -> Float[Tensor, "queries dim"]:
-        """Embeddings of queries, to be compared by cosine with those that the encoder makes of images.
+        """Embeddings of queries, for comparison by cosine with the encoder's embeddings of images.
 
         Args:
             images: the image of each query.
-            texts: what is to be changed of it.
+            texts: how each image should be changed.
 
         Raises:
-            InputError: for an unknown word, or another number of texts.
+            InputError: for an unknown word, or a number of texts that differs from that of the images.
         """
         if len(texts) != len(images):
             raise InputError(f"texts: expected one for each of the {len(images)} images, got {len(texts)}")
@@ -316,6 +319,6 @@ class ComposedRetrieval(Method):
 
 
 def _check_columns(name: str, rows: Tensor) -> None:
-    """Refuse rows whose numbers have no deviation."""
+    """Refuse rows of one number, which have no standard deviation."""
     if rows.shape[1] < 2:
         raise InputError(f"{name}: expected at least 2 columns, got {rows.shape[1]}")

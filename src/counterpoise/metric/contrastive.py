@@ -1,4 +1,4 @@
-"""Contrastive loss, through pytorch-metric-learning: positives to one point, negatives to a margin.
+"""Contrastive loss, through pytorch-metric-learning: pulls positives together, pushes negatives beyond a margin.
 
 Hadsell, Chopra, LeCun, "Dimensionality Reduction by Learning an Invariant Mapping", CVPR 2006, equation 4, without the
 squares.
@@ -8,30 +8,43 @@ from __future__ import annotations
 
 from typing import Any
 
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 
-from counterpoise.learners.method import Labels
-from counterpoise.metric.learner import MetricLearner, check_pairs, pml
+from counterpoise.metric.learner import MetricLearner, PairLoss, pml
 from counterpoise.ops.checks import check_number
 
 
-class Contrastive(MetricLearner):
-    """All pairs of a batch, by Euclidean distance of unit rows; the mean over those that are not yet where they belong.
+class ContrastiveLoss(PairLoss):
+    """Contrastive loss on the Euclidean distance of normalised embeddings, averaged over the pairs that violate it.
+
+    The mean over active positives plus the mean over active negatives: `loss(embeddings, labels)`.
 
     Args:
-        encoder: images to features; a linear layer is put on it, whose output is what a run keeps.
-        samples: how many training images there are.
-        margin: distance to which negatives are pushed, from 0 to 2.
+        margin: distance beyond which negatives cost nothing, above 0, at most 2.
+
+    Examples:
+        >>> import torch
+        >>> z = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]])
+        >>> round(ContrastiveLoss(margin=1.0)(z, torch.tensor([0, 0, 1])).item(), 4)  # √2, (1 - 0.894 + 1 - 0.632) / 2
+        1.6508
+    """
+
+    def __init__(self, margin: float = 0.5):
+        check_number("margin", margin, above=0, at_most=2)
+        super().__init__(pml("losses").ContrastiveLoss(pos_margin=0, neg_margin=margin))
+        self.margin = margin
+
+
+class Contrastive(MetricLearner):
+    """Contrastive loss on the Euclidean distance of normalised embeddings, averaged over the pairs that violate it.
+
+    Args:
+        encoder: maps images to features; a run keeps it with a linear layer on top that makes the embeddings.
+        samples: number of training images.
+        margin: distance beyond which negatives cost nothing, above 0, at most 2.
         **recipe: arguments of `MetricLearner`.
     """
 
     def __init__(self, encoder: nn.Module, samples: int, margin: float = 0.5, **recipe: Any):
         super().__init__(encoder, samples, **recipe)
-        check_number("margin", margin, above=0, at_most=2)
-        self.objective = pml("losses").ContrastiveLoss(pos_margin=0, neg_margin=margin)
-
-    def embedding_loss(self, embeddings: Float[Tensor, "batch dim"], labels: Labels) -> Float[Tensor, ""]:
-        """The mean over the active positives, and that over the active negatives."""
-        check_pairs(labels)
-        return self.objective(embeddings, labels)
+        self.objective = ContrastiveLoss(margin)

@@ -1,4 +1,4 @@
-"""What the methods of the metric room share: an embedding that is kept, and batches with several images of a class."""
+"""Shared by the methods of the metric room: the embedding layer, class-balanced batches, and the loss interfaces."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from counterpoise.data import Images
 from counterpoise.errors import InputError, MissingExtra
 from counterpoise.learners.method import ImageViews, Index, Labels, Method
 from counterpoise.nets.heads import linear
-from counterpoise.ops.checks import check_integers, check_number
+from counterpoise.ops.checks import check_integers, check_matrix, check_number
 from counterpoise.ops.processes import exchange, gather, is_first
 
 
 class Embedder(nn.Sequential):
-    """A backbone and a linear layer: images to embeddings of `features` numbers."""
+    """A backbone and a linear layer: maps images to embeddings of `features` numbers."""
 
     def __init__(self, backbone: nn.Module, features: int, dim: int):
         super().__init__(backbone, linear(features, dim))
@@ -37,31 +37,32 @@ def class_batches(
     per_class: int,
     needed: int = 2,
 ) -> list[list[int]]:
-    """An epoch's batches, in which images of one class stand side by side, and no batch is of one class alone.
+    """An epoch's batches of several images per class; every batch holds a positive and a negative pair.
 
-    Each class is divided into groups of `per_class`, or of half a batch where that is less, in the given order; an
-    image that is left over joins the last group. Groups come in the order of their first images, and this sequence is
-    cut into batches. Where a batch holds one class alone, some of its images change places with those of another batch.
+    Each class is divided into groups of `per_class` images, or of half a batch where that is less, in the given order;
+    a single image that remains joins the last group. Groups are ordered by their first images, and this sequence is cut
+    into batches. A batch that holds only one class swaps some of its images with those of another batch.
 
     Left out are images without a label, images that are alone in their class, a last incomplete batch where there are
-    samples / batch_size others, and batches for which there is no image of a second class.
+    samples / batch_size others, and batches for which no image of a second class can be found.
 
     Args:
         labels: class of each sample, of any integer type; -1 for none.
-        order: the samples in random order.
+        order: sample indices in random order.
         batch_size: samples in a batch, at least 2 · `needed`.
         per_class: samples in a group, at least 2.
-        needed: a batch must have a class of so many samples: 2 make a positive pair.
+        needed: samples that at least one class of each batch must have: 2 make a positive pair.
 
     Returns:
-        At most samples / batch_size batches, but one at least.
+        At most samples / batch_size batches, but at least one.
 
     Raises:
-        InputError: for numbers out of range, labels below -1, or where no batch has two classes, one of them of
+        InputError: for numbers out of range, labels below -1, or if no batch has two classes, one of them with
             `needed` samples.
 
-    >>> class_batches(torch.tensor([0, 0, 0, 1, 1, 1, -1]), torch.arange(7), batch_size=4, per_class=2)
-    [[0, 1, 2, 3]]
+    Examples:
+        >>> class_batches(torch.tensor([0, 0, 0, 1, 1, 1, -1]), torch.arange(7), batch_size=4, per_class=2)
+        [[0, 1, 2, 3]]
     """
     check_number("needed", needed, at_least=2, whole=True)
     check_number("per_class", per_class, at_least=needed, whole=True)
@@ -89,7 +90,7 @@ def class_batches(
 
 
 def _grouped(labels: Tensor, order: Tensor, size: int) -> list[list[int]]:
-    """Each class with a pair in groups of `size`, or one more or fewer, by the place of their first images."""
+    """Groups of `size` images of one class, or of one more or fewer, ordered by their first images."""
     known = order[labels[order] >= 0]
     by_class = known[labels[known].argsort(stable=True)]
     groups: list[list[int]] = []
@@ -103,7 +104,7 @@ def _grouped(labels: Tensor, order: Tensor, size: int) -> list[list[int]]:
 
 
 def _exchange_negatives(batches: list[list[int]], class_of: Sequence[int], most: int) -> None:
-    """Let each batch of one class change places of up to `most` images with a batch that can spare other classes'."""
+    """Let each batch of one class swap up to `most` images with a batch that has enough images of other classes."""
     donors: dict[int, deque[list[int]]] = {}
     for batch in batches:
         own = class_of[batch[0]]
@@ -123,19 +124,20 @@ def _exchange_negatives(batches: list[list[int]], class_of: Sequence[int], most:
 
 
 def _shared_out(batches: list[list[int]], shares: int, batch_size: int, most: int) -> list[list[int]]:
-    """Larger batches, of which each of several processes takes every `shares`-th image: it gets a given batch whole.
+    """Interleave batches into larger ones, so that a process that takes every `shares`-th image gets one batch whole.
 
     Args:
-        batches: the batches of one process each; those that are left over fill up what no share of them divides.
-        shares: how many processes there are.
-        batch_size: images of all processes.
-        most: how many larger batches.
+        batches: the batches of one process each; images of the remaining ones pad the larger batches.
+        shares: number of processes.
+        batch_size: images of all processes together.
+        most: the largest number of batches to make.
 
     Raises:
         InputError: where there are fewer batches than processes.
 
-    >>> _shared_out([[0, 1, 2], [3, 4, 5], [6, 7]], shares=2, batch_size=7, most=9)
-    [[0, 3, 1, 4, 2, 5, 6]]
+    Examples:
+        >>> _shared_out([[0, 1, 2], [3, 4, 5], [6, 7]], shares=2, batch_size=7, most=9)
+        [[0, 3, 1, 4, 2, 5, 6]]
     """
     whole = [batch for batch in batches if len(batch) == len(batches[0])]
     if len(whole) < shares:
@@ -152,20 +154,104 @@ def _shared_out(batches: list[list[int]], shares: int, batch_size: int, most: in
     return made
 
 
-class MetricLearner(Method):
-    """Training of an embedding by the labels: the loss of one view of a batch of several images of each class.
+class EmbeddingLoss(nn.Module):
+    """A loss of embeddings and class labels: `loss(embeddings, labels)`; a subclass defines `of_all`."""
+
+    def forward(self, embeddings: Float[Tensor, "batch dim"], labels: Labels) -> Float[Tensor, ""]:
+        """The loss of the batch of all processes.
+
+        Args:
+            embeddings: one row per image.
+            labels: class of each row, of any integer type; rows with -1 are left out.
+
+        Returns:
+            The loss, a scalar.
+
+        Raises:
+            InputError: for wrong shapes, labels below -1, NaN, or a batch that the loss cannot learn from.
+        """
+        check_matrix("embeddings", embeddings)
+        labels = check_integers("labels", labels, rows=len(embeddings), low=-1)
+        embeddings, labels = gather(embeddings), gather(labels)
+        return self.of_all(embeddings[labels >= 0], labels[labels >= 0])
+
+    def of_all(self, embeddings: Float[Tensor, "batch dim"], labels: Labels) -> Float[Tensor, ""]:
+        """The loss of labelled rows that are already gathered from all processes."""
+        raise NotImplementedError(f"{type(self).__name__} must define of_all(embeddings, labels)")
+
+
+class PairLoss(EmbeddingLoss):
+    """A pair or triplet loss of pytorch-metric-learning as an `EmbeddingLoss`, in float32 at least.
 
     Args:
-        encoder: images to features; a linear layer is put on it, whose output is what a run keeps.
-        samples: how many training images there are.
-        dim: numbers of an embedding.
-        per_class: images of a class in a batch, at least 2; at most half of a batch is of one group.
+        objective: its loss of embeddings, labels and mined pairs or triplets.
+        miner: chooses pairs or triplets from embeddings and labels; `None` takes all.
+    """
+
+    def __init__(self, objective: nn.Module, miner: nn.Module | None = None):
+        super().__init__()
+        self.objective, self.miner = objective, miner
+
+    def of_all(self, embeddings: Float[Tensor, "batch dim"], labels: Labels) -> Float[Tensor, ""]:
+        """The loss of labelled rows that are already gathered from all processes."""
+        check_pairs(labels)
+        with torch.autocast(embeddings.device.type, enabled=False):
+            embeddings = _wide(embeddings)
+            mined = None if self.miner is None else self.miner(embeddings, labels)
+            return self.objective(embeddings, labels, mined)
+
+
+class ProxyLoss(EmbeddingLoss):
+    """A loss of pytorch-metric-learning with a proxy for each class as an `EmbeddingLoss`, in float32 at least.
+
+    Args:
+        objective: its loss of embeddings and labels.
+        classes: number of classes; labels must be below it.
+        weights: name of the parameter that holds the proxies.
+    """
+
+    def __init__(self, objective: nn.Module, classes: int, weights: str):
+        super().__init__()
+        self.objective, self.classes, self.weights = objective, classes, weights
+        self.register_load_state_dict_pre_hook(_below_objective)
+
+    @property
+    def proxies(self) -> nn.Parameter:
+        """The learnt proxies, in the layout of pytorch-metric-learning."""
+        return self.objective.get_parameter(self.weights)
+
+    def of_all(self, embeddings: Float[Tensor, "batch dim"], labels: Labels) -> Float[Tensor, ""]:
+        """The loss of labelled rows that are already gathered from all processes."""
+        labels = check_integers("labels", labels, rows=len(embeddings), low=0, high=self.classes)
+        with torch.autocast(embeddings.device.type, enabled=False):
+            return self.objective(_wide(embeddings), labels)
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def _below_objective(loss: ProxyLoss, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
+    """Accept checkpoints of earlier versions, which hold the proxies in the loss itself."""
+    if prefix + loss.weights in state:
+        state[f"{prefix}objective.{loss.weights}"] = state.pop(prefix + loss.weights)
+
+
+class MetricLearner(Method):
+    """Trains an embedding from labels: the loss of one view of each image, in batches of several images per class.
+
+    Args:
+        encoder: maps images to features; a run keeps it with a linear layer on top that makes the embeddings.
+        samples: number of training images.
+        dim: embedding dimension.
+        per_class: images of a class in a batch, at least 2; a group takes at most half of a batch.
         **recipe: arguments of `Method`.
     """
 
     views = 1
-    needed = 2  # images of one class that a batch must have
+    needed = 2  # images that at least one class of each batch must have
     class_of: Tensor
+    objective: Any
 
     def __init__(self, encoder: nn.Module, samples: int, dim: int = 64, per_class: int = 4, **recipe: Any):
         super().__init__(encoder, **recipe)
@@ -177,16 +263,16 @@ class MetricLearner(Method):
         self.features = dim
         self.register_buffer("class_of", torch.full((samples,), -1))
 
-    def check_images(self, images: Images, batch_size: int, shares: int = 1) -> None:
-        """Refuse images or a batch size of which no batch has a positive and a negative pair; see `class_batches`."""
+    def check_data(self, images: Images, batch_size: int, shares: int = 1) -> None:
+        """Refuse images or a batch size without any batch with a positive and a negative pair; see `class_batches`."""
         self.check_classes(images)
         self.divided(images.labels, torch.arange(len(images)), batch_size, shares)
 
     def check_classes(self, images: Images) -> None:
-        """Refuse images without a positive, or without a negative pair.
+        """Refuse images without a positive pair or without a negative pair.
 
         Raises:
-            InputError: naming the largest class, and how many images it has.
+            InputError: with the largest class and its number of images.
         """
         if len(images) != len(self.class_of):
             raise InputError(
@@ -206,17 +292,16 @@ class MetricLearner(Method):
             )
 
     def start_epoch(self, images: Images, epoch: int) -> None:
-        """Learn which image is of which class; before the first epoch, say how many are alone in theirs."""
+        """Store the class of each image; before the first epoch, warn of images that are alone in their class."""
         self.check_classes(images)
         if (alone := int((images.counts() == 1).sum())) and epoch == 0 and is_first():
             warnings.warn(
-                f"{alone} of {len(images)} training images are not learnt from: each is alone in its class, "
-                "and a pair needs 2"
+                f"{alone} of {len(images)} training images are not used: each is alone in its class, and a pair needs 2"
             )
         self.class_of.copy_(images.labels)
 
     def batches(self, order: Int[Tensor, " samples"], batch_size: int) -> list[list[int]]:
-        """`class_batches` of this epoch; where processes do not exchange rows, each gets batches of its own."""
+        """The `class_batches` of this epoch; each process gets its own where processes do not exchange rows."""
         apart = exchange() == "none" and dist.is_available() and dist.is_initialized()
         labels = self.class_of.cpu()
         found = self.divided(labels, order.cpu(), batch_size, dist.get_world_size() if apart else 1)
@@ -224,18 +309,18 @@ class MetricLearner(Method):
         paired, used = int(counts[counts > 1].sum()), sum(map(len, found))
         if paired - used >= batch_size and self.current_epoch == 0 and is_first():
             warnings.warn(
-                f"{paired - used} of {paired} images are left out of the first epoch: too few of other classes, "
-                "or of their own, to make a batch with"
+                f"{paired - used} of {paired} images are left out of the first epoch: too few images of other classes, "
+                "or of their own class, to fill a batch"
             )
         return found
 
     def divided(
         self, labels: Int[Tensor, " samples"], order: Int[Tensor, " samples"], batch_size: int, shares: int
     ) -> list[list[int]]:
-        """An epoch's batches, each of so many shares that hold pairs.
+        """An epoch's batches, each divided into `shares` parts that hold positive and negative pairs.
 
         Raises:
-            InputError: where a share would be too small for a positive and a negative pair.
+            InputError: if a part is too small for a positive and a negative pair.
         """
         if shares > 1 and batch_size < 2 * self.needed * shares:
             raise InputError(
@@ -248,27 +333,25 @@ class MetricLearner(Method):
         return _shared_out(found, shares, batch_size, most=max(1, len(order) // batch_size))
 
     def loss(self, images: ImageViews, labels: Labels, index: Index) -> Float[Tensor, ""]:
-        """The loss of the embeddings of the batch of all processes; images without a label are passed over."""
+        """The loss of the embeddings of the batch of all processes; images without a label are left out."""
         embeddings, labels = gather(self.encoder(images[0])), gather(labels)
         return self.embedding_loss(embeddings[labels >= 0], labels[labels >= 0])
 
     def embedding_loss(self, embeddings: Float[Tensor, "batch dim"], labels: Labels) -> Float[Tensor, ""]:
-        """What a subclass says its loss is."""
-        raise NotImplementedError(f"{type(self).__name__} must define embedding_loss(embeddings, labels)")
+        """The loss of labelled rows of all processes; by default that of `objective`."""
+        return self.objective.of_all(embeddings, labels)
 
 
 class ProxyLearner(MetricLearner):
-    """A `MetricLearner` whose objective holds a proxy for each class, which learns at a rate of its own.
+    """A `MetricLearner` whose objective has a proxy for each class; proxies have a learning rate of their own.
 
     Args:
-        encoder: images to features; a linear layer is put on it, whose output is what a run keeps.
-        samples: how many training images there are.
-        classes: how many classes the labels have.
+        encoder: maps images to features; a run keeps it with a linear layer on top that makes the embeddings.
+        samples: number of training images.
+        classes: number of classes.
         proxy_lr: peak learning rate of the objective's parameters, above 0.
         **recipe: arguments of `MetricLearner`.
     """
-
-    objective: nn.Module
 
     def __init__(self, encoder: nn.Module, samples: int, classes: int, proxy_lr: float = 1e-2, **recipe: Any):
         super().__init__(encoder, samples, **recipe)
@@ -277,7 +360,7 @@ class ProxyLearner(MetricLearner):
         self.proxy_lr, self.classes = proxy_lr, classes
 
     def check_classes(self, images: Images) -> None:
-        """As of any `MetricLearner`; and refuse images of a class that has no proxy."""
+        """Check as `MetricLearner` does, and refuse images of a class that has no proxy."""
         super().check_classes(images)
         if (most := int(images.labels.max()) + 1) > self.classes:
             raise InputError(
@@ -285,7 +368,7 @@ class ProxyLearner(MetricLearner):
             )
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """As of any method, but that the proxies are a group of their own."""
+        """The groups of `Method`, with the proxies in a group of their own."""
         proxies = list(self.objective.parameters())
         own, groups = {id(p) for p in proxies}, super().parameter_groups()
         for group in groups:
@@ -294,21 +377,22 @@ class ProxyLearner(MetricLearner):
 
 
 def check_pairs(labels: Labels) -> None:
-    """Refuse a batch without a positive, or without a negative pair, whose loss would be 0 whatever its embeddings are.
+    """Refuse a batch without a positive or a negative pair, whose loss would be 0 for any embeddings.
 
     Args:
-        labels: class of each row; rows without a label, -1, are in no pair.
+        labels: class of each row; rows with -1 have no label and form no pair.
 
     Raises:
-        InputError: if no two labels are equal, or all are.
+        InputError: if all labels differ, or all are equal.
 
-    >>> check_pairs(torch.tensor([0, 0, 1]))
-    >>> check_pairs(torch.tensor([0, 1]))
-    Traceback (most recent call last):
-    counterpoise.errors.InputError: labels: expected 2 of one class in the batch, for a pair, got 2 different ones
-    >>> check_pairs(torch.tensor([1, 1]))
-    Traceback (most recent call last):
-    counterpoise.errors.InputError: labels: expected 2 classes in the batch, for a negative pair, got 2 rows of one
+    Examples:
+        >>> check_pairs(torch.tensor([0, 0, 1]))
+        >>> check_pairs(torch.tensor([0, 1]))
+        Traceback (most recent call last):
+        counterpoise.errors.InputError: labels: expected 2 of one class in the batch, for a pair, got 2 different ones
+        >>> check_pairs(torch.tensor([1, 1]))
+        Traceback (most recent call last):
+        counterpoise.errors.InputError: labels: expected 2 classes in the batch, for a negative pair, got 2 rows of one
     """
     labels = check_integers("labels", labels, rows=len(labels), low=-1)
     known = labels[labels >= 0]
@@ -320,13 +404,14 @@ def check_pairs(labels: Labels) -> None:
 
 
 def pml(part: str) -> Any:
-    """A module of pytorch-metric-learning.
+    """Import a module of pytorch-metric-learning.
 
     Raises:
-        MissingExtra: without it.
+        MissingExtra: if it is not installed.
 
-    >>> pml("losses").__name__
-    'pytorch_metric_learning.losses'
+    Examples:
+        >>> pml("losses").__name__
+        'pytorch_metric_learning.losses'
     """
     try:
         return import_module(f"pytorch_metric_learning.{part}")

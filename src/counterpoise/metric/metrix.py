@@ -1,11 +1,11 @@
-r"""Metrix: mixup for metric learning, whose pairs get interpolated labels as its examples do.
+r"""Metrix: mixup for metric learning, which interpolates the labels of pairs together with the examples.
 
 Venkataramanan, Psomas, Kijak, Amsaleg, Karantzalos, Avrithis, "It Takes Two to Tango: Mixup for Deep Metric Learning",
 ICLR 2022, arXiv 2106.04990: the generic loss over pairs, its mixed form, and utilization.
 
-An example is a positive of an anchor (y = 1) or a negative (y = 0). So a mixture $v$ of two examples is a positive to
-the share $y = \lambda y_x + (1-\lambda) y_{x'}$, and a loss that is made of a sum over positives and one over negatives
-takes mixtures into both: $\sigma^+\big(\sum_V y\, \rho^+(s(a, v))\big) + \sigma^-\big(\sum_V (1-y)\, \rho^-(s(a,
+An example is a positive (y = 1) or a negative (y = 0) of an anchor. A mixture $v$ of two examples has the interpolated
+label $y = \lambda y_x + (1-\lambda) y_{x'}$. A loss of a sum over positives and a sum over negatives takes mixtures
+into both sums: $\sigma^+\big(\sum_V y\, \rho^+(s(a, v))\big) + \sigma^-\big(\sum_V (1-y)\, \rho^-(s(a,
 v))\big)$.
 """
 
@@ -22,7 +22,10 @@ from counterpoise.data import Images
 from counterpoise.data.views import to_float
 from counterpoise.errors import InputError, unknown
 from counterpoise.learners.method import ImageViews, Index, Labels
-from counterpoise.metric.learner import Embedder, ProxyLearner, check_pairs, pml
+from counterpoise.metric.contrastive import ContrastiveLoss
+from counterpoise.metric.learner import Embedder, EmbeddingLoss, ProxyLearner, check_pairs, pml
+from counterpoise.metric.multi_similarity import MultiSimilarityLoss
+from counterpoise.metric.proxy_anchor import ProxyAnchorLoss
 from counterpoise.nets import embed
 from counterpoise.ops.checks import check_finite, check_integers, check_matrix, check_number, check_same_shape
 from counterpoise.ops.neighbours import nearest
@@ -36,18 +39,24 @@ Drawn = Literal["positive-negative", "anchor-negative", "either"]
 Pooling = Literal["mean", "mean+max"]
 Make = Callable[[Int[Tensor, " mixtures"], Int[Tensor, " mixtures"]], Float[Tensor, "mixtures dim"]]
 
-# What each base loss takes unless told otherwise: the defaults of the methods of these names.
-CONSTANTS: dict[str, dict[str, float]] = {
-    "contrastive": {"margin": 0.5},
-    "multi-similarity": {"margin": 0.5, "alpha": 2.0, "beta": 50.0},
-    "proxy-anchor": {"margin": 0.1, "alpha": 32.0},
+# Constants of each base loss: the argument's name in its mixed form, and in the base loss itself.
+NUMBERS: dict[str, dict[str, str]] = {
+    "contrastive": {"margin": "margin"},
+    "multi-similarity": {"margin": "base", "alpha": "alpha", "beta": "beta"},
+    "proxy-anchor": {"margin": "margin", "alpha": "alpha"},
 }
-EPSILON = 0.1  # of the miner of multi-similarity
-CHUNK = 512  # images at a time that are mixed with each other to measure utilization
+CHUNK = 512  # images that are mixed with each other at a time to measure utilization
 
 
 class Found(NamedTuple):
-    """The pairs of a base loss: rows of two lists, positives and negatives, each with the anchor it belongs to."""
+    """The pairs of a base loss, as row indices.
+
+    Attributes:
+        positive_of: anchor of each positive.
+        positives: the positives.
+        negative_of: anchor of each negative.
+        negatives: the negatives.
+    """
 
     positive_of: Int[Tensor, " positives"]
     positives: Int[Tensor, " positives"]
@@ -56,7 +65,13 @@ class Found(NamedTuple):
 
 
 class Triples(NamedTuple):
-    """What is mixed: for each mixture its anchor, and the two examples; the first is on the anchor's side."""
+    """The examples to mix, as row indices.
+
+    Attributes:
+        anchor: anchor of each mixture.
+        first: a positive of the anchor, or the anchor itself.
+        second: a negative of the anchor.
+    """
 
     anchor: Int[Tensor, " mixtures"]
     first: Int[Tensor, " mixtures"]
@@ -74,8 +89,9 @@ def mix(first: Float[Tensor, "..."], second: Float[Tensor, "..."], share: float)
     Raises:
         InputError: for different shapes, NaN, or a share out of range.
 
-    >>> mix(torch.tensor([4.0]), torch.tensor([8.0]), 0.25)
-    tensor([7.])
+    Examples:
+        >>> mix(torch.tensor([4.0]), torch.tensor([8.0]), 0.25)
+        tensor([7.])
     """
     check_same_shape(first=first, second=second)
     check_finite("first", first)
@@ -85,20 +101,21 @@ def mix(first: Float[Tensor, "..."], second: Float[Tensor, "..."], share: float)
 
 
 def mixing_pairs(found: Found, kind: Kind = "positive-negative") -> Triples:
-    r"""All mixtures of an anchor: of each of its positives, or of itself, with each of its negatives.
+    r"""All mixtures of each anchor: each of its positives, or the anchor itself, with each of its negatives.
 
     Args:
         found: positives and negatives of each anchor.
         kind: "positive-negative"; or "anchor-negative", where the anchors are examples themselves.
 
     Returns:
-        As many as $\sum_a |P(a)| |N(a)|$ or $\sum_a |N(a)|$. With the first's share $\lambda$, $y = \lambda$ for all.
+        $\sum_a |P(a)| |N(a)|$ or $\sum_a |N(a)|$ mixtures. With weight $\lambda$ on the first, $y = \lambda$ for all.
 
     Raises:
-        InputError: for another kind, or rows and anchors that do not go together.
+        InputError: for an unknown kind, or different numbers of rows and anchors.
 
-    >>> mixing_pairs(Found(*(torch.tensor(x) for x in ([0, 1], [1, 0], [0, 0, 1], [2, 3, 3]))))  # doctest: +ELLIPSIS
-    Triples(anchor=tensor([0, 0, 1]), first=tensor([1, 1, 0]), second=tensor([2, 3, 3]))
+    Examples:
+        >>> mixing_pairs(Found(*(torch.tensor(x) for x in ([0, 1], [1, 0], [0, 0, 1], [2, 3, 3]))))
+        Triples(anchor=tensor([0, 0, 1]), first=tensor([1, 1, 0]), second=tensor([2, 3, 3]))
     """
     if kind not in get_args(Kind):
         raise unknown("kind", kind, get_args(Kind))
@@ -111,7 +128,7 @@ def mixing_pairs(found: Found, kind: Kind = "positive-negative") -> Triples:
         return Triples(*[order] * 3)
     many = found.negative_of.bincount(minlength=anchors)
     repeats = many[found.positive_of]
-    # The negatives of one anchor lie side by side in `order`: each of its positives goes through them once.
+    # `order` sorts negatives by anchor, so each positive takes one contiguous run of it.
     start = (many.cumsum(0) - many)[found.positive_of] - (repeats.cumsum(0) - repeats)
     place = start.repeat_interleave(repeats) + torch.arange(int(repeats.sum()), device=order.device)
     anchor, first = (x.repeat_interleave(repeats) for x in found[:2])
@@ -119,19 +136,20 @@ def mixing_pairs(found: Found, kind: Kind = "positive-negative") -> Triples:
 
 
 def hardest_negatives(found: Found, similarity: Float[Tensor, " negatives"], count: int) -> Found:
-    """The same pairs with no more than `count` negatives of an anchor, those that are most similar to it.
+    """Keep at most `count` negatives of each anchor, those most similar to it.
 
     Args:
         found: positives and negatives of each anchor.
         similarity: of each negative to its anchor.
-        count: at least 1.
+        count: number of negatives to keep, at least 1.
 
     Raises:
-        InputError: for shapes that do not go together, NaN, or a count out of range.
+        InputError: for shapes that do not match, NaN, or a count out of range.
 
-    >>> rows = torch.arange(3)
-    >>> hardest_negatives(Found(rows, rows, rows // 2, rows), torch.tensor([0.1, 0.3, 0.2]), 1).negatives
-    tensor([1, 2])
+    Examples:
+        >>> rows = torch.arange(3)
+        >>> hardest_negatives(Found(rows, rows, rows // 2, rows), torch.tensor([0.1, 0.3, 0.2]), 1).negatives
+        tensor([1, 2])
     """
     found = _checked(found)
     _check_vectors(similarity=similarity, negatives=found.negatives.to(similarity.dtype))
@@ -150,27 +168,28 @@ def log_one_plus_sum(
     anchor: Int[Tensor, " mixtures"],
     anchors: int,
 ) -> Float[Tensor, " anchors"]:
-    r"""Of each anchor, $\log\big(1 + \sum_{V(a)} w\, e^{x}\big)$; 0 where it has no mixture.
+    r"""$\log\big(1 + \sum_{V(a)} w\, e^{x}\big)$ for each anchor, without overflow; 0 for an anchor without mixtures.
 
     Args:
-        logits: x; only what is summed is ever exponentiated, with its largest taken out.
-        weights: w, from 0 to 1; a weight of 0 leaves a mixture out, gradient and all.
-        anchor: of each mixture, from 0.
-        anchors: how many there are, at least 1.
+        logits: x.
+        weights: w, from 0 to 1; a mixture of weight 0 adds nothing to the sum or to the gradient.
+        anchor: index of each mixture's anchor, from 0.
+        anchors: number of anchors, at least 1.
 
     Raises:
-        InputError: for shapes that do not go together, NaN, or numbers out of range.
+        InputError: for shapes that do not match, NaN, or numbers out of range.
 
-    >>> x = torch.tensor([0.0, 0.0, 200.0])
-    >>> log_one_plus_sum(x, torch.tensor([0.5, 0.5, 1.0]), torch.tensor([0, 0, 1]), anchors=3)
-    tensor([  0.6931, 200.0000,   0.0000])
+    Examples:
+        >>> x = torch.tensor([0.0, 0.0, 200.0])
+        >>> log_one_plus_sum(x, torch.tensor([0.5, 0.5, 1.0]), torch.tensor([0, 0, 1]), anchors=3)
+        tensor([  0.6931, 200.0000,   0.0000])
     """
     _check_vectors(logits=logits, weights=weights)
     _check_shares("weights", weights)
     check_number("anchors", anchors, at_least=1, whole=True)
     anchor = check_integers("anchor", anchor, rows=len(logits), low=0, high=anchors)
     logits = logits + weights.log()
-    # The 1 is a logit of 0, which every anchor has.
+    # The 1 in the logarithm is a logit of 0 that every anchor has.
     top = logits.new_zeros(anchors).scatter_reduce(0, anchor, logits.detach(), "amax")
     return top + (-top).exp().index_add(0, anchor, (logits - top[anchor]).exp()).log()
 
@@ -178,21 +197,22 @@ def log_one_plus_sum(
 def mixed_contrastive(
     distance: Float[Tensor, " mixtures"], positivity: Float[Tensor, " mixtures"], margin: float = 0.5
 ) -> Float[Tensor, ""]:
-    r"""Contrastive loss of mixtures: the means, over the terms above 0, of $y\, d$ and of $(1-y) [m - d]_+$.
+    r"""Contrastive loss of mixtures: the means of $y\, d$ and of $(1-y) [m - d]_+$ over their positive terms.
 
     Args:
-        distance: d, Euclidean, of each mixture to its anchor.
+        distance: d, the Euclidean distance of each mixture to its anchor.
         positivity: y, from 0 to 1.
         margin: m > 0.
 
     Returns:
-        At least 0; 0 where there is no term above 0.
+        At least 0; 0 if no term is above 0.
 
     Raises:
         InputError: for different shapes, NaN, or numbers out of range.
 
-    >>> mixed_contrastive(torch.tensor([0.25, 0.75]), torch.tensor([0.5, 0.5]))  # (0.125 + 0.375) / 2 + 0.125
-    tensor(0.3750)
+    Examples:
+        >>> mixed_contrastive(torch.tensor([0.25, 0.75]), torch.tensor([0.5, 0.5]))  # (0.125 + 0.375) / 2 + 0.125
+        tensor(0.3750)
     """
     _check_vectors(distance=distance, positivity=positivity)
     _check_shares("positivity", positivity)
@@ -212,23 +232,24 @@ def mixed_multi_similarity(
     r"""Multi-similarity loss of mixtures, the mean over all anchors.
 
     $\frac1\alpha \log\big(1 + \sum_V y\, e^{-\alpha (s - m)}\big) + \frac1\beta \log\big(1 + \sum_V (1-y)\, e^{\beta (s
-    - m)}\big)$. With y = 1 for positives and 0 for negatives it is the loss without mixtures.
+    - m)}\big)$. With y = 1 for positives and y = 0 for negatives this is the unmixed loss.
 
     Args:
-        similarity: s, of each mixture to its anchor.
+        similarity: s, the similarity of each mixture to its anchor.
         positivity: y, from 0 to 1.
-        anchor: of each mixture, from 0.
-        anchors: how many there are, those without a mixture among them; at least 1.
+        anchor: index of each mixture's anchor, from 0.
+        anchors: number of anchors, including those without mixtures; at least 1.
         margin: m.
         alpha: sharpness of the positives' weights, above 0.
         beta: sharpness of the negatives' weights, above 0.
 
     Raises:
-        InputError: for shapes that do not go together, NaN, or numbers out of range.
+        InputError: for shapes that do not match, NaN, or numbers out of range.
 
-    >>> zero = torch.zeros(1)
-    >>> mixed_multi_similarity(zero, zero + 0.5, zero.long(), 1, margin=0.0, alpha=1.0, beta=1.0)  # 2 log 1.5
-    tensor(0.8109)
+    Examples:
+        >>> zero = torch.zeros(1)
+        >>> mixed_multi_similarity(zero, zero + 0.5, zero.long(), 1, margin=0.0, alpha=1.0, beta=1.0)  # 2 log 1.5
+        tensor(0.8109)
     """
     _check_vectors(similarity=similarity, positivity=positivity)
     _check_shares("positivity", positivity)
@@ -249,25 +270,26 @@ def mixed_proxy_anchor(
     margin: float = 0.1,
     alpha: float = 32.0,
 ) -> Float[Tensor, ""]:
-    r"""Proxy-anchor loss of mixtures; the anchors are proxies of the classes.
+    r"""Proxy-anchor loss of mixtures, with class proxies as anchors.
 
     $\log\big(1 + \sum_V y\, e^{-\alpha (s - m)}\big)$ and $\log\big(1 + \sum_V (1-y)\, e^{\alpha (s + m)}\big)$,
-    each the mean over the proxies that have a mixture of that kind, y > 0 or y < 1.
+    each averaged over the proxies that have mixtures with y > 0 or y < 1.
 
     Args:
-        similarity: s, of each mixture to its proxy.
+        similarity: s, the similarity of each mixture to its proxy.
         positivity: y, from 0 to 1.
-        anchor: of each mixture, its proxy from 0.
-        anchors: how many proxies there are, at least 1.
+        anchor: index of each mixture's proxy, from 0.
+        anchors: number of proxies, at least 1.
         margin: m.
         alpha: sharpness, above 0.
 
     Raises:
-        InputError: for shapes that do not go together, NaN, or numbers out of range.
+        InputError: for shapes that do not match, NaN, or numbers out of range.
 
-    >>> zero = torch.zeros(1)
-    >>> mixed_proxy_anchor(zero, zero + 0.5, zero.long(), 7, margin=0.0)  # 2 log 1.5; six proxies have nothing to say
-    tensor(0.8109)
+    Examples:
+        >>> zero = torch.zeros(1)
+        >>> mixed_proxy_anchor(zero, zero + 0.5, zero.long(), 7, margin=0.0)  # 2 log 1.5; one proxy has mixtures
+        tensor(0.8109)
     """
     _check_vectors(similarity=similarity, positivity=positivity)
     _check_shares("positivity", positivity)
@@ -284,22 +306,23 @@ def utilization(
     training: Float[Tensor, "examples dim"],
     mixed: Float[Tensor, "mixtures dim"] | None = None,
 ) -> float:
-    r"""How near training has come to test items, $\frac{1}{|Q|} \sum_q \min_x \lVert f(q) - f(x) \rVert^2$.
+    r"""Utilization, $\frac{1}{|Q|} \sum_q \min_x \lVert f(q) - f(x) \rVert^2$: distance of test from training items.
 
     Args:
-        queries: embeddings of the test items Q; scaled to length 1 here, as are the others.
-        training: embeddings of what was trained on.
-        mixed: embeddings of mixtures that were trained on, too.
+        queries: embeddings of the test items Q; all embeddings are normalised here.
+        training: embeddings of the training examples.
+        mixed: embeddings of mixtures used in training.
 
     Returns:
-        From 0 to 4; the lower, the nearer. Mixtures can only lower it.
+        From 0 to 4; lower is nearer. Mixtures can only lower it.
 
     Raises:
-        InputError: for shapes that do not go together, NaN, or no rows.
+        InputError: for shapes that do not match, NaN, or no rows.
 
-    >>> test, train = torch.tensor([[1.0, 1.0]]), torch.eye(2)
-    >>> round(utilization(test, train), 4), utilization(test, train, mix(train[:1], train[1:], 0.5))
-    (0.5858, 0.0)
+    Examples:
+        >>> test, train = torch.tensor([[1.0, 1.0]]), torch.eye(2)
+        >>> round(utilization(test, train), 4), utilization(test, train, mix(train[:1], train[1:], 0.5))
+        (0.5858, 0.0)
     """
     check_matrix("queries", queries)
     check_matrix("training", training)
@@ -315,18 +338,20 @@ def utilization(
 class MetrixLoss(nn.Module):
     r"""A metric-learning loss and its mixed form, $L(X) + w\, \tilde L(X)$: `loss(embeddings, labels)`.
 
-    Positives and negatives are those of the base loss; multi-similarity mines them.
+    Positives and negatives are those of the base loss, which multi-similarity mines.
 
     Args:
         base: "contrastive", "multi-similarity" or "proxy-anchor".
         weight: w, at least 0; 0 gives the base loss itself.
-        hardest: how many negatives of an anchor are mixed, its most similar ones; `None` mixes all.
-        margin: of the base loss; `None` takes what the method of that name does, as it does for those that follow.
+        hardest: number of negatives mixed for each anchor, the most similar ones; `None` mixes all.
+        margin: margin of the base loss; `None` takes its default, as for `alpha` and `beta`.
         alpha: sharpness of multi-similarity's positives, or of proxy-anchor.
         beta: sharpness of multi-similarity's negatives.
-        classes: how many there are; proxy-anchor must know.
-        dim: numbers of an embedding; proxy-anchor must know.
+        classes: number of classes; required by proxy-anchor.
+        dim: embedding dimension; required by proxy-anchor.
     """
+
+    loss: Any
 
     def __init__(
         self,
@@ -340,25 +365,14 @@ class MetrixLoss(nn.Module):
         dim: int | None = None,
     ):
         super().__init__()
-        if base not in CONSTANTS:
-            raise unknown("base", base, CONSTANTS)
+        if base not in NUMBERS:
+            raise unknown("base", base, NUMBERS)
         check_number("weight", weight, at_least=0)
         if hardest is not None:
             check_number("hardest", hardest, at_least=1, whole=True)
         self.base, self.weight, self.hardest, self.classes = base, weight, hardest, classes
-        self.constants = _constants(base, margin=margin, alpha=alpha, beta=beta)
-        losses = pml("losses")
-        if base == "contrastive":
-            self.loss = losses.ContrastiveLoss(pos_margin=0, neg_margin=self.constants["margin"])
-        elif base == "multi-similarity":
-            self.loss = losses.MultiSimilarityLoss(*(self.constants[name] for name in ("alpha", "beta", "margin")))
-            self.miner = pml("miners").MultiSimilarityMiner(EPSILON)
-        else:
-            if classes is None or dim is None:
-                raise InputError("classes and dim: expected numbers, for the proxies of proxy-anchor, got none")
-            check_number("classes", classes, at_least=2, whole=True)
-            check_number("dim", dim, at_least=1, whole=True)
-            self.loss = losses.ProxyAnchorLoss(classes, dim, **self.constants)
+        self.loss = _base_loss(base, classes, dim, margin=margin, alpha=alpha, beta=beta)
+        self.constants = {name: getattr(self.loss, own) for name, own in NUMBERS[base].items()}
 
     def forward(
         self,
@@ -367,17 +381,17 @@ class MetrixLoss(nn.Module):
         share: float = 0.5,
         kind: Kind = "positive-negative",
     ) -> Float[Tensor, ""]:
-        r"""The loss of a batch and of mixtures of its embeddings; the former alone where there is nothing to mix.
+        r"""The loss of a batch and of mixtures of its embeddings; the batch alone if there is nothing to mix.
 
         Args:
             embeddings: one row per image.
-            labels: class of each, of any integer type; -1 leaves a row out.
-            share: $\lambda$, one for the batch; each mixture's label is $y = \lambda$.
+            labels: class of each row, of any integer type; rows with -1 are left out.
+            share: $\lambda$, the same for the whole batch; each mixture's label is $y = \lambda$.
             kind: whether a negative is mixed with a positive or with the anchor; proxies are never mixed.
 
         Raises:
-            InputError: for other shapes, labels below -1, NaN, a share out of range, proxies as what is to be mixed,
-                or (where anchors are no proxies) a batch without a positive, or a negative pair.
+            InputError: for wrong shapes, labels below -1, NaN, a share out of range, a `kind` that would mix proxies,
+                or (unless anchors are proxies) a batch without a positive or a negative pair.
         """
         check_matrix("embeddings", embeddings)
         high = self.classes if self.base == "proxy-anchor" else None
@@ -386,18 +400,18 @@ class MetrixLoss(nn.Module):
         if kind not in get_args(Kind):
             raise unknown("kind", kind, get_args(Kind))
         if self.base == "proxy-anchor" and kind == "anchor-negative":
-            raise InputError("kind: expected positive-negative, for the anchors of proxy-anchor are no images")
+            raise InputError("kind: expected positive-negative, since the anchors of proxy-anchor are not images")
         embeddings, labels = gather(embeddings), gather(labels)
         return self.of_all(embeddings[labels >= 0], labels[labels >= 0], share, kind)
 
     def base_loss(self, embeddings: Float[Tensor, "batch dim"], labels: Labels) -> tuple[Float[Tensor, ""], Found]:
-        """The loss without mixtures of the rows of all processes, and the pairs that it is made of."""
+        """The unmixed loss of the rows of all processes, and the pairs that it uses."""
         embeddings = embeddings.to(torch.promote_types(embeddings.dtype, torch.float32))
         if self.base == "proxy-anchor":
-            return self.loss(embeddings, labels), self.pairs(embeddings, labels)
+            return self.loss.of_all(embeddings, labels), self.pairs(embeddings, labels)
         check_pairs(labels)
-        found = self.pairs(embeddings, labels)
-        return self.loss(embeddings, labels, tuple(found)), found
+        found = self.pairs(embeddings, labels)  # mined once for both losses
+        return self.loss.objective(embeddings, labels, tuple(found)), found
 
     def of_all(
         self,
@@ -407,14 +421,14 @@ class MetrixLoss(nn.Module):
         kind: Kind = "positive-negative",
         make: Make | None = None,
     ) -> Float[Tensor, ""]:
-        """The loss, of the rows of all processes.
+        """The loss of rows that are already gathered from all processes.
 
         Args:
-            embeddings: as `forward` takes them, as are the next three.
-            labels: class of each.
-            share: of the first in a mixture.
-            kind: what is mixed.
-            make: from the numbers of two rows to the embedding of their mixture, where it is made before the embedding.
+            embeddings: as in `forward`.
+            labels: class of each row.
+            share: weight of the first example in a mixture.
+            kind: as in `forward`.
+            make: maps the indices of two rows to the embedding of their mixture, where inputs or features are mixed.
         """
         embeddings = embeddings.to(torch.promote_types(embeddings.dtype, torch.float32))
         loss, found = self.base_loss(embeddings, labels)
@@ -429,7 +443,7 @@ class MetrixLoss(nn.Module):
         if not len(triples.anchor):
             return loss
         make = make or (lambda first, second: mix(rows[first], rows[second], share))
-        # Anchors of one class share their mixtures, each of which is made once.
+        # Anchors of one class share mixtures; each is made once.
         codes, place = (triples.first * len(rows) + triples.second).unique(return_inverse=True)
         mixtures = normalize_rows(make(codes // len(rows), codes % len(rows)))[place]
         return loss + self.weight * self.mixed(anchors[triples.anchor], mixtures, share, triples.anchor, len(anchors))
@@ -437,7 +451,7 @@ class MetrixLoss(nn.Module):
     def pairs(self, embeddings: Float[Tensor, "batch dim"], labels: Labels) -> Found:
         """The positives and negatives of the base loss."""
         if self.base == "multi-similarity":
-            return Found(*self.miner(embeddings, labels))
+            return Found(*self.loss.miner(embeddings, labels))
         if self.base == "contrastive":
             return Found(*pml("utils.loss_and_miner_utils").get_all_pairs_indices(labels))
         classes = labels.unique()
@@ -452,7 +466,7 @@ class MetrixLoss(nn.Module):
         anchor: Int[Tensor, " mixtures"],
         count: int,
     ) -> Float[Tensor, ""]:
-        """The mixed loss of unit rows: each mixture's anchor, the mixture, and the anchor's number of so many."""
+        """The mixed loss of normalised mixtures and their anchors; `anchor` holds indices below `count`."""
         positivity = torch.full_like(mixtures[:, 0], share)
         if self.base == "contrastive":
             distance = torch.linalg.vector_norm(anchors - mixtures, dim=1)
@@ -462,28 +476,28 @@ class MetrixLoss(nn.Module):
 
 
 class MeanAndMax(nn.Module):
-    """The mean over a convolution map plus the largest of it."""
+    """Global average pooling plus global max pooling."""
 
     def forward(self, maps: Float[Tensor, "batch features height width"]) -> Float[Tensor, "batch features 1 1"]:
         return maps.mean((2, 3), keepdim=True) + maps.amax((2, 3), keepdim=True)
 
 
 class Metrix(ProxyLearner):
-    r"""A metric-learning loss, and the same of mixed images, features or embeddings with mixed labels.
+    r"""A metric-learning loss, and the same loss of mixed images, features or embeddings with mixed labels.
 
     Args:
-        encoder: images to features; a linear layer is put on it, whose output is what a run keeps.
-        samples: how many training images there are.
-        classes: how many classes the labels have.
-        base: the loss: "contrastive", "multi-similarity" or "proxy-anchor".
+        encoder: maps images to features; a run keeps it with a linear layer on top that makes the embeddings.
+        samples: number of training images.
+        classes: number of classes.
+        base: base loss: "contrastive", "multi-similarity" or "proxy-anchor".
         mixing: what is mixed: "input", the images; "feature", the backbone's last convolution map; or "embedding".
         pairs: whether negatives are mixed with positives or with the anchor; "either" draws it for each batch, but
             proxies are never mixed.
-        weight: of the mixed loss, at least 0; 0 trains by the base loss alone.
-        concentration: of the Beta distribution that the share of a batch's mixtures is drawn from, above 0.
-        hardest: how many negatives of an anchor are mixed; `None` mixes 1 with inputs, and otherwise all.
+        weight: weight of the mixed loss, at least 0; 0 trains with the base loss alone.
+        concentration: both parameters of the Beta distribution of the mixing weight, drawn for each batch; above 0.
+        hardest: number of negatives mixed for each anchor; `None` mixes 1 for inputs, and otherwise all.
         pooling: of the last convolution map: "mean", the backbone's own, or "mean+max", as in the paper.
-        margin: of the base loss; `None` takes what the method of that name does, as it does for those that follow.
+        margin: margin of the base loss; `None` takes its default, as for `alpha` and `beta`.
         alpha: sharpness of multi-similarity's positives, or of proxy-anchor.
         beta: sharpness of multi-similarity's negatives.
         **recipe: arguments of `ProxyLearner`.
@@ -514,7 +528,7 @@ class Metrix(ProxyLearner):
             if value not in get_args(known):
                 raise unknown(name, value, get_args(known))
         if base == "proxy-anchor" and pairs == "anchor-negative":
-            raise InputError("pairs: expected positive-negative, for the anchors of proxy-anchor are no images")
+            raise InputError("pairs: expected positive-negative, since the anchors of proxy-anchor are not images")
         check_number("concentration", concentration, above=0)
         self.mixing, self.concentration = mixing, concentration
         self.pairs = "positive-negative" if base == "proxy-anchor" else pairs
@@ -526,7 +540,7 @@ class Metrix(ProxyLearner):
             encoder.set_submodule(self.pool, MeanAndMax())
 
     def loss(self, images: ImageViews, labels: Labels, index: Index) -> Float[Tensor, ""]:
-        """The base loss of the batch of all processes, and the mixed one of what is mixed in it."""
+        """The base loss of the batch of all processes plus the weighted mixed loss."""
         if not self.objective.weight:
             return super().loss(images, labels, index)
         embeddings, mixable = self.look(images[0])
@@ -541,11 +555,11 @@ class Metrix(ProxyLearner):
         return self.objective.of_all(embeddings, labels, share, kind, make)
 
     def embedding_loss(self, embeddings: Float[Tensor, "batch dim"], labels: Labels) -> Float[Tensor, ""]:
-        """The base loss, without a mixed one."""
+        """The base loss, without mixing."""
         return self.objective.base_loss(embeddings, labels)[0]
 
     def draw(self, device: torch.device) -> tuple[float, Kind]:
-        """The share of a batch's mixtures and what is mixed, the same in all processes."""
+        """Draw a batch's mixing weight and kind of mixture, the same in all processes."""
         beta = torch.distributions.Beta(self.concentration, self.concentration).sample()
         share, coin = gather(torch.stack([beta, torch.rand(())])[None].to(device))[0].tolist()
         kinds = get_args(Kind) if self.pairs == "either" else (self.pairs, self.pairs)
@@ -554,7 +568,7 @@ class Metrix(ProxyLearner):
     def look(
         self, images: Float[Tensor, "batch channels height width"]
     ) -> tuple[Float[Tensor, "batch dim"], Shaped[Tensor, "batch ..."]]:
-        """Embeddings, and of each image what is mixed."""
+        """Embeddings, and what is mixed: the images, feature maps or normalised embeddings."""
         if self.mixing == "input":
             return self.encoder(images), images
         if self.mixing == "embedding":
@@ -570,7 +584,7 @@ class Metrix(ProxyLearner):
         return embeddings, maps[0]
 
     def finish(self, mixed: Shaped[Tensor, "mixtures ..."]) -> Float[Tensor, "mixtures dim"]:
-        """The embeddings of mixtures: through that part of the encoder which comes after what is mixed."""
+        """The embeddings of mixtures: apply the part of the encoder that follows the mixed layer."""
         if self.mixing == "input":
             return self.encoder(mixed)
         if self.mixing == "embedding":
@@ -580,7 +594,7 @@ class Metrix(ProxyLearner):
     def diagnostics(self, train: Images, probe: Images, test: Images) -> dict[str, float]:
         """`utilization` of the training images by the test images, and `utilization_mixed`, with mixtures added.
 
-        Each training image is mixed with a random one of another class, where the draw finds one.
+        Each training image is mixed with one random other image, if that is of another class.
         """
         queries = embed(self.encoder, test, to_float)
         training, mixed = self.visited(train)
@@ -591,7 +605,7 @@ class Metrix(ProxyLearner):
 
     @torch.no_grad()
     def visited(self, train: Images) -> tuple[Float[Tensor, "samples dim"], Float[Tensor, "mixtures dim"]]:
-        """Embeddings of the training images without random views, and of mixtures of them."""
+        """Embeddings of the unaugmented training images, and of mixtures of them."""
         device, was_training = self.class_of.device, self.encoder.training
         found, mixtures = [], []
         self.encoder.eval()
@@ -611,14 +625,15 @@ class Metrix(ProxyLearner):
 
 
 def last_pooling(backbone: nn.Module) -> str:
-    """The name of the module that takes the mean over the backbone's last convolution map.
+    """The name of the backbone's last global average pooling layer.
 
     Raises:
-        InputError: if there is none, or if something that learns follows it.
+        InputError: if there is none, or if layers with parameters follow it.
 
-    >>> from counterpoise.nets import backbone
-    >>> last_pooling(backbone("small", channels=1, size=28))
-    'model.12'
+    Examples:
+        >>> from counterpoise.nets import backbone
+        >>> last_pooling(backbone("small", channels=1, size=28))
+        'model.12'
     """
     modules = list(backbone.named_modules())
     places = [i for i, (_, m) in enumerate(modules) if isinstance(m, nn.AdaptiveAvgPool2d)]
@@ -626,31 +641,32 @@ def last_pooling(backbone: nn.Module) -> str:
     if not places or after:
         name = type(getattr(backbone, "model", backbone)).__name__
         raise InputError(
-            f"mixing: '{name}' does not end with the mean over a convolution map, which feature mixing and pooling "
-            "'mean+max' need; mix 'input' or 'embedding'"
+            f"mixing: '{name}' does not end with the average pooling of a convolution map, which feature mixing and "
+            "pooling 'mean+max' need; mix 'input' or 'embedding'"
         )
     return modules[places[-1]][0]
 
 
-def _constants(base: str, **given: float | None) -> dict[str, float]:
-    """The numbers of a base loss; refuse those that it does not have."""
-    for name, value in given.items():
-        if value is None:
-            continue
-        if name not in CONSTANTS[base]:
+def _base_loss(base: str, classes: int | None, dim: int | None, **given: float | None) -> EmbeddingLoss:
+    """The base loss with the given constants; refuse constants that it does not take."""
+    numbers = {name: value for name, value in given.items() if value is not None}
+    for name, value in numbers.items():
+        if name not in NUMBERS[base]:
             raise InputError(f"{name}: the base loss '{base}' has none, got {value}")
-        if name != "margin":
-            check_number(name, value, above=0)
-    constants = CONSTANTS[base] | {name: value for name, value in given.items() if value is not None}
+    own = {NUMBERS[base][name]: value for name, value in numbers.items()}
     if base == "contrastive":
-        check_number("margin", constants["margin"], above=0, at_most=2)
-    else:
-        check_number("margin", constants["margin"], at_least=-1, at_most=1)
-    return constants
+        return ContrastiveLoss(**own)
+    if base == "multi-similarity":
+        if "margin" in numbers:
+            check_number("margin", numbers["margin"], at_least=-1, at_most=1)  # the base loss calls it `base`
+        return MultiSimilarityLoss(**own)
+    if classes is None or dim is None:
+        raise InputError("classes and dim: expected numbers for the proxies of proxy-anchor, got none")
+    return ProxyAnchorLoss(classes, dim, **own)
 
 
 def _checked(found: Found) -> Found:
-    """The pairs as int64; refuse anchors that are not one for each row."""
+    """The pairs as int64; refuse different numbers of anchors and rows."""
     whole = []
     for anchors, rows in (("positive_of", "positives"), ("negative_of", "negatives")):
         count = len(getattr(found, rows))

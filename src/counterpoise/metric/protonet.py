@@ -1,4 +1,4 @@
-"""Prototypical networks: an image is of the class whose examples' mean is nearest.
+"""Prototypical networks: classify an image by the nearest class prototype, the mean of the class's examples.
 
 Snell, Swersky, Zemel, "Prototypical Networks for Few-shot Learning", NeurIPS 2017, arXiv 1703.05175, equation 2.
 """
@@ -14,9 +14,8 @@ from torch.nn import functional as F
 
 from counterpoise.errors import InputError
 from counterpoise.learners.method import Labels
-from counterpoise.metric.learner import MetricLearner
+from counterpoise.metric.learner import EmbeddingLoss, MetricLearner
 from counterpoise.ops.checks import check_integers, check_matrix, check_number
-from counterpoise.ops.processes import gather
 
 
 def prototypes(
@@ -26,15 +25,16 @@ def prototypes(
 
     Args:
         support: one row per example.
-        labels: class of each, from 0; each class has an example.
-        classes: how many there are, at least 1.
+        labels: class of each, from 0; each class needs an example.
+        classes: number of classes, at least 1.
 
     Raises:
-        InputError: for other shapes, NaN, or a class without an example, which has no mean.
+        InputError: for wrong shapes, NaN, or a class without an example.
 
-    >>> prototypes(torch.tensor([[1.0], [3.0], [5.0]]), torch.tensor([0, 0, 1]), 2)
-    tensor([[2.],
-            [5.]])
+    Examples:
+        >>> prototypes(torch.tensor([[1.0], [3.0], [5.0]]), torch.tensor([0, 0, 1]), 2)
+        tensor([[2.],
+                [5.]])
     """
     check_matrix("support", support)
     check_number("classes", classes, at_least=1, whole=True)
@@ -48,18 +48,19 @@ def prototypes(
     return sums / counts[:, None]
 
 
-class PrototypeLoss(nn.Module):
-    r"""Cross-entropy of the classes, whose logits are minus the squared distances to their prototypes.
+class PrototypeLoss(EmbeddingLoss):
+    r"""Cross-entropy over classes, with the negative squared distances to the prototypes as logits.
 
     $-\log \frac{e^{-d^2(q, p_y)}}{\sum_c e^{-d^2(q, p_c)}}$, mean over the queries: `loss(embeddings, labels)`.
 
     Args:
-        shots: examples of each class in a batch, the first ones; its other rows are queries.
-        temperature: by which the squared distances are divided, above 0.
+        shots: examples (support) of each class, its first rows in a batch; its other rows are queries.
+        temperature: divides the squared distances, above 0.
 
-    >>> rows = torch.tensor([[0.0], [1.0], [0.0], [1.0]])
-    >>> round(PrototypeLoss(shots=1)(rows, torch.tensor([0, 1, 0, 1])).item(), 6)  # log(1 + 1/e)
-    0.313262
+    Examples:
+        >>> rows = torch.tensor([[0.0], [1.0], [0.0], [1.0]])
+        >>> round(PrototypeLoss(shots=1)(rows, torch.tensor([0, 1, 0, 1])).item(), 6)  # log(1 + 1/e)
+        0.313262
     """
 
     def __init__(self, shots: int = 1, temperature: float = 1.0):
@@ -68,27 +69,19 @@ class PrototypeLoss(nn.Module):
         check_number("temperature", temperature, above=0)
         self.shots, self.temperature = shots, temperature
 
-    def forward(self, embeddings: Float[Tensor, "batch dim"], labels: Int[Tensor, " batch"]) -> Float[Tensor, ""]:
-        """The loss of the batch of all processes as an episode; see `of_all`.
+    def of_all(self, embeddings: Float[Tensor, "batch dim"], labels: Labels) -> Float[Tensor, ""]:
+        """The loss of an episode, of rows that are already gathered from all processes.
 
         Args:
-            embeddings: one row per image; not normalised here.
-            labels: class of each, of any integer type; -1 leaves a row out.
+            embeddings: one row per image; not normalised.
+            labels: class of each; a class with no more than `shots` rows has no query.
 
         Raises:
-            InputError: for other shapes, labels below -1, NaN, where there is one class alone, or where no class has a
-                row beyond its examples.
+            InputError: for a single class, or if no class has more than `shots` rows.
         """
-        check_matrix("embeddings", embeddings)
-        labels = check_integers("labels", labels, rows=len(embeddings), low=-1)
-        return self.of_all(gather(embeddings), gather(labels))
-
-    def of_all(self, embeddings: Float[Tensor, "batch dim"], labels: Labels) -> Float[Tensor, ""]:
-        """The loss of rows of all processes; a class without one beyond its examples has no query."""
-        embeddings, labels = embeddings[labels >= 0], labels[labels >= 0]
         embeddings = embeddings.to(torch.promote_types(embeddings.dtype, torch.float32))
         classes, own = labels.unique(return_inverse=True)
-        nth = (own[:, None] == own).tril(-1).sum(1)  # how many of the class came before
+        nth = (own[:, None] == own).tril(-1).sum(1)  # the number of earlier rows of the same class
         is_query = nth >= self.shots
         if not is_query.any():
             raise InputError(f"labels: expected a class with more than {self.shots} rows in the batch, got none")
@@ -100,13 +93,13 @@ class PrototypeLoss(nn.Module):
 
 
 class ProtoNet(MetricLearner):
-    """Episodes of as many classes as a batch holds; the first images of each class are its examples.
+    """Trains on episodes with all classes of a batch; the first images of each class are its examples.
 
     Args:
-        encoder: images to features; a linear layer is put on it, whose output is what a run keeps.
-        samples: how many training images there are.
-        shots: examples of each class; its other `per_class` - `shots` images are told by them.
-        temperature: by which squared distances are divided, above 0.
+        encoder: maps images to features; a run keeps it with a linear layer on top that makes the embeddings.
+        samples: number of training images.
+        shots: examples of each class; its other `per_class` - `shots` images are queries.
+        temperature: divides the squared distances, above 0.
         per_class: images of a class in a batch.
         **recipe: arguments of `MetricLearner`.
     """
@@ -126,7 +119,3 @@ class ProtoNet(MetricLearner):
             raise InputError(f"shots: expected fewer than per_class, {per_class}, got {shots}")
         self.objective = PrototypeLoss(shots, temperature)
         self.needed = shots + 1
-
-    def embedding_loss(self, embeddings: Float[Tensor, "batch dim"], labels: Labels) -> Float[Tensor, ""]:
-        """The loss of the batch as an episode."""
-        return self.objective.of_all(embeddings, labels)

@@ -1,13 +1,12 @@
-r"""RealRAG: a retriever that fetches the reference image which a text-to-image model lacks, not one that it could draw.
+r"""RealRAG: trains a retriever to fetch reference images that a text-to-image model lacks, not ones it can draw.
 
 Lyu, Zheng, Jiang, Yan, Zou, Zhou, Zhang, Hu, "RealRAG: Retrieval-augmented Realistic Image Generation via
 Self-reflective Contrastive Learning", ICML 2025, arXiv 2502.00848: the reflective negatives, the loss of the retriever,
-and generation from a prompt and the image that is retrieved for it.
+and generation from a prompt and its retrieved image.
 """
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -28,6 +27,8 @@ from counterpoise.metric.learner import MetricLearner
 from counterpoise.nets import embed
 from counterpoise.nets.diffusion import Schedule, UNet, ddim
 from counterpoise.nets.heads import mlp
+from counterpoise.nets.minimize import train_one_cycle
+from counterpoise.nets.text import WORD_DIM, bag_of_words
 from counterpoise.ops.checks import check_integers, check_matrix, check_number, check_same_shape
 from counterpoise.ops.neighbours import nearest
 from counterpoise.ops.processes import gather, global_row_indices
@@ -35,15 +36,14 @@ from counterpoise.ops.similarity import normalize_rows, similarity_logsumexp
 
 Rows = Float[Tensor, "batch dim"]
 Pixels = UInt8[Tensor, "images channels height width"]
-Drawn = UInt8[Tensor, "_ _ _ _"]  # images likewise, of other numbers and sizes
-Generator = Callable[[Sequence[str], Pixels | None], Drawn]  # prompts, and a reference for each or none, to images
+Drawn = UInt8[Tensor, "_ _ _ _"]  # images too, of any number and size
+Generator = Callable[[Sequence[str], Pixels | None], Drawn]  # (prompts, reference images or None) to images
 Pairs = Literal["all", "known"]
 
-WORDS = 256  # numbers of a caption's code
-SKETCH, RIDGE = 16, 0.1  # side of the small generator's sketches, and of the regression from captions to them
-SIDE = 28  # of the images as the judge sees them
-DRAWS = 4  # images of each prompt that are judged
-PART = 256  # images at a time
+SKETCH, RIDGE = 16, 0.1  # side of the small generator's sketches; ridge penalty of the regression to them
+SIDE = 28  # largest side of the judge's input images
+DRAWS = 4  # images of each prompt that the judge sees
+PART = 256  # images processed at a time
 
 
 def real_rag(
@@ -54,30 +54,32 @@ def real_rag(
     labels: Int[Tensor, " batch"] | None = None,
     absent: Bool[Tensor, " batch"] | None = None,
 ) -> Float[Tensor, " all"]:
-    r"""Of each query, InfoNCE from text to image with one negative more, its own reflective one.
+    r"""InfoNCE from text to image with one additional negative for each query, its reflective negative.
 
     $-\log \frac{e^{q \cdot p / T}}{e^{q \cdot p / T} + D_{nor} + D_{ref}}$, where $D_{nor}$ sums
     $e^{q \cdot p_j / T}$ over the batch's images of other objects, and $D_{ref} = e^{q \cdot r / T}$.
 
     Args:
-        queries: embeddings of prompts; rows are normalised here, as all others.
-        positives: of a real image of each.
-        reflective: of the real image that is most like what the generator draws for each prompt; None for none at all.
+        queries: embeddings of prompts; all rows are normalised here.
+        positives: embedding of a real image for each prompt.
+        reflective: embedding of the real image most similar to what the generator draws for each prompt; `None` uses
+            no reflective negatives.
         temperature: T, above 0.
-        labels: which object each row is of; positives of the same one are no negatives; -1 is like no other. None: all
-            are different.
-        absent: rows without a reflective negative, whose row in `reflective` is passed over.
+        labels: object of each row; rows of the same object are not negatives; -1 equals no other row. `None`: all rows
+            differ.
+        absent: marks rows without a reflective negative, whose row in `reflective` is ignored.
 
     Returns:
-        One number for each query of all processes.
+        One loss for each query of all processes.
 
     Raises:
-        InputError: for different shapes, labels below -1, NaN, a temperature out of range, or where no query has any
-            negative, so that all is 0.
+        InputError: for different shapes, labels below -1, NaN, a temperature out of range, or if no query has a
+            negative, so that the loss is always 0.
 
-    >>> x = torch.eye(2)
-    >>> real_rag(x, x, x)  # the generator draws the positive itself: at least log 2
-    tensor([0.6931, 0.6931])
+    Examples:
+        >>> x = torch.eye(2)
+        >>> real_rag(x, x, x)  # the generator draws the positive itself: at least log 2
+        tensor([0.6931, 0.6931])
     """
     given = {"queries": queries, "positives": positives}
     given |= {} if reflective is None else {"reflective": reflective}
@@ -96,7 +98,7 @@ def real_rag(
         own = labels.where(labels >= 0, -1 - own)
     terms = [(q * p).sum(1) / temperature]
     everyone = gather(own)
-    if (everyone != everyone[0]).any():  # else nothing is a normal negative
+    if (everyone != everyone[0]).any():  # otherwise there are no normal negatives
         terms.append(similarity_logsumexp(q, p, 1 / temperature, exclude=(own, own), gather_distributed=True))
     elif reflective is None or (absent is not None and gather(absent).all()):
         raise InputError(
@@ -109,14 +111,15 @@ def real_rag(
 
 
 class RealRAGLoss(nn.Module):
-    """`real_rag`, mean over the queries: `loss(queries, positives, reflective, labels)`.
+    """The mean of `real_rag` over the queries: `loss(queries, positives, reflective, labels)`.
 
     Args:
         temperature: above 0.
 
-    >>> x = torch.eye(2)
-    >>> round(RealRAGLoss(temperature=1.0)(x, x, -x).item(), 6)  # log(1 + 1/e + 1/e²)
-    0.407606
+    Examples:
+        >>> x = torch.eye(2)
+        >>> round(RealRAGLoss(temperature=1.0)(x, x, -x).item(), 6)  # log(1 + 1/e + 1/e²)
+        0.407606
     """
 
     def __init__(self, temperature: float = 0.07):
@@ -132,7 +135,7 @@ class RealRAGLoss(nn.Module):
         labels: Int[Tensor, " batch"] | None = None,
         absent: Bool[Tensor, " batch"] | None = None,
     ) -> Float[Tensor, ""]:
-        """The loss of the batch; arguments are those of `real_rag`.
+        """The loss of the batch; takes the arguments of `real_rag`.
 
         Raises:
             InputError: as `real_rag`.
@@ -146,28 +149,33 @@ def reflective_negatives(
     labels: Int[Tensor, " prompts"],
     image_labels: Int[Tensor, " images"],
 ) -> Int64[Tensor, " prompts"]:
-    """The real image that is most like what the generator drew for each prompt: what the generator knows already.
+    """For each prompt, the index of the real image most similar to the generated one: what the generator knows already.
 
-    Where that is an image of the prompt's own object, the generator draws it well enough: there is no such negative.
+    If that image shows the prompt's own object, the generator draws the object well enough, and there is no negative.
 
     Args:
         generated: frozen features of one generated image for each prompt.
-        database: frozen features of the real images; compared by cosine, and of equal ones the first is taken.
+        database: frozen features of the real images; compared by cosine, the first wins a tie.
         labels: the object that each prompt asks for.
-        image_labels: the object that each real image shows; -1 where that is not known.
+        image_labels: the object that each real image shows; -1 if unknown.
 
     Returns:
-        Numbers of real images, -1 for none.
+        Indices of real images, -1 for none.
 
     Raises:
-        InputError: for shapes that do not go together, NaN, or no real image.
+        InputError: for shapes that do not match, NaN, or no real image.
 
-    >>> real = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
-    >>> reflective_negatives(torch.tensor([[3.0, 1.0], [1.0, 2.0]]), real, torch.tensor([0, 0]), torch.tensor([0, 1]))
-    tensor([-1,  1])
+    Examples:
+        >>> real = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+        >>> drawn = torch.tensor([[3.0, 1.0], [1.0, 2.0]])
+        >>> reflective_negatives(drawn, real, torch.tensor([0, 0]), torch.tensor([0, 1]))
+        tensor([-1,  1])
     """
     check_matrix("generated", generated)
     check_matrix("database", database)
+    if generated.shape[1] != database.shape[1]:
+        columns = f"{generated.shape[1]} and {database.shape[1]}"
+        raise InputError(f"generated and database: expected as many columns, got {columns}")
     labels = check_integers("labels", labels, rows=len(generated), low=0)
     image_labels = check_integers("image_labels", image_labels, rows=len(database), low=-1)
     index = nearest(generated, database, 1)[1][:, 0]
@@ -175,7 +183,12 @@ def reflective_negatives(
 
 
 class Augmented(NamedTuple):
-    """What was generated, and the number of the real image that each was given as a reference."""
+    """Images generated with references.
+
+    Attributes:
+        images: the generated images.
+        references: index of the real image that was the reference for each.
+    """
 
     images: Drawn
     references: Int64[Tensor, " prompts"]
@@ -192,20 +205,21 @@ def generate_augmented(
     """Retrieve the best real image for each prompt, and generate from both.
 
     Args:
-        generator: such as `PipelineGenerator`; it gets no gradient.
+        generator: such as `PipelineGenerator`; runs without gradients.
         prompts: texts.
-        queries: the retriever's embeddings of them.
-        objects: the retriever's embeddings of the real images; the one of largest cosine is retrieved.
+        queries: the retriever's embeddings of the prompts.
+        objects: the retriever's embeddings of the real images; the one with the largest cosine is retrieved.
         pixels: the real images.
 
     Raises:
-        InputError: for numbers of rows that do not go together, NaN, or no real image.
+        InputError: for numbers of rows that do not match, NaN, or no real image.
 
-    >>> def generator(prompts, references):
-    ...     return references
-    >>> real = torch.arange(2, dtype=torch.uint8).view(2, 1, 1, 1)
-    >>> generate_augmented(generator, ["a car"], torch.tensor([[0.0, 1.0]]), torch.eye(2), real).references
-    tensor([1])
+    Examples:
+        >>> def generator(prompts, references):
+        ...     return references
+        >>> real = torch.arange(2, dtype=torch.uint8).view(2, 1, 1, 1)
+        >>> generate_augmented(generator, ["a car"], torch.tensor([[0.0, 1.0]]), torch.eye(2), real).references
+        tensor([1])
     """
     check_matrix("queries", queries)
     check_matrix("objects", objects)
@@ -218,19 +232,19 @@ def generate_augmented(
 
 
 class PipelineGenerator:
-    """A pipeline of diffusers as a generator, one prompt at a time, each from the same seed.
+    """Wraps a diffusers pipeline as a generator that runs one prompt at a time, each from the same seed.
 
     Args:
-        pipeline: from text to an image: `pipeline(prompt=…).images`.
-        augmented: from text and an image: `AutoPipelineForImage2Image.from_pipe(pipeline)`, or one with an IP-Adapter;
-            None: the same pipeline takes both.
-        argument: by which name it takes the reference: "image", "ip_adapter_image", "input_images" …
-        shape: channels, height and width of what is given back; None: RGB of the size that the pipeline draws.
-        seed: of the noise that each image starts from.
+        pipeline: text to image: `pipeline(prompt=…).images`.
+        augmented: text and image to image: `AutoPipelineForImage2Image.from_pipe(pipeline)`, or a pipeline with an
+            IP-Adapter; `None`: `pipeline` takes both.
+        argument: name of the argument that takes the reference: "image", "ip_adapter_image", "input_images" …
+        shape: channels, height and width of the output; `None`: RGB in the pipeline's own size.
+        seed: seed of the noise that each image starts from.
         **options: further arguments of every call, such as `num_inference_steps`.
 
     Raises:
-        InputError: for pipelines that are none.
+        InputError: for a pipeline that is not callable.
     """
 
     def __init__(
@@ -267,45 +281,16 @@ class PipelineGenerator:
         return torch.from_numpy(np.array(image)).view(height, width, channels).movedim(2, 0)
 
 
-def caption_codes(captions: Sequence[str], dim: int = WORDS) -> Float[Tensor, "captions dim"]:
-    """A frozen encoder of texts: the sum of their words' random vectors, which are the same everywhere.
-
-    Captions that share words are near each other; the order of words and their case do not matter.
-
-    Args:
-        captions: texts, at least one.
-        dim: length of the vectors, each about 1 long; at least 1.
-
-    Raises:
-        InputError: for no caption, one that is no text, or a length out of range.
-
-    >>> a, b, c = caption_codes(["red car", "Car red", "red bus"])
-    >>> round((a - b).norm().item(), 4), bool((a - c).norm() < a.norm() + c.norm())
-    (0.0, True)
-    """
-    check_number("dim", dim, at_least=1, whole=True)
-    if isinstance(captions, str) or not len(captions) or not all(isinstance(caption, str) for caption in captions):
-        raise InputError(f"captions: expected a sequence of at least one text, got {captions!r:.50}")
-    words = [caption.lower().split() for caption in captions]
-    codes = {word: _word_code(word, dim) for word in {word for each in words for word in each}}
-    return torch.stack([sum((codes[word] for word in each), torch.zeros(dim)) for each in words])
-
-
-def _word_code(word: str, dim: int) -> Float[Tensor, " dim"]:
-    generator = torch.Generator().manual_seed(zlib.crc32(word.encode()))
-    return torch.randn(dim, generator=generator) / dim**0.5
-
-
 class SmallGenerator(nn.Module):
-    """A small generator that starts from nothing: a diffusion model that is shown a sketch, and a reference or none.
+    """A small generator, trained from scratch: a diffusion model conditioned on a sketch and an optional reference.
 
-    The sketch is what a linear regression makes of the caption. In training the reference is the image itself, as for
-    an IP-Adapter; for half of the images, as for a caption alone, the sketch takes its place.
+    A linear regression makes the sketch from the caption. In training, the reference is the image itself, as for an
+    IP-Adapter; for half of the images the sketch replaces it, as for a caption alone.
 
     Args:
-        channels: of the images.
+        channels: number of image channels.
         width: channels of the U-Net's first level, a multiple of 2.
-        steps: of DDIM.
+        steps: number of DDIM steps.
     """
 
     regression: Tensor
@@ -322,23 +307,23 @@ class SmallGenerator(nn.Module):
         self.channels, self.steps = channels, steps
         self.schedule = Schedule()
         self.unet = UNet(3 * channels, width)
-        self.register_buffer("regression", torch.zeros(WORDS + 1, channels * SKETCH**2))
+        self.register_buffer("regression", torch.zeros(WORD_DIM + 1, channels * SKETCH**2))
         self.register_buffer("mean", torch.zeros(channels * SKETCH**2))
         self.register_buffer("size", torch.ones(2, dtype=torch.int64))
         self.requires_grad_(False)
 
     def fit(self, pixels: Pixels, captions: Sequence[str], epochs: int, batch_size: int = 16, lr: float = 2e-3) -> None:
-        """Learn from captioned images.
+        """Train on captioned images.
 
         Args:
             pixels: the images.
-            captions: of each.
-            epochs: passes over them.
+            captions: one for each image.
+            epochs: passes over the images.
             batch_size: images a step.
-            lr: the largest learning rate, of AdamW.
+            lr: peak learning rate of AdamW.
 
         Raises:
-            InputError: for numbers out of range, or captions that are not one for each image.
+            InputError: for numbers out of range, or different numbers of captions and images.
         """
         check_number("epochs", epochs, at_least=0, whole=True)
         check_number("batch_size", batch_size, at_least=1, whole=True)
@@ -346,44 +331,35 @@ class SmallGenerator(nn.Module):
         if len(captions) != len(pixels):
             raise InputError(f"captions: expected one for each of the {len(pixels)} images, got {len(captions)}")
         self.size.copy_(torch.tensor(pixels.shape[2:]))
-        words, small = caption_codes(captions), _pooled(pixels)
+        words, small = bag_of_words(captions), _pooled(pixels)
         self.regression.copy_(_ridge(words, small))
         self.mean.copy_(small.mean(0))
-        batch_size = min(batch_size, len(pixels))
-        batches = len(pixels) // batch_size
-        self.unet.requires_grad_()
-        optimizer = torch.optim.AdamW(self.unet.parameters(), lr=lr, weight_decay=0.0)
-        pace = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, epochs * batches + 1, pct_start=0.1)
-        for _ in range(epochs):
-            for rows in torch.randperm(len(pixels))[: batches * batch_size].view(batches, batch_size):
-                x, sketch = to_float(pixels[rows].to(self.mean.device)), self.sketch(words[rows])
-                shown = torch.where((torch.rand(len(rows), 1, 1, 1) < 0.5).to(x.device), x, sketch)
-                t, noise = torch.randint(self.schedule.steps, (len(x),), device=x.device), torch.randn_like(x)
-                clean = self.clean(self.schedule.noised(x, t, noise), t, sketch, shown)
-                optimizer.zero_grad()
-                F.mse_loss(clean, x).backward()
-                optimizer.step()
-                pace.step()
-        optimizer.zero_grad()
-        self.unet.requires_grad_(False)
+
+        def error(rows: Tensor) -> Tensor:
+            x, sketch = to_float(pixels[rows].to(self.mean.device)), self.sketch(words[rows])
+            shown = torch.where((torch.rand(len(rows), 1, 1, 1) < 0.5).to(x.device), x, sketch)
+            t, noise = torch.randint(self.schedule.steps, (len(x),), device=x.device), torch.randn_like(x)
+            return F.mse_loss(self.clean(self.schedule.noised(x, t, noise), t, sketch, shown), x)
+
+        train_one_cycle(self.unet, error, len(pixels), epochs, batch_size, lr)
 
     def sketch(self, words: Float[Tensor, "prompts words"]) -> Float[Tensor, "prompts channels height width"]:
-        """What the regression makes of captions, as images."""
+        """The regression's output for captions, as images."""
         flat = _with_one(words).to(self.mean) @ self.regression
         return F.interpolate(flat.view(-1, self.channels, SKETCH, SKETCH), self.size.tolist(), mode="bilinear")
 
     def clean(self, x: Tensor, t: Int[Tensor, " prompts"], sketch: Tensor, shown: Tensor) -> Tensor:
-        """The image that the net sees in a noisy one: what is shown, the reference or the sketch, and what it adds."""
+        """The net's estimate of the clean image: what is shown (reference or sketch) plus the net's residual."""
         return shown + self.unet(torch.cat([x, sketch, shown], 1), t)[:, : self.channels]
 
     def features(self, pixels: Pixels) -> Float[Tensor, "images features"]:
-        """Frozen features by which images are alike: how they differ from the mean image, coarsely."""
+        """Frozen features for comparing images: coarse differences from the mean image."""
         return _pooled(pixels) - self.mean.cpu()
 
     @torch.no_grad()
     def forward(self, prompts: Sequence[str], references: Pixels | None = None) -> Drawn:
         """One image for each prompt."""
-        sketches = self.sketch(caption_codes(prompts))
+        sketches = self.sketch(bag_of_words(prompts))
         shown = sketches if references is None else to_float(references.to(sketches.device))
         parts = zip(sketches.split(PART), shown.split(PART), strict=True)
         return torch.cat([self._draw(*part) for part in parts])
@@ -411,27 +387,27 @@ def _with_one(x: Float[Tensor, "rows dim"]) -> Float[Tensor, "rows dim_and_1"]:
 
 
 class RealRAG(MetricLearner):
-    """A retriever from text to images, trained with what a generator draws by itself as negatives.
+    """A text-to-image retriever, trained with negatives that resemble what a generator can draw by itself.
 
-    The prompts are the names of the classes. A small generator first learns from the images of some of them; what it
-    then draws for each prompt tells the reflective negatives. What a run keeps is the retriever's encoder of images.
+    The prompts are the class names. A small generator first trains on the images of some classes; its drawings for the
+    prompts determine the reflective negatives. A run keeps the retriever's image encoder.
 
     Args:
-        encoder: images to features; a linear layer is put on it. Its attribute `channels` tells those of the images,
-            1 if it has none.
-        samples: how many training images there are.
-        classes: how many classes the labels have.
-        reflective: whether there are reflective negatives; without them it is InfoNCE from text to image.
-        pairs: "all" trains the retriever on all classes; "known" on those that the generator has learnt from.
-        known: share of the classes that the small generator learns from, drawn by the seed; above 0.
-        generator_epochs: passes over their images.
-        generator_width: channels of the first level of its U-Net, a multiple of 2.
+        encoder: maps images to features; a linear layer on top makes the embeddings. Its attribute `channels` is the
+            number of image channels, 1 if it has none.
+        samples: number of training images.
+        classes: number of classes.
+        reflective: use reflective negatives; without them the loss is InfoNCE from text to image.
+        pairs: "all" trains the retriever on all classes; "known" on those that the generator has trained on.
+        known: share of the classes that the small generator trains on, drawn by the seed; above 0.
+        generator_epochs: passes over the images of these classes.
+        generator_width: channels of the first level of the generator's U-Net, a multiple of 2.
         temperature: above 0.
         hidden: width of the text encoder's hidden layer.
-        generator: draws in place of the small one, from (prompts, references or None) to uint8 images, such as
-            `PipelineGenerator`. The classes that it knows are then those without a reflective negative.
-        frozen: the encoder whose features tell which images are alike, from float images in [-1, 1]; wanted with
-            `generator`, in place of the small one's.
+        generator: replaces the small generator; maps (prompts, references or None) to uint8 images, such as
+            `PipelineGenerator`. Its known classes are then those without a reflective negative.
+        frozen: encoder of float images in [-1, 1] whose features measure image similarity; required with `generator`,
+            in place of the small generator's features.
         **recipe: arguments of `MetricLearner`.
     """
 
@@ -470,17 +446,17 @@ class RealRAG(MetricLearner):
         self.small: Any = SmallGenerator(channels, generator_width) if generator is None else None
         self.generator = generator
         self.frozen: Any = None if frozen is None else frozen.requires_grad_(False)
-        normalized = nn.LayerNorm(WORDS, elementwise_affine=False)
-        self.text = nn.Sequential(normalized, mlp(WORDS, hidden, self.features, batch_norm=False))
+        normalized = nn.LayerNorm(WORD_DIM, elementwise_affine=False)
+        self.text = nn.Sequential(normalized, mlp(WORD_DIM, hidden, self.features, batch_norm=False))
         self.objective = RealRAGLoss(temperature)
-        self.pixels: Any = None  # of the training images, while it trains
+        self.pixels: Any = None  # of the training images, during training
         self.register_buffer("known", torch.zeros(classes, dtype=torch.bool))
-        self.register_buffer("captions", torch.zeros(classes, WORDS))
+        self.register_buffer("captions", torch.zeros(classes, WORD_DIM))
         self.register_buffer("negatives", torch.full((classes,), -1))
 
-    def check_images(self, images: Images, batch_size: int, shares: int = 1) -> None:
-        """As of any `MetricLearner`; and refuse a share of known classes that leaves one to learn from."""
-        super().check_images(images, batch_size, shares)
+    def check_data(self, images: Images, batch_size: int, shares: int = 1) -> None:
+        """Check as `MetricLearner` does, and refuse a share of known classes that leaves fewer than 2."""
+        super().check_data(images, batch_size, shares)
         count = max(1, round(self.share * len(images.classes)))
         if self.pairs == "known" and self.small is not None and count < 2:
             raise InputError(
@@ -489,17 +465,17 @@ class RealRAG(MetricLearner):
             )
 
     def start_epoch(self, images: Images, epoch: int) -> None:
-        """Before the first epoch, train the small generator, and find each class's reflective negative."""
+        """Before the first epoch, train the small generator and find each class's reflective negative."""
         super().start_epoch(images, epoch)
         self.pixels = images.pixels
         if epoch == 0:
-            self.captions.copy_(caption_codes(images.classes))
+            self.captions.copy_(bag_of_words(images.classes))
             self.reflect(images)
         if self.pairs == "known":
             self.class_of[~self.known[self.class_of]] = -1
 
     def reflect(self, images: Images) -> None:
-        """Let the generator draw one image of each class, and find the real ones that these are most like."""
+        """Generate one image of each class, and find the real images most similar to them."""
         classes = len(images.classes)
         if self.small is not None:
             self.known.zero_()[torch.randperm(classes)[: max(1, round(self.share * classes))]] = True
@@ -514,10 +490,10 @@ class RealRAG(MetricLearner):
             self.known.copy_(self.negatives < 0)
         if dist.is_available() and dist.is_initialized():
             for found in (*self.parameters(), *self.buffers()):
-                dist.broadcast(found.data, 0)  # the last bits of an accelerator's sums may differ
+                dist.broadcast(found.data, 0)  # since sums on accelerators may differ in their last bits
 
     def draw(self, prompts: Sequence[str], references: Drawn | None = None, *, like: Pixels) -> Drawn:
-        """What the generator draws, with as many channels and of the size of other images."""
+        """Generated images with the channels and the size of the images `like`."""
         made = (self.small if self.generator is None else self.generator)(prompts, references)
         wanted = like.shape[1:]
         if made.shape[1:] == wanted:
@@ -528,19 +504,19 @@ class RealRAG(MetricLearner):
 
     @torch.no_grad()
     def frozen_features(self, pixels: Pixels) -> Float[Tensor, "images features"]:
-        """Features by which images are alike, from the frozen encoder."""
+        """Features of the frozen encoder, for comparing images."""
         if self.small is not None:
             return self.small.features(pixels)
         encoder = self.frozen.eval()
         return torch.cat([encoder(to_float(part.to(self.device))).cpu() for part in pixels.split(PART)])
 
     def views_of(self, pixels: Pixels, labels: Labels, index: Index) -> ImageViews:
-        """As of any method, but that the second view is one of the reflective negative of the image's class."""
+        """A view of each image, and a view of the reflective negative of its class."""
         other = self.pixels[self.negatives[labels].clamp(min=0).cpu()].to(pixels.device)
         return [self.view(pixels), self.view(other)]
 
     def loss(self, images: ImageViews, labels: Labels, index: Index) -> Float[Tensor, ""]:
-        """The loss of the embeddings of names, of images, and of the reflective negatives that there are."""
+        """The loss of the embeddings of class names, images, and existing reflective negatives."""
         view, negatives = (x[labels >= 0] for x in images)
         labels = labels[labels >= 0]
         present = (self.negatives[labels] >= 0) & self.reflective
@@ -552,19 +528,19 @@ class RealRAG(MetricLearner):
     @torch.no_grad()
     def queries(self, prompts: Sequence[str]) -> Float[Tensor, "prompts dim"]:
         """The retriever's embeddings of texts."""
-        return self.text(caption_codes(prompts).to(self.device)).cpu()
+        return self.text(bag_of_words(prompts).to(self.device)).cpu()
 
     def diagnostics(self, train: Images, probe: Images, test: Images) -> dict[str, float]:
-        """How well images are retrieved and generated for the names of unseen classes, and of known ones.
+        """How well images are retrieved and generated for the names of unseen and of known classes.
 
-        The database holds all training images and, of the unseen ("novel") classes, the images of `probe`. The judge is
-        a linear discriminant analysis of the pixels of all images, those of `test` included.
+        The database holds all training images and the images in `probe` of the unseen ("novel") classes. The judge is a
+        linear discriminant analysis of the pixels of all images, including `test`.
 
         `novel precision`: the share of names for which an image of their class is retrieved. `novel lookalike`: the
-        share for which one of another class is, which the generator's own drawing is most like. `novel accuracy`: the
-        share of generated images that the judge takes for the wanted class, and `novel without` if nothing is
-        retrieved; `novel gain` is their difference. `known …`: the same of classes that the generator knows.
-        `reflective`: the share of training classes that have a reflective negative.
+        share for which the retrieved image is of another class and the most similar to the generator's own drawing.
+        `novel accuracy`: the share of generated images that the judge assigns to the wanted class, `novel without` the
+        same without retrieval, and `novel gain` their difference. `known …`: the same for classes that the generator
+        knows. `reflective`: the share of training classes with a reflective negative.
         """
         shift = len(train.classes)
         labels = torch.cat([train.labels, *(torch.where(x.labels < 0, -1, x.labels + shift) for x in (probe, test))])
@@ -607,11 +583,11 @@ class RealRAG(MetricLearner):
 
 
 class Judge:
-    """Tells classes of images by a linear discriminant analysis of their pixels, which no other part has to do with.
+    """Classifies images by a linear discriminant analysis of their pixels, independent of all trained parts.
 
     Args:
-        pixels: images to learn from.
-        labels: class of each; -1 leaves it out.
+        pixels: training images.
+        labels: class of each image; -1 leaves it out.
     """
 
     def __init__(self, pixels: Pixels, labels: Int[Tensor, " images"]):
@@ -621,7 +597,7 @@ class Judge:
         self.analysis.fit(self._seen(pixels), labels.numpy())
 
     def share(self, pixels: Pixels, labels: Int[Tensor, " images"]) -> float:
-        """The share of images that it takes for what they should be."""
+        """The share of images that it assigns to their label: its accuracy."""
         return float((self.analysis.predict(self._seen(pixels)) == labels.numpy()).mean())
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""Regression end to end: the encoder and a linear layer, by the absolute or the squared error."""
+"""End-to-end regression: the encoder and a linear layer, trained with the absolute or the squared error."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ Error = Literal["l1", "l2"]
 
 
 class Regression(Regressor):
-    """The encoder and a linear layer on it, whose output is the number.
+    """The encoder and a linear layer that predicts the target.
 
     Args:
-        encoder: images, or rows, to features; what a run keeps.
-        mean: of the training targets; numbers are told as so many deviations from it.
-        deviation: of the training targets, at least 0; 0 counts as 1.
-        error: "l1", the absolute error, or "l2", the squared one.
+        encoder: maps images or rows to features; a run keeps it.
+        mean: mean of the training targets; the layer predicts standardised targets.
+        deviation: standard deviation of the training targets, at least 0; 0 counts as 1.
+        error: "l1", the absolute error, or "l2", the squared error.
         **recipe: arguments of `Method`.
     """
 
@@ -41,12 +41,12 @@ class Regression(Regressor):
         self.head = linear(self.features, 1)
 
     def loss(self, images: Inputs, labels: Numbers, index: Index) -> Float[Tensor, ""]:
-        """The mean error of all views, in deviations of the targets."""
+        """The mean error over all views, in standard deviations of the targets."""
         goal = (labels - self.mean) / self.deviation
         gaps = torch.stack([self.head(self.encoder(view))[:, 0] - goal for view in images], 1)
         return gather(gaps.abs() if self.error == "l1" else gaps.square()).mean()
 
     @torch.no_grad()
     def predict(self, features: Float[Tensor, "n dim"]) -> Float[Tensor, " n"]:
-        """The numbers that the linear layer tells."""
+        """The linear layer's predictions."""
         return self.mean + self.deviation * self.head(features.to(self.device))[:, 0].cpu()

@@ -1,4 +1,4 @@
-"""What the methods of regression share: targets that are numbers, and views that keep what they are numbers of."""
+"""Shared by the regression methods: numeric targets, and the number of views."""
 
 from __future__ import annotations
 
@@ -18,12 +18,14 @@ Numbers = Float[Tensor, " batch"]
 
 
 class Regressor(Method):
-    """Training of an encoder by numbers; of images by two views, of rows by one.
+    """Trains an encoder with numeric targets, on two views of images or one of rows.
 
     Args:
-        encoder: images, or rows, to features; what a run keeps.
+        encoder: maps images or rows to features; a run keeps it.
         **recipe: arguments of `Method`.
     """
+
+    views: int
 
     def __init__(self, encoder: nn.Module, **recipe: Any):
         super().__init__(encoder, **recipe)
@@ -34,16 +36,16 @@ class Regressor(Method):
 
         Args:
             images: `self.views` random views of the same images, or the rows.
-            labels: the number that each is to be told.
-            index: which training image each is.
+            labels: target of each.
+            index: index of each among the training images.
         """
         raise NotImplementedError(f"{type(self).__name__} must define loss(images, labels, index)")
 
-    def check_images(self, images: Targets, batch_size: int, shares: int = 1) -> None:
-        """Refuse training targets that are all one number.
+    def check_data(self, images: Targets, batch_size: int, shares: int = 1) -> None:
+        """Refuse training targets that are all equal.
 
         Raises:
-            InputError: naming it.
+            InputError: with that number.
         """
         numbers = check_targets(images.targets, rows=len(images))
         if (numbers == numbers[0]).all():
@@ -51,26 +53,27 @@ class Regressor(Method):
 
     @torch.no_grad()
     def predict(self, features: Float[Tensor, "n dim"]) -> Float[Tensor, " n"] | None:
-        """The numbers that the method itself tells from features; `None` if it only makes features."""
+        """The method's own predictions from features; `None` if it only learns features."""
         return None
 
 
 def check_targets(targets: Real[Tensor, " rows"], rows: int, name: str = "targets") -> Float64[Tensor, " rows"]:
-    """Refuse targets that are no finite numbers, one for each row.
+    """Refuse targets that are not one finite number for each row.
 
     Args:
         targets: integers or floating-point numbers.
-        rows: how many there must be.
-        name: of the argument.
+        rows: the number expected.
+        name: name of the argument, for the error.
 
     Returns:
         The targets in float64.
 
     Raises:
-        InputError: for another shape, NaN or infinity, or what is no number.
+        InputError: for a wrong shape, NaN or infinity, or a dtype that is not numeric.
 
-    >>> check_targets(torch.tensor([1, 2]), rows=2)
-    tensor([1., 2.], dtype=torch.float64)
+    Examples:
+        >>> check_targets(torch.tensor([1, 2]), rows=2)
+        tensor([1., 2.], dtype=torch.float64)
     """
     check_number("rows", rows, at_least=0, whole=True)
     if targets.shape != (rows,):
@@ -82,17 +85,18 @@ def check_targets(targets: Real[Tensor, " rows"], rows: int, name: str = "target
 
 
 def binned(targets: Numbers, width: float) -> Numbers:
-    """The lower end of each number's bin; with a width of 0, the numbers as they are.
+    """The lower edge of each target's bin; with a width of 0, the targets unchanged.
 
     Args:
         targets: the numbers.
-        width: of a bin, at least 0.
+        width: width of a bin, at least 0.
 
     Raises:
         InputError: for a width out of range, or NaN.
 
-    >>> binned(torch.tensor([0.5, 3.0, -1.0]), width=2.0)
-    tensor([ 0.,  2., -2.])
+    Examples:
+        >>> binned(torch.tensor([0.5, 3.0, -1.0]), width=2.0)
+        tensor([ 0.,  2., -2.])
     """
     check_targets(targets, rows=targets.numel())
     check_number("width", width, at_least=0)
@@ -100,13 +104,14 @@ def binned(targets: Numbers, width: float) -> Numbers:
 
 
 def ranks_of(targets: Numbers) -> Int[Tensor, " batch"]:
-    """Equal numbers as one class, from the least.
+    """The rank of each target from 0, the same for equal ones: a class label for each number.
 
     Raises:
-        InputError: for NaN, which is equal to nothing.
+        InputError: for NaN, which equals nothing.
 
-    >>> ranks_of(torch.tensor([2.5, -1.0, 2.5]))
-    tensor([1, 0, 1])
+    Examples:
+        >>> ranks_of(torch.tensor([2.5, -1.0, 2.5]))
+        tensor([1, 0, 1])
     """
     check_targets(targets, rows=targets.numel())
     return targets.unique(return_inverse=True)[1]

@@ -1,4 +1,4 @@
-"""Rank-N-Contrast: of two samples, the one whose number is nearer to the anchor's must be nearer to the anchor.
+"""Rank-N-Contrast: orders samples around each anchor by the distance of their targets.
 
 Zha, Cao, Son, Yang, Katabi, "Rank-N-Contrast: Learning Continuous Representations for Regression", NeurIPS 2023,
 arXiv 2210.01189, equations 1 and 2.
@@ -25,21 +25,22 @@ def rank_n_contrast(
 ) -> Float[Tensor, ""]:
     r"""The mean over all pairs (i, j) of $-\log \frac{e^{s_{ij}}}{\sum_{k \ne i,\, d_{ik} \ge d_{ij}} e^{s_{ik}}}$.
 
-    $s = -\|z_i - z_j\| / T$, and $d = |y_i - y_j|$ is the distance of the numbers: each other sample is a positive
-    once, and its negatives are those that are no nearer by their numbers. An anchor's sums for all positives are one
-    cumulative sum along its samples in the order of d.
+    $s = -\|z_i - z_j\| / T$, and $d = |y_i - y_j|$ is the distance of the targets. Each other sample is a positive
+    once; its negatives are the samples whose targets are no nearer to the anchor's. One cumulative sum over an anchor's
+    samples, sorted by d, gives the sums for all its positives.
 
     Args:
-        embeddings: one row per view of a sample, not normalised here.
-        targets: the number of each row.
+        embeddings: one row per view of a sample; not normalised.
+        targets: target of each row.
         temperature: T, above 0.
 
     Raises:
-        InputError: for other shapes, NaN, or fewer than 3 rows, of which a pair has no negative: the loss is 0.
+        InputError: for wrong shapes, NaN, or fewer than 3 rows, where no pair has a negative and the loss is 0.
 
-    >>> z, y = torch.zeros(3, 1), torch.tensor([0.0, 1.0, 3.0])
-    >>> round(rank_n_contrast(z, y).item(), 6)  # of an anchor's two, the far one has 1 term, the near one 2: log(2) / 2
-    0.346574
+    Examples:
+        >>> z, y = torch.zeros(3, 1), torch.tensor([0.0, 1.0, 3.0])
+        >>> round(rank_n_contrast(z, y).item(), 6)  # log(2) / 2: the far sample has 1 term, the near 2
+        0.346574
     """
     check_matrix("embeddings", embeddings)
     numbers = check_targets(targets, rows=len(embeddings))
@@ -50,7 +51,7 @@ def rank_n_contrast(
     similarity = -torch.cdist(z, keys) / temperature
     distance = (numbers[:, None] - key_numbers).abs()
     distance = distance.masked_fill(row[:, None] == torch.arange(len(keys), device=row.device), -1)
-    # The farthest first; the anchor itself is the last, and left out.
+    # Farthest first; the anchor itself comes last and is left out.
     nearness, order = (-distance).sort(1)
     nearness, similarity = nearness[:, :-1].contiguous(), similarity.gather(1, order)[:, :-1]
     through_ties = torch.searchsorted(nearness, nearness, right=True) - 1
@@ -76,10 +77,10 @@ class RNCLoss(nn.Module):
 
 
 class RNC(Regressor):
-    """Rank-N-Contrast of the encoder's features, without a head.
+    """Rank-N-Contrast on the encoder's features, without a projection head.
 
     Args:
-        encoder: images, or rows, to features; what a run keeps.
+        encoder: maps images or rows to features; a run keeps it.
         temperature: above 0.
         **recipe: arguments of `Method`.
     """
@@ -88,9 +89,9 @@ class RNC(Regressor):
         super().__init__(encoder, **recipe)
         self.objective = RNCLoss(temperature)
 
-    def check_images(self, images: Targets, batch_size: int, shares: int = 1) -> None:
-        """Refuse batches of fewer than 3 rows, whose loss is 0."""
-        super().check_images(images, batch_size, shares)
+    def check_data(self, images: Targets, batch_size: int, shares: int = 1) -> None:
+        """Refuse batches of fewer than 3 rows, where the loss is always 0."""
+        super().check_data(images, batch_size, shares)
         if batch_size * self.views < 3:
             raise InputError(f"batch_size: expected at least 3, for a pair and a negative, got {batch_size}")
 

@@ -1,4 +1,4 @@
-"""SupCon for regression: images with one and the same number are a class."""
+"""SupCon for regression: images with equal targets form a class."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from counterpoise.ops.processes import gather, global_row_indices
 
 
 class SupConRegression(Regressor):
-    """SupCon with the targets as classes: how near two different numbers are does not matter.
+    """SupCon with the targets as classes; it ignores how near two different targets are.
 
     Args:
-        encoder: images, or rows, to features; what a run keeps.
+        encoder: maps images or rows to features; a run keeps it.
         temperature: above 0.
-        bin: width of the bins that targets are put into; 0 takes them as they are.
+        bin: width of the bins into which targets are put; 0 leaves targets unchanged.
         hidden: width of the projection head's hidden layer.
         dim: width of the projection.
         **recipe: arguments of `Method`.
@@ -45,17 +45,17 @@ class SupConRegression(Regressor):
         self.head = mlp(self.features, hidden, dim)
         self.objective = SupConLoss(temperature)
 
-    def check_images(self, images: Targets, batch_size: int, shares: int = 1) -> None:
-        """As of any `Regressor`; and refuse bins without a negative pair, or of one view without a positive one."""
-        super().check_images(images, batch_size, shares)
+    def check_data(self, images: Targets, batch_size: int, shares: int = 1) -> None:
+        """Check as `Regressor` does, and refuse bins without a negative pair, or (with one view) a positive pair."""
+        super().check_data(images, batch_size, shares)
         numbers = binned(images.targets, self.bin)
         filled = len(numbers.unique())
         if filled < 2:
             raise InputError(
-                f"bin: expected bins that part the {len(numbers)} targets, got one of all, {self.bin:g} wide"
+                f"bin: expected bins that divide the {len(numbers)} targets, got all in one bin of width {self.bin:g}"
             )
         if self.views == 1 and filled == len(numbers):
-            raise InputError(f"bin: expected bins of several targets, got one for each of {filled}, {self.bin:g} wide")
+            raise InputError(f"bin: expected bins of several targets, got {filled} of one target, width {self.bin:g}")
 
     def loss(self, images: Inputs, labels: Numbers, index: Index) -> Float[Tensor, ""]:
         """SupCon of the projections of all views together."""

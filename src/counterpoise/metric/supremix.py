@@ -1,12 +1,12 @@
-"""SupReMix: contrastive regression whose hardest pairs are mixed from the batch's own embeddings.
+"""SupReMix: contrastive regression with hard pairs mixed from the batch's own embeddings.
 
 Wu, Dong, Chen, Zhou, Zhou, "Mixup Your Own Pairs", 2023, arXiv 2309.16633 (later retitled "SupReMix: Supervised
 Contrastive Learning for Medical Imaging Regression with Mixup").
 
-Two embeddings mixed by a share stand for the number that their numbers make when mixed alike. So a mixture of the
-anchor with another number is a negative that is hard, for it is near (Mix-neg); and a mixture of two numbers below and
-above the anchor's that comes out at the anchor's own is a positive that is hard, for it need not be near (Mix-pos).
-Negatives weigh the more the farther their number is off ("distance magnifying").
+A mixture of two embeddings has the target that results from mixing their targets by the same share. A mixture of the
+anchor with a sample of another target is a hard negative, since it is near the anchor (Mix-neg). A mixture of samples
+with targets below and above the anchor's that yields the anchor's target is a hard positive, since it need not be near
+(Mix-pos). Negatives weigh more the farther their targets are ("distance magnifying").
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ from counterpoise.ops.similarity import normalize_rows
 
 Weight = Literal["linear", "square", "inverse-linear", "inverse-square", "none"]
 MixNeg = Literal["other", "even", "anchor", "none"]
-BETA = {"other": (2.0, 8.0), "even": (5.0, 5.0), "anchor": (8.0, 2.0)}  # of the anchor's share in a hard negative
-PART = 1 << 22  # numbers that are formed at a time
+BETA = {"other": (2.0, 8.0), "even": (5.0, 5.0), "anchor": (8.0, 2.0)}  # Beta(a, b) of the anchor's share
+PART = 1 << 22  # numbers computed at a time
 
 
 class Mixtures(NamedTuple):
-    r"""Hard positives of a batch whose rows are sorted by their numbers: $\lambda z_j + (1 - \lambda) z_k$ each.
+    r"""Hard positives $\lambda z_j + (1 - \lambda) z_k$ of a batch whose rows are sorted by target.
 
     Attributes:
-        anchor: which anchor each is a positive of.
-        below: j, whose number is less than the anchor's by less than the window.
-        above: k, whose number is as much more at most.
-        share: $\lambda = (y_k - y) / (y_k - y_j)$, so that the numbers mix to the anchor's.
+        anchor: index of the anchor of each.
+        below: j, whose target is below the anchor's by less than the window.
+        above: k, whose target is above the anchor's by less than the window.
+        share: $\lambda = (y_k - y) / (y_k - y_j)$, so that the targets mix to the anchor's.
     """
 
     anchor: Int[Tensor, " mixtures"]
@@ -53,18 +53,19 @@ class Mixtures(NamedTuple):
 def bounds_of(
     anchors: Float[Tensor, " batch"], numbers: Float[Tensor, " all"], window: float
 ) -> Int[Tensor, "batch 4"]:
-    """Where in sorted numbers each anchor's window begins, its own number begins and ends, and the window ends.
+    """Indices into sorted targets: start of each anchor's window, start and end of its own target, end of the window.
 
     Args:
-        anchors: numbers of the anchors.
-        numbers: those of all rows, in rising order.
-        window: how far off a number may be, at least 0; one that is just so far is outside.
+        anchors: targets of the anchors.
+        numbers: targets of all rows, in ascending order.
+        window: distance below which a target lies in the window, at least 0.
 
     Raises:
-        InputError: for other shapes, NaN, or a window out of range.
+        InputError: for wrong shapes, NaN, or a window out of range.
 
-    >>> bounds_of(torch.tensor([4.0]), torch.tensor([0.0, 1, 2, 3, 4, 4, 5, 6, 7]), window=3.0)
-    tensor([[2, 4, 6, 8]])
+    Examples:
+        >>> bounds_of(torch.tensor([4.0]), torch.tensor([0.0, 1, 2, 3, 4, 4, 5, 6, 7]), window=3.0)
+        tensor([[2, 4, 6, 8]])
     """
     _check_numbers(anchors, numbers)
     check_number("window", window, at_least=0)
@@ -77,19 +78,20 @@ def bounds_of(
 def hard_positives(
     anchors: Float[Tensor, " batch"], numbers: Float[Tensor, " all"], bounds: Int[Tensor, "batch 4"]
 ) -> Mixtures:
-    """Every row below with every row above, within the anchor's window.
+    """All pairs of a row below and a row above each anchor's target, within its window.
 
     Args:
-        anchors: numbers of the anchors.
-        numbers: those of all rows, in rising order.
-        bounds: of `bounds_of`.
+        anchors: targets of the anchors.
+        numbers: targets of all rows, in ascending order.
+        bounds: from `bounds_of`.
 
     Raises:
-        InputError: for other shapes, NaN, or bounds outside of the numbers.
+        InputError: for wrong shapes, NaN, or bounds that are not valid indices.
 
-    >>> numbers = torch.tensor([0.0, 3.0, 4.0])
-    >>> hard_positives(numbers, numbers, bounds_of(numbers, numbers, window=5.0))[1:]
-    (tensor([0]), tensor([2]), tensor([0.2500]))
+    Examples:
+        >>> numbers = torch.tensor([0.0, 3.0, 4.0])
+        >>> hard_positives(numbers, numbers, bounds_of(numbers, numbers, window=5.0))[1:]
+        (tensor([0]), tensor([2]), tensor([0.2500]))
     """
     _check_numbers(anchors, numbers)
     if bounds.shape != (len(anchors), 4):
@@ -101,29 +103,34 @@ def hard_positives(
     nth = torch.arange(len(anchor), device=anchor.device) - (counts.cumsum(0) - counts)[anchor]
     below = first[anchor] + nth // rows_above[anchor]
     above = end[anchor] + nth % rows_above[anchor]
-    share = (numbers[above] - anchors[anchor]) / (numbers[above] - numbers[below])
+    width = numbers[above] - numbers[below]
+    if (width <= 0).any():
+        raise InputError("bounds: expected a larger number above the anchor than below it, got the same")
+    share = (numbers[above] - anchors[anchor]) / width
     return Mixtures(anchor, below, above, share)
 
 
 def log_weight(gap: Float[Tensor, "*pairs"], weight: Weight) -> Float[Tensor, "*pairs"]:
-    """Logarithm of what a pair weighs in the denominator: $|d| + 1$, $d^2 + 1$, one over them, or 1.
+    """Logarithm of a pair's weight in the denominator: $|d| + 1$, $d^2 + 1$, the inverse of either, or 1.
 
     Args:
-        gap: d, how far apart the two numbers are.
+        gap: d, the distance of the two targets.
         weight: "linear", "square", "inverse-linear", "inverse-square" or "none".
 
     Raises:
-        InputError: for another weight, or NaN.
+        InputError: for an unknown weight, or NaN.
 
-    >>> log_weight(torch.tensor([0.0, 3.0]), "linear").exp(), log_weight(torch.tensor([3.0]), "inverse-square").exp()
-    (tensor([1., 4.]), tensor([0.1000]))
+    Examples:
+        >>> gap = torch.tensor([0.0, 3.0])
+        >>> log_weight(gap, "linear").exp(), log_weight(gap, "inverse-square").exp()
+        (tensor([1., 4.]), tensor([1.0000, 0.1000]))
     """
     check_finite("gap", gap)
     if weight not in get_args(Weight):
         raise unknown("weight", weight, get_args(Weight))
     if weight == "none":
         return torch.zeros_like(gap)
-    # No square that could be infinite, and a slope at 0, which the logarithm of the gap has not.
+    # `hypot` forms no square that could overflow, and `log1p` has a finite gradient at 0, unlike the logarithm.
     log = 2 * torch.hypot(gap, torch.ones_like(gap)).log() if weight.endswith("square") else gap.abs().log1p()
     return -log if weight.startswith("inverse") else log
 
@@ -139,31 +146,32 @@ def supremix(
 ) -> Float[Tensor, ""]:
     r"""Mean over anchors of $-\frac{1}{|P|} \sum_{p \in P} \big( s_p/T - \log \sum_{b \ne a} w_b e^{s_b/T} \big)$.
 
-    P are an anchor's positives: the other rows with its number, and its hard positives (`hard_positives`). The sum of
-    the logarithm goes over all other rows and all mixtures, hard negatives among them: with share $\alpha$, $m = \alpha
-    z_a + (1 - \alpha) z_k$ for each row of another number, whose own number is mixed alike. $s$ are inner products with
-    the anchor; rows are normalised, mixtures are not. $w$ grows with the distance of the numbers, from 1 for positives.
+    P are an anchor's positives: the other rows with its target, and its hard positives (`hard_positives`). The inner
+    sum runs over all other rows and all mixtures, including hard negatives $m = \alpha z_a + (1 - \alpha) z_k$, one for
+    each row with another target; their targets are mixed by the same share. $s$ are inner products with the anchor;
+    rows are normalised, mixtures are not. $w$ grows with the distance of the targets, from 1 for positives.
 
-    What a mixture is made of gets no gradient through it. Its similarity is the mixture of two entries of the matrix of
-    similarities, so that no mixture is formed: an anchor costs as many numbers as it has rows and hard positives.
+    Mixtures pass no gradient to their components. A mixture's similarity is the mixture of two entries of the
+    similarity matrix, so no mixture is formed; memory per anchor grows with its numbers of rows and of hard positives.
 
     Args:
         embeddings: one row per view; normalised here.
-        targets: the number of each row; views of a sample share it, and only equal numbers are real positives.
+        targets: target of each row; views of a sample share it, and only equal targets are real positives.
         shares: $\alpha$, the anchor's share in each of its hard negatives, from 0 to 1, one for all or for each pair
             (columns: the rows of all processes); `None` mixes no hard negatives.
-        window: how far off the two numbers of a hard positive may be; 0 mixes none.
+        window: distance below which the two targets of a hard positive must lie; 0 mixes none.
         temperature: T, above 0.
-        weight: w of a distance, see `log_weight`.
+        weight: w as a function of the distance, see `log_weight`.
         plus_one: divide by $|P| + 1$, so that an anchor without a positive counts as 0; otherwise it is left out.
 
     Raises:
-        InputError: for other shapes, fewer than 3 rows (of 2, the loss is 0), NaN, numbers out of range, or where no
-            row has a positive and `plus_one` is not set.
+        InputError: for wrong shapes, fewer than 3 rows (the loss of 2 is 0), NaN, numbers out of range, or if no row
+            has a positive and `plus_one` is not set.
 
-    >>> z, y = torch.eye(3), torch.tensor([0, 1, 2])  # the middle one alone has a positive, half of the others each
-    >>> round(supremix(z, y, shares=None, window=2.0, weight="none").item(), 6)  # log 3: two others and the mixture
-    1.098612
+    Examples:
+        >>> z, y = torch.eye(3), torch.tensor([0, 1, 2])  # only the middle one has a positive, the mean of both others
+        >>> round(supremix(z, y, shares=None, window=2.0, weight="none").item(), 6)  # log 3: two others and the mixture
+        1.098612
     """
     check_matrix("embeddings", embeddings)
     numbers = check_targets(targets, rows=len(embeddings))
@@ -189,14 +197,15 @@ def supremix(
         partial(_losses, temperature=temperature, weight=weight),
         [z, order.argsort()[row], anchors, bounds, positives, shares],
         [gather(z)[order], numbers],
-        step=max(1, PART // (8 * len(order) + 8 * int(mixed.max()))),
+        columns=8 * (len(order) + int(mixed.max())),
+        table=PART,
     )
     if plus_one:
         return gather(losses / (positives + 1)).mean()
     losses = gather(losses / positives.clamp(min=1))[gather(positives) > 0]
     if not len(losses):
         raise InputError(
-            "targets: expected two rows of one number, or numbers on both sides of one within the window; got none"
+            "targets: expected two equal ones, or one with others on both sides within the window; got neither"
         )
     return losses.mean()
 
@@ -213,7 +222,7 @@ def _losses(
     temperature: float,
     weight: Weight,
 ) -> Float[Tensor, " batch"]:
-    """The sum of each anchor's terms over its positives; keys and numbers are sorted, an anchor stands at its place."""
+    """The sum of each anchor's terms over its positives; keys are sorted by target, `place` is the anchor's index."""
     real, fixed = z @ keys.T / temperature, z @ keys.detach().T / temperature
     gap = numbers - anchors[:, None]
     is_self = place[:, None] == torch.arange(len(keys), device=place.device)
@@ -227,7 +236,7 @@ def _losses(
     anchor, below, above, share = hard_positives(anchors, numbers, bounds)
     share = share.to(z.dtype)
     hard = share * fixed[anchor, below] + (1 - share) * fixed[anchor, above]
-    # One largest logit for all, so that real rows and mixtures keep their proportion.
+    # Subtract one maximum from all logits, so that real rows and mixtures keep their proportion.
     top = shared.detach().amax(1).scatter_reduce(0, anchor, hard.detach(), "amax")
     total = (shared - top[:, None]).exp().sum(1).index_add(0, anchor, (hard - top[anchor]).exp())
     pull = real.masked_fill(~is_positive, 0).sum(1).index_add(0, anchor, hard)
@@ -237,16 +246,16 @@ def _losses(
 class SupReMixLoss(nn.Module):
     """`supremix` as a module: `loss(embeddings, targets, loss.draw(targets))`.
 
-    The value is not the integral of the gradient, for nothing learns through what a mixture is made of.
+    The value is not the integral of the gradient, since mixtures pass no gradient to their components.
 
     Args:
         temperature: above 0; the authors take 0.1 to 0.5.
-        window: how far off, in the targets' unit, the two numbers of a hard positive may be; 0 mixes none.
-        mix_neg: what hard negatives mostly are: the "other" (the anchor's share is drawn from Beta(2, 8)), "even"
+        window: distance, in the targets' unit, below which the targets of a hard positive must lie; 0 mixes none.
+        mix_neg: the larger part of hard negatives: the "other" (the anchor's share is drawn from Beta(2, 8)), "even"
             (Beta(5, 5)), the "anchor" (Beta(8, 2)); "none" mixes none.
-        weight: of a pair d apart in the denominator: "linear" is d + 1, "square" is d² + 1, "inverse-linear" and
-            "inverse-square" are one over them, "none" is 1.
-        plus_one: divide by the number of positives and one more, so that anchors without any count as 0.
+        weight: weight in the denominator of a pair at distance d: "linear" is d + 1, "square" is d² + 1,
+            "inverse-linear" and "inverse-square" are their inverses, "none" is 1.
+        plus_one: divide by the number of positives plus one, so that anchors without positives count as 0.
     """
 
     surrogate = True
@@ -267,10 +276,10 @@ class SupReMixLoss(nn.Module):
         self.mix_neg = mix_neg
 
     def draw(self, targets: Real[Tensor, " batch"]) -> Float[Tensor, "batch all"] | None:
-        """The anchor's share in each of its hard negatives, drawn at random; `None` where there are none.
+        """Draw the anchor's share in each of its hard negatives; `None` if none are mixed.
 
         Args:
-            targets: the number of each row.
+            targets: target of each row.
         """
         if self.mix_neg == "none":
             return None
@@ -287,8 +296,8 @@ class SupReMixLoss(nn.Module):
 
         Args:
             embeddings: one row per view; normalised here.
-            targets: the number of each row.
-            shares: of `draw`; without them, nothing is drawn, and all are the mean of their distribution.
+            targets: target of each row.
+            shares: from `draw`; without them, all are the mean of their distribution.
         """
         given: Tensor | float | None = shares
         if self.mix_neg == "none":
@@ -300,19 +309,19 @@ class SupReMixLoss(nn.Module):
 
 
 class SupReMix(Regressor):
-    """Supervised contrast by numbers, with hard positives and negatives that are mixed from the batch's embeddings.
+    """Supervised contrastive regression, with hard positives and negatives mixed from the batch's embeddings.
 
-    Without `mix_neg`, `window` and `weight` it is SupCon. Of rows, which have one view, `plus_one` of the loss is set,
-    as the authors have it.
+    Without `mix_neg`, `window` and `weight` it is SupCon. For rows, which have one view, the loss gets `plus_one`, as
+    in the authors' code.
 
     Args:
-        encoder: images, or rows, to features; what a run keeps.
+        encoder: maps images or rows to features; a run keeps it.
         temperature: above 0.
-        window: how far off, in the targets' unit, the two numbers of a hard positive may be; 0 mixes none.
-        mix_neg: what hard negatives mostly are: the "other", "even", the "anchor"; "none" mixes none.
-        weight: of a pair d apart in the denominator: "linear" is d + 1, "square" is d² + 1, "inverse-linear" and
-            "inverse-square" are one over them, "none" is 1.
-        bin: width of the bins that targets are put into; 0 takes them as they are.
+        window: distance, in the targets' unit, below which the targets of a hard positive must lie; 0 mixes none.
+        mix_neg: the larger part of hard negatives: the "other", "even", or the "anchor"; "none" mixes none.
+        weight: weight in the denominator of a pair at distance d: "linear" is d + 1, "square" is d² + 1,
+            "inverse-linear" and "inverse-square" are their inverses, "none" is 1.
+        bin: width of the bins into which targets are put; 0 leaves targets unchanged.
         hidden: width of the projection head's hidden layer.
         dim: width of the projection.
         **recipe: arguments of `Method`.
@@ -336,9 +345,9 @@ class SupReMix(Regressor):
         self.head = mlp(self.features, hidden, dim)
         self.objective = SupReMixLoss(temperature, window, mix_neg, weight, plus_one=self.views == 1)
 
-    def check_images(self, images: Targets, batch_size: int, shares: int = 1) -> None:
-        """As of any `Regressor`; and refuse rows none of which has a positive, so that the loss of one view is 0."""
-        super().check_images(images, batch_size, shares)
+    def check_data(self, images: Targets, batch_size: int, shares: int = 1) -> None:
+        """Check as `Regressor` does, and refuse rows without any positive, since the loss of one view is then 0."""
+        super().check_data(images, batch_size, shares)
         if batch_size * self.views < 3:
             raise InputError(f"batch_size: expected at least 3, for a pair and a negative, got {batch_size}")
         numbers = binned(images.targets, self.bin).double().sort().values
@@ -360,7 +369,7 @@ def _check_numbers(anchors: Tensor, numbers: Tensor) -> None:
     check_targets(anchors, rows=anchors.numel(), name="anchors")
     check_targets(numbers, rows=numbers.numel(), name="numbers")
     if (numbers[1:] < numbers[:-1]).any():
-        raise InputError("numbers: expected rising order, got a number that is less than the one before it")
+        raise InputError("numbers: expected ascending order, got a number that is less than the one before it")
 
 
 def _check(window: float, temperature: float, weight: str) -> None:

@@ -1,8 +1,8 @@
-r"""Proto-Triplet and ICNN: two losses on the distances within an episode, and the score that the second is made of.
+r"""Proto-Triplet and ICNN: two losses on the distances within an episode, and the score behind the second.
 
 Mendez-Ruiz, Gonzalez-Zapata, Reyes-Amezcua, Flores-Araiza, Lopez-Tiro, Mendez-Vazquez, Ochoa-Ruiz, "SuSana Distancia is
 all you need: Enforcing class separability in metric learning via two novel distance-based loss functions for few-shot
-image classification", 2023, arXiv 2305.09062; in the form of its authors' code.
+image classification", 2023, arXiv 2305.09062; in the form of the authors' code.
 """
 
 from __future__ import annotations
@@ -26,20 +26,21 @@ from counterpoise.ops.neighbours import nearest
 from counterpoise.ops.processes import gather
 
 SOFTENING = 1e-3  # a distance d is taken as sqrt(d² + 1e-6), whose gradient is finite at 0
-EPS = 1e-7  # in every division of the score
-QUALITY_EPS = 1e-6  # of the older score
+EPS = 1e-7  # added to every denominator of the score
+QUALITY_EPS = 1e-6  # the same for the older score
 TERMS = ("cross-entropy", "proto-triplet", "icnn", "icnn-support", "icnn-query", "icnn-prototypes")
 WAYS, QUERIES, EPISODES = 5, 15, 300  # of the diagnostics
 
 
 def distances(rows: Float[Tensor, "n dim"], others: Float[Tensor, "m dim"]) -> Float[Tensor, "n m"]:
-    """Euclidean distances, in float32 at least, from differences: rows that are near each other lose no digits.
+    """Euclidean distances, in float32 at least, computed from differences, so that near rows lose no digits.
 
     Raises:
         InputError: for rows of different lengths, or NaN.
 
-    >>> distances(torch.tensor([[0.0, 0.0]]), torch.tensor([[3.0, 4.0]]))
-    tensor([[5.]])
+    Examples:
+        >>> distances(torch.tensor([[0.0, 0.0]]), torch.tensor([[3.0, 4.0]]))
+        tensor([[5.]])
     """
     check_matrix("rows", rows, at_least=0)
     check_matrix("others", others, at_least=0)
@@ -50,10 +51,11 @@ def distances(rows: Float[Tensor, "n dim"], others: Float[Tensor, "m dim"]) -> F
 
 
 def soften(distance: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-    """sqrt(d² + 1e-6), without squares that could overflow.
+    """sqrt(d² + 1e-6), without forming squares that could overflow.
 
-    >>> soften(torch.tensor([0.0, 3.0]))
-    tensor([1.0000e-03, 3.0000e+00])
+    Examples:
+        >>> soften(torch.tensor([0.0, 3.0]))
+        tensor([1.0000e-03, 3.0000e+00])
     """
     check_finite("distance", distance)
     return torch.hypot(distance, torch.full_like(distance, SOFTENING))
@@ -65,22 +67,22 @@ def proto_triplet(
     prototypes: Float[Tensor, "classes dim"],
     margin: float = 0.5,
 ) -> Float[Tensor, " queries"]:
-    r"""How much a query fails to be nearer to its prototype than to the nearest other one by a margin.
+    r"""Triplet loss of each query with its prototype as the positive and the nearest other one as the negative.
 
     $\max(0, d(q, p_y) - \min_{c \ne y} d(q, p_c) + m)$ for each query.
 
     Args:
-        queries: one row per query.
-        targets: which prototype is its own, from 0.
-        prototypes: one row per class, of at least 2.
+        queries: one row per query; neither queries nor prototypes are normalised.
+        targets: index of each query's prototype, from 0.
+        prototypes: one row per class, at least 2.
         margin: m, at least 0.
 
     Raises:
-        InputError: for other shapes, NaN, a target without a prototype, or a prototype without another, of which all
-            is 0.
+        InputError: for wrong shapes, NaN, a target without a prototype, or fewer than 2 prototypes.
 
-    >>> proto_triplet(torch.tensor([[0.0], [1.0]]), torch.tensor([0, 0]), torch.tensor([[0.0], [2.0]]))
-    tensor([0.0000, 0.5000])
+    Examples:
+        >>> proto_triplet(torch.tensor([[0.0], [1.0]]), torch.tensor([0, 0]), torch.tensor([[0.0], [2.0]]))
+        tensor([0.0000, 0.5000])
     """
     check_matrix("queries", queries)
     check_matrix("prototypes", prototypes, at_least=2)
@@ -95,12 +97,12 @@ def proto_triplet(
 
 
 class ICNN(NamedTuple):
-    """The inter- and intra-class nearest neighbours score, and its parts; each from 0 to 1, and better when larger.
+    """The inter- and intra-class nearest neighbours score and its parts; each from 0 to 1, larger is better.
 
-    Args:
-        intra: 1 less how far neighbours of the same class are, in units of the nearest of another class.
-        inter: how far neighbours of other classes are, in units of the farthest of them.
-        gamma: the share of the k neighbours that are of the same class; no gradient flows through it.
+    Attributes:
+        intra: 1 minus the distance of neighbours of the same class, relative to the nearest of another class.
+        inter: distance of neighbours of other classes, relative to the farthest of them.
+        gamma: share of the k neighbours that are of the same class; no gradient flows through it.
     """
 
     intra: Float[Tensor, ""]
@@ -114,19 +116,20 @@ class ICNN(NamedTuple):
 
 
 def icnn_of_neighbours(distance: Float[Tensor, "n reach"], same: Bool[Tensor, "n reach"], k: int) -> ICNN:
-    """The score of what is known of each row's neighbours.
+    """The score from the distances and classes of each row's neighbours.
 
     Args:
-        distance: to the neighbours of each row, nearest first, above 0.
+        distance: distances from each row to its neighbours, nearest first, above 0.
         same: whether a neighbour is of the row's class.
-        k: how many neighbours are judged, at least 1; those beyond only tell how near the nearest of another class is.
+        k: number of neighbours to score, at least 1; further ones only serve to find the nearest of another class.
 
     Raises:
-        InputError: for different shapes, NaN, distances that are not above 0, or k out of range.
+        InputError: for different shapes, NaN, distances of 0 or less, or k out of range.
 
-    >>> found = icnn_of_neighbours(torch.tensor([[1.0, 2.0]]), torch.tensor([[True, False]]), k=2)
-    >>> [round(float(x), 3) for x in (*found, found.score)]
-    [0.5, 1.0, 0.5, 0.625]
+    Examples:
+        >>> found = icnn_of_neighbours(torch.tensor([[1.0, 2.0]]), torch.tensor([[True, False]]), k=2)
+        >>> [round(float(x), 3) for x in (*found, found.score)]
+        [0.5, 1.0, 0.5, 0.625]
     """
     check_matrix("distance", distance)
     check_same_shape(distance=distance, same=same)
@@ -146,7 +149,7 @@ def icnn_of_neighbours(distance: Float[Tensor, "n reach"], same: Bool[Tensor, "n
 
 
 def _mean_of_means(values: Float[Tensor, "n k"], chosen: Bool[Tensor, "n k"]) -> Float[Tensor, ""]:
-    """The mean over the rows that have a chosen value, of the mean of these."""
+    """The mean of the chosen values of each row, averaged over the rows that have any."""
     counts = chosen.sum(1).to(values.dtype)
     means = values.masked_fill(~chosen, 0).sum(1) / (counts + EPS)
     return means.sum() / (counts.count_nonzero().to(values.dtype) + EPS)
@@ -161,28 +164,28 @@ def icnn(
     reach: int | None = None,
     drop_nearest: bool = True,
 ) -> ICNN:
-    """The score of an episode's rows among themselves or among the rows of a gallery, with its gradient.
+    """The score of an episode's rows among themselves or among the rows of a gallery; differentiable.
 
-    Of m rows in the gallery, at most m - 2 are judged; where that many are, there is no telling how pure they are, and
+    At most m - 2 of m gallery rows are scored. If k reaches that limit, the share of the same class says nothing, and
     `gamma` is 1.
 
     Args:
-        rows: one row per sample.
-        labels: class of each, from 0.
-        gallery: where neighbours are sought; without it, among all other rows.
-        gallery_labels: class of each, from 0.
-        k: how many neighbours are judged, at least 1.
-        reach: among how many neighbours the nearest of another class is sought; at least 1; k + 1 by
-            default.
-        drop_nearest: leave out the nearest of a gallery, as the authors' code does there, too.
+        rows: one row per sample; neither rows nor gallery are normalised.
+        labels: class of each row, from 0.
+        gallery: rows to search for neighbours; without it, all other rows.
+        gallery_labels: class of each gallery row, from 0.
+        k: number of neighbours to score, at least 1.
+        reach: number of neighbours among which to find the nearest of another class, at least 1; k + 1 by default.
+        drop_nearest: leave out the nearest row of a gallery, as the authors' code does even there.
 
     Raises:
-        InputError: for other shapes, NaN, numbers out of range, fewer than 3 rows to seek among, or a gallery without
+        InputError: for wrong shapes, NaN, numbers out of range, fewer than 3 rows to search, or a gallery without
             labels.
 
-    >>> rows = torch.tensor([[0.0], [1.0], [10.0], [11.0]])
-    >>> round(icnn(rows, torch.tensor([0, 0, 1, 1])).score.item(), 3)
-    0.961
+    Examples:
+        >>> rows = torch.tensor([[0.0], [1.0], [10.0], [11.0]])
+        >>> round(icnn(rows, torch.tensor([0, 0, 1, 1])).score.item(), 3)
+        0.961
     """
     check_matrix("rows", rows)
     labels = check_integers("labels", labels, rows=len(rows), low=0)
@@ -208,25 +211,26 @@ def icnn(
 
 
 def _of_m(distance: Float[Tensor, "n reach"], same: Bool[Tensor, "n reach"], k: int, m: int) -> ICNN:
-    """`icnn_of_neighbours` where m rows were sought among: at most m - 2 are judged, and then `gamma` is 1."""
+    """`icnn_of_neighbours` after a search among m rows: scores at most m - 2, and then sets `gamma` to 1."""
     found = icnn_of_neighbours(distance, same, min(k, m - 2))
     return found if k + 2 < m else found._replace(gamma=torch.ones_like(found.gamma))
 
 
 def icnn_score(embeddings: Float[Tensor, "n dim"], labels: Int[Tensor, " n"], k: int = 4) -> ICNN:
-    """The score of a whole set of embeddings, of any size: the same as `icnn`'s, in float64, without a gradient.
+    """The `icnn` score of a whole set of embeddings of any size, in float64 and without a gradient.
 
     Args:
-        embeddings: one row per sample; not normalised here.
-        labels: class of each; -1 leaves it out.
-        k: how many neighbours are judged, at least 1.
+        embeddings: one row per sample; not normalised.
+        labels: class of each row; rows with -1 are left out.
+        k: number of neighbours to score, at least 1.
 
     Raises:
-        InputError: for other shapes, NaN, or fewer than 3 labelled rows.
+        InputError: for wrong shapes, NaN, or fewer than 3 labelled rows.
 
-    >>> rows = torch.cat([torch.zeros(5, 2), torch.ones(5, 2)])
-    >>> round(icnn_score(rows, torch.arange(10) // 5).score.item(), 3)
-    1.0
+    Examples:
+        >>> rows = torch.cat([torch.zeros(5, 2), torch.ones(5, 2)])
+        >>> round(icnn_score(rows, torch.arange(10) // 5).score.item(), 3)
+        1.0
     """
     embeddings, labels = _labelled(embeddings, labels, k, at_least=3)
     n = len(labels)
@@ -234,23 +238,24 @@ def icnn_score(embeddings: Float[Tensor, "n dim"], labels: Int[Tensor, " n"], k:
 
 
 def icnn_quality(embeddings: Float[Tensor, "n dim"], labels: Int[Tensor, " n"], k: int = 5) -> Float[Tensor, ""]:
-    r"""The older score, of the same authors' earlier paper (arXiv 2107.06992), for reports.
+    r"""The score of the same authors' earlier paper (arXiv 2107.06992), for reports.
 
-    With $\delta_{ij}$ the distances to row i's neighbours, brought to [0, 1] row by row, and $\lambda_i$ the sum of
-    $1 - \delta_{ij}$ over those of the same class and of $\delta_{ij}$ over the others: the mean over the rows of
-    $\frac12 \sqrt{\lambda_i / \max \lambda}$ and $\frac12 \sqrt{\text{share of the same class}}$.
+    The mean over rows i of $\frac12 \sqrt{\lambda_i / \max \lambda} + \frac12 \sqrt{\text{share of the same class}}$.
+    $\lambda_i$ is the sum of $1 - \delta_{ij}$ over neighbours of the same class and of $\delta_{ij}$ over the others,
+    with the distances $\delta_{ij}$ to row i's neighbours scaled to [0, 1] in each row.
 
     Args:
-        embeddings: one row per sample; not normalised here.
-        labels: class of each; -1 leaves it out.
-        k: how many neighbours are judged, at least 1.
+        embeddings: one row per sample; not normalised.
+        labels: class of each row; rows with -1 are left out.
+        k: number of neighbours to score, at least 1.
 
     Raises:
-        InputError: for other shapes, NaN, or fewer than k + 1 labelled rows.
+        InputError: for wrong shapes, NaN, or fewer than k + 1 labelled rows.
 
-    >>> rows = torch.tensor([[0.0], [1.0], [10.0], [11.0]])
-    >>> round(icnn_quality(rows, torch.tensor([0, 0, 1, 1]), k=2).item(), 3)
-    0.854
+    Examples:
+        >>> rows = torch.tensor([[0.0], [1.0], [10.0], [11.0]])
+        >>> round(icnn_quality(rows, torch.tensor([0, 0, 1, 1]), k=2).item(), 3)
+        0.854
     """
     check_number("k", k, at_least=1, whole=True)
     distance, same = _neighbours(*_labelled(embeddings, labels, k, at_least=k + 1), k)
@@ -272,11 +277,11 @@ def _labelled(embeddings: Tensor, labels: Tensor, k: int, at_least: int) -> tupl
 
 
 def _neighbours(embeddings: Tensor, labels: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Distances to the nearest others of each row, and whether they are of its class."""
+    """Distances from each row to its nearest other rows, and whether these are of its class."""
     n = len(labels)
     distance, index = nearest(embeddings, embeddings, count + 1, metric="euclidean")
     itself = index == torch.arange(n, device=index.device)[:, None]
-    itself[~itself.any(1), -1] = True  # equal rows have pushed it out
+    itself[~itself.any(1), -1] = True  # equal rows took its place
     distance, index = distance[~itself].view(n, count), index[~itself].view(n, count)
     return soften(distance.double()), labels[index] == labels[:, None]
 
@@ -287,9 +292,10 @@ class ProtoTripletLoss(nn.Module):
     Args:
         margin: at least 0.
 
-    >>> rows = torch.tensor([[0.0], [1.0]])
-    >>> ProtoTripletLoss()(rows, torch.tensor([0, 0]), torch.tensor([[0.0], [2.0]]))
-    tensor(0.2500)
+    Examples:
+        >>> rows = torch.tensor([[0.0], [1.0]])
+        >>> ProtoTripletLoss()(rows, torch.tensor([0, 0]), torch.tensor([[0.0], [2.0]]))
+        tensor(0.2500)
     """
 
     def __init__(self, margin: float = 0.5):
@@ -306,8 +312,8 @@ class ProtoTripletLoss(nn.Module):
         """The loss of the queries of all processes.
 
         Args:
-            queries: one row per query; not normalised here.
-            targets: which prototype is its own, from 0.
+            queries: one row per query; not normalised.
+            targets: index of each query's prototype, from 0.
             prototypes: one row per class (see `protonet.prototypes`), the same in all processes.
 
         Raises:
@@ -315,34 +321,40 @@ class ProtoTripletLoss(nn.Module):
         """
         return gather(proto_triplet(queries, targets, prototypes, self.margin)).mean()
 
+    def of_all(self, episode: Episode) -> Float[Tensor, ""]:
+        """The loss of an episode that is already gathered from all processes."""
+        return proto_triplet(episode.queries, episode.targets, episode.prototypes, self.margin).mean()
+
 
 class ICNNLoss(nn.Module):
-    """Minus the log of `icnn` of all rows of an episode, examples and queries: `loss(embeddings, labels)`.
+    """The negative logarithm of `icnn` over an episode's examples and queries: `loss(embeddings, labels)`.
 
-    The nearest of another class is sought among as many neighbours as the largest class has rows.
+    Searches as many neighbours for the nearest of another class as the largest class has rows.
 
     Args:
-        k: how many neighbours are judged, at least 1.
+        k: number of neighbours to score, at least 1.
+        drop_nearest: leave out the nearest row of a gallery, as the authors' code does; see `of_all`.
 
-    >>> rows = torch.tensor([[0.0], [1.0], [10.0], [11.0]])
-    >>> round(ICNNLoss()(rows, torch.tensor([0, 0, 1, 1])).item(), 3)
-    0.04
+    Examples:
+        >>> rows = torch.tensor([[0.0], [1.0], [10.0], [11.0]])
+        >>> round(ICNNLoss()(rows, torch.tensor([0, 0, 1, 1])).item(), 3)
+        0.04
     """
 
-    def __init__(self, k: int = 4):
+    def __init__(self, k: int = 4, drop_nearest: bool = True):
         super().__init__()
         check_number("k", k, at_least=1, whole=True)
-        self.k = k
+        self.k, self.drop_nearest = k, drop_nearest
 
     def forward(self, embeddings: Float[Tensor, "batch dim"], labels: Labels) -> Float[Tensor, ""]:
         """The loss of the batch of all processes.
 
         Args:
-            embeddings: one row per image; not normalised here.
-            labels: class of each, of any integer type; -1 leaves a row out.
+            embeddings: one row per image; not normalised.
+            labels: class of each row, of any integer type; rows with -1 are left out.
 
         Raises:
-            InputError: for other shapes, labels below -1, NaN, fewer than 3 labelled rows, or rows of one class alone,
+            InputError: for wrong shapes, labels below -1, NaN, fewer than 3 labelled rows, or rows of a single class,
                 whose loss is 0.
         """
         check_matrix("embeddings", embeddings)
@@ -351,17 +363,30 @@ class ICNNLoss(nn.Module):
         embeddings, labels = embeddings[labels >= 0], labels[labels >= 0]
         if len(labels.unique()) == 1:
             raise InputError(f"labels: expected at least 2 classes in the batch, got {len(labels)} rows of one")
-        return -icnn(embeddings, labels, k=self.k, reach=largest_class(labels)).score.log()
+        return self.of_all(embeddings, labels, reach=largest_class(labels))
+
+    def of_all(
+        self,
+        rows: Float[Tensor, "n dim"],
+        labels: Labels,
+        gallery: Float[Tensor, "m dim"] | None = None,
+        gallery_labels: Int[Tensor, " m"] | None = None,
+        reach: int | None = None,
+    ) -> Float[Tensor, ""]:
+        """The negative logarithm of `icnn`, of rows that are already gathered from all processes."""
+        found = icnn(rows, labels, gallery, gallery_labels, self.k, reach, self.drop_nearest)
+        return -found.score.log()
 
 
 def largest_class(labels: Int[Tensor, " n"]) -> int:
-    """How many rows the largest class has.
+    """The number of rows of the largest class.
 
     Raises:
-        InputError: for no row, or labels that are no integers.
+        InputError: for no rows, or labels that are not integers.
 
-    >>> largest_class(torch.tensor([7, -2, 7]))
-    2
+    Examples:
+        >>> largest_class(torch.tensor([7, -2, 7]))
+        2
     """
     labels = check_integers("labels", labels, rows=len(labels))
     if not len(labels):
@@ -370,7 +395,14 @@ def largest_class(labels: Int[Tensor, " n"]) -> int:
 
 
 class Episode(NamedTuple):
-    """A batch as an episode: its classes, counted from 0 in the order of their labels, with examples and queries."""
+    """A batch as an episode; classes are renumbered from 0 in label order.
+
+    Attributes:
+        support: embeddings of the examples.
+        support_labels: class of each example.
+        queries: embeddings of the queries.
+        targets: class of each query.
+    """
 
     support: Float[Tensor, "examples dim"]
     support_labels: Int[Tensor, " examples"]
@@ -379,10 +411,10 @@ class Episode(NamedTuple):
 
     @classmethod
     def of(cls, embeddings: Float[Tensor, "batch dim"], labels: Labels, shots: int) -> Episode:
-        """The first `shots` rows of each class are examples, its other rows queries.
+        """Divide a batch: the first `shots` rows of each class are examples, its other rows queries.
 
         Raises:
-            InputError: where there is no query.
+            InputError: if there is no query.
         """
         _, own = labels.unique(return_inverse=True)
         is_query = (own[:, None] == own).tril(-1).sum(1) >= shots
@@ -392,7 +424,7 @@ class Episode(NamedTuple):
 
     @property
     def ways(self) -> int:
-        """How many classes there are."""
+        """The number of classes."""
         return int(self.support_labels.max()) + 1
 
     @property
@@ -402,15 +434,15 @@ class Episode(NamedTuple):
 
 
 class SuSana(ProtoNet):
-    """Prototypical networks with Proto-Triplet and ICNN losses: the mean of the terms that are named.
+    """Prototypical networks with Proto-Triplet and ICNN losses; the loss is the mean of the named terms.
 
     Args:
-        encoder: images to features; a linear layer is put on it, whose output is what a run keeps.
-        samples: how many training images there are.
-        terms: of "cross-entropy" (prototypical networks), "proto-triplet", "icnn" (examples and queries together),
+        encoder: maps images to features; a run keeps it with a linear layer on top that makes the embeddings.
+        samples: number of training images.
+        terms: any of "cross-entropy" (prototypical networks), "proto-triplet", "icnn" (examples and queries together),
             "icnn-support" (examples), "icnn-query" (queries among examples), "icnn-prototypes" (queries among means).
-        margin: of Proto-Triplet, at least 0.
-        k: how many neighbours ICNN judges, at least 1.
+        margin: margin of Proto-Triplet, at least 0.
+        k: number of neighbours that ICNN scores, at least 1.
         drop_nearest: leave out a query's nearest example or prototype in ICNN, as the authors' code does.
         **recipe: arguments of `ProtoNet`.
     """
@@ -431,12 +463,11 @@ class SuSana(ProtoNet):
                 raise unknown("term", name, TERMS)
         if len(set(terms)) != len(terms) or not terms:
             raise InputError(f"terms: expected one or more, each once, got {list(terms)}")
-        check_number("margin", margin, at_least=0)
-        check_number("k", k, at_least=1, whole=True)
-        self.terms, self.margin, self.k, self.drop_nearest = tuple(terms), margin, k, drop_nearest
+        self.terms = tuple(terms)
+        self.proto_triplet, self.icnn = ProtoTripletLoss(margin), ICNNLoss(k, drop_nearest)
 
     def embedding_loss(self, embeddings: Float[Tensor, "batch dim"], labels: Labels) -> Float[Tensor, ""]:
-        """The mean of the terms of the batch as an episode."""
+        """The mean of the terms, with the batch as an episode."""
         return torch.stack([self.term(name, embeddings, labels) for name in self.terms]).mean()
 
     def term(self, name: str, embeddings: Float[Tensor, "batch dim"], labels: Labels) -> Float[Tensor, ""]:
@@ -445,26 +476,24 @@ class SuSana(ProtoNet):
             return self.objective.of_all(embeddings, labels)
         part = Episode.of(embeddings, labels, self.objective.shots)
         if name == "proto-triplet":
-            return proto_triplet(part.queries, part.targets, part.prototypes, self.margin).mean()
+            return self.proto_triplet.of_all(part)
         if name == "icnn":
-            found = icnn(embeddings, labels, k=self.k, reach=largest_class(labels))
-        elif name == "icnn-support":
-            found = icnn(part.support, part.support_labels, k=self.k)
-        else:
-            among = (part.support, part.support_labels)
-            if name == "icnn-prototypes":
-                among = (part.prototypes, torch.arange(part.ways, device=labels.device))
-            found = icnn(part.queries, part.targets, *among, k=self.k, drop_nearest=self.drop_nearest)
-        return -found.score.log()
+            return self.icnn.of_all(embeddings, labels, reach=largest_class(labels))
+        if name == "icnn-support":
+            return self.icnn.of_all(part.support, part.support_labels)
+        if name == "icnn-query":
+            return self.icnn.of_all(part.queries, part.targets, part.support, part.support_labels)
+        classes = torch.arange(part.ways, device=labels.device)
+        return self.icnn.of_all(part.queries, part.targets, part.prototypes, classes)
 
     def diagnostics(self, train: Images, probe: Images, test: Images) -> dict[str, float]:
-        """How the images that are judged lie, by the distances that were trained.
+        """Scores of the probe and test images' embeddings.
 
         Returns:
             `icnn`: the mean `icnn` score over episodes of 5 classes. `nearest_prototype`: the accuracy of the nearest
-            prototype in them. `icnn_rank`: Spearman's correlation of the two over the episodes; without it, if the
-            accuracy is the same in all. `icnn_set`: the score of all images together. Nothing where fewer than 2
-            classes have an image beyond their examples.
+            prototype in these episodes. `icnn_rank`: Spearman's correlation of the two over the episodes, absent if all
+            accuracies are equal. `icnn_set`: the score of all images together. Empty if fewer than 2 classes have more
+            than `shots` images.
         """
         embeddings = torch.cat([embed(self.encoder, part, to_float) for part in (probe, test)])
         labels = torch.cat([probe.labels, test.labels])
@@ -473,43 +502,44 @@ class SuSana(ProtoNet):
             return {}
         found = [self.judge(embeddings[rows], classes) for rows, classes in drawn]
         scores, accuracies = torch.tensor(found, dtype=torch.float64).T
-        told = {
+        figures = {
             "icnn": float(scores.mean()),
             "nearest_prototype": float(accuracies.mean()),
-            "icnn_set": float(icnn_score(embeddings, labels, self.k).score),
+            "icnn_set": float(icnn_score(embeddings, labels, self.icnn.k).score),
         }
         if accuracies.min() < accuracies.max():
-            told["icnn_rank"] = float(spearmanr(scores, accuracies).statistic)
-        return told
+            figures["icnn_rank"] = float(spearmanr(scores, accuracies).statistic)
+        return figures
 
     def judge(self, embeddings: Float[Tensor, "n dim"], labels: Labels) -> tuple[float, float]:
-        """Score of an episode, and accuracy of the nearest prototype in it."""
+        """An episode's ICNN score, and its accuracy by the nearest prototype."""
         part = Episode.of(embeddings, labels, self.objective.shots)
-        told = distances(part.queries, part.prototypes).argmin(1)
-        score = icnn(embeddings, labels, k=self.k, reach=largest_class(labels)).score
-        return float(score), float((told == part.targets).double().mean())
+        predicted = distances(part.queries, part.prototypes).argmin(1)
+        score = icnn(embeddings, labels, k=self.icnn.k, reach=largest_class(labels)).score
+        return float(score), float((predicted == part.targets).double().mean())
 
 
 def episodes(
     labels: Int[Tensor, " n"], shots: int, count: int, seed: int = 0
 ) -> list[tuple[Int[Tensor, " rows"], Int[Tensor, " rows"]]]:
-    """Rows of random episodes of 5 classes (or all), and their classes from 0; the same numbers of rows of each class.
+    """Draw episodes of 5 classes (or all): row indices and classes from 0, with equally many rows of each class.
 
-    Each class gives its examples and 15 queries, or as many as all 5 classes that have most can give. There is no
-    episode where fewer than 2 classes have more rows than examples.
+    Each class contributes its examples and 15 queries, or as many as each of the 5 largest classes has. There are no
+    episodes if fewer than 2 classes have more rows than `shots`.
 
     Args:
-        labels: class of each row, of any integer type; -1 leaves it out.
+        labels: class of each row, of any integer type; rows with -1 are left out.
         shots: examples of each class, at least 1.
-        count: how many episodes, at least 0.
-        seed: decides what is drawn.
+        count: number of episodes, at least 0.
+        seed: seed of the draws.
 
     Raises:
         InputError: for labels below -1, or numbers out of range.
 
-    >>> [(rows, classes)] = episodes(torch.tensor([3, 3, 4, 4, 4]), shots=1, count=1)
-    >>> torch.tensor([3, 3, 4, 4, 4])[rows], classes
-    (tensor([3, 3, 4, 4]), tensor([0, 0, 1, 1]))
+    Examples:
+        >>> [(rows, classes)] = episodes(torch.tensor([3, 3, 4, 4, 4]), shots=1, count=1)
+        >>> torch.tensor([3, 3, 4, 4, 4])[rows], classes
+        (tensor([3, 3, 4, 4]), tensor([0, 0, 1, 1]))
     """
     labels = check_integers("labels", labels, rows=len(labels), low=-1)
     check_number("shots", shots, at_least=1, whole=True)

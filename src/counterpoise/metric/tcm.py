@@ -1,7 +1,7 @@
-r"""TCM: two absolute margins beside any loss, so that one threshold serves all classes.
+r"""TCM: adds two absolute margins to any loss, so that one distance threshold serves all classes.
 
 Zhang, Xu, Tang, Fang, Wu, Tighe, Xing, "Threshold-Consistent Margin Loss for Open-World Deep Metric Learning",
-ICLR 2024, arXiv 2307.04047: the loss; `measure.opis` tells whether one threshold does.
+ICLR 2024, arXiv 2307.04047: the loss; `measure.opis` measures whether one threshold serves.
 """
 
 from __future__ import annotations
@@ -16,25 +16,28 @@ from torch import Tensor, nn
 
 from counterpoise.errors import unknown
 from counterpoise.learners.method import Labels
-from counterpoise.metric.arcface import ArcFace
-from counterpoise.metric.contrastive import Contrastive
-from counterpoise.metric.learner import MetricLearner, ProxyLearner, check_pairs
-from counterpoise.metric.multi_similarity import MultiSimilarity
-from counterpoise.metric.proxy_anchor import ProxyAnchor
-from counterpoise.metric.triplet import Triplet
+from counterpoise.metric.arcface import ArcFaceLoss
+from counterpoise.metric.contrastive import ContrastiveLoss
+from counterpoise.metric.learner import EmbeddingLoss, ProxyLearner, ProxyLoss, check_pairs
+from counterpoise.metric.multi_similarity import MultiSimilarityLoss
+from counterpoise.metric.proxy_anchor import ProxyAnchorLoss
+from counterpoise.metric.triplet import TripletLoss
+from counterpoise.nets.heads import linear
 from counterpoise.ops.checks import check_integers, check_matrix, check_number
-from counterpoise.ops.processes import gather
 from counterpoise.ops.similarity import normalize_rows
 
 Base = Literal["multi-similarity", "contrastive", "triplet", "proxy-anchor", "arcface", "normalized-softmax"]
-BASES: dict[str, Callable[..., MetricLearner]] = {
-    "multi-similarity": MultiSimilarity,
-    "contrastive": Contrastive,
-    "triplet": Triplet,
-    "proxy-anchor": ProxyAnchor,
-    "arcface": ArcFace,
-    "normalized-softmax": partial(ArcFace, margin=0.0, scale=20.0),
+PAIRS: dict[str, Callable[[], EmbeddingLoss]] = {
+    "multi-similarity": MultiSimilarityLoss,
+    "contrastive": ContrastiveLoss,
+    "triplet": TripletLoss,
 }
+PROXIES: dict[str, Callable[[int, int], ProxyLoss]] = {  # from (classes, embedding dimension)
+    "proxy-anchor": ProxyAnchorLoss,
+    "arcface": ArcFaceLoss,
+    "normalized-softmax": partial(ArcFaceLoss, margin=0.0, scale=20.0),
+}
+BASES = (*PAIRS, *PROXIES)
 
 
 def tcm(
@@ -45,28 +48,29 @@ def tcm(
     lambda_plus: float = 1.0,
     lambda_minus: float = 1.0,
 ) -> Float[Tensor, ""]:
-    r"""How far the hard pairs are on the wrong side of their margin, on average.
+    r"""The mean distance of hard pairs beyond their margin.
 
     $\lambda^+ \frac{\sum_{s \in S^+} (m^+ - s) 1_{s \le m^+}}{\sum_{s \in S^+} 1_{s \le m^+}}
     + \lambda^- \frac{\sum_{s \in S^-} (s - m^-) 1_{s \ge m^-}}{\sum_{s \in S^-} 1_{s \ge m^-}}$
 
-    $S^+$ are the cosines of all pairs of one class, $S^-$ those of all other pairs: batch² numbers. A part without a
-    hard pair is 0; where both are, so is the gradient.
+    $S^+$ are the cosines of all pairs of one class, $S^-$ those of all other pairs: batch² numbers. A term without hard
+    pairs is 0; if both are 0, so is the gradient.
 
     Args:
         embeddings: one row per image; normalised here.
-        labels: class of each, of any integer type; -1 leaves a row out.
+        labels: class of each row, of any integer type; rows with -1 are left out.
         margin_plus: $m^+$, the cosine below which a pair of one class is hard, from -1 to 1.
-        margin_minus: $m^-$, the cosine above which another pair is, from -1 to 1.
-        lambda_plus: weight of the first part, at least 0.
-        lambda_minus: weight of the second part, at least 0.
+        margin_minus: $m^-$, the cosine above which a pair of two classes is hard, from -1 to 1.
+        lambda_plus: weight of the first term, at least 0.
+        lambda_minus: weight of the second term, at least 0.
 
     Raises:
-        InputError: for other shapes, labels below -1, NaN, or numbers out of range.
+        InputError: for wrong shapes, labels below -1, NaN, or numbers out of range.
 
-    >>> z = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0]])
-    >>> round(tcm(z, torch.tensor([0, 0, 1])).item(), 6)  # 0.9 - 0.8 of the one pair, 0.6 - 0.5 of another
-    0.2
+    Examples:
+        >>> z = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0]])
+        >>> round(tcm(z, torch.tensor([0, 0, 1])).item(), 6)  # positives 0.9 - 0.8, negatives 0.6 - 0.5
+        0.2
     """
     check_matrix("embeddings", embeddings)
     labels = check_integers("labels", labels, rows=len(embeddings), low=-1)
@@ -90,14 +94,14 @@ def _hard_mean(excess: Float[Tensor, " pairs"]) -> Float[Tensor, ""]:
     return hard.sum() / max(1, len(hard))
 
 
-class TCMLoss(nn.Module):
-    """`tcm` as a module, to be added to any loss of embeddings and labels: `base(z, y) + TCMLoss()(z, y)`.
+class TCMLoss(EmbeddingLoss):
+    """`tcm` as a module, to add to any loss of embeddings and labels: `base(z, y) + TCMLoss()(z, y)`.
 
     Args:
         margin_plus: cosine that pairs of one class should exceed, from -1 to 1.
-        margin_minus: cosine that other pairs should stay below, from -1 to 1.
-        lambda_plus: weight of the former, at least 0.
-        lambda_minus: weight of the latter, at least 0.
+        margin_minus: cosine that pairs of two classes should stay below, from -1 to 1.
+        lambda_plus: weight of the pairs of one class, at least 0.
+        lambda_minus: weight of the pairs of two classes, at least 0.
     """
 
     def __init__(
@@ -112,38 +116,30 @@ class TCMLoss(nn.Module):
         self.margin_plus, self.margin_minus = margin_plus, margin_minus
         self.lambda_plus, self.lambda_minus = lambda_plus, lambda_minus
 
-    def forward(self, embeddings: Float[Tensor, "batch dim"], labels: Int[Tensor, " batch"]) -> Float[Tensor, ""]:
-        """The penalty of the batch of all processes; see `tcm`.
+    def of_all(self, embeddings: Float[Tensor, "batch dim"], labels: Labels) -> Float[Tensor, ""]:
+        """`tcm` of labelled rows that are already gathered from all processes.
 
         Raises:
-            InputError: for other shapes, labels below -1, NaN, or a batch without a positive, or a negative pair.
+            InputError: for a batch without a positive or a negative pair.
         """
-        check_matrix("embeddings", embeddings)
-        labels = check_integers("labels", labels, rows=len(embeddings), low=-1)
-        return self.of_all(gather(embeddings), gather(labels))
-
-    def of_all(self, embeddings: Float[Tensor, "batch dim"], labels: Int[Tensor, " batch"]) -> Float[Tensor, ""]:
-        """`tcm` of rows that are of all processes already."""
         check_pairs(labels)
         return tcm(embeddings, labels, self.margin_plus, self.margin_minus, self.lambda_plus, self.lambda_minus)
 
 
 class TCM(ProxyLearner):
-    """A loss of metric learning, and beside it TCM's penalty of the pairs that are on the wrong side of two margins.
+    """A metric-learning loss plus TCM's penalty on pairs beyond its two margins.
 
     Args:
-        encoder: images to features; a linear layer is put on it, whose output is what a run keeps.
-        samples: how many training images there are.
-        classes: how many classes the labels have.
-        base: the loss, as the method of this name has it by default; normalized-softmax is ArcFace without margin.
+        encoder: maps images to features; a run keeps it with a linear layer on top that makes the embeddings.
+        samples: number of training images.
+        classes: number of classes.
+        base: base loss, with the defaults of the method of this name; normalized-softmax is ArcFace without margin.
         margin_plus: cosine that pairs of one class should exceed, from -1 to 1.
-        margin_minus: cosine that other pairs should stay below, from -1 to 1.
-        lambda_plus: weight of the former, at least 0; with both weights at 0 the base loss is left.
-        lambda_minus: weight of the latter, at least 0.
+        margin_minus: cosine that pairs of two classes should stay below, from -1 to 1.
+        lambda_plus: weight of the pairs of one class, at least 0; with both weights at 0, the base loss remains.
+        lambda_minus: weight of the pairs of two classes, at least 0.
         **recipe: arguments of `ProxyLearner`.
     """
-
-    objective: MetricLearner
 
     def __init__(
         self,
@@ -160,13 +156,10 @@ class TCM(ProxyLearner):
         super().__init__(encoder, samples, classes, **recipe)
         if base not in BASES:
             raise unknown("base", base, BASES)
-        counts = {"classes": classes} if base in ("proxy-anchor", "arcface", "normalized-softmax") else {}
-        self.objective = BASES[base](self.encoder, samples, dim=self.features, **counts)
-        # What compares embeddings is all that is wanted of it.
-        self.objective.encoder = nn.Identity()
-        del self.objective.class_of
+        linear(self.features, self.features)  # consumes random numbers, so that proxies start as in the recorded runs
+        self.objective = PAIRS[base]() if base in PAIRS else PROXIES[base](classes, self.features)
         self.penalty = TCMLoss(margin_plus, margin_minus, lambda_plus, lambda_minus)
 
     def embedding_loss(self, embeddings: Float[Tensor, "batch dim"], labels: Labels) -> Float[Tensor, ""]:
-        """The base loss and the penalty."""
-        return self.objective.embedding_loss(embeddings, labels) + self.penalty.of_all(embeddings, labels)
+        """The base loss plus the penalty."""
+        return self.objective.of_all(embeddings, labels) + self.penalty.of_all(embeddings, labels)
