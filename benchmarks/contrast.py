@@ -21,7 +21,7 @@ METHODS = [
 
 def raw(prepared: Prepared) -> float:
     """The kNN accuracy of raw pixels."""
-    _, probe, test = prepared
+    probe, test = prepared.probe, prepared.test
     flat, known = (images.pixels.flatten(1).float() for images in (test, probe))
     return accuracy(knn_predict(known, probe.labels, flat, len(test.classes), NEIGHBOURS), test.labels)
 

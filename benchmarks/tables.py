@@ -17,7 +17,7 @@ from benchmarks.measuring import RESULTS, machine_line, markdown_table, write_re
 from counterpoise import compare, tasks
 from counterpoise.measure import interval
 from counterpoise.report import answer, formatting
-from counterpoise.training.run import Run, Settings
+from counterpoise.training.run import Run, make_settings
 
 JOBS = 2
 OUT = Path("counterpoise-out")
@@ -68,7 +68,7 @@ class Table(NamedTuple):
 
     def metric(self, name: str) -> dict[str, Any]:
         """How a metric is told, in the form of a comparison's results."""
-        return asdict(tasks.find(self.task).METRICS[name])
+        return asdict(tasks.find(self.task).metrics[name])
 
 
 def compared(table: Table, one: Set) -> dict[str, Any]:
@@ -106,7 +106,7 @@ def raw(table: Table, one: Set) -> dict[str, Any]:
     """What the raw inputs give, over the same seeds."""
     values = []
     for seed in range(table.seeds):
-        settings = Settings(**table.common, **one.settings)
+        settings = make_settings(tasks.find(table.task).settings, {**table.common, **one.settings})
         run = Run(table.baseline, one.data, seed, {}, one.imperfect, settings, table.task)
         values.append(table.raw[1](tasks.find(table.task).check(run)))
     return asdict(interval(values))
