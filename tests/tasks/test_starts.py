@@ -11,8 +11,9 @@ from counterpoise import compare, embed, export
 from counterpoise.engine.execute import execute_run
 from counterpoise.errors import InputError
 from counterpoise.nets import backbone
+from counterpoise.registry.arguments import given_values
 from counterpoise.tasks import find, load_net
-from counterpoise.training.run import ImageSettings, Run, given_values, weight_files
+from counterpoise.training.run import ImageSettings, Run, weight_files
 
 QUICK = ImageSettings(epochs=1, batch_size=256, device="cpu")
 

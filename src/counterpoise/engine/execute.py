@@ -21,7 +21,7 @@ from counterpoise.engine.given import SHELF, load_model, run_name, shelf_of
 from counterpoise.errors import InputError, RunFailed
 from counterpoise.files import check_writable, make_folder, read_json, write_json, written
 from counterpoise.ops.processes import exchanging
-from counterpoise.tasks.base import Offers, Watch, offered
+from counterpoise.tasks.base import Given, Offers, Watch, offered
 from counterpoise.training.launch import launch, node
 from counterpoise.training.run import (
     ImageSettings,
@@ -112,7 +112,8 @@ def _measured(run: Run, folder: Path, watch: Watch, continued: list[int]) -> Res
 def _result(run: Run, folder: Path, watch: Watch) -> Result:
     """What every run does: load, make, train, score, keep."""
     task, settings = tasks.find(run.task), run.settings
-    train_given(run, folder)
+    given = task.given(run)
+    train_given(given, folder)
     if isinstance(settings, ImageSettings) and settings.process_group().size > 1:
         launch(_train_together, (run, folder, watch.loggers, watch.progress), settings.devices, settings.nodes)
         if node() > 0:
@@ -145,18 +146,22 @@ def _result(run: Run, folder: Path, watch: Watch) -> Result:
         "curve": curve,
         "parameters": 0 if kept is None else sum(p.numel() for p in kept.parameters()),
         "offered": _plain(offered(run, task.offers(run, parts))),
-        "given": _described(run, folder),
+        "given": _described(given, folder),
         **facts,
     }
 
 
-def train_given(run: Run, folder: Path) -> None:
+def train_given(needed: Sequence[Given], folder: Path) -> None:
     """Train what a run stands on and is not there yet; a model that another process trains is waited for.
+
+    Args:
+        needed: the models that it stands on.
+        folder: of the run.
 
     Raises:
         RunFailed: if one of them cannot be trained, naming its role.
     """
-    for given in tasks.find(run.task).given(run):
+    for given in needed:
         if given.run is None:
             continue
         place = make_folder(shelf_of(folder)) / run_name(given.run)
@@ -176,10 +181,10 @@ def models(run: Run, folder: Path, parts: Any) -> Offers:
     return {given.role: partial(load_model, given, run, parts, shelf) for given in found}
 
 
-def _described(run: Run, folder: Path) -> dict[str, Any]:
+def _described(needed: Sequence[Given], folder: Path) -> dict[str, Any]:
     """What each model was that a run stood on: where it is; of one that was trained, its time and main score."""
     found: dict[str, Any] = {}
-    for given in tasks.find(run.task).given(run):
+    for given in needed:
         found[given.role] = {"source": given.source}
         if given.run is not None:
             place = shelf_of(folder) / run_name(given.run)

@@ -22,12 +22,7 @@ from counterpoise.engine.execute import execute_run
 from counterpoise.engine.given import RUNS, SHELF, run_folder, run_name, stands_on, waves
 from counterpoise.engine.ray import run_on_ray
 from counterpoise.errors import Unwritable, printable
-from counterpoise.files import (
-    locked,
-    make_output_folder,
-    read_json,
-    written,
-)
+from counterpoise.files import locked, make_output_folder, read_json, written
 from counterpoise.registry import user_files
 from counterpoise.training.launch import end_all_but, interrupts_held, started, take_interrupts
 from counterpoise.training.run import Result, Run

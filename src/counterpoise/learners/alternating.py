@@ -108,31 +108,28 @@ class Alternating(Learner):
         return self.player_lr_factor(player, step, steps)
 
     def training_step(self, batch: Any, batch_index: int) -> None:
-        names = list(self.players())
-        optimizers = self.optimizers()
-        by_name = dict(zip(names, optimizers if isinstance(optimizers, list) else [optimizers], strict=True))
+        optimizers = dict(zip(self.players(), _as_list(self.optimizers()), strict=True))
         total = torch.zeros((), device=self.device)
         with divergence_named(self):
             for player, outcome in self.batch_turns(batch):
-                if player not in by_name:
-                    raise unknown("player", player, names)
+                if player not in optimizers:
+                    raise unknown("player", player, optimizers)
                 if isinstance(outcome, Tensor):
                     self.check_loss(outcome)
                     total += outcome.detach()
                     self._log(f"loss_{player}", outcome.detach(), batch)
-                self._step(by_name[player], outcome)
-        schedules = self.lr_schedulers()
-        for schedule in schedules if isinstance(schedules, list) else [schedules]:
-            schedule.step()  # type: ignore[union-attr]
+                self._step(player, optimizers[player], outcome)
+        for schedule in _as_list(self.lr_schedulers()):
+            schedule.step()
         self._log("loss", total, batch)
 
-    def _step(self, optimizer: Any, outcome: Tensor | Sequence[Tensor | None]) -> None:
-        """Step one player's optimiser by the gradients of its parameters alone."""
+    def _step(self, player: str, optimizer: Any, outcome: Tensor | Sequence[Tensor | None]) -> None:
+        """Step a player's optimiser by the gradients of its parameters alone."""
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         if isinstance(outcome, Tensor):
             gradients: Sequence[Tensor | None] = torch.autograd.grad(outcome, parameters, allow_unused=True)
         else:
-            gradients = self._in_order(optimizer, outcome, parameters)
+            gradients = self._in_order(player, outcome, parameters)
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
         if self.clip == "value":
@@ -143,19 +140,21 @@ class Alternating(Learner):
         optimizer.zero_grad()
 
     def _in_order(
-        self, optimizer: Any, given: Sequence[Tensor | None], parameters: list[nn.Parameter]
+        self, player: str, given: Sequence[Tensor | None], parameters: list[nn.Parameter]
     ) -> list[Tensor | None]:
         """Ready gradients, which come in the order of `players`, in the order of the optimiser's groups."""
-        names = list(self.players())
-        optimizers = self.optimizers()
-        own = names[(optimizers if isinstance(optimizers, list) else [optimizers]).index(optimizer)]
-        learnt = [p for p in self.players()[own] if p.requires_grad]
+        learnt = [p for p in self.players()[player] if p.requires_grad]
         if len(given) != len(learnt):
             raise InputError(
-                f"turns: expected a gradient for each of {len(learnt)} parameters of {own}, got {len(given)}"
+                f"turns: expected a gradient for each of {len(learnt)} parameters of {player}, got {len(given)}"
             )
         by_parameter = {id(p): g for p, g in zip(learnt, given, strict=True)}
         return [by_parameter[id(p)] for p in parameters]
 
     def _log(self, name: str, value: Tensor, batch: Any) -> None:
         self.log(name, value, on_step=False, on_epoch=True, prog_bar=name == "loss", batch_size=len(batch[0]))
+
+
+def _as_list(found: Any) -> list[Any]:
+    """Lightning gives one optimiser or schedule by itself, and several as a list."""
+    return found if isinstance(found, list) else [found]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from jaxtyping import Float, Int, Shaped
@@ -24,7 +24,6 @@ Labels = Int[Tensor, " batch"]
 Index = Int[Tensor, " batch"]
 Batch = tuple[Shaped[Tensor, "batch *shape"], Shaped[Tensor, " batch"], Index]  # of regression: rows, and targets
 View = Literal["random", "mild", "plain"]
-VIEWS = ("random", "mild", "plain")
 
 
 class Method(Learner):
@@ -134,8 +133,8 @@ class Method(Learner):
             kind: "random", by `augment`; "mild", a crop of at least 0.8 of the area, and a flip if `augment` has one;
                 "plain", the pixels as they are, in [-1, 1].
         """
-        if kind not in VIEWS:
-            raise unknown("kind of view", kind, VIEWS)
+        if kind not in get_args(View):
+            raise unknown("kind of view", kind, get_args(View))
         if kind == "mild" and isinstance(self.augment, Views):
             return self.augment.mild()(pixels)
         if kind == "plain" or self.augment is None:

@@ -731,3 +731,24 @@ def check_arguments(module: str, name: str, **given: Any) -> None:
     for argument in describe(module, name).arguments:
         if argument.name in given:
             check_value(argument, given[argument.name])
+
+
+def given_values(text: str | None) -> dict[str, str]:
+    """The value of each role in a setting `given`.
+
+    Raises:
+        InputError: for another form, or a role that is there twice.
+
+    Examples:
+        >>> given_values("teacher=wide,start=runs/big")
+        {'teacher': 'wide', 'start': 'runs/big'}
+    """
+    found: dict[str, str] = {}
+    for part in filter(None, (text or "").split(",")):
+        role, equals, value = part.strip().partition("=")
+        if not (role and equals and value):
+            raise InputError(f"given: expected ROLE=VALUE, got '{part}'")
+        if role in found:
+            raise InputError(f"given: {role} is given twice in '{text}'")
+        found[role] = value
+    return found

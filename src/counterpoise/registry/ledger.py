@@ -20,7 +20,7 @@ from typing import Any
 from counterpoise.errors import InputError, unknown
 from counterpoise.files import read_json
 from counterpoise.registry import catalogue
-from counterpoise.registry.arguments import describe, task_roles
+from counterpoise.registry.arguments import describe, given_values, task_roles
 from counterpoise.registry.fingerprint import fingerprint
 from counterpoise.registry.kinds import module_of
 from counterpoise.registry.search import (
@@ -200,7 +200,7 @@ def modules_of(claim: Claim) -> list[str]:
 
 def _modules_of_given(task: str, method: str, given: str) -> set[str]:
     """The modules that train the models which a method stands on, as its task trains them unless `given` says so."""
-    chosen = dict(part.strip().split("=", 1) for part in given.split(",") if "=" in part)
+    chosen = given_values(given)
     asked = {argument.name for argument in describe(*catalogue.method_source(method)).arguments}
     usual = {role: value for role, value in task_roles(catalogue.task_source(task)).items() if role in asked}
     values = {*usual.values(), *(value for role, value in chosen.items() if role in usual)}

@@ -24,6 +24,7 @@ from counterpoise.measure.online import OnlineProbe
 from counterpoise.measure.undertraining import few_steps, flat_probe, poor_shape
 from counterpoise.nets import embed
 from counterpoise.registry import catalogue
+from counterpoise.registry.arguments import given_values
 from counterpoise.tasks.base import Given, Offers, Task, is_run, start_encoder
 from counterpoise.training.run import (
     EFFECTIVE_RANK,
@@ -32,7 +33,6 @@ from counterpoise.training.run import (
     Metric,
     Run,
     Scores,
-    given_values,
     load_once,
 )
 

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from counterpoise.data.targets import TargetSplits, load_targets
 from counterpoise.data.views import Views
 from counterpoise.errors import InputError
+from counterpoise.learners.classifier import plain
 from counterpoise.measure import collapse, effective_rank
 from counterpoise.measure.undertraining import few_steps
 from counterpoise.nets import embed
@@ -109,11 +110,6 @@ class RowEncoder(nn.Sequential):
 
     def __init__(self, width: int):
         super().__init__(mlp(width, 64, 64), nn.ReLU())
-
-
-def plain(inputs: Tensor) -> Tensor:
-    """Images from -1 to 1, without any change; rows as they are."""
-    return inputs.float() / 127.5 - 1 if inputs.dtype == torch.uint8 else inputs
 
 
 def score(

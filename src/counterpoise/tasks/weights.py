@@ -14,9 +14,9 @@ from torch import nn
 from counterpoise import __version__
 from counterpoise.errors import InputError, printable
 from counterpoise.files import written
-from counterpoise.training.run import WEIGHTS
+from counterpoise.nets.weights import RUN_FILES
 
-NET, EARLIER = WEIGHTS
+NET, EARLIER = RUN_FILES
 FACTS = ("shape", "classes", "value_range")  # of its data, what a user of the network must know
 
 

@@ -22,9 +22,10 @@ from counterpoise.data.state import State, check_unchanged, data_state, files_st
 from counterpoise.data.strips import Strips
 from counterpoise.errors import InputError, unknown
 from counterpoise.files import make_output_folder, read_json, write_json
+from counterpoise.nets.weights import RUN_FILES
 from counterpoise.ops.checks import check_number
 from counterpoise.ops.processes import Exchange
-from counterpoise.registry.arguments import Argument, check_value, describe, plain
+from counterpoise.registry.arguments import Argument, check_value, describe, given_values, plain
 from counterpoise.training.trainer import (
     CHECKPOINT,
     Precision,
@@ -36,8 +37,6 @@ from counterpoise.training.trainer import (
     epochs_done,
     resolve,
 )
-
-WEIGHTS = ("net.safetensors", "encoder.safetensors")  # what a run keeps, and what it was called before
 
 Data = TypeVar("Data")
 
@@ -170,27 +169,6 @@ class ImageSettings(LearnerSettings):
         return ProcessGroupConfig(self.devices, self.nodes, self.strategy, rank)
 
 
-def given_values(text: str | None) -> dict[str, str]:
-    """The value of each role in a setting `given`.
-
-    Raises:
-        InputError: for another form, or a role that is there twice.
-
-    Examples:
-        >>> given_values("teacher=wide,start=runs/big")
-        {'teacher': 'wide', 'start': 'runs/big'}
-    """
-    found: dict[str, str] = {}
-    for part in filter(None, (text or "").split(",")):
-        role, equals, value = part.strip().partition("=")
-        if not (role and equals and value):
-            raise InputError(f"given: expected ROLE=VALUE, got '{part}'")
-        if role in found:
-            raise InputError(f"given: {role} is given twice in '{text}'")
-        found[role] = value
-    return found
-
-
 def weight_files(settings: Settings) -> list[Path]:
     """The files of the user's that the settings take weights from."""
     if not isinstance(settings, LearnerSettings):
@@ -202,7 +180,7 @@ def weight_files(settings: Settings) -> list[Path]:
     paths = [Path(value).expanduser() for value in values if value]
     folders = [path for path in paths if path.is_dir()]
     return [path for path in paths if path.is_file()] + [
-        folder / name for folder in folders for name in (*WEIGHTS, "config.json") if (folder / name).exists()
+        folder / name for folder in folders for name in (*RUN_FILES, "config.json") if (folder / name).exists()
     ]
 
 
