@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from counterpoise import nets, tasks
 from counterpoise.commands.embed import escaped, read_images
+from counterpoise.commands.predicted_maps import gives_maps, write_maps
 from counterpoise.data.folders import counted
 from counterpoise.data.images import Images
 from counterpoise.data.rows import Rows, load_all_rows, row_files
@@ -46,12 +47,14 @@ class Prediction(NamedTuple):
         labels: up to three classes, the most likely first; none where the image cannot be read.
         confidences: the share of each, from 0 to 1.
         nearest: the files of the nearest labelled images, if these voted.
+        map: of a network that gives every pixel a class, the PNG with the classes, relative to the table's folder.
     """
 
     path: str
     labels: tuple[str, ...] = ()
     confidences: tuple[float, ...] = ()
     nearest: tuple[str, ...] = ()
+    map: str | None = None
 
     @property
     def label(self) -> str | None:
@@ -106,7 +109,9 @@ def predict(
         out: a `.csv` file: path; label and its confidence from 0 to 1; label_2, confidence_2, label_3 and confidence_3,
             the next likely ones; where images voted, nearest, nearest_2 and nearest_3, their files (or the part of the
             run's data and a number, where there is no file). A row whose image cannot be read has empty cells, and is
-            named in a warning. The file may not be there, unless this command wrote it.
+            named in a warning. Of a network that gives every pixel a class, the columns are path and map, a PNG of the
+            classes' indices in a folder beside the file, of its name without the ending; `classes.csv` there has their
+            names. The file may not be there, unless this command wrote it.
         k: how many of the nearest labelled images vote; all where there are fewer.
         data_dir: where full data sets lie.
 
@@ -125,15 +130,34 @@ def predict(
     inputs = row_files(data) if "columns" in config else source_files(data, data_dir)
     check_output(target, inputs)
     classes = classes_of(net, config)
-    known = known_images(folder, config, net) if classes is None else None
     whole = read_items(data, config, data_dir)
-    # A network of maps, [images, classes, height, width], will be a third way here: a PNG for each image beside `out`.
+    if classes is not None and isinstance(whole.items, Images) and gives_maps(net, whole.items):
+        return _predict_maps(net, whole, classes, target, inputs)
+    known = known_images(folder, config, net) if classes is None else None
     outputs = nets.embed(net, whole.items, to_input)
     found = by_neighbours(outputs, known, k) if known else by_classifier(outputs, classes or ())
     rows = predictions(whole, found)
     _warn_of_lost(whole)
     with output(target, inputs) as aside:
         pyarrow.csv.write_csv(_table(rows, found.nearest is not None), aside)
+    return rows
+
+
+def _predict_maps(
+    net: nn.Module, whole: Items, classes: tuple[str, ...], target: Path, inputs: list[Path]
+) -> list[Prediction]:
+    """The map of every image as a PNG in a folder beside the table, which names it."""
+    folder = target.with_suffix("")
+    names = [whole.names[row] for row in whole.kept.tolist()]
+    assert isinstance(whole.items, Images)
+    paths = write_maps(net, whole.items, names, classes, folder)
+    maps = dict(zip(whole.kept.tolist(), (str(path.relative_to(target.parent)) for path in paths), strict=True))
+    rows = [Prediction(name, map=maps.get(row)) for row, name in enumerate(whole.names)]
+    _warn_of_lost(whole)
+    columns = {"path": [row.path for row in rows], "map": [row.map for row in rows]}
+    with output(target, inputs) as aside:
+        texts = {name: [None if text is None else escaped(text) for text in some] for name, some in columns.items()}
+        pyarrow.csv.write_csv(pa.table({name: pa.array(some, pa.string()) for name, some in texts.items()}), aside)
     return rows
 
 
