@@ -205,8 +205,8 @@ def _train_together(rank: int, run: Run, folder: Path, loggers: tuple[str, ...],
 
 
 def _plain(offered: Mapping[str, Any]) -> dict[str, Any]:
-    """Those offers that are plain numbers or text, so that the network can be made again without the data."""
-    return {name: value for name, value in offered.items() if isinstance(value, (bool, int, float, str))}
+    """Those offers that are plain numbers, text or a shape, so that the network can be made again without the data."""
+    return {name: value for name, value in offered.items() if isinstance(value, (bool, int, float, str, list))}
 
 
 def _write_gallery(path: Path, images: Images, features: Tensor) -> None:

@@ -82,8 +82,47 @@ def papers() -> Mapping[str, Paper]:
     return MappingProxyType({slug: _paper(slug, row) for slug, row in rows.items()})
 
 
+def _reference(slug: str, title: str, name: str, summary: str, labels: bool = False) -> Paper:
+    tasks = ("classify",) if labels else ("graph",) if slug == "raw-nodes" else FEATURE_TASKS
+    when = "Beside every comparison: what a method must beat before its score says that it has learnt anything."
+    kind, module = ("reference",), "learners.references"
+    return Paper(
+        slug, title, "", kind, tasks, summary, when, done=True, baseline=True, module=module, method=name, labels=labels
+    )
+
+
+FEATURE_TASKS = ("pretrain", "retrieve", "few-shot", "compose", "regress")
+REFERENCES: Mapping[str, Paper] = MappingProxyType(
+    {
+        row.slug: row
+        for row in (
+            _reference("raw", "Raw inputs", "Raw", "The inputs themselves as features."),
+            _reference("untrained", "Untrained encoder", "Untrained", "An encoder as it is before training."),
+            _reference("start", "The start", "Reference", "The encoder with the weights that methods start from."),
+            _reference("raw-linear", "Raw inputs", "LinearOnRaw", "A linear classifier on the inputs.", True),
+            _reference(
+                "untrained-linear",
+                "Untrained encoder",
+                "LinearOnUntrained",
+                "A linear classifier on that.",
+                True,
+            ),
+            _reference(
+                "start-linear",
+                "The start",
+                "LinearOnFeatures",
+                "A linear classifier on that.",
+                True,
+            ),
+            _reference("raw-nodes", "Raw inputs", "RawNodes", "The features of the nodes themselves."),
+        )
+    }
+)
+"""What costs no training, by slug: methods like any other, which belong to no paper and no room."""
+
+
 def find(slug: str) -> Paper:
-    """The row of a slug; of a user's file, a row made from the source of its class.
+    """The row of a slug, or of a reference; of a user's file, a row made from the source of its class.
 
     Raises:
         InputError: if there is none, naming the nearest; for a user's file that is missing or no Python, or has no such
@@ -91,6 +130,8 @@ def find(slug: str) -> Paper:
     """
     if user_files.is_user_slug(slug):
         return _user_row(slug)
+    if slug in REFERENCES:
+        return REFERENCES[slug]
     if slug not in papers():
         raise unknown("method", slug, papers())
     return papers()[slug]

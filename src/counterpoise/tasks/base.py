@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
@@ -93,6 +93,8 @@ class Task(Generic[Parts]):
         roles: the models that methods of this task may stand on: for each role, what it is unless the user says.
         recipes: for a role, the words that name a way to train it.
         baseline: what the others are measured against, unless the user chooses another.
+        references: what costs no training, to measure methods by: slugs of `catalogue.REFERENCES` by their names there
+            and in claims, "raw", "untrained" and "start".
         imperfections: whether the data can be made imperfect.
         distributed: whether several processes can train one run.
         trains_on_all: whether all data can be trained on, with none left to score by.
@@ -111,6 +113,7 @@ class Task(Generic[Parts]):
     roles: ClassVar[Mapping[str, str]] = {}
     recipes: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     baseline: ClassVar[str]
+    references: ClassVar[Mapping[str, str]] = {}
     imperfections: ClassVar[bool] = False
     distributed: ClassVar[bool] = False
     trains_on_all: ClassVar[bool] = False
@@ -250,6 +253,28 @@ class Task(Generic[Parts]):
             value: a recipe of that role, or a backbone.
         """
         raise NotImplementedError
+
+    def reference_run(self, run: Run, name: str) -> Run | None:
+        """The run of a reference on the data and seed of another run; `None` where there is no such reference.
+
+        Args:
+            run: what is measured by it.
+            name: of `references`; a start is there only where the settings have weights to start from.
+
+        Raises:
+            InputError: for a name that the task does not have.
+        """
+        if name not in self.references:
+            raise unknown(f"reference of the task {self.name}", name, self.references)
+        settings = run.settings
+        changes: dict[str, Any] = {"epochs": 1}  # whatever the methods have: the run is then found again
+        if isinstance(settings, LearnerSettings):
+            if name == "start" and not settings.init:
+                return None
+            init = settings.init if name == "start" else None
+            changes |= {"init": init, "freeze": False, "given": None, "accumulate": 1, "precision": "32"}
+        own = replace(settings, **changes)
+        return replace(run, method=self.references[name], arguments={}, settings=own, files=None)
 
     def given_net(self, run: Run, role: str, name: str, shape: Sequence[int], pretrained: bool = False) -> nn.Module:
         """A network for the model of a role, before its weights: by default a backbone for the task's inputs.

@@ -70,6 +70,7 @@ class Classify(ImageTask):
     baseline = "cross-entropy"
     per_class = "accuracy"
     takes_rows = True
+    references: ClassVar = {"raw": "raw-linear", "untrained": "untrained-linear", "start": "start-linear"}
 
     def declared(self, settings: Settings) -> dict[str, Any]:
         """As of any task, but that the scores of subgroups are accuracies."""

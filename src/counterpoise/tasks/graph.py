@@ -46,6 +46,7 @@ class Graph(Task[Any]):
     shown: ClassVar = {"macro_f1": "macro F1 %", "micro_f1": "micro F1 %", "nmi": "NMI %"}
     main = "macro_f1"
     baseline = "meow"
+    references: ClassVar = {"raw": "raw-nodes"}
     items = "nodes"
 
     def load(self, run: Run) -> Any:
@@ -72,6 +73,8 @@ class Graph(Task[Any]):
         self, run: Run, learner: Any, parts: Any, folder: Path, watch: Watch = QUIET, rank: int | None = None
     ) -> list[dict[str, float]]:
         """Train on the whole graph until the loss has not fallen for `PATIENCE` epochs."""
+        if not learner.trains:
+            return []
         start = time.perf_counter()
         losses = learner.fit(
             run.settings.epochs,

@@ -85,6 +85,7 @@ class ImageTask(Task[Prepared]):
     pictures = ("gallery",)
     roles: ClassVar = {"start": "simclr"}
     recipes: ClassVar = {"start": ("simclr", "moco")}
+    references: ClassVar = {"raw": "raw", "untrained": "untrained", "start": "start"}
     imperfections = True
     distributed = True
     trains_on_all = True
@@ -143,6 +144,7 @@ class ImageTask(Task[Prepared]):
             "samples": lambda: len(parts.train),
             "classes": lambda: len(parts.train.classes),
             "batch_size": lambda: settings.batch_size,
+            "shape": lambda: list(shape_of(parts.train)),
         }
 
     def inputs(self, run: Run, shape: Sequence[int], data: Any = None) -> dict[str, Any]:
@@ -195,7 +197,7 @@ class ImageTask(Task[Prepared]):
         """The task's `score_features`, with the method's diagnostics, warnings and pictures."""
         watched: Any = _watched(parts)
         features = embed(learner.encoder, watched, to_input)
-        warnings = [*_left_out(parts), *undertraining(run, parts, curve, features)]
+        warnings = [*_left_out(parts), *(undertraining(run, parts, curve, features) if learner.trains else ())]
         gallery = (watched, features) if isinstance(watched, Images) else None
         assert isinstance(run.settings, ImageSettings)
         if run.train_on_all:

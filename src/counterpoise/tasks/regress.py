@@ -19,6 +19,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
+from counterpoise.data.images import shape_of
 from counterpoise.data.targets import TargetSplits, load_targets
 from counterpoise.data.views import Views, to_input
 from counterpoise.errors import InputError
@@ -49,6 +50,7 @@ class Regress(Task[TargetSplits]):
     shown: ClassVar = {"mae": "MAE", "mae_few": "MAE few", "r2": "R²"}
     main = "mae"
     baseline = "regression"
+    references: ClassVar = {"raw": "raw", "untrained": "untrained", "start": "start"}
     items = "inputs"
 
     def load(self, run: Run) -> TargetSplits:
@@ -67,6 +69,7 @@ class Regress(Task[TargetSplits]):
         targets = parts.train.targets
         return {
             "samples": lambda: len(targets),
+            "shape": lambda: list(shape_of(parts.train)),
             "mean": lambda: float(targets.mean()),
             "deviation": lambda: float(targets.std()),
         }
@@ -86,7 +89,7 @@ class Regress(Task[TargetSplits]):
         train, test = (embed(learner.net, part, to_input) for part in parts)
         few = few_steps(len(parts.train), settings.batch_size, settings.epochs, settings.accumulate)
         metrics = score(train, test, parts, learner.predict(test))
-        return Scores(metrics, warnings=[found for found in (collapse(test), few) if found])
+        return Scores(metrics, warnings=[found for found in (collapse(test), few) if found and learner.trains])
 
     def facts(self, parts: TargetSplits) -> dict[str, Any]:
         """What a result says of its data: no classes, but sizes, notes and shape."""
