@@ -154,10 +154,10 @@ def _predict_maps(
     maps = dict(zip(whole.kept.tolist(), (str(path.relative_to(target.parent)) for path in paths), strict=True))
     rows = [Prediction(name, map=maps.get(row)) for row, name in enumerate(whole.names)]
     _warn_of_lost(whole)
-    columns = {"path": [row.path for row in rows], "map": [row.map for row in rows]}
+    files = [None if row.map is None else escaped(row.map) for row in rows]
+    columns = {"path": [escaped(row.path) for row in rows], "map": files}
     with output(target, inputs) as aside:
-        texts = {name: [None if text is None else escaped(text) for text in some] for name, some in columns.items()}
-        pyarrow.csv.write_csv(pa.table({name: pa.array(some, pa.string()) for name, some in texts.items()}), aside)
+        pyarrow.csv.write_csv(pa.table({name: pa.array(some, pa.string()) for name, some in columns.items()}), aside)
     return rows
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, Literal, get_args
 
 import torch
@@ -121,9 +121,8 @@ class Method(Learner):
         self, pixels: Shaped[Tensor, "batch *shape"], labels: Shaped[Tensor, " batch"], index: Index
     ) -> list[Float[Tensor, "batch ..."]]:
         """What `loss` gets of a batch: by default the `views` of each image."""
-        if isinstance(self.views, int):
-            return [self.view(pixels) for _ in range(self.views)]
-        return [self.view(pixels, kind) for kind in self.views]
+        kinds: Iterable[View] = ["random"] * self.views if isinstance(self.views, int) else self.views
+        return [self.view(pixels, kind).to(self.dtype) for kind in kinds]  # a method may be trained in float64
 
     def view(self, pixels: Shaped[Tensor, "batch *shape"], kind: View = "random") -> Float[Tensor, "batch ..."]:
         """One view of each image.

@@ -51,13 +51,13 @@ def embed(
     if len(images) == 0:  # type: ignore[arg-type]
         name = getattr(images, "name", type(images).__name__)
         raise InputError(f"images: the data set '{name}' is empty, so there is nothing to embed")
-    device = device_of(encoder)
+    device, dtype = device_of(encoder), dtype_of(encoder)
     rows = []
     # A loader draws a seed when it starts; with its own generator, measuring leaves the global one unchanged.
     loader = DataLoader(images, batch_size, collate_fn=_identity, generator=torch.Generator())
     with evaluation(encoder), torch.no_grad():
         for pixels, _, _ in loader:
-            features = encoder(transform(pixels.to(device)))
+            features = encoder(transform(pixels.to(device)).to(dtype))
             if features.ndim != 2:
                 raise InputError(f"encoder: expected to get [batch, features] from it, got {list(features.shape)}")
             rows.append(features.float().cpu())
@@ -73,6 +73,17 @@ def device_of(net: nn.Module) -> torch.device:
     """
     tensors = (value for value in net.state_dict().values() if isinstance(value, Tensor))
     return next((value.device for value in tensors), torch.device("cpu"))
+
+
+def dtype_of(net: nn.Module) -> torch.dtype:
+    """The dtype of a network's floating-point tensors; float32 if it has none.
+
+    Examples:
+        >>> dtype_of(nn.Linear(2, 2).double()), dtype_of(nn.Flatten())
+        (torch.float64, torch.float32)
+    """
+    tensors = (value for value in net.state_dict().values() if isinstance(value, Tensor))
+    return next((value.dtype for value in tensors if value.is_floating_point()), torch.float32)
 
 
 @contextmanager

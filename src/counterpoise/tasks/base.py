@@ -148,6 +148,16 @@ class Task(Generic[Parts]):
         """Of the data, what is trained on."""
         return parts.train  # type: ignore[attr-defined]
 
+    def sample(self, run: Run, parts: Parts, most: int) -> Parts:
+        """Some of each part of the data, on which a few steps are quick; by default all of it.
+
+        Args:
+            run: whose data it is.
+            parts: from `load`.
+            most: items of each part.
+        """
+        return parts
+
     def check(self, run: Run, scored: bool = False) -> Parts:
         """Refuse a run that cannot work, before anything is written: its data is loaded and its method built.
 

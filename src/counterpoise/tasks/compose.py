@@ -51,6 +51,12 @@ class Compose(ImageTask):
     def prepare(self) -> Callable[..., Prepared]:
         return prepare
 
+    def sample(self, run: Run, parts: Prepared, most: int) -> Prepared:
+        """Images of the first classes, with queries of their own: answers are characters of similar names."""
+        train, _, test = (part.subset(part.labels.argsort(stable=True)[:most]) for part in parts.images.values())
+        asked = compose(train, run.seed)
+        return Prepared(asked, asked.subset(torch.arange(0)), compose(test, run.seed, asked.words))
+
     def check_parts(self, run: Run, parts: Prepared, scored: bool) -> None:
         super().check_parts(run, parts, scored=False)  # it needs no labelled images for probes
 

@@ -73,7 +73,7 @@ class Graph(Task[Any]):
         self, run: Run, learner: Any, parts: Any, folder: Path, watch: Watch = QUIET, rank: int | None = None
     ) -> list[dict[str, float]]:
         """Train on the whole graph until the loss has not fallen for `PATIENCE` epochs."""
-        if not learner.trains:
+        if not getattr(learner, "trains", True):
             return []
         start = time.perf_counter()
         losses = learner.fit(

@@ -111,6 +111,12 @@ class ImageTask(Task[Prepared]):
         nothing = train.subset(torch.arange(0))
         return Prepared(train, nothing, nothing)
 
+    def sample(self, run: Run, parts: Prepared, most: int) -> Prepared:
+        """Images at equal distances, so that each class has its share."""
+        kept = {name: _evenly(len(images), most) for name, images in parts.images.items()}
+        truth = None if parts.truth is None else parts.truth[kept["train"]]
+        return Prepared(**{name: images.subset(kept[name]) for name, images in parts.images.items()}, truth=truth)
+
     def check_parts(self, run: Run, parts: Prepared, scored: bool) -> None:
         if len(parts.test) < 2 and not run.train_on_all:
             raise InputError(
@@ -294,6 +300,11 @@ def _rows() -> Any:
 def _about_rows(part: Any) -> dict[str, Any]:
     """What a result says of rows: that its items are rows, and their columns."""
     return {} if isinstance(part, Images) else {"items": part.items, "columns": list(part.columns)}
+
+
+def _evenly(count: int, most: int) -> Int64[Tensor, " kept"]:
+    """Numbers below `count` at equal distances, at most so many."""
+    return torch.linspace(0, count - 1, min(count, most)).round().long()
 
 
 def _held_out(labels: Tensor, generator: torch.Generator) -> Tensor:

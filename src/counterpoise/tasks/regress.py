@@ -56,6 +56,10 @@ class Regress(Task[TargetSplits]):
     def load(self, run: Run) -> TargetSplits:
         return load_once(run, load_targets)
 
+    def sample(self, run: Run, parts: TargetSplits, most: int) -> TargetSplits:
+        """The first inputs of each part, which are in a random order."""
+        return TargetSplits(*(part.subset(torch.arange(min(most, len(part)))) for part in parts))
+
     def check_parts(self, run: Run, parts: TargetSplits, scored: bool) -> None:
         """Refuse targets that are all one number: nothing can be learnt of them, and R² has no value."""
         for name, part in parts._asdict().items():

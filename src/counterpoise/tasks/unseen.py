@@ -11,7 +11,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from counterpoise.data import Images, Splits, load
-from counterpoise.data.images import joined
+from counterpoise.data.images import fair_sample, joined
 from counterpoise.data.imperfect import make_imperfect_with_truth
 from counterpoise.errors import InputError
 from counterpoise.measure import stratified_split
@@ -32,6 +32,11 @@ class UnseenClasses(ImageTask):
 
     def prepare(self) -> Callable[..., Prepared]:
         return prepare
+
+    def sample(self, run: Run, parts: Prepared, most: int) -> Prepared:
+        """Images of all classes alike, or of some where there are many: a batch and an episode need several of one."""
+        train, probe, test = (part.subset(fair_sample(part.labels, most)) for part in parts.images.values())
+        return Prepared(train, probe, test)
 
     def check_parts(self, run: Run, parts: Prepared, scored: bool) -> None:
         """Refuse unseen images that fewer than two classes have enough of."""
