@@ -32,9 +32,19 @@ def call(capsys, *words):
 
 
 @pytest.mark.parametrize(
-    "words", [["list"], ["list", "--room", "contrast", "--done"], ["show", "dcl"], ["--help"], ["train", "--help"]]
+    "words",
+    [
+        ["list"],
+        ["list", "--room", "contrast", "--done"],
+        ["show", "dcl"],
+        ["show", "mine.py:Mine"],
+        ["--help"],
+        ["train", "--help"],
+    ],
 )
-def test_what_needs_no_torch_does_not_load_it(words):
+def test_what_needs_no_torch_does_not_load_it(words, tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text("import torch\nfrom counterpoise import Method\nclass Mine(Method):\n    pass\n")
+    monkeypatch.chdir(tmp_path)
     code = f"""
 import sys
 from counterpoise.cli import run

@@ -167,11 +167,8 @@ def list_(arguments: list[str]) -> None:
 def show(arguments: list[str]) -> None:
     """`counterpoise show`."""
     parser = make_parser("show")
-    parser.add_argument("slug", help="as `counterpoise list` gives it")
-    slug = parser.parse_args(arguments).slug
-    if user_files.is_user_slug(slug):
-        raise InputError(f"show: is for the catalogue; `counterpoise train --method {slug} --help` has its arguments")
-    call("commands.listing", "print_show", {"console": make_console(), "slug": slug})
+    parser.add_argument("slug", help="as `counterpoise list` gives it; or PATH.py:CLASS of a file of your own")
+    call("commands.listing", "print_show", {"console": make_console(), "slug": parser.parse_args(arguments).slug})
 
 
 def data(arguments: list[str]) -> None:

@@ -45,6 +45,29 @@ class Fails(Method):
         return images.nothing
 '''
 
+OBJECTIVE = '''
+from torch import nn
+from counterpoise import Method
+
+
+class Spread(nn.Module):
+    """How far two views are apart.
+
+    Args:
+        power: of the distance.
+    """
+
+    def __init__(self, power: int = 2):
+        super().__init__()
+        self.power = power
+
+    def forward(self, z1, z2):
+        return (z1 - z2).abs().pow(self.power).mean()
+
+
+Narrow = Method.of(Spread, dim=8)
+'''
+
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
 
@@ -140,9 +163,46 @@ def test_its_arguments_are_flags_with_its_docstring_as_help(capsys):
     told = " ".join(capsys.readouterr().out.split())
     assert "of ./mine.py:Weighted:" in told
     assert "--weight X of the loss. (default: 1.0)" in told
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "shown"),
+    [
+        (
+            "Weighted",
+            "method",
+            ["SimCLR, weighted.", "weight number 1.0 of the loss.", "temperature number 0.1 "],
+        ),
+        (
+            "Spread",
+            "objective, method",
+            ["How far", "power whole number 2 of the distance.", "dim whole number 64 "],
+        ),
+        (
+            "Narrow",
+            "objective, method",
+            ["How far", "power whole number 2 of the distance.", "dim whole number 8 "],
+        ),
+    ],
+)
+def test_it_is_shown_with_its_arguments_and_their_help(capsys, place, name, kind, shown):
+    (place / "mine.py").write_text(f"{MINE}{OBJECTIVE}")
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["show", f"./mine.py:{name}"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert stop.value.code == 0
+    assert f"tasks pretrain, retrieve, few-shot kind {kind} file mine.py method {name} " in text
+    assert [words for words in shown if words not in text] == []
+    assert f"--methods simclr,./mine.py:{name} " in text
+
+
+def test_a_file_that_drives_a_terminal_is_shown_harmless(capsys, place):
+    (place / "mine.py").write_text(OBJECTIVE.replace("How far", "How\\x1b[31m far").replace("of the", "\\x1b[2J"))
     with pytest.raises(SystemExit):
-        cli.main(["show", "./mine.py:Weighted"])
-    assert "`counterpoise train --method ./mine.py:Weighted --help` has its arguments" in capsys.readouterr().err
+        cli.main(["show", "./mine.py:Spread"])
+    text = capsys.readouterr().out
+    assert "How\\x1b[31m far" in text
+    assert all(c.isprintable() or c == "\n" for c in text)
 
 
 def test_the_page_s_examples_are_trained(place):

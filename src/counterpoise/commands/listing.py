@@ -12,7 +12,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from counterpoise.errors import unknown
+from counterpoise.errors import printable, unknown
+from counterpoise.registry import user_files
 from counterpoise.registry.arguments import WORDS, Argument, describe
 from counterpoise.registry.catalogue import Paper, find, method_source, select
 from counterpoise.registry.ledger import declared, last_result, statement_line, tuning_text
@@ -61,10 +62,14 @@ def print_list(
 
 
 def print_show(console: Console, slug: str) -> None:
-    """Print everything about one row of the catalogue.
+    """Print everything about one row of the catalogue, or about a method or an objective in a user's file.
+
+    Args:
+        console: where to print.
+        slug: of the catalogue, or "PATH.py:CLASS".
 
     Raises:
-        InputError: if the slug is unknown.
+        InputError: as `catalogue.find`.
     """
     console.print(show(find(slug)))
 
@@ -91,23 +96,24 @@ def show(paper: Paper) -> RenderableType:
 
 
 def _sections(paper: Paper) -> Iterator[RenderableType]:
-    yield Text.assemble((paper.slug, "bold"), f"  {paper.title}")
+    own = user_files.is_user_slug(paper.slug)
+    yield Text.assemble((printable(paper.slug), "bold"), f"  {printable(paper.title)}")
     facts = Table.grid(padding=(0, 2))
     about = {
-        "what": paper.summary,
+        "what": None if own else paper.summary,
         "when": paper.when,
         "tasks": ", ".join(paper.tasks),
         "kind": ", ".join(paper.kind),
         "labels": "its method reads those of the training images" if paper.labels else None,
         "paper": _source(paper),
-        "state": _state(paper) if paper.done else "planned: not there yet",
+        "state": None if own else _state(paper) if paper.done else "planned: not there yet",
         "file": _file(paper.module),
         "search": space_text(search_space(paper.slug)) if paper.search else None,
         "study": _file(paper.study),
     }
     for name, text in about.items():
         if text:
-            facts.add_row(Text(name, "dim"), Text(text))
+            facts.add_row(Text(name, "dim"), Text(printable(text)))
     yield facts
     if paper.module:
         if paper.method or paper.study:
@@ -121,16 +127,19 @@ def _sections(paper: Paper) -> Iterator[RenderableType]:
 
 
 def _file(module: str | None) -> str:
+    if module and module.startswith(user_files.PREFIX):
+        return user_files.shown(user_files.path_of(module))
     return f"src/counterpoise/{module.replace('.', '/')}.py" if module else ""
 
 
 def _interface(kind: str, module: str, name: str) -> Iterator[RenderableType]:
     description = describe(module, name)
     yield _heading(f"{kind} {name}")
-    yield Padding.indent(Text(description.summary), 2)
+    yield Padding.indent(Text(printable(description.summary)), 2)
     table = Table.grid(padding=(0, 2))
     for argument in description.arguments:
-        table.add_row(argument.name, _values(argument), Text(argument.shown_default), Text(argument.help))
+        default, help = Text(printable(argument.shown_default)), Text(printable(argument.help))
+        table.add_row(argument.name, _values(argument), default, help)
     yield Padding.indent(table, 2)
 
 
@@ -178,8 +187,11 @@ def _examples(paper: Paper) -> Iterator[str]:
         task = paper.tasks[0]
         others = [row.slug for row in select(task=task, done=True, baseline=True) if row.slug != paper.slug]
         yield f"counterpoise compare --task {task} --data {EXAMPLES.get(task, EXAMPLES['pretrain'])} \\"
-        yield f"    --methods {','.join([*others[:1], paper.slug])} --seeds 3"
+        yield f"    --methods {','.join([*others[:1], printable(paper.slug)])} --seeds 3"
         yield ""
+    if user_files.is_user_slug(paper.slug):
+        yield f"counterpoise train --method {printable(paper.slug)} --help"
+        return
     name, call = (paper.objectives[0], "forward") if paper.objectives else (paper.method, "loss")
     if name:
         yield f"from counterpoise.{paper.module} import {name}"

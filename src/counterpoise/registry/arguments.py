@@ -194,12 +194,14 @@ class UserClass(NamedTuple):
         attributes: that the class and its base classes beside it set, by name; what is no plain value as `Code`.
         base: module and name of the first of its base classes that is Counterpoise's; `None` where there is none.
         trains_images: whether nothing speaks against its being a `Method`: it may be any but a `Learner` of other data.
+        is_objective: whether it is an objective of two views, of which `Method.of` makes a method.
     """
 
     summary: str
     attributes: dict[str, Any]
     base: tuple[str, str] | None
     trains_images: bool
+    is_objective: bool
 
 
 def describe_user_class(module: str, name: str, *, package: Path = PACKAGE) -> UserClass:
@@ -220,7 +222,8 @@ def describe_user_class(module: str, name: str, *, package: Path = PACKAGE) -> U
         names = [node.name if isinstance(node, ast.ClassDef) else ast.unparse(node.targets[0]) for node in there]
         known = ", ".join(each for each in names if _is_user_class(scope.find(each))) or "none"
         raise InputError(f"{user_files.shown(user_files.path_of(module))}: has no class '{name}'; its classes: {known}")
-    found = _objective(found) or found
+    objective = _objective(found)
+    found = objective or found
     lineage = list(found.lineage()) if isinstance(found.node, ast.ClassDef) else []
     attributes: dict[str, Any] = {}
     for each in [each for each in lineage if each.scope.is_file][::-1]:
@@ -230,7 +233,8 @@ def describe_user_class(module: str, name: str, *, package: Path = PACKAGE) -> U
     names = [name for _, name in ours]
     text = ast.get_docstring(found.node) if isinstance(found.node, ast.ClassDef) else None
     summary = (text or "").strip().partition("\n")[0].strip()
-    return UserClass(summary, attributes, ours[0] if ours else None, "Method" in names or "Learner" not in names)
+    trains_images = "Method" in names or "Learner" not in names
+    return UserClass(summary, attributes, ours[0] if ours else None, trains_images, objective is not None)
 
 
 def add_flags(

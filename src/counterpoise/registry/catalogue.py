@@ -332,10 +332,8 @@ def _user_row(slug: str) -> Paper:
     tasks, labels = _served(where, found, based), found.attributes.get("labels", bool(based and based.labels))
     if not isinstance(labels, bool):
         raise InputError(f"{where}: labels: expected True or False, got {labels!r}")
-    summary = found.summary or name
-    return Paper(
-        slug, summary, "", ("method",), tasks, summary, "", done=True, module=module, method=name, labels=labels
-    )
+    summary, kind = found.summary or name, ("objective", "method") if found.is_objective else ("method",)
+    return Paper(slug, summary, "", kind, tasks, summary, "", done=True, module=module, method=name, labels=labels)
 
 
 def _served(where: str, found: UserClass, based: Paper | None) -> tuple[str, ...]:
