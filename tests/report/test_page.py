@@ -106,6 +106,20 @@ def test_numbers_of_the_table(full, fake):
     assert f"{100 * difference['low']:.1f} to {100 * difference['high']:.1f}" in full.words
 
 
+def test_a_metric_that_no_run_has_a_figure_for_has_no_column(fake, written):
+    results = fake.results()
+    title, meaning = "Accuracy of the worst group", "of the group with the lowest accuracy"
+    worst = {"title": title, "better": "higher", "percent": True, "meaning": meaning}
+    results["metrics"] = {**results["metrics"], "worst_group": worst}
+    page = written(results)
+    assert title not in page.words
+    assert meaning not in page.words
+    results["methods"][1]["summary"]["worst_group"] = {"mean": 0.25, "low": None, "high": None, "n": 1}
+    page = written(results)
+    assert title in page.words
+    assert meaning in page.words
+
+
 def test_failures_and_collapse_are_called_out(full):
     assert "Failed, seed 2: InputError: loss: is not finite after epoch 4" in full.words
     assert "Warning, seed 2: dimensional collapse: effective rank 3.1 of 128" in full.words

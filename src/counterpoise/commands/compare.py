@@ -345,14 +345,15 @@ def write_csv(path: Path, content: dict[str, Any]) -> None:
 
 
 def table(content: dict[str, Any]) -> Table:
-    """The comparison as a table for the terminal; the report has every metric."""
+    """The comparison as a table for the terminal, without columns that would be empty; the report has every metric."""
     caption = "mean with its 95 % interval"
     if any(row["labels"] for row in content["methods"]):
         caption += "; * reads the labels"
     title = Text(printable(f"{content['task']} on {content['data']['name']}"), "table.title")
     out = Table(title=title, caption=caption, box=box.SIMPLE_HEAD, pad_edge=False)
     out.add_column("method", overflow="fold")
-    shown, metrics, methods = content["shown"], content["metrics"], content["methods"]
+    metrics, methods = content["metrics"], content["methods"]
+    shown = {name: content["shown"][name] for name in formatting.measured(content, content["shown"])}
     digits = {name: formatting.column_digits(methods, name, metrics[name]) for name in shown}
     main = content["main"]
     for heading in (*shown.values(), f"{shown[main].removesuffix(' %')} less {content['baseline']}'s", "s", "MB"):

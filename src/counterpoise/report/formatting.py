@@ -102,6 +102,20 @@ def summary(method: Json, name: str) -> Json | None:
     return _checked((method["summary"] or {}).get(name))
 
 
+def measured(results: Json, names: Iterable[str]) -> list[str]:
+    """Those metrics that any method has a mean of; the main one in any case.
+
+    A metric may need what the data does not have, such as groups of the test images: its column would be empty.
+
+    Examples:
+        >>> found = {"knn": {"mean": 0.5, "low": None, "high": None, "n": 1}}
+        >>> measured({"main": "linear", "methods": [{"summary": found}]}, ["linear", "knn", "worst_group"])
+        ['linear', 'knn']
+    """
+    methods, main = results["methods"], results["main"]
+    return [name for name in names if name == main or any(summary(method, name) for method in methods)]
+
+
 def difference(method: Json, name: str) -> Json | None:
     """Mean and interval of a metric's paired difference from the baseline; None where there is none."""
     return _checked((method["difference"] or {}).get(name))

@@ -87,7 +87,8 @@ def _template() -> Template:
 
 
 def _content(results: Json, folder: Path) -> Json:
-    methods, metrics = results["methods"], declarations.metrics(results)
+    methods, known = results["methods"], declarations.metrics(results)
+    metrics = {name: known[name] for name in formatting.measured(results, known)}
     groups, items = declarations.groups(results), declarations.items(results)
     return {
         "results": results,
@@ -108,7 +109,7 @@ def _content(results: Json, folder: Path) -> Json:
         "per_class": declarations.per_class(results),
         "curves": _curves(results),
         "losses": _losses(methods, declarations.curve_over(results)),
-        "families": _families(methods, metrics, declarations.families(results)),
+        "families": _families(methods, known, declarations.families(results)),
         "meanings": _meanings(metrics),
         "strips": strips.strips(methods, folder, "strips" in declarations.pictures(results)),
         "gallery": _pictures(results, folder, items) if "gallery" in declarations.pictures(results) else None,
