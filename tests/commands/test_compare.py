@@ -71,6 +71,8 @@ def test_methods_are_read_with_their_arguments():
     ("methods", "message"),
     [
         ([], "expected at least one"),
+        (["room:measure"], "methods: no method of room:measure serves the task pretrain; they serve: measure"),
+        (["simclr,room:measure"], "no method of room:measure serves the task pretrain"),
         (["simclr", "simclr"], "'simclr' is named more than once"),
         (["simclt"], "did you mean 'simclr'"),
         (["dcl:temperature"], "expected slug:name=value"),

@@ -221,7 +221,7 @@ def parse_arms(methods: Sequence[str], task: str = "pretrain") -> list[Arm]:
     """The rows of a comparison; commas are resolved, and `room:NAME` to the room's methods that serve the task.
 
     Raises:
-        InputError: if there is none, a name is not known, or a row comes twice.
+        InputError: if there is none, a name is not known, no method of a room serves the task, or a row comes twice.
     """
     texts = [
         text.strip() for entry in ([methods] if isinstance(methods, str) else methods) for text in entry.split(",")
@@ -229,7 +229,7 @@ def parse_arms(methods: Sequence[str], task: str = "pretrain") -> list[Arm]:
     arms: list[Arm] = []
     for text in filter(None, texts):
         if text.startswith("room:"):
-            arms += [Arm(slug, slug) for slug in catalogue.methods_named(text) if task in catalogue.find(slug).tasks]
+            arms += [Arm(slug, slug) for slug in methods_of_room(text, task)]
         else:
             arms.append(Arm.parse(text))
     if not arms:
@@ -241,6 +241,20 @@ def parse_arms(methods: Sequence[str], task: str = "pretrain") -> list[Arm]:
         if same:  # two rows that would be one run
             raise InputError(f"methods: '{arm.label}' is the same as '{same[0]}'")
     return arms
+
+
+def methods_of_room(text: str, task: str) -> list[str]:
+    """The methods of `room:NAME` that serve a task.
+
+    Raises:
+        InputError: if none does, naming the tasks that they serve.
+    """
+    slugs = catalogue.methods_named(text)
+    serving = [slug for slug in slugs if task in catalogue.find(slug).tasks]
+    if not serving:
+        served = dict.fromkeys(name for slug in slugs for name in catalogue.find(slug).tasks)
+        raise InputError(f"methods: no method of {text} serves the task {task}; they serve: {', '.join(served)}")
+    return serving
 
 
 def choose_baseline(arms: Sequence[Arm], baseline: str | None, task: str = "pretrain") -> str:
