@@ -207,6 +207,18 @@ def test_a_method_s_arguments_are_flags_with_their_docstring_as_help(capsys):
     assert "--samples" not in call(capsys, "train", "--method", "isogclr", "--help")[1]
 
 
+def test_an_argument_whose_flag_is_the_run_s_is_shown_and_given_with_the_method(capsys, monkeypatch):
+    line = "of meow: --method meow:seed=… seed of the masks, which are drawn once. (default: 0); --seed is the run's"
+    assert line in " ".join(call(capsys, "train", "--method", "meow", "--help")[1].split())
+    assert "--method dcl:" not in call(capsys, "train", "--method", "dcl", "--help")[1]
+    given = []
+    monkeypatch.setattr(
+        commands.train, "train", lambda **found: given.append(found) or {"metrics": {}, "warnings": [], "folder": "o"}
+    )
+    call(capsys, "train", "--method", "meow:seed=3", "--seed", "1", "--tau", "0.5", "--data", "planted")
+    assert given == [{"method": "meow:seed=3", "data": "planted", "seed": 1, "tau": 0.5}]
+
+
 @pytest.mark.slow
 def test_train_embed_export(tmp_path, capsys):
     run = str(tmp_path / "run")

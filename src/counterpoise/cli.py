@@ -205,7 +205,7 @@ def train(arguments: list[str]) -> None:
     finder.add_argument("--method")
     finder.add_argument("--task")
     found = finder.parse_known_args(arguments)[0]
-    method = found.method
+    method = user_files.split_arguments(found.method)[0] if found.method else None
     task = found.task or (catalogue.task_of(method) if method else "pretrain")
     settings = describe_settings(catalogue.task_source(task))
     parser = make_parser(
@@ -215,10 +215,8 @@ def train(arguments: list[str]) -> None:
     add_flags(parser.add_argument_group("training"), settings)
     own = Description("", ())
     if method:
-        own = describe(*catalogue.method_source(method))
-        shared = {argument.name for argument in (*about.arguments, *settings.arguments)}
-        own = Description("", tuple(a for a in own.arguments if a.name not in {*shared, "samples", "classes"}))
-        add_flags(parser.add_argument_group(f"of {method}"), own)
+        own, taken = _own_flags(method, {argument.name for argument in (*about.arguments, *settings.arguments)})
+        add_flags(parser.add_argument_group(f"of {method}", taken), own)
     given = parser.parse_args(arguments)
     result = call("commands.train", "train", collect(given, about) | collect(given, settings) | collect(given, own))
     for name, value in result["metrics"].items():
@@ -226,6 +224,26 @@ def train(arguments: list[str]) -> None:
     for warning in result["warnings"]:
         print(printable(f"warning: {warning}"))
     print(printable(f"kept in {result['folder']}"))
+
+
+def _own_flags(method: str, shared: set[str]) -> tuple[Description, str | None]:
+    """The arguments of a method that are flags, and lines of help on those whose flags are taken.
+
+    Args:
+        method: its slug.
+        shared: the arguments of every run: a flag of such a name is the run's, so that the method's own argument is
+            given with the method.
+    """
+    arguments = [argument for argument in describe(*catalogue.method_source(method)).arguments if argument.type]
+    arguments = [argument for argument in arguments if argument.name not in ("samples", "classes")]
+    lines = [
+        f"--method {method}:{argument.name}=…  {argument.help} (default: {argument.shown_default}); {argument.flag} is "
+        "the run's"
+        for argument in arguments
+        if argument.name in shared - {"batch_size"}  # which the task gives to a method
+    ]
+    own = tuple(argument for argument in arguments if argument.name not in shared)
+    return Description("", own), "\n".join(lines) or None
 
 
 def simple(command: str, module: str) -> Any:

@@ -79,6 +79,7 @@ def test_methods_are_read_with_their_arguments():
         (["dcl:temprature=1"], "argument of dcl 'temprature' is not known; did you mean 'temperature'"),
         (["dcl:temperature=warm"], "temperature: expected a number, got 'warm'"),
         (["dcl:temperature=1e999"], "temperature: expected a finite number, got '1e999'"),
+        (["dcl:temperature=1:temperature=2"], "temperature: is given twice in 'dcl:temperature=1:temperature=2'"),
         (["dcl:weighted=maybe"], "weighted: expected true or false, got 'maybe'"),
         (["dcl:optimizer=adam"], "optimizer: value 'adam' is not known; did you mean 'adamw'"),
         (["dcl:encoder=small"], "encoder: takes no plain value, got 'small'"),

@@ -111,6 +111,18 @@ def test_it_is_trained_and_used_while_its_file_is_the_same(place):
     assert len(counterpoise.predict("run", "photos", "p.csv")) == 24
 
 
+def test_an_argument_with_the_name_of_a_flag_of_every_run_is_given_with_the_method(place, capsys):
+    (place / "mine.py").write_text(MINE.replace("weight: float = 1.0,", "weight: float = 1.0, size: int = 3,"))
+    train("./mine.py:Weighted:size=5", weight=2.0, size=16)
+    config = json.loads((place / "run" / "config.json").read_text())
+    assert config["arguments"] == {"size": 5, "weight": 2.0}
+    assert config["settings"]["size"] == 16
+    with pytest.raises(SystemExit):
+        cli.main(["train", "--method", "./mine.py:Weighted:size=5", "--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "of ./mine.py:Weighted: --method ./mine.py:Weighted:size=… (default: 3); --size is the run's" in shown
+
+
 def test_it_stands_beside_others_in_a_comparison(place):
     words = ["simclr", "./mine.py:Weighted:weight=2", "mine.py:Apart"]
     content = counterpoise.compare(words, "photos", seeds=1, out="o", **QUICK)
@@ -139,7 +151,9 @@ def test_it_has_the_baseline_s_result_where_it_does_the_same():
             "mine.py, line 29: AttributeError: 'list' object has no attribute 'nothing'",
         ),
         (["--method", "mine.py:Weighted", "--wieght", "2"], 2, "did you mean '--weight'"),
-        (["--method", "mine.py:Weighted:weight=2"], 2, "expected PATH.py:CLASS"),
+        (["--method", "mine.py:Weighted:wieght=2"], 2, "'wieght' is not known; did you mean 'weight'"),
+        (["--method", "mine.py:Weighted:batch_size=2"], 2, "argument of mine.py:Weighted 'batch_size' is not known"),
+        (["--method", "mine.py:Weighted:weight=2", "--weight", "3"], 2, "weight: is given with the method, in"),
         (["--method", "mine.py:Weigthed"], 2, "mine.py: has no class 'Weigthed'; its classes: Weighted, Apart, Fails"),
         (["--method", "broken.py:M"], 2, "broken.py, line 2: ValueError: no luck"),
         (["--method", "broken.py"], 2, "expected PATH.py:CLASS; the file has the classes: M"),

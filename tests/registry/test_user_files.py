@@ -12,7 +12,6 @@ import torch
 from torch import nn
 
 from counterpoise.commands.compare import Arm, parse_arms
-from counterpoise.commands.train import check_own_names
 from counterpoise.errors import InputError
 from counterpoise.learners.method import Method
 from counterpoise.registry import catalogue, user_files
@@ -348,15 +347,6 @@ def test_a_learner_of_other_data_must_say_what_it_serves(tmp_path):
     ):
         catalogue.find(write(tmp_path / "m.py", text))
     assert catalogue.find(write(tmp_path / "m.py", f"{text}    tasks = 'regress'\n")).tasks == ("regress",)
-
-
-def test_an_argument_that_would_be_lost_among_the_flags_is_refused(tmp_path, mine):
-    text = "from counterpoise import Method\nclass M(Method):\n    def __init__(self, encoder, {}: int = 1, **r): ...\n"
-    with pytest.raises(InputError, match=r"size: is an argument of M and of every run; call M's otherwise"):
-        check_own_names(write(tmp_path / "m.py", text.format("size")), ["size", "batch_size"])
-    check_own_names(write(tmp_path / "m.py", text.format("batch_size")), ["size", "batch_size"])
-    check_own_names(f"{mine}:Weighted", ["size"])
-    check_own_names("dcl", ["temperature"])
 
 
 def test_a_file_that_python_would_not_import_is_refused(tmp_path):

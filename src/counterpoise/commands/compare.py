@@ -34,8 +34,7 @@ from counterpoise.files import (
 from counterpoise.measure import interval, paired
 from counterpoise.ops.checks import check_number
 from counterpoise.registry import catalogue
-from counterpoise.registry.arguments import as_words, check_arguments, describe, plain, read_value
-from counterpoise.registry.user_files import split_arguments
+from counterpoise.registry.arguments import as_words, check_arguments, plain
 from counterpoise.report import answer, formatting, write_report
 from counterpoise.terminal import make_console
 from counterpoise.training.launch import node
@@ -61,25 +60,14 @@ class Arm:
         """Read `slug:name=value:name=value`, where the slug may be `PATH.py:CLASS`.
 
         Raises:
-            InputError: for another form, an unknown method or argument, or a value that it does not take.
+            InputError: as `catalogue.read_method`.
 
         Examples:
             >>> Arm.parse("dcl:temperature=0.5:weighted=true").arguments
             (('temperature', 0.5), ('weighted', True))
         """
-        slug, pairs = split_arguments(text)
-        method = catalogue.pinned(slug)
-        known = {argument.name: argument for argument in describe(*catalogue.method_source(method)).arguments}
-        arguments = []
-        for pair in pairs:
-            name, equals, value = pair.partition("=")
-            if not (name and equals and value):
-                raise InputError(f"methods: expected slug:name=value, got '{text}'")
-            name = name.replace("-", "_")
-            if name not in known:
-                raise unknown(f"argument of {slug}", name, known)
-            arguments.append((name, read_value(known[name], value)))
-        return cls(text, method, tuple(arguments))
+        method, arguments = catalogue.read_method(text)
+        return cls(text, method, tuple(arguments.items()))
 
 
 def compare(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import fields
 from pathlib import Path
@@ -22,8 +22,7 @@ from counterpoise.files import (
 )
 from counterpoise.ops.checks import check_number
 from counterpoise.registry import catalogue
-from counterpoise.registry.arguments import as_words, check_arguments, describe, describe_user_class, plain
-from counterpoise.registry.user_files import is_user_slug
+from counterpoise.registry.arguments import as_words, check_arguments, plain
 from counterpoise.terminal import make_console
 from counterpoise.training.launch import node
 from counterpoise.training.run import Run
@@ -54,7 +53,8 @@ def train(
 
     Args:
         method: a slug from `counterpoise list`, or "./mine.py:MyMethod" for a `counterpoise.Method`, or an objective of
-            two views, in a file of your own.
+            two views, in a file of your own. Its arguments may stand with it, as in "dcl:temperature=0.5"; one that
+            has the name of an argument of every run must: "meow:seed=3" sets that of meow, `seed` that of the run.
         data: a known set such as "fashion-mnist", or a path to a folder of images, a CSV or a Parquet file.
         task: what the method is to do; by default the first task that it serves.
         imperfect: what to do to the data, such as "long-tail=100" or "label-noise=0.4".
@@ -63,7 +63,7 @@ def train(
         out: folder of the run; by default "counterpoise-out/train-METHOD-DATA-SEED".
         loggers: where the curve goes besides `curve.csv`: any of "tensorboard", "wandb", "mlflow".
         quiet: show no progress bar.
-        **options: the method's own arguments, and any of its task's settings, such as backbone, size, epochs,
+        **options: the method's other arguments, and any of its task's settings, such as backbone, size, epochs,
             batch_size; for images those of `counterpoise.training.run.ImageSettings`.
 
     Returns:
@@ -77,14 +77,16 @@ def train(
     check_arguments("commands.train", "train", method=method, data=source, task=task, out=target)
     check_number("seed", seed, at_least=0, at_most=LARGEST_SEED, whole=True)
     check_loggers(loggers)
-    slug = catalogue.pinned(catalogue.find(method).slug)
+    slug, own = catalogue.read_method(method)
     task = task or catalogue.task_of(slug)
     about_task = tasks.find(task)
     shared = {f.name for f in fields(about_task.settings)}
     settings = about_task.settings(**{name: value for name, value in options.items() if name in shared})
-    own = {name: value for name, value in options.items() if name not in shared}
-    check_arguments(*catalogue.method_source(slug), **own)
-    check_own_names(slug, shared)
+    others = {name: value for name, value in options.items() if name not in shared}
+    check_arguments(*catalogue.method_source(slug), **others)
+    if twice := own.keys() & others.keys():
+        raise InputError(f"{min(twice)}: is given with the method, in '{method}', and again by itself")
+    own |= others
     state = data_state(source, settings.data_dir)
     run = Run(slug, source, seed, own, imperfect, settings, task, state_key(state), train_on_all=all)
     folder = Path(target or f"counterpoise-out/train-{catalogue.short_slug(slug)}-{short_name(source)}-{seed}")
@@ -97,23 +99,6 @@ def train(
             if line := about_task.summary(run, parts):
                 make_console(quiet).print(line)
         return {**execute_run(run, folder, loggers=loggers, progress=not quiet), "folder": str(folder)}
-
-
-def check_own_names(slug: str, settings: Iterable[str]) -> None:
-    """Refuse a method of a user's file with an argument that has the name of a flag, which would go to that instead.
-
-    Raises:
-        InputError: naming the argument.
-    """
-    if not is_user_slug(slug):
-        return
-    module, name = catalogue.method_source(slug)
-    base = describe_user_class(module, name).base
-    inherited = {argument.name for argument in describe(*base).arguments} if base else set()
-    taken = {argument.name for argument in describe("commands.train", "train").arguments} | {*settings}
-    for argument in describe(module, name).arguments:
-        if argument.type and argument.name in taken - inherited - {"batch_size"}:  # which a method is given
-            raise InputError(f"{argument.name}: is an argument of {name} and of every run; call {name}'s otherwise")
 
 
 def _keep_state(folder: Path, data: str, state: State) -> None:

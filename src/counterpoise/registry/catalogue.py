@@ -17,7 +17,7 @@ from typing import Any
 
 from counterpoise.errors import InputError, unknown
 from counterpoise.registry import user_files
-from counterpoise.registry.arguments import UserClass, describe_user_class
+from counterpoise.registry.arguments import UserClass, describe, describe_user_class, read_value
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -151,6 +151,39 @@ def pinned(slug: str) -> str:
         'dcl'
     """
     return user_files.pinned(slug) if user_files.is_user_slug(slug) else slug
+
+
+def read_method(text: str) -> tuple[str, dict[str, Any]]:
+    """A method with arguments of its own, as `--method` and `--methods` take it.
+
+    Args:
+        text: `slug:name=value:name=value`, where the slug may be `PATH.py:CLASS`.
+
+    Returns:
+        Its slug, as a run records it (see `pinned`), and the values by name.
+
+    Raises:
+        InputError: for another form, an unknown method or argument, a value that it does not take, or one given twice.
+
+    Examples:
+        >>> read_method("dcl:temperature=0.5:weighted=true")
+        ('dcl', {'temperature': 0.5, 'weighted': True})
+    """
+    slug, pairs = user_files.split_arguments(text)
+    method = pinned(slug)
+    known = {argument.name: argument for argument in describe(*method_source(method)).arguments}
+    found: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not (name and equals and value):
+            raise InputError(f"method: expected slug:name=value, got '{text}'")
+        name = name.replace("-", "_")
+        if name not in known:
+            raise unknown(f"argument of {slug}", name, known)
+        if name in found:
+            raise InputError(f"{name}: is given twice in '{text}'")
+        found[name] = read_value(known[name], value)
+    return method, found
 
 
 def short_slug(slug: str) -> str:
