@@ -67,9 +67,11 @@ def run(label: str, seed: int, epochs: int, classes: int) -> dict[str, Any]:
     accuracies = np.clip(accuracies + 0.05 * rng.standard_normal(classes), 0, 1)
     third = max(classes // 3, 1)
     groups = {"head": accuracies[:third], "medium": accuracies[third:-third], "tail": accuracies[-third:]}
+    of_its_own = {"tau_positive": 0.071 + 0.002 * seed, "tau_negative": 0.3} if label.startswith("dcl") else {}
     return {
         "seed": seed,
         "status": "done",
+        "diagnostics": {"wrong_learnt": 0.25 - STRENGTH.get(label, 0.0) + 0.01 * seed, **of_its_own},
         "metrics": {
             "knn": knn,
             **others,

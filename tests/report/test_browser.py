@@ -62,7 +62,7 @@ def test_it_loads_alone_and_without_complaint(page, full_report):
 
 
 def test_the_page_does_not_scroll_sideways(page):
-    page.evaluate("document.querySelector('details').open = true")
+    page.evaluate("document.querySelectorAll('details').forEach((part) => { part.open = true })")
     wide, inner = page.evaluate("[document.documentElement.scrollWidth, document.documentElement.clientWidth]")
     assert wide <= inner
     outside = page.evaluate(

@@ -120,6 +120,28 @@ def test_a_metric_that_no_run_has_a_figure_for_has_no_column(fake, written):
     assert meaning in page.words
 
 
+def test_diagnostics_have_a_table_of_their_means_over_seeds_that_opens_on_demand(full, fake, written):
+    assert {"class": "diagnostics"} in full.all("table")
+    assert [attributes for attributes in full.all("details") if "open" in attributes] == []
+    values = [run["diagnostics"]["wrong_learnt"] for run in fake.results()["methods"][0]["runs"]]
+    mean, low, high = (f"{value:.3f}" for value in (np.mean(values), min(values), max(values)))
+    assert f"Wrong learnt simclr {mean} {low} to {high} dcl:temperature=0.5 " in full.words
+    assert "Tau positive dcl:temperature=0.5 0.0730 0.0710 to 0.0750 Tau negative" in full.words
+    one = fake.results(methods=("simclr",), seeds=1)
+    one["methods"][0]["runs"][0]["diagnostics"] = {"factor colour": 0.5, "nmi": float("nan")}
+    words = written(one).words
+    assert "Factor colour simclr 0.500 " in words
+    assert "Nmi" not in words
+
+
+@pytest.mark.parametrize("found", [{}, None, {"nmi": float("nan")}])
+def test_without_diagnostics_there_is_no_table_of_them(fake, written, found):
+    results = fake.results(seeds=1)
+    for method in results["methods"]:
+        method["runs"][0]["diagnostics"] = found
+    assert {"class": "diagnostics"} not in written(results).all("table")
+
+
 def test_failures_and_collapse_are_called_out(full):
     assert "Failed, seed 2: InputError: loss: is not finite after epoch 4" in full.words
     assert "Warning, seed 2: dimensional collapse: effective rank 3.1 of 128" in full.words

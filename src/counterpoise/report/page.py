@@ -111,6 +111,7 @@ def _content(results: Json, folder: Path) -> Json:
         "losses": _losses(methods, declarations.curve_over(results)),
         "families": _families(methods, known, declarations.families(results)),
         "meanings": _meanings(metrics),
+        "diagnostics": _diagnostics(methods),
         "strips": strips.strips(methods, folder, "strips" in declarations.pictures(results)),
         "gallery": _pictures(results, folder, items) if "gallery" in declarations.pictures(results) else None,
         "settings": [(name, _plain(value)) for name, value in results["settings"].items()],
@@ -344,6 +345,32 @@ def _meanings(metrics: Json) -> list[tuple[str, str]]:
         if metric.get("meaning"):
             titles.setdefault(metric["meaning"], []).append(metric["title"])
     return [(formatting.listed(names), meaning) for meaning, names in titles.items()]
+
+
+def _diagnostics(methods: Sequence[Json]) -> list[Json]:
+    """Each figure that helps to understand the metrics: the methods that have it, its mean and range over the seeds."""
+    found: dict[str, list[tuple[str, list[float]]]] = {}
+    for method in methods:
+        own: dict[str, list[float]] = {}
+        for run in formatting.finished(method):
+            for name, value in (run.get("diagnostics") or {}).items():
+                if (number := formatting.finite(value)) is not None:
+                    own.setdefault(name, []).append(number)
+        for name, values in own.items():
+            found.setdefault(name, []).append((method["label"], values))
+    return [
+        {"title": formatting.capital(name.replace("_", " ")), "rows": _ranges(rows)} for name, rows in found.items()
+    ]
+
+
+def _ranges(rows: Sequence[tuple[str, list[float]]]) -> list[Json]:
+    """Mean, lowest and highest value of each row, as text with as many decimals in all of them."""
+    digits = formatting.figures(abs(statistics.fmean(values)) for _, values in rows)
+    found = []
+    for label, values in rows:
+        mean, low, high = (formatting.number(pick(values), digits) for pick in (statistics.fmean, min, max))
+        found.append({"label": label, "mean": mean, "range": f"{low} to {high}" if len(values) > 1 else "–"})
+    return found
 
 
 # The pictures
