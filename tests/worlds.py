@@ -1,4 +1,4 @@
-"""What several tests share: an encoder, generators, processes that work on one batch, methods built as tasks do."""
+"""What several tests share: a user's file, an encoder, generators, processes, methods built as tasks do."""
 
 import os
 import signal
@@ -10,6 +10,24 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import nn
+
+NEAR = '''
+from counterpoise import Method
+from counterpoise.nets.frozen import Frozen
+
+
+class Near(Method):
+    """Two views agree, near a start."""
+
+    def __init__(self, encoder, start, weight: float = 1.0, **recipe):
+        super().__init__(encoder, **recipe)
+        self.start, self.weight = Frozen(start), weight
+
+    def loss(self, images, labels, index):
+        first, second = (self.encoder(view) for view in images)
+        return (first - second).square().mean() + self.weight * (first - self.start(images[0])).square().mean()
+'''
+"""A user's file, whose method stands on a model that is trained before it."""
 
 
 class Encoder(nn.Linear):

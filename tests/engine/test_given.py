@@ -8,30 +8,16 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import counterpoise
+import worlds
 from counterpoise import tasks
 from counterpoise.engine import execute, given
 from counterpoise.engine.execute import execute_run
 from counterpoise.errors import InputError, RunFailed
 from counterpoise.training.run import ImageSettings, Run
 
-MINE = '''
+MINE = f'''
 import copy
-
-from counterpoise import Method
-from counterpoise.nets.frozen import Frozen
-
-
-class Near(Method):
-    """Two views agree, near a start."""
-
-    def __init__(self, encoder, start, weight: float = 1.0, **recipe):
-        super().__init__(encoder, **recipe)
-        self.start, self.weight = Frozen(start), weight
-
-    def loss(self, images, labels, index):
-        first, second = (self.encoder(view) for view in images)
-        return (first - second).square().mean() + self.weight * (first - self.start(images[0])).square().mean()
-
+{worlds.NEAR}
 
 class Maybe(Near):
     """The same, which can do without a start."""

@@ -4,6 +4,8 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 import counterpoise
 import worlds
@@ -38,6 +40,27 @@ def test_a_comparison_over_a_cluster_finds_what_one_without_finds(tmp_path, monk
             assert run["folder"] == expected["folder"]
     assert "--ray local" in spread["command"]
     assert (tmp_path / "spread" / "report.html").exists()
+
+
+@pytest.mark.slow
+def test_models_that_runs_stand_on_are_trained_over_a_cluster_once_and_to_the_same_bits(tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text(worlds.NEAR)
+    monkeypatch.chdir(tmp_path)
+    methods = ["./mine.py:Near", "./mine.py:Near:weight=2"]
+    options = {**QUICK, "seeds": 1}
+    spread = counterpoise.compare(methods, "digits", ray="local", out="spread", **options)
+    alone = counterpoise.compare(methods, "digits", out="alone", **options)
+    for mine, theirs in zip(spread["methods"], alone["methods"], strict=True):
+        (run,), (expected,) = mine["runs"], theirs["runs"]
+        assert run["status"] == "done"
+        assert run["metrics"] == expected["metrics"]
+        for name in ("source", "metrics"):
+            assert run["given"]["start"][name] == expected["given"]["start"][name]
+    nets = {path.relative_to("spread"): load_file(path) for path in Path("spread").rglob("net.safetensors")}
+    assert len(nets) == 1 + 2  # the start, and the runs
+    for path, net in nets.items():
+        other = load_file("alone" / path)
+        assert all(torch.equal(net[name], other[name]) for name in net.keys() | other.keys())
 
 
 @pytest.mark.slow

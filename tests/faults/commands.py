@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import os
 import random
@@ -100,10 +101,11 @@ class Work:
         out: the folder.
         runs: how many runs it holds in the end.
         epochs: of each.
+        models: how many of them train models that the others stand on.
     """
 
-    def __init__(self, out: Path, runs: int, epochs: int):
-        self.out, self.runs, self.epochs = out, runs, epochs
+    def __init__(self, out: Path, runs: int, epochs: int, models: int = 0):
+        self.out, self.runs, self.epochs, self.models = out, runs, epochs, models
 
     def folders(self) -> list[Path]:
         """Of the runs that have begun."""
@@ -153,7 +155,7 @@ class Work:
         for path in self.out.rglob("gallery.npz"):
             assert len(np.load(path, allow_pickle=False)["labels"])
         for path in self.out.rglob("results.csv"):
-            assert len(rows(path)) == self.runs
+            assert len(rows(path)) == self.runs - self.models
         for path in self.out.rglob("report.html"):
             assert path.read_text(encoding="utf-8").rstrip().endswith("</html>")
         assert len(self.left_over()) <= 2
@@ -163,14 +165,16 @@ class Work:
         return [path for path in self.out.rglob("*") if ASIDE.fullmatch(path.name)]
 
     def outcome(self) -> dict[str, object]:
-        """What the runs have found, without what a clock or the memory says."""
+        """What the runs have found, without what a clock or the memory says, and a digest of every tensor kept."""
         found = {}
         for folder in self.folders():
             result = json.loads((folder / "result.json").read_text())
             curve = [{name: value for name, value in row.items() if name != "seconds"} for row in result["curve"]]
             kept = ("metrics", "per_class", "groups", "diagnostics", "counts", "warnings")
             method = json.loads((folder / "config.json").read_text())["method"]
-            found[f"{method}, seed {result['seed']}"] = [*(result[name] for name in kept), curve]
+            net = load_file(folder / "net.safetensors")
+            bits = {name: hashlib.sha256(value.numpy().tobytes()).hexdigest() for name, value in net.items()}
+            found[f"{method}, seed {result['seed']}"] = [*(result[name] for name in kept), curve, bits]
         return found
 
 

@@ -10,7 +10,10 @@ import time
 import psutil
 import pytest
 
-from faults.commands import MOMENTS, Work, alive, kill_at
+import worlds
+from counterpoise.engine.given import RUNS, SHELF
+from counterpoise.training.trainer import CHECKPOINT, read_checkpoint
+from faults.commands import MOMENTS, Work, alive, kill_at, rows
 
 pytestmark = pytest.mark.slow
 
@@ -53,6 +56,30 @@ def test_a_comparison(server, photos, tmp_path, scale):
 def test_a_training(server, photos, tmp_path, scale):
     phases = killed_and_resumed(server, tmp_path, [*TRAIN, *photos], 1, SCALE[scale], seed=1)
     assert scale == "few" or len(phases) >= 2
+
+
+def test_a_model_that_runs_stand_on(server, photos, tmp_path):
+    """Killed while the model itself trains, and again while a run that stands on it does."""
+    (tmp_path / "mine.py").write_text(worlds.NEAR)
+    epochs = 40
+    words = ["compare", "--methods", f"{tmp_path}/mine.py:Near", "--seeds", "1", *photos]
+    words += ["--batch-size", "16", "--device", "cpu", "--epochs", str(epochs)]
+    whole, cut = (Work(tmp_path / name, 2, epochs, models=1) for name in ("whole", "cut"))
+    server.run([*words, "--out", str(whole.out)])
+    command = [*words, "--out", str(cut.out)]
+    draw, before = random.Random(3), []
+    for name in (SHELF, RUNS):
+        shelf = Work(cut.out / name, 1, epochs)
+        assert kill_at(shelf, "checkpoint", draw, lambda: server.start(command), server.wait) == "training"
+        cut.check()
+        (run,) = shelf.folders()
+        before.append((run, rows(run / "curve.csv")[: 1 + read_checkpoint(run / CHECKPOINT)["epoch"]]))
+    server.run(command)
+    assert cut.outcome() == whole.outcome()
+    assert not cut.left_over()
+    for run, curve in before:  # seconds and all: these epochs were not trained again
+        assert curve
+        assert rows(run / "curve.csv")[: len(curve)] == curve
 
 
 @pytest.mark.faults
