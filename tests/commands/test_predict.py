@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import warnings
 
 import numpy as np
@@ -105,6 +106,15 @@ def test_what_the_run_learnt_from_must_be_as_it_was(photos, new, tmp_path, monke
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_the_weights_that_a_run_started_from_may_be_gone(photos, new, tmp_path):
+    for name, options in (("start", {}), ("run", {"init": str(tmp_path / "start")})):
+        counterpoise.train("simclr", photos, out=tmp_path / name, **QUICK, **options)
+    before = predict(str(tmp_path / "run"), str(new), str(tmp_path / "p.csv"))
+    shutil.rmtree(tmp_path / "start")
+    assert predict(str(tmp_path / "run"), str(new), str(tmp_path / "p.csv")) == before
+
+
 def test_images_without_files_are_named_by_their_number(tmp_path, new):
     counterpoise.train("simclr", "digits", out=tmp_path / "run", **{**QUICK, "batch_size": 512})
     found = predict(str(tmp_path / "run"), str(new), str(tmp_path / "p.csv"))

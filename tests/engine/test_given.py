@@ -1,6 +1,8 @@
 """Models that runs stand on: trained first and once, shared to the bit, unchanged, resumed; or the user's own."""
 
 import hashlib
+import pickle
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -133,6 +135,13 @@ def test_weights_to_start_from_are_the_start_of_a_method_that_asks_for_one(place
     assert other.run.settings.init is None
 
 
+def test_a_start_is_trained_beside_weights_to_start_from(place):
+    counterpoise.train("simclr", "digits", out="start", loggers=(), quiet=True, **QUICK)
+    (run,) = results(compare(NEAR, init="start", given="start=moco"))
+    assert run["status"] == "done"
+    assert run["given"]["start"]["source"].startswith("given/moco-0-")
+
+
 @pytest.mark.usefixtures("plain_shapes")
 def test_none_is_no_model_for_methods_that_can_do_without():
     content = compare("./mine.py:Maybe", given="start=none")
@@ -191,6 +200,26 @@ def test_what_changes_a_start_changes_the_name_of_the_run_that_stands_on_it(plac
     assert given.run_name(run) != given.run_name(other)
     assert "contrast.simclr" in given.modules_of(run)
     assert {"contrast.moco"} <= set(given.modules_of(other))
+
+
+def test_a_run_is_named_once_and_its_user_s_folder_looked_at_once(place, monkeypatch):
+    looked, own = [], given.loader_of
+    monkeypatch.setattr(given, "loader_of", lambda data: looked.append(data) or own(data))
+    run = Run(f"{place}/mine.py:Near", "digits", settings=ImageSettings(**QUICK))
+    name = given.run_name(run)
+    assert looked == ["digits"] * 2  # of the run, and of the one that trains its start
+    assert given.waves([run]) == [given.stands_on(run)]
+    assert (given.run_name(run), given.run_name(given.stands_on(run)[0])[:9]) == (name, "simclr-0-")
+    assert given.run_name(pickle.loads(pickle.dumps(run))) == name
+    assert looked == ["digits"] * 2
+    assert run == Run(f"{place}/mine.py:Near", "digits", settings=ImageSettings(**QUICK))
+    assert run.config().keys() == {field.name for field in fields(Run)}
+
+
+def test_another_run_made_of_one_has_its_own_name(place):
+    run = Run("simclr", "digits", settings=ImageSettings(**QUICK))
+    names = {given.run_name(run), *(given.run_name(replace(run, seed=seed)) for seed in (1, 2))}
+    assert len(names) == 3
 
 
 def test_waves_come_from_below_and_each_model_once(monkeypatch):

@@ -33,7 +33,7 @@ from counterpoise.measure.probes import knn_votes
 from counterpoise.ops.checks import check_number
 from counterpoise.ops.neighbours import nearest, ranked_in_parts
 from counterpoise.tasks import load_image_net, load_net
-from counterpoise.training.run import Run, other_state
+from counterpoise.training.run import LearnerSettings, Run, other_state
 
 TOP = 3  # labels, and nearest images, that are written of each image
 TEMPERATURE = 0.07  # of the votes, as of the kNN accuracy that a run is scored by
@@ -237,7 +237,7 @@ def known_images(folder: Path, config: Mapping[str, Any], net: nn.Module) -> Kno
     task = tasks.find(config["task"])
     run = tasks.run_of(config)
     _check_state(folder, run)
-    parts = task.load(run)
+    parts = task.load(_without_weights(run))
     labelled = {name: part for name in ("train", "probe") if (part := _labelled(parts, name)) is not None}
     if not labelled:
         raise InputError(
@@ -259,6 +259,13 @@ def _labelled(parts: Any, name: str) -> Images | None:
         return None
     named = replace(part, paths=part.paths or tuple(f"{name} {i}" for i in range(len(part))))
     return named.subset((part.labels >= 0).nonzero().flatten())
+
+
+def _without_weights(run: Run) -> Run:
+    """A run as far as its data goes; the weights that it started from may have changed since, or be gone."""
+    if not isinstance(run.settings, LearnerSettings):
+        return run
+    return replace(run, settings=replace(run.settings, init=None, freeze=False, given=None), files=None)
 
 
 def _check_state(folder: Path, run: Run) -> None:

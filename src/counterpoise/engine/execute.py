@@ -17,7 +17,7 @@ from torch import Tensor
 from counterpoise import tasks
 from counterpoise.data.images import Images, fair_sample
 from counterpoise.data.strips import write_strips
-from counterpoise.engine.given import SHELF, load_model, run_name, shelf_of
+from counterpoise.engine.given import SHELF, given_to, load_model, run_name, shelf_of
 from counterpoise.errors import InputError, RunFailed
 from counterpoise.files import check_writable, make_folder, read_json, write_json, written
 from counterpoise.ops.processes import exchanging
@@ -112,7 +112,7 @@ def _measured(run: Run, folder: Path, watch: Watch, continued: list[int]) -> Res
 def _result(run: Run, folder: Path, watch: Watch) -> Result:
     """What every run does: load, make, train, score, keep."""
     task, settings = tasks.find(run.task), run.settings
-    given = task.given(run)
+    given = given_to(run)
     train_given(given, folder)
     if isinstance(settings, ImageSettings) and settings.process_group().size > 1:
         launch(_train_together, (run, folder, watch.loggers, watch.progress), settings.devices, settings.nodes)
@@ -177,8 +177,7 @@ def train_given(needed: Sequence[Given], folder: Path) -> None:
 def models(run: Run, folder: Path, parts: Any) -> Offers:
     """The models that a run stands on, by role, loaded when its method asks for them."""
     shelf = shelf_of(folder)
-    found = tasks.find(run.task).given(run)
-    return {given.role: partial(load_model, given, run, parts, shelf) for given in found}
+    return {given.role: partial(load_model, given, run, parts, shelf) for given in given_to(run)}
 
 
 def _described(needed: Sequence[Given], folder: Path) -> dict[str, Any]:

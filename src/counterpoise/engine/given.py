@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import nn
 
@@ -23,10 +24,30 @@ from counterpoise.registry.fingerprint import fingerprint
 from counterpoise.tasks.base import Given
 from counterpoise.training.run import Run
 
+Found = TypeVar("Found")
+
 RUNS, SHELF = "runs", "given"  # folders of a comparison: of its runs, and of the models that these stand on
 DEEPEST = 5  # models that stand on models that stand on models …
 
 
+def once_for_each(make: Callable[[Run], Found]) -> Callable[[Run], Found]:
+    """A function of a run whose result is kept with the run, and goes with it to other processes.
+
+    A `Run` does not change, and names the state that the user's files had when it was made; so what follows from it
+    stays true of it, whatever becomes of them. Another `Run`, as `replace` makes it, begins anew.
+    """
+
+    @wraps(make)
+    def made(run: Run) -> Found:
+        kept = vars(run)  # beside the fields, which alone are compared and written down
+        if make.__name__ not in kept:
+            kept[make.__name__] = make(run)
+        return kept[make.__name__]
+
+    return made
+
+
+@once_for_each
 def run_name(run: Run) -> str:
     """What the folder of a run is called: by its configuration, the user's files among it, and the code behind it."""
     key = json.dumps([run.config(), fingerprint(modules_of(run))], sort_keys=True)
@@ -38,6 +59,7 @@ def run_folder(run: Run, folder: Path) -> Path:
     return folder / RUNS / run_name(run)
 
 
+@once_for_each
 def modules_of(run: Run) -> list[str]:
     """The modules whose code decides what a run finds: of its method, its task, and the models that it stands on."""
     own = [catalogue.method_source(run.method)[0], catalogue.task_source(run.task)]
@@ -47,9 +69,15 @@ def modules_of(run: Run) -> list[str]:
     return [*own, *(module for below in stands_on(run) for module in modules_of(below))]
 
 
+@once_for_each
+def given_to(run: Run) -> list[Given]:
+    """The models that a run stands on, as its task names them."""
+    return tasks.find(run.task).given(run)
+
+
 def stands_on(run: Run) -> list[Run]:
     """The runs that train the models which a run stands on."""
-    return [given.run for given in tasks.find(run.task).given(run) if given.run is not None]
+    return [given.run for given in given_to(run) if given.run is not None]
 
 
 def waves(runs: Iterable[Run]) -> list[list[Run]]:

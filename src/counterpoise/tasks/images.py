@@ -171,11 +171,10 @@ class ImageTask(Task[Prepared]):
         """A start is an encoder that a self-supervised method trains on the run's own images."""
         settings = run.settings
         assert isinstance(settings, ImageSettings)
-        own = replace(settings, given=None, init=None, freeze=False)
-        if value in self.recipes[role]:
-            return replace(run, method=value, arguments={}, settings=own, task="pretrain")
-        own = replace(own, backbone=value)
-        return replace(run, method=self.roles[role], arguments={}, settings=own, task="pretrain")
+        method, own = value, replace(settings, given=None, init=None, freeze=False)
+        if value not in self.recipes[role]:
+            method, own = self.roles[role], replace(own, backbone=value)
+        return replace(run, method=method, arguments={}, settings=own, task="pretrain", files=None)  # those of its own
 
     def given_model(self, role: str, net: nn.Module) -> nn.Module:
         """Of a network that classifies, a start is the encoder."""

@@ -186,8 +186,11 @@ def weight_files(settings: Settings) -> list[Path]:
 
 def other_state(settings: Settings) -> State:
     """The state of the files that the settings name besides the data: of weights, and of the data to adapt to."""
-    target = getattr(settings, "target", None)
-    return {**files_state(weight_files(settings)), **(data_state(target, settings.data_dir) if target else {})}
+    return {**files_state(weight_files(settings)), **_state_of(getattr(settings, "target", None), settings.data_dir)}
+
+
+def _state_of(target: str | None, data_dir: str | None) -> State:
+    return data_state(target, data_dir) if target else {}
 
 
 @dataclass(frozen=True)
@@ -350,6 +353,9 @@ class Run:
 def load_once(run: Run, load: Callable[..., Data]) -> Data:
     """The data of a run, which is loaded once for all runs on the same files in the same state.
 
+    The state of the data, and of the data to adapt to, is checked when it is loaded; that of files of weights at each
+    call, since every run reads them anew.
+
     Args:
         run: whose data it is.
         load: makes it from those of `data`, `imperfect`, `seed`, `size`, `data_dir` and `download` that it has as
@@ -369,18 +375,37 @@ def load_once(run: Run, load: Callable[..., Data]) -> Data:
         "download": settings.download,
     }
     wanted = inspect.signature(load).parameters
-    loaded = _loaded(load, tuple((name, value) for name, value in offered.items() if name in wanted), run.state)
-    if state_key(other_state(settings)) != run.files:
+    given = tuple((name, value) for name, value in offered.items() if name in wanted)
+    target = offered["target"]
+    loaded, others = _loaded(load, given, run.state, target, settings.data_dir, run.files if target else None)
+    if state_key({**files_state(weight_files(settings)), **others}) != run.files:
         raise InputError("files that the settings name were changed while the command ran; start it again")
     return loaded
 
 
 @lru_cache(maxsize=1)
-def _loaded(load: Callable[..., Any], given: tuple[tuple[str, Any], ...], state: str) -> Any:
+def _loaded(
+    load: Callable[..., Any],
+    given: tuple[tuple[str, Any], ...],
+    state: str,
+    target: str | None,
+    data_dir: str | None,
+    files: str | None,
+) -> tuple[Any, State]:
+    """What `load` makes of its arguments, and the state of the target's files after it.
+
+    Args:
+        load: makes the data.
+        given: its arguments.
+        state: that the data's files must be in.
+        target: the data to adapt to, if there is any.
+        data_dir: where full data sets lie.
+        files: names the state of the target's files, among others, so that another state is loaded anew.
+    """
     arguments = dict(given)
     loaded = load(**arguments)
     check_unchanged(arguments["data"], arguments.get("data_dir"), state)  # afterwards, so that no change slips between
-    return loaded
+    return loaded, _state_of(target, data_dir)
 
 
 def begin(run: Run, folder: Path) -> list[int]:
