@@ -120,19 +120,19 @@ class Parser(argparse.ArgumentParser):
     """A parser whose errors are ours: one line, and the nearest flag for an unknown one."""
 
     @property
-    def _told(self) -> str:
+    def _prefix(self) -> str:
         """What comes before a message: the command, where there is one."""
         command = self.prog.partition(" ")[2]
         return f"{command}: " if command else ""
 
     def error(self, message: str) -> NoReturn:
-        raise InputError(self._told + message)
+        raise InputError(self._prefix + message)
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         found, rest = self.parse_known_args(args, namespace)
         if rest:
             flags = [flag for action in self._actions for flag in action.option_strings]
-            raise unknown(f"{self._told}argument", rest[0].split("=")[0], flags)
+            raise unknown(f"{self._prefix}argument", rest[0].split("=")[0], flags)
         return found
 
 
@@ -145,6 +145,14 @@ def make_parser(command: str, details: str = "") -> Parser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="  --debug  show a traceback where input is refused",
     )
+
+
+def look_for(command: str, arguments: list[str], *flags: str) -> argparse.Namespace:
+    """The flags on which a command's other flags depend; `None` where they are not given."""
+    finder = Parser(add_help=False, prog=f"counterpoise {command}", allow_abbrev=False)
+    for flag in flags:
+        finder.add_argument(flag)
+    return finder.parse_known_args(arguments)[0]
 
 
 def call(module: str, name: str, given: dict[str, Any]) -> Any:
@@ -183,9 +191,7 @@ def data(arguments: list[str]) -> None:
 
 def compare(arguments: list[str]) -> None:
     """`counterpoise compare`: the flags depend on the task, so that is looked for first."""
-    finder = Parser(add_help=False, prog="counterpoise compare", allow_abbrev=False)
-    finder.add_argument("--task", default="pretrain")
-    task = finder.parse_known_args(arguments)[0].task
+    task = look_for("compare", arguments, "--task").task or "pretrain"
     about, settings = describe("commands.compare", "compare"), describe_settings(catalogue.task_source(task))
     parser = make_parser("compare")
     add_flags(parser, about)
@@ -201,10 +207,7 @@ def compare(arguments: list[str]) -> None:
 def train(arguments: list[str]) -> None:
     """`counterpoise train`: the flags depend on the method, so that is looked for first."""
     about = describe("commands.train", "train")
-    finder = Parser(add_help=False, prog="counterpoise train", allow_abbrev=False)
-    finder.add_argument("--method")
-    finder.add_argument("--task")
-    found = finder.parse_known_args(arguments)[0]
+    found = look_for("train", arguments, "--method", "--task")
     method = user_files.split_arguments(found.method)[0] if found.method else None
     task = found.task or (catalogue.task_of(method) if method else "pretrain")
     settings = describe_settings(catalogue.task_source(task))

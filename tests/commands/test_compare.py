@@ -14,11 +14,14 @@ from PIL import Image
 from rich.console import Console
 
 import counterpoise
+from counterpoise import training
+from counterpoise.commands import compare
 from counterpoise.commands.compare import (
     Arm,
     choose_baseline,
     command_line,
     differences,
+    make_runs,
     parse_arms,
     table,
     write_csv,
@@ -156,6 +159,20 @@ def test_tasks_of_the_metric_room_are_compared_like_any(task, data, method, main
     assert row["summary"][main]["mean"] >= 0
     assert f"--task {task}" in found["command"]
     assert "<html" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_files_are_looked_at_once_for_all_runs_of_a_comparison(photos, tmp_path, monkeypatch):
+    looked = []
+    for module in (compare, training.run):
+        for name in ("data_state", "other_state"):
+            own = getattr(module, name)
+            monkeypatch.setattr(module, name, lambda *given, name=name, own=own: looked.append(name) or own(*given))
+    (tmp_path / "w.pt").write_bytes(b"x")
+    settings = ImageSettings(init=str(tmp_path / "w.pt"))
+    runs = make_runs(parse_arms(["simclr", "dcl"]), str(photos), "pretrain", (), 2, settings)
+    assert list(runs) == [("simclr", 0), ("dcl", 0), ("simclr", 1), ("dcl", 1)]
+    assert sorted(looked) == ["data_state", "other_state"]
+    assert runs["dcl", 1] == Run("dcl", str(photos), 1, settings=settings)
 
 
 def test_changed_files_change_the_folder(photos, tmp_path):

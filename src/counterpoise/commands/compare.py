@@ -38,7 +38,7 @@ from counterpoise.registry.arguments import as_words, check_arguments, plain
 from counterpoise.report import answer, formatting, write_report
 from counterpoise.terminal import make_console
 from counterpoise.training.launch import node
-from counterpoise.training.run import Result, Run, Settings, make_settings, processor_threads
+from counterpoise.training.run import Result, Run, Settings, make_settings, other_state, processor_threads
 
 
 @dataclass(frozen=True)
@@ -127,30 +127,17 @@ def compare(
     arms = parse_arms(as_words("methods", methods), task)
     against = choose_baseline(arms, baseline, task)
     shared = make_settings(about_task.settings, settings)
-    if ray and (jobs > 1 or shared.process_group().nodes > 1):
-        raise InputError("ray: spreads the runs by itself; expected jobs 1 and nodes 1 with it")
-    if shared.process_group().size > 1 and jobs > 1:
-        raise InputError(f"jobs: expected 1 where each run has several processes of its own, got {jobs}")
+    check_processes(shared, jobs, ray)
     folder = Path(target or f"counterpoise-out/{task}-{short_name(source)}")
     check_results(folder, source, task)
-    console = make_console(quiet)
-    state = state_key(data_state(source, shared.data_dir))
-    runs = {
-        (arm.label, seed): Run(arm.method, source, seed, dict(arm.arguments), imperfect, shared, task, state)
-        for seed in range(seeds)
-        for arm in arms
-    }
+    runs = make_runs(arms, source, task, imperfect, seeds, shared)
     for arm in arms:  # refuse what cannot work before hours are spent on what can
         about_task.check(runs[arm.label, 0], scored=True)
     make_output_folder(folder, "comparison")
-    if node() > 0:  # this machine trains along; the first one scores, keeps and reports
-        failed = [
-            result["error"] for run in runs.values() if (result := attempt(run, folder / RUNS))["status"] == "failed"
-        ]
-        if failed:
-            raise RunFailed(f"{len(failed)} of {len(runs)} runs failed; the first of them: {failed[0]}")
-        return {}
-    content = {
+    if node() > 0:
+        return train_along(runs, folder)
+    console = make_console(quiet)
+    head = {
         "counterpoise": counterpoise.__version__,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "command": command_line(arms, source, task, imperfect, seeds, against, jobs, ray, folder, shared),
@@ -158,19 +145,59 @@ def compare(
         "settings": {**asdict(shared), "seeds": seeds, "imperfect": list(imperfect)},
         "baseline": against,
     }
-
-    def finish(results: dict[Key, Result]) -> dict[str, Any]:
-        facts = {"name": source, "items": about_task.items, **about(next(iter(runs.values())), results)}
-        whole = {**content, **summarise(arms, against, results), "data": facts}
-        report(whole, folder, shared.threads, console)
-        return whole
-
     try:
-        return finish(run_all(runs, folder, jobs, console, ray))
+        results = run_all(runs, folder, jobs, console, ray)
     except Stopped as stop:
         if any(result["status"] == "done" for result in stop.results.values()):
-            finish(stop.results)
+            report(outcome(head, arms, runs, stop.results), folder, shared.threads, console)
         raise
+    content = outcome(head, arms, runs, results)
+    report(content, folder, shared.threads, console)
+    return content
+
+
+def check_processes(settings: Settings, jobs: int, ray: str | None) -> None:
+    """Refuse several runs at a time beside runs of several processes, and both beside a cluster."""
+    group = settings.process_group()
+    if ray and (jobs > 1 or group.nodes > 1):
+        raise InputError("ray: spreads the runs by itself; expected jobs 1 and nodes 1 with it")
+    if group.size > 1 and jobs > 1:
+        raise InputError(f"jobs: expected 1 where each run has several processes of its own, got {jobs}")
+
+
+def make_runs(
+    arms: Sequence[Arm], data: str, task: str, imperfect: tuple[str, ...], seeds: int, settings: Settings
+) -> dict[Key, Run]:
+    """The runs of a comparison by label and seed, seed by seed, all on the files as they are now."""
+    state, files = state_key(data_state(data, settings.data_dir)), state_key(other_state(settings))
+    return {
+        (arm.label, seed): Run(
+            arm.method, data, seed, dict(arm.arguments), imperfect, settings, task, state, files=files
+        )
+        for seed in range(seeds)
+        for arm in arms
+    }
+
+
+def train_along(runs: dict[Key, Run], folder: Path) -> dict[str, Any]:
+    """What a machine does that only trains along: the first one scores, keeps and reports.
+
+    Raises:
+        RunFailed: if any run fails.
+    """
+    failed = [result["error"] for run in runs.values() if (result := attempt(run, folder / RUNS))["status"] == "failed"]
+    if failed:
+        raise RunFailed(f"{len(failed)} of {len(runs)} runs failed; the first of them: {failed[0]}")
+    return {}
+
+
+def outcome(
+    head: dict[str, Any], arms: Sequence[Arm], runs: dict[Key, Run], results: dict[Key, Result]
+) -> dict[str, Any]:
+    """The content of results.json: what was compared, what came out, and on which data."""
+    first = next(iter(runs.values()))
+    facts = {"name": first.data, "items": tasks.find(first.task).items, **about(first, results)}
+    return {**head, **summarise(arms, head["baseline"], results), "data": facts}
 
 
 def report(content: dict[str, Any], folder: Path, threads: int, console: Console) -> None:
