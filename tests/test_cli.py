@@ -27,8 +27,8 @@ def call(capsys, *words):
     """In this process, for speed: exit status, standard output, standard error."""
     with pytest.raises(SystemExit) as stop:
         cli.main(words)
-    told = capsys.readouterr()
-    return stop.value.code, told.out, told.err
+    printed = capsys.readouterr()
+    return stop.value.code, printed.out, printed.err
 
 
 @pytest.mark.parametrize(
@@ -82,20 +82,22 @@ assert "torch" not in sys.modules
     ],
 )
 def test_refused_input_is_one_line_and_status_2(capsys, words, message):
-    status, _, told = call(capsys, *words)
+    status, _, printed = call(capsys, *words)
     assert status == 2
-    assert told.startswith("counterpoise: ")
-    assert told.count("\n") == 1
-    assert message in told
+    assert printed.startswith("counterpoise: ")
+    assert printed.count("\n") == 1
+    assert message in printed
 
 
 def test_refused_training_leaves_nothing_behind(capsys, tmp_path):
     (tmp_path / "photos").mkdir()
     Image.effect_noise((20, 20), 60).save(tmp_path / "photos" / "only.png")
     out = tmp_path / "out"
-    status, _, told = call(capsys, "train", "--method", "simclr", "--data", str(tmp_path / "photos"), "--out", str(out))
-    assert (status, told.count("\n")) == (2, 1)
-    assert "photos: no class has two images" in told
+    status, _, printed = call(
+        capsys, "train", "--method", "simclr", "--data", str(tmp_path / "photos"), "--out", str(out)
+    )
+    assert (status, printed.count("\n")) == (2, 1)
+    assert "photos: no class has two images" in printed
     assert not out.exists()
 
 
@@ -106,7 +108,7 @@ def outcome(*statuses):
 
 @pytest.mark.parametrize("quiet", [[], ["--quiet"]])
 @pytest.mark.parametrize(
-    ("content", "status", "told"),
+    ("content", "status", "printed"),
     [
         (outcome("done", "done"), 0, ""),
         (outcome("done", "failed"), 1, "1 of 2 runs failed; the first of them, dcl:lr=1, seed 1: out\\nof luck\n"),
@@ -114,18 +116,18 @@ def outcome(*statuses):
         ({}, 0, ""),
     ],
 )
-def test_failed_runs_are_a_status_and_a_line(capsys, monkeypatch, content, status, told, quiet):
+def test_failed_runs_are_a_status_and_a_line(capsys, monkeypatch, content, status, printed, quiet):
     monkeypatch.setattr(commands.compare, "compare", lambda **_: content)
     words = ["compare", "--methods", "dcl:lr=1", "--data", "digits", *quiet]
-    assert call(capsys, *words) == (status, "", f"counterpoise: {told}" if told else "")
+    assert call(capsys, *words) == (status, "", f"counterpoise: {printed}" if printed else "")
 
 
 def test_training_that_diverges_is_one_line_and_status_1(capsys, tmp_path):
     words = ["--method", "simclr", "--data", "digits", "--lr", "1e30", "--quiet", "--out", str(tmp_path / "o"), *FAST]
-    status, _, told = call(capsys, "train", *words)
+    status, _, printed = call(capsys, "train", *words)
     assert status == 1
-    assert told.startswith("counterpoise: training diverged by step ")
-    assert told.count("\n") == 1
+    assert printed.startswith("counterpoise: training diverged by step ")
+    assert printed.count("\n") == 1
 
 
 HOSTILE = "a\x1b[31m\nb[/bold]\u202e"
@@ -135,18 +137,18 @@ HARMLESS = "a\\x1b[31m\\nb[/bold]\\u202e"
 def test_names_are_shown_whole_and_drive_no_terminal(capsys, monkeypatch):
     found = {"metrics": {"knn": 0.5}, "warnings": [f"{HOSTILE} left out"], "folder": HOSTILE}
     monkeypatch.setattr(commands.train, "train", lambda **_: found)
-    _, told, _ = call(capsys, "train", "--method", "simclr", "--data", "digits")
-    assert told == f"knn             0.5000\nwarning: {HARMLESS} left out\nkept in {HARMLESS}\n"
+    _, printed, _ = call(capsys, "train", "--method", "simclr", "--data", "digits")
+    assert printed == f"knn             0.5000\nwarning: {HARMLESS} left out\nkept in {HARMLESS}\n"
     monkeypatch.setattr(commands.embed, "embed", lambda **_: None)
-    _, told, _ = call(capsys, "embed", "--run", "r", "--data", "digits", "--out", HOSTILE)
-    assert told == f"wrote {HARMLESS}\n"
-    _, _, told = call(capsys, "show", HOSTILE)
-    assert told.startswith(f"counterpoise: method '{HARMLESS}' is not known")
+    _, printed, _ = call(capsys, "embed", "--run", "r", "--data", "digits", "--out", HOSTILE)
+    assert printed == f"wrote {HARMLESS}\n"
+    _, _, printed = call(capsys, "show", HOSTILE)
+    assert printed.startswith(f"counterpoise: method '{HARMLESS}' is not known")
 
 
 def test_the_catalogue_is_never_cut(capsys):
-    _, told, _ = call(capsys, "list")
-    assert "…" not in told
+    _, printed, _ = call(capsys, "list")
+    assert "…" not in printed
     console = Console(width=30)
     with console.capture() as captured:
         listing.print_list(console)
@@ -186,23 +188,23 @@ def test_debug_shows_where():
     assert "Traceback" in done.stderr
 
 
-def test_no_command_tells_the_commands(capsys):
-    status, told, _ = call(capsys)
+def test_without_a_command_the_commands_are_listed(capsys):
+    status, printed, _ = call(capsys)
     assert status == 0
-    assert all(name in told for name in cli.COMMANDS)
+    assert all(name in printed for name in cli.COMMANDS)
 
 
 @pytest.mark.parametrize("name", cli.COMMANDS)
 def test_every_command_has_help(capsys, name):
-    status, told, _ = call(capsys, name, "--help")
+    status, printed, _ = call(capsys, name, "--help")
     assert status == 0
-    assert name in told
+    assert name in printed
 
 
 def test_a_method_s_arguments_are_flags_with_their_docstring_as_help(capsys):
-    _, told, _ = call(capsys, "train", "--method", "simclr", "--help")
-    assert "--temperature" in told
-    assert "width of the projection head's hidden layer" in " ".join(told.split())
+    _, printed, _ = call(capsys, "train", "--method", "simclr", "--help")
+    assert "--temperature" in printed
+    assert "width of the projection head's hidden layer" in " ".join(printed.split())
     assert simclr.SimCLR.__init__.__kwdefaults__ is None
     assert "--samples" not in call(capsys, "train", "--method", "isogclr", "--help")[1]
 
@@ -222,7 +224,7 @@ def test_an_argument_whose_flag_is_the_run_s_is_shown_and_given_with_the_method(
 @pytest.mark.slow
 def test_train_embed_export(tmp_path, capsys):
     run = str(tmp_path / "run")
-    status, told, _ = call(
+    status, printed, _ = call(
         capsys,
         "train",
         "--method",
@@ -238,7 +240,7 @@ def test_train_embed_export(tmp_path, capsys):
         *FAST,
     )
     assert status == 0
-    assert "knn" in told
+    assert "knn" in printed
     assert '"temperature": 0.3' in (tmp_path / "run" / "config.json").read_text()
     assert call(capsys, "embed", "--run", run, "--data", "digits", "--out", str(tmp_path / "e.parquet"))[0] == 0
     assert call(capsys, "embed", "--run", run, "--data", "digits", "--out", str(tmp_path / "e.npy"))[0] == 0

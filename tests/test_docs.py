@@ -39,7 +39,7 @@ def test_the_examples_of_other_pages_run(page):
         exec(compile(code, page, "exec"), {})
 
 
-def test_the_architecture_tells_the_figures_of_the_similarity_benchmark():
+def test_the_architecture_quotes_the_figures_of_the_similarity_benchmark():
     found = json.loads((ROOT / "docs/results/similarity.json").read_text(encoding="utf-8"))
     names = ("ours", "ours, bfloat16 tiles")
     kinds = ("products", "exponentials", "sums", "the rest")
@@ -105,7 +105,7 @@ def test_readme_has_commands():
     }
 
 
-def test_the_page_on_data_tells_every_imperfection_and_where_it_falls():
+def test_the_page_on_data_lists_every_imperfection_and_where_it_falls():
     page = (ROOT / "docs/data.md").read_text(encoding="utf-8")
-    told = dict(re.findall(r"^\| `([a-z-]+)` \|.*\| (train|test|both) \|$", page, re.MULTILINE))
-    assert told == {name: known.splits[0] for name, known in IMPERFECTIONS.items()}
+    listed = dict(re.findall(r"^\| `([a-z-]+)` \|.*\| (train|test|both) \|$", page, re.MULTILINE))
+    assert listed == {name: known.splits[0] for name, known in IMPERFECTIONS.items()}

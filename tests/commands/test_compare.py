@@ -229,9 +229,9 @@ def test_results_that_a_user_changed_or_of_other_data_are_not_replaced(tmp_path)
 def test_a_folder_of_png_files(photos, tmp_path, capsys):
     out = tmp_path / "out"
     results = counterpoise.compare(["simclr", "dcl"], str(photos), seeds=2, out=str(out), **QUICK)
-    told = capsys.readouterr().out
-    assert "report:" in told
-    assert "dcl" in told
+    printed = capsys.readouterr().out
+    assert "report:" in printed
+    assert "dcl" in printed
     assert json.loads((out / "results.json").read_text()) == json.loads(json.dumps(results))
     assert results["data"]["classes"] == ["rouge", "vert", "été"]
     assert any("broken.png" in w for row in results["methods"] for run in row["runs"] for w in run["warnings"])
@@ -306,12 +306,12 @@ def tabled(label, name, width, failed=()):
 @pytest.mark.parametrize("width", [60, 200])
 def test_names_stand_whole_and_harmless_in_the_table(width):
     label = "dcl:temperature=0.23333[/bold]\x1b[31m\nred"
-    told = tabled(label, "photos[/x]\x1b]0;title\x07", width, failed=["x"])
-    assert all(c.isprintable() or c == "\n" for c in told)
-    assert r"pretrain on photos[/x]\x1b]0;title\x07" in " ".join(told.split())
-    first = "".join(line.partition("—")[0] for line in told.splitlines()[3:])
+    printed = tabled(label, "photos[/x]\x1b]0;title\x07", width, failed=["x"])
+    assert all(c.isprintable() or c == "\n" for c in printed)
+    assert r"pretrain on photos[/x]\x1b]0;title\x07" in " ".join(printed.split())
+    first = "".join(line.partition("—")[0] for line in printed.splitlines()[3:])
     assert r"dcl:temperature=0.23333[/bold]\x1b[31m\nred*(1of1failed)" in "".join(first.split())
-    assert "…" not in told
+    assert "…" not in printed
 
 
 def test_rows_of_the_csv_file_hold_labels_as_they_are(tmp_path):
@@ -333,10 +333,10 @@ def test_a_data_folder_with_brackets_and_escapes_is_compared_and_shown_harmless(
             Image.fromarray(pixels.numpy()).save(data / name / f"{i}.png")
     options = {"seeds": 1, "epochs": 1, "batch_size": 4, "device": "cpu", "out": tmp_path / "[out]\n"}
     counterpoise.compare(["simclr", "dcl:temperature=0.5"], data, **options)
-    told = capsys.readouterr().out
-    assert all(c.isprintable() or c == "\n" for c in told)
-    assert r"[/bold]x\x1b[31m[red]\ny" in told
-    assert told.endswith("[out]\\n/report.html\n")
+    printed = capsys.readouterr().out
+    assert all(c.isprintable() or c == "\n" for c in printed)
+    assert r"[/bold]x\x1b[31m[red]\ny" in printed
+    assert printed.endswith("[out]\\n/report.html\n")
 
 
 def stopping_at(run_number):
@@ -479,10 +479,10 @@ def test_ctrl_c_stops_at_once_and_the_same_command_goes_on(tmp_path, jobs):
     while process.poll() is None and not list(tmp_path.glob("runs/*/last.ckpt")):
         time.sleep(0.02)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to every process of the command
-    told = process.communicate(timeout=60)[1].decode()
+    printed = process.communicate(timeout=60)[1].decode()
     assert process.returncode == 130
-    assert "the same command goes on from here" in told
-    assert "Traceback" not in told
+    assert "the same command goes on from here" in printed
+    assert "Traceback" not in printed
     # A row may have been written whose checkpoint was not yet.
     rows = {
         path.parent: len(read_checkpoint(path)["callbacks"]["History"]["rows"])
@@ -513,10 +513,10 @@ def test_ctrl_c_with_workers_is_one_line_whether_they_get_it_or_not(tmp_path, wh
         time.sleep(0.01)
     started = time.monotonic()
     (os.killpg if when == "workers start" else os.kill)(process.pid, signal.SIGINT)
-    out, told = process.communicate(timeout=60)
+    out, printed = process.communicate(timeout=60)
     assert time.monotonic() - started < 20
     assert (process.returncode, out) == (130, b"")
-    assert told == b"counterpoise: stopped; the same command goes on from here\n"
+    assert printed == b"counterpoise: stopped; the same command goes on from here\n"
     assert psutil.wait_procs(children, timeout=10)[1] == []
 
 

@@ -136,7 +136,7 @@ def test_known_sets(tmp_path, name):
         assert table["label"].to_pylist()[:11] == [*"0123456789", "0"]
 
 
-def test_names_that_are_no_utf_8_can_be_told_apart(tmp_path, out):
+def test_names_that_are_no_utf_8_can_be_distinguished(tmp_path, out):
     folder = os.fsencode(tmp_path / "photos")
     paint(tmp_path / "photos" / "ash" / "0.png")
     for i, name in enumerate((b"ash/caf\xe9.png", b"ash/caf\xe8.png", rb"ash/caf\xe9.png", b"\xfcbel/0.png")):

@@ -165,18 +165,18 @@ def test_what_is_at_fault_is_one_line_of_the_user_s_own(capsys, place, words, st
         cli.main(
             ["train", *words, "--data", "photos", "--epochs", "1", "--batch-size", "8", "--quiet", "--device", "cpu"]
         )
-    told = capsys.readouterr().err
+    printed = capsys.readouterr().err
     assert stop.value.code == status
-    assert message in told
-    assert told.count("\n") == 1
+    assert message in printed
+    assert printed.count("\n") == 1
 
 
 def test_its_arguments_are_flags_with_its_docstring_as_help(capsys):
     with pytest.raises(SystemExit):
         cli.main(["train", "--method", "./mine.py:Weighted", "--help"])
-    told = " ".join(capsys.readouterr().out.split())
-    assert "of ./mine.py:Weighted:" in told
-    assert "--weight X of the loss. (default: 1.0)" in told
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "of ./mine.py:Weighted:" in printed
+    assert "--weight X of the loss. (default: 1.0)" in printed
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ def rows(path):
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
-    """Images to learn from, of two classes that any network tells apart."""
+    """Images to learn from, of two classes that any network distinguishes."""
     folder, draw = tmp_path_factory.mktemp("photos"), np.random.default_rng(0)
     for name, level in LEVELS.items():
         for i in range(20):

@@ -142,7 +142,7 @@ def test_another_configuration_is_refused_naming_what_differs(photos, tmp_path):
     assert {path: path.read_bytes() for path in before} == before
 
 
-def test_differences_tell_what_was_not_there():
+def test_differences_name_what_was_not_there():
     assert differences({"a": 1, "settings": {}}, {"a": 1, "settings": {"b": None}}) == "b: not given, now None"
 
 
@@ -170,7 +170,7 @@ def test_a_longer_run_that_is_stopped_still_says_that_it_was_continued(photos, t
     assert train(photos, tmp_path / "a", epochs=2)["continued"] == [1]
 
 
-def test_what_was_put_in_the_place_of_what_was_asked_for_is_told(photos, tmp_path):
+def test_what_was_put_in_the_place_of_what_was_asked_for_is_reported(photos, tmp_path):
     result = train(photos, tmp_path / "a", batch_size=500, accumulate=2)
     images = result["sizes"]["train"]
     assert f"batch_size: 500 images asked for, {images} used, since there are no more" in result["warnings"]
@@ -181,7 +181,7 @@ def test_what_was_put_in_the_place_of_what_was_asked_for_is_told(photos, tmp_pat
     assert result["device"] == "cpu"
 
 
-def test_what_the_environment_changes_in_lightning_is_told(photos, tmp_path, monkeypatch):
+def test_what_the_environment_changes_in_lightning_is_reported(photos, tmp_path, monkeypatch):
     monkeypatch.setenv("PL_TRAINER_GRADIENT_CLIP_VAL", "0.5")
     result = train(photos, tmp_path / "a")
     assert "PL_TRAINER_GRADIENT_CLIP_VAL=0.5 in the environment changes how Lightning trains" in result["warnings"]

@@ -87,7 +87,7 @@ def test_ids_of_64_bits_are_kept_apart(files, part, name, number):
     assert value(paths) == pytest.approx(theirs(paths, "bbox"), abs=1e-12)
 
 
-def test_neighbouring_ids_that_float64_does_not_tell_apart_are_two(files):
+def test_neighbouring_ids_that_are_equal_as_float64_are_two(files):
     def alter(truth, found):
         for part in (truth["images"], *([one] for one in (*truth["annotations"], *found))):
             for one in part:

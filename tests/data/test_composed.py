@@ -102,7 +102,7 @@ def test_the_seed_draws_who_is_sought_and_which_image_answers():
     assert (sought != first.labels).all()
     many = compose(images_of("aàáâã", each=100))
     drawn = {(int(many.labels[k]), int(k) % 100 // 25) for k in many.answers[:100]}
-    assert len(drawn) == 4 * 4  # who is sought tells nothing of the image
+    assert len(drawn) == 4 * 4  # who is sought says nothing of the image
 
 
 def test_images_without_a_label_ask_nothing():

@@ -87,9 +87,9 @@ def test_domains_come_in_steps():
         domain, step = images.factors["domain"], images.factors["step"]
         assert torch.equal(step == -1, domain == -1)
         assert {(*domain[step == k].unique().tolist(),) for k in range(3)} == {
-            tuple(names.index(name) for name in told.split(", ")) for told in images.factor_names["step"]
+            tuple(names.index(name) for name in joined.split(", ")) for joined in images.factor_names["step"]
         }
-    assert sorted(len(told.split(", ")) for told in made.train.factor_names["step"]) == [1, 1, 2]
+    assert sorted(len(joined.split(", ")) for joined in made.train.factor_names["step"]) == [1, 1, 2]
     assert "domains come in 3 steps: " in note
     with pytest.raises(InputError, match=r"expected at most 4 steps, one a domain \(sketch, photo, clipart and 1 more"):
         domain_steps(splits, 5, seeded())

@@ -20,7 +20,7 @@ def made():
         ("scales", (1, 16, 16), {"garment": 10, "quarter": 4, "ground": 3, "bar": 2}),
     ],
 )
-def test_every_value_of_every_factor_is_there_and_none_tells_of_another(made, layout, shape, values):
+def test_every_value_of_every_factor_is_there_and_none_depends_on_another(made, layout, shape, values):
     for images in made[layout]:
         assert tuple(images.pixels.shape[1:]) == shape
         assert {name: len(x.unique()) for name, x in images.factors.items()} == values

@@ -105,7 +105,7 @@ def test_names_beyond_ascii_depth_case_and_hidden_files(tmp_path):
     assert {*train.paths, *test.paths} == {"größe/0.png", "größe/1.png", "猫/b.png", "猫/deep/α β.PNG"}
 
 
-def test_stray_images_and_empty_classes_are_told(tmp_path):
+def test_stray_images_and_empty_classes_are_named(tmp_path):
     fill(tmp_path, cat=2)
     (tmp_path / "empty").mkdir()
     save(tmp_path / "stray.png")

@@ -133,9 +133,9 @@ def test_attributes_need_one_named_character(character):
 
 
 def test_no_two_letters_have_the_same_attributes(drawn):
-    told = Counter(character.attributes for character in drawn.characters if character.attributes.base)
-    assert len(told) > 3000
-    assert max(told.values()) == 1
+    counted = Counter(character.attributes for character in drawn.characters if character.attributes.base)
+    assert len(counted) > 3000
+    assert max(counted.values()) == 1
 
 
 def test_composed_queries(drawn):
@@ -192,7 +192,7 @@ def test_no_face_repeats_another_s_drawing(drawn):
             assert (one - other).abs().amax((1, 2, 3)).min() > ALIKE
 
 
-def test_drawings_tell_equal_pictures(drawn):
+def test_drawings_number_equal_pictures_alike(drawn):
     latin, greek = ((drawn.images.labels == label(drawn, char)) & (drawn.faces == 0) for char in "AΑ")
     assert drawn.drawings[latin] == drawn.drawings[greek]
     assert torch.equal(drawn.images.pixels[latin], drawn.images.pixels[greek])
@@ -480,9 +480,9 @@ def test_the_commands_of_the_page_are_read_and_their_data_is_there(drawn, comman
 
 def test_the_figures_of_the_page(drawn):
     counts = torch.bincount(drawn.images.labels)
-    told = re.findall(r"^\| (\d+) \| [\d,]+ \| ([\d,]+) \|$", PAGE, re.MULTILINE)
-    assert told == [(n, f"{int((counts >= int(n)).sum()):,}") for n, _ in told]
-    assert len(told) >= 5
+    listed = re.findall(r"^\| (\d+) \| [\d,]+ \| ([\d,]+) \|$", PAGE, re.MULTILINE)
+    assert listed == [(n, f"{int((counts >= int(n)).sum()):,}") for n, _ in listed]
+    assert len(listed) >= 5
     rows = re.findall(r"^\| `split=(\w+)` \|.*\| ([\d,]+) \| ([\d,]+) \| ([\d,]+) \|$", PAGE, re.MULTILINE)
     assert {split for split, *_ in rows} == set(SPLITS)
     for split, classes, *sizes in rows:

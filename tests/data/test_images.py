@@ -125,7 +125,7 @@ def test_large_arrays_lie_in_a_file_without_a_name(tmp_path, monkeypatch):
     assert allocate((10,)).shape == (10,)
 
 
-def test_a_full_disk_is_told_before_anything_is_written(tmp_path, monkeypatch):
+def test_a_full_disk_is_reported_before_anything_is_written(tmp_path, monkeypatch):
     monkeypatch.setenv("COUNTERPOISE_CACHE", str(tmp_path))
     with pytest.raises(InputError, match=r"1000000000.0 GB are needed, .* GB are free; set COUNTERPOISE_CACHE"):
         cache_folder(room=10**18)

@@ -56,7 +56,7 @@ def test_data_without_labels(rng):
     assert "–" in shown(found)
 
 
-def test_duplicates_conflicts_and_leaks_are_told_apart(rng):
+def test_duplicates_conflicts_and_leaks_are_distinguished(rng):
     train, test = part(rng, [0, 0, 0, 1, 1, 0, -1]), part(rng, [0, 1, 0])
     train.pixels[1] = train.pixels[0]  # a duplicate
     train.pixels[3] = train.pixels[2]  # a conflict
@@ -243,7 +243,7 @@ def test_a_folder_with_all_that_can_be_wrong(tmp_path):
         assert line in text
 
 
-def test_of_many_classes_the_largest_and_the_smallest_are_told():
+def test_of_many_classes_the_largest_and_the_smallest_are_named():
     def table(classes):
         labels = [label for label in range(classes) for _ in range(1 + label)] + [-1]
         names = tuple(f"class {label}" for label in range(classes))

@@ -271,23 +271,23 @@ def test_why_an_image_cannot_be_read(tmp_path, rng):
     for name, content in files.items():
         (tmp_path / name).write_bytes(content)
 
-    def told(name):
+    def reason(name):
         def read():
             header = read_header(open_image(tmp_path / name))
             read_row(lambda: open_image(tmp_path / name), header, (1, 9, 9), UNSIGNED)
 
         return failure(read)
 
-    assert told("nowhere") == f"no such file: {tmp_path / 'nowhere'}"
-    assert told("") == "is a folder"
-    assert told("text/within") == "cannot be opened: Not a directory"
-    assert told("empty") == "empty file"
-    assert told("text") == "not an image"
-    assert told("cut") == "truncated: the file ends too early"
-    assert told("header") == "truncated: the file ends too early"
-    assert told("garbage") == "damaged: begins as an image, but this version of Pillow cannot open it"
-    assert told("float") == "floating-point numbers: nothing says which of them is white"
-    assert told("broken").startswith("damaged: ")
+    assert reason("nowhere") == f"no such file: {tmp_path / 'nowhere'}"
+    assert reason("") == "is a folder"
+    assert reason("text/within") == "cannot be opened: Not a directory"
+    assert reason("empty") == "empty file"
+    assert reason("text") == "not an image"
+    assert reason("cut") == "truncated: the file ends too early"
+    assert reason("header") == "truncated: the file ends too early"
+    assert reason("garbage") == "damaged: begins as an image, but this version of Pillow cannot open it"
+    assert reason("float") == "floating-point numbers: nothing says which of them is white"
+    assert reason("broken").startswith("damaged: ")
     assert reason_of(PermissionError(13, "Permission denied")) == "cannot be opened: Permission denied"
     assert reason_of(Image.DecompressionBombError("…")) == "too large: at most 89,478,485 pixels are read"
     wide = Image.new("1", (12_000, 9_000))

@@ -120,15 +120,15 @@ def test_relations_are_those_that_hold(some):
     assert kinds == set(range(len(PREDICATES)))
 
 
-def test_larger_is_told_by_the_side():
+def test_larger_is_judged_by_the_side():
     shapes, boxes = np.zeros((3, 2, 2), dtype=bool), np.zeros((3, 4), dtype=int)
     boxes[:, 2:] = 5  # none beside another
     found = find_relations(shapes, boxes, np.array([10, round(10 * LARGER), 11]))
-    told = {(int(s), PREDICATES[p], int(o)) for s, p, o in found}
-    assert told == {(1, "larger than", 0), (0, "smaller than", 1)}
+    named = {(int(s), PREDICATES[p], int(o)) for s, p, o in found}
+    assert named == {(1, "larger than", 0), (0, "smaller than", 1)}
 
 
-def test_captions_tell_what_is_there(some):
+def test_captions_name_what_is_there(some):
     made, all_of_them = some
     words = {"day": "by day", "night": "at night", "dusk": "at dusk", "fog": "in fog"}
     for scene in all_of_them:
@@ -225,8 +225,8 @@ def test_coco_s_own_reader_finds_masks_boxes_and_classes(tmp_path):
             assert [left, top, left + width, top + height] == box.tolist()
             assert coco.loadCats(annotation["category_id"])[0]["name"] == made.classes[label]
         numbers = [annotation["id"] for annotation in annotations]
-        told = {(numbers.index(s), PREDICATES.index(p), numbers.index(o)) for s, p, o in info["relations"]}
-        assert told == {tuple(row) for row in scene.relations.tolist()}
+        named = {(numbers.index(s), PREDICATES.index(p), numbers.index(o)) for s, p, o in info["relations"]}
+        assert named == {tuple(row) for row in scene.relations.tolist()}
     assert json.loads(path.read_text())["categories"][0] == {"id": 1, "name": "T-shirt/top"}
 
 

@@ -109,7 +109,7 @@ def test_a_folder_called_after_another_set_is_not_taken(tmp_path):
         load("fashion-mnist:full", data_dir=tmp_path / "mnist")
 
 
-def test_a_whole_set_that_is_nowhere_tells_all_places_and_ways(tmp_path, monkeypatch):
+def test_a_refusal_of_a_whole_set_that_is_nowhere_names_all_places_and_ways(tmp_path, monkeypatch):
     (tmp_path / "given").mkdir()
     monkeypatch.setenv("COUNTERPOISE_DATA", str(tmp_path / "named"))
     with pytest.raises(InputError) as caught:

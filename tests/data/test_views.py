@@ -186,7 +186,7 @@ STEPS = {
 
 
 def summaries(views):
-    """What the pixels tell of crop, flip, jitter, grey and blur, one value a view each."""
+    """What the pixels show of crop, flip, jitter, grey and blur, one value a view each."""
     x = views.double()
     half = x.shape[-1] // 2
     means = x.mean((2, 3))

@@ -35,9 +35,9 @@ class Server:
     def __init__(self, log: Path, command: Sequence[str] = (sys.executable, str(SERVER))):
         self.log = log
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        assert self._told() == "ready"
+        assert self._answer() == "ready"
 
-    def _told(self) -> str:
+    def _answer(self) -> str:
         assert self.process.stdout is not None
         return self.process.stdout.readline().strip()
 
@@ -45,7 +45,7 @@ class Server:
         assert self.process.stdin is not None
         self.process.stdin.write(json.dumps(asked) + "\n")
         self.process.stdin.flush()
-        return int(self._told())
+        return int(self._answer())
 
     def start(self, words: list[str], log: Path | None = None) -> int:
         """The number of the process, which leads a group of its own."""
@@ -63,10 +63,10 @@ class Server:
         """The one line with which a command is refused."""
         before = len(self.log.read_text()) if self.log.exists() else 0
         status = self.wait(self.start(words))
-        told = self.log.read_text()[before:]
-        lines = told.strip().splitlines()
-        assert status == 2, told
-        assert "Traceback" not in told
+        printed = self.log.read_text()[before:]
+        lines = printed.strip().splitlines()
+        assert status == 2, printed
+        assert "Traceback" not in printed
         assert lines[-1].startswith("counterpoise: ")
         return lines[-1]
 
@@ -179,7 +179,7 @@ class Work:
 
 
 def make_photos(folder: Path) -> Path:
-    """A folder of small grey images in three classes that can be told apart."""
+    """A folder of small grey images in three classes that can be distinguished."""
     draw = np.random.default_rng(0)
     for y, name in enumerate(("left", "middle", "right")):
         (folder / name).mkdir(parents=True)

@@ -11,5 +11,5 @@ def server(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory):
-    """What tells a command to use a folder of small images."""
+    """The words by which a command uses a folder of small images."""
     return ["--data", str(make_photos(tmp_path_factory.mktemp("data") / "photos"))]

@@ -22,9 +22,9 @@ def main() -> None:
         pid = os.fork()
         if pid == 0:
             os.setsid()
-            told = os.open(asked["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+            log = os.open(asked["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
             for stream in (1, 2):
-                os.dup2(told, stream)
+                os.dup2(log, stream)
             cli.main(asked["words"])
         print(pid, flush=True)
 

@@ -1,4 +1,4 @@
-"""Disks that are full, read-only or gone, and damaged files: told by name, nothing lost, nothing half-written."""
+"""Disks that are full, read-only or gone, and damaged files: named, nothing lost, nothing half-written."""
 
 import shutil
 import time
@@ -62,13 +62,13 @@ def empty(disk):
     ],
     ids=lambda part: part if isinstance(part, str) else part[0],
 )
-def test_a_full_disk_is_told_and_the_same_command_goes_on_when_there_is_room(empty, photos, whole, words, size):
+def test_a_full_disk_is_reported_and_the_same_command_goes_on_when_there_is_room(empty, photos, whole, words, size):
     work = Work(empty.seen / "out", 1 if words is TRAIN else 2, EPOCHS)
     command = [*words, *photos, "--out", str(empty.at / "out")]
     empty.remount(f"size={size}")
-    told = empty.server.refused(command)
-    assert told.startswith(f"counterpoise: {empty.at}/out")
-    assert "No space left on device" in told
+    refusal = empty.server.refused(command)
+    assert refusal.startswith(f"counterpoise: {empty.at}/out")
+    assert "No space left on device" in refusal
     work.check()
     before = work.finished()
     empty.remount("size=64m")
@@ -93,15 +93,15 @@ def writers(run, photos, folder):
 @mounts
 @pytest.mark.parametrize("options", ["size=4k", "ro"])
 @pytest.mark.parametrize("name", writers("", ["", ""], Path()))
-def test_a_file_that_cannot_be_written_is_told_by_name(empty, whole, photos, name, options):
+def test_a_file_that_cannot_be_written_is_named(empty, whole, photos, name, options):
     words, file = writers(whole / "train", photos, empty.at)[name]
     empty.remount(options)
-    told = empty.server.refused(words)
-    assert told.startswith(f"counterpoise: {empty.at}")
+    refusal = empty.server.refused(words)
+    assert refusal.startswith(f"counterpoise: {empty.at}")
     if options == "ro":
-        assert "not writable" in told
+        assert "not writable" in refusal
     else:
-        assert f"/{file}: cannot be written (No space left on device)" in told
+        assert f"/{file}: cannot be written (No space left on device)" in refusal
     assert not list(empty.seen.iterdir())
     empty.remount("rw,size=64m")
     empty.server.run(words)
@@ -110,20 +110,20 @@ def test_a_file_that_cannot_be_written_is_told_by_name(empty, whole, photos, nam
 
 @mounts
 @pytest.mark.parametrize("words", [TRAIN, COMPARE], ids=["train", "compare"])
-def test_a_read_only_folder_is_told_before_anything_runs(empty, photos, words):
+def test_a_read_only_folder_is_reported_before_anything_runs(empty, photos, words):
     empty.remount("ro")
-    told = empty.server.refused([*words, *photos, "--out", str(empty.at / "out")])
-    assert told == f"counterpoise: {empty.at / 'out'}: cannot be made (Read-only file system)"
-    told = empty.server.refused([*words, *photos, "--out", str(empty.at)])
-    assert told == f"counterpoise: {empty.at}: is not writable"
+    refusal = empty.server.refused([*words, *photos, "--out", str(empty.at / "out")])
+    assert refusal == f"counterpoise: {empty.at / 'out'}: cannot be made (Read-only file system)"
+    refusal = empty.server.refused([*words, *photos, "--out", str(empty.at)])
+    assert refusal == f"counterpoise: {empty.at}: is not writable"
 
 
 @pytest.mark.parametrize("words", [TRAIN, COMPARE], ids=["train", "compare"])
 def test_a_file_in_the_place_of_the_folder(server, photos, tmp_path, words):
     (tmp_path / "file").write_text("mine")
     for out in ("file", "file/below"):
-        told = server.refused([*words, *photos, "--out", str(tmp_path / out)])
-        assert told == f"counterpoise: {tmp_path / out}: is a file, expected a folder"
+        refusal = server.refused([*words, *photos, "--out", str(tmp_path / out)])
+        assert refusal == f"counterpoise: {tmp_path / out}: is a file, expected a folder"
     assert (tmp_path / "file").read_text() == "mine"
 
 
@@ -142,10 +142,10 @@ def test_a_folder_that_vanishes(server, photos, tmp_path, words):
         time.sleep(0.002)
     shutil.rmtree(work.out, ignore_errors=True)
     status = server.wait(pid)
-    told = log.read_text()
-    assert status in (0, 1, 2), told
-    assert "Traceback" not in told
-    assert str(work.out) in told
+    refusal = log.read_text()
+    assert status in (0, 1, 2), refusal
+    assert "Traceback" not in refusal
+    assert str(work.out) in refusal
     shutil.rmtree(work.out, ignore_errors=True)
     server.run(command)
     work.check()
@@ -169,8 +169,8 @@ def test_a_truncated_checkpoint_is_refused_by_name(server, photos, run, length):
     whole = (run / "last.ckpt").read_bytes()
     (run / "last.ckpt").write_bytes(whole[: int(length * len(whole)) if length == 0.5 else length])
     command = [*TRAIN, *photos, "--out", str(run)]
-    told = server.refused(command)
-    assert f"{run / 'last.ckpt'}: not a whole checkpoint" in told
+    refusal = server.refused(command)
+    assert f"{run / 'last.ckpt'}: not a whole checkpoint" in refusal
     (run / "last.ckpt").unlink()
     server.run(command)
 
@@ -193,10 +193,10 @@ DAMAGES = {"empty": "", "half": '{"seed": 0, "sta', "list": "[]", "other": "{}",
 def test_damaged_json_is_refused_by_name_with_what_to_delete(server, photos, whole, run, name, content):
     (run / name).write_text(content)
     command = [*TRAIN, *photos, "--out", str(run)]
-    told = server.refused(command)
-    assert told.startswith(f"counterpoise: {run / name}: ")
+    refusal = server.refused(command)
+    assert refusal.startswith(f"counterpoise: {run / name}: ")
     delete = run / name if name == "result.json" else run
-    assert f"; delete {delete}" in told
+    assert f"; delete {delete}" in refusal
     shutil.rmtree(delete) if delete.is_dir() else delete.unlink()
     server.run(command)
     assert Work(run, 1, EPOCHS).outcome() == Work(whole / "train", 1, EPOCHS).outcome()

@@ -153,13 +153,13 @@ def test_command_lines(scale, monkeypatch, capsys):
         given.clear()
         with pytest.raises(InputError if "--debug" in words and is_refused(words) else SystemExit) as stop:
             cli.main(words)
-        told = capsys.readouterr().err
+        printed = capsys.readouterr().err
         if stop.type is InputError:
             return
         assert stop.value.code in (0, 2)
-        assert "Traceback" not in told
+        assert "Traceback" not in printed
         if stop.value.code == 2:
-            assert [line.startswith("counterpoise: ") for line in told.splitlines()] == [True], told
+            assert [line.startswith("counterpoise: ") for line in printed.splitlines()] == [True], printed
         for name, arguments in given.items():
             refused(USES.get(name, lambda **_: None), **arguments)
 

@@ -29,8 +29,8 @@ def test_of_two_that_start_together_one_is_refused(server, photos, tmp_path, wha
     both = [server.start(command, log) for log in logs]
     statuses = [server.wait(pid) for pid in both]
     assert sorted(statuses) == [0, 2]
-    told = logs[statuses.index(2)].read_text()
-    assert told == f"counterpoise: {work.out}: another {what} is running there\n"
+    printed = logs[statuses.index(2)].read_text()
+    assert printed == f"counterpoise: {work.out}: another {what} is running there\n"
     work.check()
     assert len(work.finished()) == runs
     before = work.finished()

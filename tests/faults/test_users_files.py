@@ -51,7 +51,7 @@ def home(photos, tmp_path):
 
 
 def commands(run, photos, home):
-    """Every command that writes, told to write where a user's files are."""
+    """Every command that writes, asked to write where a user's files are."""
     embed = ["embed", "--run", str(run), "--data"]
     return [
         [*TRAIN, *photos, "--out", str(home)],
@@ -77,9 +77,9 @@ def content(folder):
 @pytest.mark.parametrize("k", [0, 2, 4, 5, *(pytest.param(k, marks=many) for k in (1, 3, 6, 7, 8, 9, 10, 11))])
 def test_no_command_replaces_or_deletes_a_users_file(server, photos, run, home, k):
     before = {**content(home), **content(run)}
-    told = server.refused(commands(run, photos, home)[k])
+    refusal = server.refused(commands(run, photos, home)[k])
     assert {**content(home), **content(run)} == before
-    assert str(home) in told or str(run) in told
+    assert str(home) in refusal or str(run) in refusal
 
 
 @pytest.mark.parametrize("words", [TRAIN, COMPARE], ids=["train", "compare"])

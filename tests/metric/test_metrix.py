@@ -413,7 +413,7 @@ def test_training_brings_classes_together(base, tmp_path, rng):
 
 
 @pytest.mark.parametrize("mixing", ["input", "feature", "embedding"])
-def test_diagnostics_tell_how_near_training_came(mixing):
+def test_diagnostics_measure_how_near_training_came(mixing):
     it = method(mixing=mixing, pooling="mean+max")
     train = Images(PIXELS, LABELS_12, ("a", "b", "c"), "noise")
     test = Images(PIXELS.flip(3), LABELS_12, ("a", "b", "c"), "noise")

@@ -295,7 +295,7 @@ def test_a_reference_takes_the_sketch_s_place_beside_it(rng):
     assert torch.equal(untrained(["a", "b"], pixels[:2]), pixels[:2])
 
 
-def test_the_regression_tells_the_mean_image_of_each_caption(rng):
+def test_the_regression_predicts_the_mean_image_of_each_caption(rng):
     given = squares(rng, each=16, size=16)
     torch.manual_seed(0)
     small = SmallGenerator(1)
@@ -308,7 +308,7 @@ def test_the_regression_tells_the_mean_image_of_each_caption(rng):
     )
 
 
-def test_the_judge_tells_classes_and_passes_over_unlabelled_images(rng):
+def test_the_judge_distinguishes_classes_and_passes_over_unlabelled_images(rng):
     given = squares(rng, each=10)
     judge = Judge(given.pixels, given.labels)
     assert judge.share(given.pixels, given.labels) == 1
@@ -422,7 +422,7 @@ def test_reflective_negatives_part_the_lookalike(tmp_path, rng):
     assert method_of[True] < method_of[False] - 0.05
 
 
-def test_diagnostics_tell_what_is_retrieved_and_generated(rng):
+def test_diagnostics_measure_what_is_retrieved_and_generated(rng):
     """With an oracle as the generator: it copies its reference, and alone draws the class before, at last its own."""
     train = squares(rng, classes=2)
     novel = squares(rng)

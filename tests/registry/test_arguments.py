@@ -157,7 +157,7 @@ def test_types_and_defaults(package, name, type, default, required):
     assert (argument.type, argument.default, argument.required) == (type, default, required)
 
 
-def test_code_that_is_no_plain_value_is_told_apart_from_text(package):
+def test_code_that_is_no_plain_value_is_distinguished_from_text(package):
     arguments = by_name(describe("room.part", "Part", package=package))
     assert isinstance(arguments["call"].default, Code)
     assert not isinstance(arguments["precision"].default, Code)

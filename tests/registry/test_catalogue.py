@@ -231,7 +231,7 @@ statements = [{says = "OPIS falls", metric = "opis", of = {dcl = 1}, expect = "b
 """
 
 
-def test_show_tells_the_claim_and_its_last_result(tmp_path, monkeypatch):
+def test_show_prints_the_claim_and_its_last_result(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(ledger, "PACKAGE", tmp_path / "checkout" / "src" / "counterpoise")
     monkeypatch.setattr(ledger, "DECLARED", tmp_path / "claims.toml")

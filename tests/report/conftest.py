@@ -161,7 +161,7 @@ def fake_results(
 
 
 def fake_galleries(results: dict[str, Any], folder: Path, pixels=None, labels=None, images: int = 80) -> None:
-    """A gallery.npz for every finished run: blobs whose place tells the class, features that know it too."""
+    """A gallery.npz for every finished run: blobs whose place shows the class, features that know it too."""
     count = len(results["data"]["classes"])
     channels, height, width = results["data"]["shape"]
     if pixels is None:

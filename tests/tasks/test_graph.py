@@ -43,10 +43,10 @@ def test_the_seed_decides(tmp_path):
     assert not torch.equal(rows[0], rows[2])
 
 
-def test_rows_that_tell_the_class_score_one_and_others_as_chance():
+def test_rows_that_hold_the_class_score_one_and_others_as_chance():
     labels = torch.arange(4).repeat(30)
-    told = graph.score(torch.eye(4)[labels] + 0.01 * torch.randn(120, 4), labels)
-    assert told == dict.fromkeys(graph.TASK.metrics, 1.0)
+    exact = graph.score(torch.eye(4)[labels] + 0.01 * torch.randn(120, 4), labels)
+    assert exact == dict.fromkeys(graph.TASK.metrics, 1.0)
     torch.manual_seed(0)
     chance = graph.score(torch.randn(120, 4), labels)
     assert chance["micro_f1"] < 0.4

@@ -84,7 +84,7 @@ def test_the_encoder_comes_back(tmp_path):
         load_encoder(tmp_path / "nowhere")
 
 
-def test_data_without_labels_trains_and_tells_the_geometry(tmp_path, monkeypatch):
+def test_data_without_labels_trains_and_is_scored_by_the_geometry(tmp_path, monkeypatch):
     @wraps(prepare)
     def unlabelled(**given):
         train, _, test = prepare(**given).images.values()
@@ -211,8 +211,8 @@ def test_a_run_on_all_images_holds_none_out_and_has_no_scores(tmp_path, capsys):
 
 
 def test_train_says_how_many_images_are_held_out():
-    told = pretrain.TASK.summary(quick(), pretrain.TASK.load(quick()))
-    assert told == (
+    summary = pretrain.TASK.summary(quick(), pretrain.TASK.load(quick()))
+    assert summary == (
         "training on 1,154 images; held out: 284 for the probes and 359 for the test; --all trains on them, too"
     )
 

@@ -32,12 +32,12 @@ def test_scores_by_hand():
     found = regress.score(x, z, data)
     assert found["mae"] == found["probe_mae"] < 0.01
     assert found["r2"] > 0.999
-    told = data.test.targets + torch.tensor([1.0, -1.0]).repeat(25)
-    off = regress.score(x, z, data, told)
+    guesses = data.test.targets + torch.tensor([1.0, -1.0]).repeat(25)
+    off = regress.score(x, z, data, guesses)
     assert off["mae"] == pytest.approx(1)
     assert off["probe_mae"] == found["probe_mae"]
     assert off["r2"] == pytest.approx(1 - 50 / (50 * data.test.targets.var(correction=0).item()), abs=1e-5)
-    ordered = regress.score(x, data.test.targets[:, None].repeat(1, 3), data, told)
+    ordered = regress.score(x, data.test.targets[:, None].repeat(1, 3), data, guesses)
     assert ordered["order"] == pytest.approx(1, abs=1e-6)
 
 

@@ -136,10 +136,10 @@ def test_what_the_processes_warn_of_is_in_the_result(tmp_path):
     )
     code, out, err = finished(process)
     assert (code, err) == (0, "")
-    told = json.loads((tmp_path / "result.json").read_text())["warnings"]
-    assert any(text.startswith("accumulate: 4 batches a step asked for") for text in told)
-    assert [text for text in told if "PL_TRAINER_GRADIENT_CLIP_VAL=0.5" in text]
-    assert all(f"warning: {text}" in out for text in told)
+    warnings = json.loads((tmp_path / "result.json").read_text())["warnings"]
+    assert any(text.startswith("accumulate: 4 batches a step asked for") for text in warnings)
+    assert [text for text in warnings if "PL_TRAINER_GRADIENT_CLIP_VAL=0.5" in text]
+    assert all(f"warning: {text}" in out for text in warnings)
 
 
 def fail(rank, message):
@@ -152,7 +152,7 @@ def leave_a_note(rank, folder):
     (Path(folder) / str(rank)).write_text("here")
 
 
-def test_an_error_in_a_process_is_told_and_the_others_do_not_wait():
+def test_an_error_in_a_process_is_reported_and_the_others_do_not_wait():
     started = time.monotonic()
     with pytest.raises(ProcessLost, match="process 1 of 2 failed: InputError: size: too small"):
         launch(fail, ("size: too small",), devices=2)
@@ -164,7 +164,7 @@ def test_each_process_is_called_with_its_number(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0", "1", "2"]
 
 
-def test_machines_that_are_not_told_where_to_meet_are_refused(monkeypatch):
+def test_machines_without_a_place_to_meet_are_refused(monkeypatch):
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
     for name in ("MASTER_PORT", "NODE_RANK"):
         monkeypatch.delenv(name, raising=False)

@@ -183,7 +183,7 @@ def test_every_epoch_sees_other_batches(images, tmp_path):
     assert seen[:3] != seen[3:]
 
 
-def test_the_probe_tells_what_is_learnt(images, tmp_path):
+def test_the_probe_measures_what_is_learnt(images, tmp_path):
     _, curve = run(tmp_path, images, epochs=2, probe=OnlineProbe(images, images, neighbours=5))
     assert set(curve[0]) == {"epoch", "loss", "seconds", "knn", "effective_rank", "uniformity"}
     assert curve[-1]["knn"] > 0.6
