@@ -160,7 +160,7 @@ def test_a_record_holds_what_was_required_and_is_verified_with_it(tmp_path, monk
     (record,) = commands.claim.claim(["dcl"], **folders)
     said = " ".join(capsys.readouterr().out.split())
     assert "b is above 0.4: +0.5000 [+0.5000, +0.5000], required above 0.4: holds" in said
-    assert "a beats b: +0.2500 [+0.2500, +0.2500], expected above 0: confirmed" in said
+    assert "a beats b: +0.2500 [+0.2500, +0.2500, seeds alone], expected above 0: confirmed" in said
     path = tmp_path / "l" / "dcl.json"
     assert (record["verdict"], record["tune"], record["by"], record["best"]) == ("confirmed", {}, None, None)
 

@@ -253,7 +253,7 @@ def test_show_prints_the_claim_and_its_last_result(tmp_path, monkeypatch):
     result.write_text(json.dumps(record))
     text = printed(listing.print_show, "tcm")
     assert "inconclusive (2025-01-31)" in text
-    assert "OPIS falls: -0.2500 [-0.5000, -0.1250], expected below 0: confirmed" in text
+    assert "OPIS falls: -0.2500 [-0.5000, -0.1250, seeds alone], expected below 0: confirmed" in text
     assert "one seed: +1.0000, expected above 0: inconclusive" in text
     here = tmp_path / "results" / "claims" / "tcm.json"  # what was run in this folder comes first
     here.parent.mkdir(parents=True)

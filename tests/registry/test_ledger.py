@@ -323,13 +323,20 @@ def test_a_margin_is_a_bound(of, expect, margin, text):
 
 def test_a_line_has_figure_interval_bound_and_verdict():
     (statement,) = record()["statements"]
-    line = "  a less b: -0.0035 [-0.0171, +0.0101], expected above 0: inconclusive"
+    line = "  a less b: -0.0035 [-0.0171, +0.0101, seeds alone], expected above 0: inconclusive"
     assert statement_line(statement) == line
     old = {name: value for name, value in statement.items() if name != "margin"}  # as they were recorded before
     assert statement_line(old) == line
     judged = {"mean": 0.0265, "low": 0.0129, "high": 0.0401, "margin": 0.03, "verdict": "confirmed"}
     shown = statement_line({**statement, **judged})
-    assert shown == "  a less b: -0.0035 [-0.0171, +0.0101], expected above -0.03 (at most 0.03 worse): confirmed"
+    assert shown == (
+        "  a less b: -0.0035 [-0.0171, +0.0101, seeds alone], expected above -0.03 (at most 0.03 worse): confirmed"
+    )
+    known = {"n": 5, "items": 2000, "detectable": 0.0167, "unit": 0.01, "needed": 12}
+    power = "5 seeds show 0.0167 with 80 % power, 0.01 needs 12 seeds"
+    assert statement_line({**statement, **known}) == (
+        f"  a less b: -0.0035 [-0.0171, +0.0101], expected above 0: inconclusive; {power}"
+    )
     single = statement_line({**statement, "low": None, "high": None, "verdict": "holds"}, "required")
     assert single == "  a less b: -0.0035, required above 0: holds"
 
@@ -355,11 +362,10 @@ def test_the_page_shows_margins_requirements_and_tuning(declare):
         best="lowest",
     )
     page = ledger_page([claim], [made], {})
-    assert "| [dcl](../papers/dcl.md) | out of regime | 5 |" in page
+    assert "| [dcl](../papers/dcl.md) | out of regime: a floor: +0.2500, required above 0.5 | 5 |" in page
     assert "| a floor (linear) | +0.2500 | — | above 0.5 | does not hold |" in page
-    assert (
-        "| a less b (knn) | -0.0135 | -0.0271 to +0.0001 | above -0.01 (at most 0.01 worse) | out of regime |" in page
-    )
+    figures = "-0.0135 | -0.0271 to +0.0001"
+    assert f"| a less b (knn) | {figures} | above -0.01 (at most 0.01 worse) | out of regime |" in page
     tuned = "Tuned: 2 trials an arm with seed 100, chosen by the lowest bend; a: lr: 0.1, 0.2; b: lr: 0.3, 0.4."
     assert tuned in page
     assert "| arm | knn | linear | seconds |" in page  # the metric of a requirement, too

@@ -13,10 +13,11 @@ import torch
 from rich.console import Console
 
 import counterpoise
+from counterpoise.commands.evidence import POINT, ItemsOf, difference, figure, summary, unit_of
 from counterpoise.engine.pool import run_all
 from counterpoise.errors import InputError, RunFailed, printable, unknown
 from counterpoise.files import make_folder, make_output_folder, write_json, written
-from counterpoise.measure.intervals import holds, interval, verdict
+from counterpoise.measure.intervals import Estimate, holds, interval, interval_of, verdict
 from counterpoise.registry.ledger import (
     OUT_OF_REGIME,
     WRITTEN_BY,
@@ -26,10 +27,11 @@ from counterpoise.registry.ledger import (
     ledger_page,
     read,
     statement_line,
+    verdict_text,
 )
 from counterpoise.tasks import find
 from counterpoise.terminal import make_console
-from counterpoise.training.run import Run, make_settings
+from counterpoise.training.run import Metric, Run, make_settings
 
 
 def claim(
@@ -97,7 +99,7 @@ def claim(
             console.print(statement_line(statement, "required"))
         for statement in record["statements"]:
             console.print(statement_line(statement))
-        console.print(f"{one.slug}: {record['verdict']}\n")
+        console.print(printable(f"{one.slug}: {verdict_text(record)}") + "\n")
         records.append(record)
     return records
 
@@ -153,17 +155,18 @@ def settle(claim: Claim, out: Path, jobs: int = 1, console: Console | None = Non
     console = console or make_console(quiet=True)
     console.print(f"{claim.slug}: {claim.words}")
     results = run_all(runs(claim), make_output_folder(out, "comparison"), jobs, console)
+    items = ItemsOf(out)
     for (label, seed), result in results.items():
         if result["status"] == "failed":
             raise RunFailed(f"claim {claim.slug}: {label}, seed {seed} failed: {result['error']}")
     return {
         "slug": claim.slug,
         "says": claim.words,
-        **judge_claim(claim, results),
+        **judge_claim(claim, results, items),
         "tune": claim.spaces,
         "by": claim.by,
         "best": claim.best,
-        "arms": {label: _arm(label, results, claim.seeds) for label in claim.arms},
+        "arms": {label: _arm(label, results, claim.seeds, items) for label in claim.arms},
         "data": claim.data,
         "imperfect": list(claim.imperfect),
         "seeds": claim.seeds,
@@ -240,20 +243,25 @@ def _is_declared_alike(claim: Claim, record: Mapping[str, Any]) -> bool:
     )
 
 
-def judge_claim(claim: Claim, results: Mapping[tuple[str, int], Mapping[str, Any]]) -> dict[str, Any]:
+Results = Mapping[tuple[str, int], Mapping[str, Any]]
+
+
+def judge_claim(claim: Claim, results: Results, items: ItemsOf | None = None) -> dict[str, Any]:
     """The verdict of a claim, and what it requires and states with figures and verdicts.
 
     Args:
         claim: what is declared.
         results: of every arm and seed.
+        items: what each test item adds to the metrics of a run.
 
     Returns:
         `verdict`, `requires` and `statements`. The verdict is that of all statements where they agree, "refuted" where
         one of them is, and else "inconclusive"; it is "out of regime", and so is that of every statement, where a
         requirement does not hold by its mean over the seeds.
     """
-    requires = [judge_requirement(statement, results, claim.seeds) for statement in claim.requires]
-    statements = [judge(statement, results, claim.seeds) for statement in claim.statements]
+    metrics = find(claim.task).metrics
+    requires = [judge_requirement(statement, results, claim.seeds, items) for statement in claim.requires]
+    statements = [judge(statement, results, claim.seeds, metrics, items) for statement in claim.statements]
     if any(requirement["verdict"] != "holds" for requirement in requires):
         statements = [{**statement, "verdict": OUT_OF_REGIME} for statement in statements]
     verdicts = {statement["verdict"] for statement in statements}
@@ -264,34 +272,52 @@ def judge_claim(claim: Claim, results: Mapping[tuple[str, int], Mapping[str, Any
     }
 
 
-def judge(statement: Statement, results: Mapping[tuple[str, int], Mapping[str, Any]], seeds: int) -> dict[str, Any]:
-    """A statement with its values seed by seed, their interval and the verdict.
+def judge(
+    statement: Statement,
+    results: Results,
+    seeds: int,
+    metrics: Mapping[str, Metric] | None = None,
+    items: ItemsOf | None = None,
+) -> dict[str, Any]:
+    """A statement with its values seed by seed, their interval over seeds and test items, and the verdict.
 
     Args:
         statement: what is expected.
         results: of every arm that it weighs, and every seed.
         seeds: how many.
+        metrics: of the task, which say what one point is.
+        items: what each test item adds to the metrics of a run.
 
     Returns:
-        The statement's fields; `values`, the weighted sum of each seed with the margin added; those of `Interval`; and
-        `verdict`.
+        The statement's fields; `values`, the weighted sum of each seed with the margin added; those of
+        `evidence.difference`; and `verdict`.
     """
-    values = _values(statement, results, seeds)
-    found = interval(values)
-    return {**asdict(statement), "values": values, **asdict(found), "verdict": verdict(found, statement.expect)}
+    values, found = _estimated(statement, results, seeds, items)
+    shares = any(statement.metric in results[arm, 0]["groups"] for arm in statement.of)
+    unit = POINT if shares else unit_of((metrics or {}).get(statement.metric))
+    outcome = verdict(interval_of(found), statement.expect)
+    return {**asdict(statement), "values": values, **difference(found, unit), "verdict": outcome}
 
 
 def judge_requirement(
-    statement: Statement, results: Mapping[tuple[str, int], Mapping[str, Any]], seeds: int
+    statement: Statement, results: Results, seeds: int, items: ItemsOf | None = None
 ) -> dict[str, Any]:
     """As `judge`, of a requirement: its verdict is "holds" or "does not hold", by the mean alone."""
+    values, found = _estimated(statement, results, seeds, items)
+    outcome = "holds" if holds(interval_of(found), statement.expect) else "does not hold"
+    return {**asdict(statement), "values": values, **summary(found), "verdict": outcome}
+
+
+def _estimated(
+    statement: Statement, results: Results, seeds: int, items: ItemsOf | None
+) -> tuple[list[float], Estimate]:
+    """The figure of each seed, and the estimate over seeds and test items."""
     values = _values(statement, results, seeds)
-    found = interval(values)
-    outcome = "holds" if holds(found, statement.expect) else "does not hold"
-    return {**asdict(statement), "values": values, **asdict(found), "verdict": outcome}
+    of_seeds = [[(weight, results[arm, seed]) for arm, weight in statement.of.items()] for seed in range(seeds)]
+    return values, figure(values, of_seeds, statement.metric, items or ItemsOf())
 
 
-def _values(statement: Statement, results: Mapping[tuple[str, int], Mapping[str, Any]], seeds: int) -> list[float]:
+def _values(statement: Statement, results: Results, seeds: int) -> list[float]:
     """The figure of each seed: the weighted sum over the arms, and the margin."""
     return [
         sum(weight * value(results[arm, seed], statement.metric) for arm, weight in statement.of.items())
@@ -308,8 +334,9 @@ def value(result: Mapping[str, Any], name: str) -> float:
     return float(everything[name])
 
 
-def _arm(label: str, results: Mapping[tuple[str, int], Mapping[str, Any]], seeds: int) -> dict[str, Any]:
+def _arm(label: str, results: Results, seeds: int, items: ItemsOf) -> dict[str, Any]:
     done = [results[label, seed] for seed in range(seeds)]
     names = [*done[0]["metrics"], *done[0]["groups"], *done[0]["diagnostics"]]
-    figures = {name: asdict(interval([value(run, name) for run in done])) for name in names}
+    of_seeds = [[(1, run)] for run in done]
+    figures = {name: summary(figure([value(run, name) for run in done], of_seeds, name, items)) for name in names}
     return {**figures, "seconds": interval([run["seconds"] for run in done]).mean}

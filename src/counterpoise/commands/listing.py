@@ -16,7 +16,7 @@ from counterpoise.errors import printable, unknown
 from counterpoise.registry import user_files
 from counterpoise.registry.arguments import WORDS, Argument, describe
 from counterpoise.registry.catalogue import Paper, find, method_source, select
-from counterpoise.registry.ledger import declared, last_result, statement_line, tuning_text
+from counterpoise.registry.ledger import declared, last_result, statement_line, tuning_text, verdict_text
 from counterpoise.registry.search import search_space, space_text
 
 STATES = {"done": True, "planned": False}
@@ -168,7 +168,7 @@ def _claim(slug: str) -> Iterator[RenderableType]:
         yield Padding.indent(Text(f"not run yet: counterpoise claim {slug}", "dim"), 2)
         return
     stale = "; stale: the code has changed since" if result["stale"] else ""
-    yield Padding.indent(Text(f"{result['verdict']} ({result['date']}{stale})", "bold"), 2)
+    yield Padding.indent(Text(f"{verdict_text(result)} ({result['date']}{stale})", "bold"), 2)
     for statement in result.get("requires", ()):
         yield Padding.indent(Text(statement_line(statement, "required")), 2)
     for statement in result["statements"]:

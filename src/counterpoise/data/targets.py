@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 from counterpoise.data.sources import KNOWN, as_path, load
 from counterpoise.data.tables import TABLES, check_unique, number_column, read_columns
 from counterpoise.errors import InputError, unknown
-from counterpoise.ops.checks import check_finite, check_number
+from counterpoise.ops.checks import check_finite, check_integers, check_number
 
 NAMES = ("rotations", "digit-sums", "diabetes")
 OPTIONS = {"rotations": ("set", "class", "most"), "digit-sums": (), "diabetes": ()}
@@ -36,6 +36,8 @@ class Targets(Dataset):
         name: what the data is called.
         unit: of the numbers, in a word.
         notes: what was done to the data, in words.
+        numbers: of each the row or image of the source that it was made of, where that is known: it stays the same
+            where the seed divides the data, scales columns by what is left, or turns images.
 
     Raises:
         InputError: where shapes or types do not go together, or a number is NaN.
@@ -51,6 +53,7 @@ class Targets(Dataset):
     name: str
     unit: str = ""
     notes: tuple[str, ...] = ()
+    numbers: Int64[Tensor, " n"] | None = None
 
     def __post_init__(self) -> None:
         if self.inputs.dtype != torch.uint8 or self.inputs.ndim != 4:
@@ -61,6 +64,8 @@ class Targets(Dataset):
         if self.targets.shape != (len(self.inputs),):
             raise InputError(f"targets: expected one for each of {len(self.inputs)}, got {list(self.targets.shape)}")
         check_finite("targets", self.targets)
+        if self.numbers is not None:
+            object.__setattr__(self, "numbers", check_integers("numbers", self.numbers, rows=len(self.inputs)))
 
     @property
     def images(self) -> bool:
@@ -84,7 +89,8 @@ class Targets(Dataset):
     def subset(self, index: Int64[Tensor, " kept"], note: str | None = None) -> Targets:
         """Those at `index`, with `note` added to the notes."""
         notes = self.notes if note is None else (*self.notes, note)
-        return replace(self, inputs=self.inputs[index], targets=self.targets[index], notes=notes)
+        numbers = None if self.numbers is None else self.numbers[index]
+        return replace(self, inputs=self.inputs[index], targets=self.targets[index], notes=notes, numbers=numbers)
 
 
 class TargetSplits(NamedTuple):
@@ -145,10 +151,13 @@ def _rotations(options: Mapping[str, str], seed: int) -> TargetSplits:
     generator = torch.Generator().manual_seed(seed)
     parts = {}
     for split, images in load(name)._asdict().items():
-        pixels = images.pixels[images.labels == label].repeat(COPIES[split], 1, 1, 1)
+        pixels = images.pixels[images.labels == label]
+        numbers = torch.arange(len(pixels)).repeat(COPIES[split])
+        pixels = pixels.repeat(COPIES[split], 1, 1, 1)
         angles = torch.randint(most + 1, (len(pixels),), generator=generator)
         note = f"{images.classes[label]} of {name}, each image {COPIES[split]} times, turned by 0 to {most} degrees"
-        parts[split] = Targets(_turned(pixels, angles), angles.float(), "rotations", "degrees", (f"{split}: {note}",))
+        turned, notes = _turned(pixels, angles), (f"{split}: {note}",)
+        parts[split] = Targets(turned, angles.float(), "rotations", "degrees", notes, numbers)
     return TargetSplits(**parts)
 
 
@@ -227,7 +236,7 @@ def _divided(
     test, train = order.split([count := round(TEST_SHARE * len(rows)), len(rows) - count])
     mean, deviation = rows[train].mean(0), rows[train].std(0)
     rows = (rows - mean) / deviation.where(deviation > 0, 1)
-    return TargetSplits(*(Targets(rows[part], targets[part], name, "", notes) for part in (train, test)))
+    return TargetSplits(*(Targets(rows[part], targets[part], name, "", notes, part) for part in (train, test)))
 
 
 def _whole(name: str, text: str, low: int, high: int) -> int:

@@ -18,6 +18,7 @@ from counterpoise import tasks
 from counterpoise.data.images import Images, fair_sample
 from counterpoise.data.strips import write_strips
 from counterpoise.engine.given import SHELF, given_to, load_model, run_name, shelf_of
+from counterpoise.engine.items import write_items
 from counterpoise.errors import InputError, RunFailed
 from counterpoise.files import check_writable, make_folder, read_json, write_json, written
 from counterpoise.ops.processes import exchanging
@@ -49,7 +50,7 @@ def execute_run(
 ) -> Result:
     """Train and score one run in its folder, going on where an earlier call was stopped.
 
-    The folder gets `config.json` first; then the logs, `last.ckpt`, `curve.csv`, `net.safetensors`, `items.npy` and
+    The folder gets `config.json` first; then the logs, `last.ckpt`, `curve.csv`, `net.safetensors`, `items.npz` and
     pictures; and `result.json` last: where that is, the run is complete and is not run again. Of several machines, only
     the first writes it.
 
@@ -132,8 +133,7 @@ def _result(run: Run, folder: Path, watch: Watch) -> Result:
         _write_gallery(folder / "gallery.npz", *scores.gallery)
     if scores.strips is not None:
         write_strips(folder / "strips.npz", *scores.strips)
-    if scores.items is not None:
-        _write_items(folder / "items.npy", scores.items)
+    write_items(folder, scores)
     return {
         "seed": run.seed,
         "status": "done",
@@ -218,12 +218,6 @@ def _write_gallery(path: Path, images: Images, features: Tensor) -> None:
             labels=images.labels[shown].numpy(),
             features=features[shown].half().numpy(),
         )
-
-
-def _write_items(path: Path, items: Tensor) -> None:
-    """Keep what each test item adds to the main metric."""
-    with written(path) as aside, aside.open("wb") as file:
-        np.save(file, items.float().numpy(), allow_pickle=False)
 
 
 def _listed(epochs: list[int]) -> str:

@@ -6,7 +6,7 @@ Rows whose label is -1, unlabelled, are left out everywhere.
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float, Integer
+from jaxtyping import Float, Float64, Integer
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_calibration_error
 
@@ -31,6 +31,26 @@ def negative_log_likelihood(logits: Float[Tensor, "n classes"], labels: Integer[
     """
     logits, labels = _kept(logits, labels)
     return float(torch.nn.functional.nll_loss(logits.log_softmax(1), labels))
+
+
+def each_negative_log_likelihood(
+    logits: Float[Tensor, "n classes"], labels: Integer[Tensor, " n"]
+) -> Float64[Tensor, " labelled"]:
+    """The terms whose mean is `negative_log_likelihood`, one for each labelled row.
+
+    Args:
+        logits: one score a class, or log-probabilities.
+        labels: true class of each row; -1 leaves a row out.
+
+    Raises:
+        InputError: as in `negative_log_likelihood`.
+
+    Examples:
+        >>> float(each_negative_log_likelihood(torch.zeros(2, 4), torch.tensor([0, -1])).exp().round(decimals=6))
+        4.0
+    """
+    logits, labels = _kept(logits, labels)
+    return torch.nn.functional.nll_loss(logits.log_softmax(1), labels, reduction="none")
 
 
 def calibration_error(logits: Float[Tensor, "n classes"], labels: Integer[Tensor, " n"], bins: int = 15) -> float:
@@ -82,11 +102,34 @@ def top_accuracy(logits: Float[Tensor, "n classes"], labels: Integer[Tensor, " n
         >>> top_accuracy(torch.zeros(1, 4), torch.tensor([0]), k=1)
         0.25
     """
+    return float(each_in_top(logits, labels, k).mean())
+
+
+def each_in_top(
+    logits: Float[Tensor, "n classes"], labels: Integer[Tensor, " n"], k: int = 5
+) -> Float64[Tensor, " labelled"]:
+    """Whether the label is among the k classes with the highest scores: terms whose mean is `top_accuracy`.
+
+    Args:
+        logits: one score a class.
+        labels: true class of each row; -1 leaves a row out.
+        k: how many classes.
+
+    Returns:
+        From 0 to 1 for each labelled row; a share where scores are equal at the k-th place.
+
+    Raises:
+        InputError: as in `top_accuracy`.
+
+    Examples:
+        >>> each_in_top(torch.tensor([[3.0, 2.0, 1.0]] * 3), torch.tensor([0, 2, -1]), k=2)
+        tensor([1., 0.], dtype=torch.float64)
+    """
     check_number("k", k, at_least=1, whole=True)
     logits, labels = _kept(logits, labels)
     own = logits.gather(1, labels[:, None])
     higher, equal = (logits > own).sum(1), (logits == own).sum(1)
-    return float(((k - higher).double() / equal).clamp(0, 1).mean())
+    return ((k - higher).double() / equal).clamp(0, 1)
 
 
 def wrong_learnt(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Float64, Int64, Integer
@@ -344,6 +345,22 @@ def stratified_split(
     return first.nonzero().flatten(), second.nonzero().flatten()
 
 
+class Episodes(NamedTuple):
+    """How rows are classified over episodes; see `few_shot_accuracy`.
+
+    Attributes:
+        mean: accuracy over the episodes, from 0 to 1.
+        half: half the width of its 95 % interval over the episodes.
+        asked: in how many episodes each row was to be classified.
+        right: in how many of them it was classified rightly.
+    """
+
+    mean: float
+    half: float
+    asked: Float64[Tensor, " n"]
+    right: Float64[Tensor, " n"]
+
+
 def few_shot_accuracy(
     features: Float[Tensor, "n dim"],
     labels: Integer[Tensor, " n"],
@@ -379,6 +396,39 @@ def few_shot_accuracy(
         >>> few_shot_accuracy(features, labels, shots=2, ways=2, episodes=9, queries=3)
         (1.0, 0.0)
     """
+    found = few_shot_episodes(features, labels, shots, ways, episodes, queries, seed)
+    return found.mean, found.half
+
+
+def few_shot_episodes(
+    features: Float[Tensor, "n dim"],
+    labels: Integer[Tensor, " n"],
+    shots: int = 5,
+    ways: int = 5,
+    episodes: int = 200,
+    queries: int = 15,
+    seed: int = 0,
+) -> Episodes:
+    """As `few_shot_accuracy`, with what became of each row.
+
+    Args:
+        features: one row per sample.
+        labels: class of each row; -1 leaves a row out.
+        shots: as in `few_shot_accuracy`; so are the others.
+        ways: classes per episode.
+        episodes: at least 2.
+        queries: rows to classify per class.
+        seed: decides what is drawn.
+
+    Raises:
+        InputError: as in `few_shot_accuracy`.
+
+    Examples:
+        >>> features, labels = torch.eye(2).repeat(6, 1), torch.tensor([0, 1] * 6)
+        >>> found = few_shot_episodes(features, labels, shots=2, ways=2, episodes=9, queries=3)
+        >>> int(found.asked.sum()), int(found.right.sum())
+        (54, 54)
+    """
     for name, value, least in (
         ("shots", shots, 1),
         ("ways", ways, 2),
@@ -399,16 +449,19 @@ def few_shot_accuracy(
         )
     generator = torch.Generator().manual_seed(seed)
     target = torch.arange(ways, device=u.device)[:, None]
-    accuracies = []
+    accuracies, tally = [], torch.zeros(2, len(labels), dtype=torch.float64)
     for _ in range(episodes):
         drawn = [members[i] for i in torch.randperm(len(members), generator=generator)[:ways]]
         rows = torch.stack([m[torch.randperm(len(m), generator=generator)[: shots + queries]] for m in drawn])
         support, asked = u[rows.to(u.device)].split([shots, queries], dim=1)
         nearest_mean = torch.cdist(asked, support.mean(1)[None]).argmin(2)
-        accuracies.append(int((nearest_mean == target).sum()) / nearest_mean.numel())
+        right = (nearest_mean == target).cpu()
+        accuracies.append(int(right.sum()) / right.numel())
+        tally[0, rows[:, shots:]] += 1
+        tally[1, rows[:, shots:]] += right
     found = interval(accuracies)
     assert found.high is not None
-    return found.mean, found.high - found.mean
+    return Episodes(found.mean, found.high - found.mean, tally[0], tally[1])
 
 
 def _labelled(part: str, features: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:

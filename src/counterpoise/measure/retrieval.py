@@ -77,6 +77,61 @@ def retrieval(
         0.3333
     """
     start = time.perf_counter()
+    found = retrieval_each(queries, labels, gallery, gallery_labels, ks, ties)
+    return found.means()._replace(seconds=time.perf_counter() - start)
+
+
+class RetrievalEach(NamedTuple):
+    """As `Retrieval`, of each query.
+
+    Attributes:
+        able: numbers of the queries with an item of their class to find; the others are left out.
+        recall: for each k of each of those 1, 0, or between them the share of the orders of ties in which it finds one.
+        map_r: of each of those.
+        r_precision: of each of those.
+        alone: as in `Retrieval`.
+        totals: the sums over them of `map_r`, `r_precision` and each `recall`.
+    """
+
+    able: Int64[Tensor, " able"]
+    recall: dict[int, Float64[Tensor, " able"]]
+    map_r: Float64[Tensor, " able"]
+    r_precision: Float64[Tensor, " able"]
+    alone: int
+    totals: Float64[Tensor, " measures"]
+
+    def means(self) -> Retrieval:
+        """The measures, each the mean over the queries."""
+        map_r, r_precision, *recall = (self.totals / len(self.able)).tolist()
+        return Retrieval(dict(zip(self.recall, recall, strict=True)), map_r, r_precision, self.alone, 0.0)
+
+
+def retrieval_each(
+    queries: Float[Tensor, "queries dim"],
+    labels: Integer[Tensor, " queries"],
+    gallery: Float[Tensor, "items dim"] | None = None,
+    gallery_labels: Integer[Tensor, " items"] | None = None,
+    ks: Sequence[int] = (1, 2, 4, 8),
+    ties: Ties | None = None,
+) -> RetrievalEach:
+    """As `retrieval`, of each query by itself.
+
+    Args:
+        queries: one row per query.
+        labels: as in `retrieval`; so are the others.
+        gallery: one row per item.
+        gallery_labels: class of each item.
+        ks: numbers of neighbours.
+        ties: what to do with items that are equally near.
+
+    Raises:
+        InputError: as in `retrieval`.
+
+    Examples:
+        >>> rows = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [0.5, 0.4]])
+        >>> retrieval_each(rows, torch.tensor([0, 0, 1, 1]), ks=(1,)).recall[1]
+        tensor([1., 1., 1., 0.], dtype=torch.float64)
+    """
     ks = sorted(set(check_numbers("ks", ks, at_least=1, whole=True)))
     if ties is not None and ties not in get_args(Ties):
         raise unknown("ties", ties, get_args(Ties))
@@ -94,16 +149,17 @@ def retrieval(
         )
     most = min(max(ks[-1], int(same[able].max())), len(gallery) - among_themselves)
     average = (ties or ("average" if _class_by_class(gallery_labels) else "rows")) == "average"
-    totals = torch.zeros(len(ks) + 2, dtype=torch.float64)
+    totals, terms = torch.zeros(len(ks) + 2, dtype=torch.float64), torch.zeros(len(ks) + 2, len(able)).double()
     search = ranked_in_parts if average else _by_row_number
     for found in search(queries[able.to(queries.device)], gallery, most + among_themselves):
         own = able[found.rows]
         places = _Places.of(found, labels[own], gallery_labels, own if among_themselves else None)
-        totals += _expected(places, same[own], ks)
-    n = len(able)
-    alone = int((labels >= 0).sum()) - n
-    map_r, r_precision, *recall = (totals / n).tolist()
-    return Retrieval(dict(zip(ks, recall, strict=True)), map_r, r_precision, alone, time.perf_counter() - start)
+        expected = _expected(places, same[own], ks)
+        totals += torch.tensor([float(part.sum()) for part in expected], dtype=torch.float64)
+        terms[:, found.rows] = torch.stack(expected)
+    map_r, r_precision, *recall = terms
+    alone = int((labels >= 0).sum()) - len(able)
+    return RetrievalEach(able, dict(zip(ks, recall, strict=True)), map_r, r_precision, alone, totals)
 
 
 def _gallery(gallery: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -170,8 +226,8 @@ def _without(group: Tensor, index: Integer[Tensor, "n k"], own: Integer[Tensor, 
     return group[~itself].view(len(index), -1), index[~itself].view(len(index), -1)
 
 
-def _expected(places: _Places, r: Integer[Tensor, " n"], ks: Sequence[int]) -> Float64[Tensor, " measures"]:
-    r"""Sums over queries of MAP@R, R-precision and Recall@k, each the mean over all orders within ties.
+def _expected(places: _Places, r: Integer[Tensor, " n"], ks: Sequence[int]) -> list[Float64[Tensor, " n"]]:
+    r"""Each query's MAP@R, R-precision and Recall@k, each the mean over all orders within ties.
 
     Let t items be tied, m of them of the query's class, after P nearer items with H of its class. The item at each of
     their ranks i is of the class with probability $m/t$. If it is, the $i - P - 1$ tied items before it contain
@@ -187,12 +243,12 @@ def _expected(places: _Places, r: Integer[Tensor, " n"], ks: Sequence[int]) -> F
     place = torch.arange(before.shape[1])
     chance = (right.double() / tied) * (place < r[:, None])
     found = hits + 1 + (place - before) * (right - 1) / (tied - 1).clamp(min=1).double()
-    sums = [float((part.sum(1) / r).sum()) for part in (chance * (found / (place + 1)), chance)]
+    terms = [part.sum(1) / r for part in (chance * (found / (place + 1)), chance)]
     for k in ks:
         at = min(k, len(place)) - 1
         none = _chance_of_none(tied[:, at], right[:, at], at + 1 - before[:, at])
-        sums.append(float(torch.where(hits[:, at] > 0, 1, 1 - none).sum()))
-    return torch.tensor(sums, dtype=torch.float64)
+        terms.append(torch.where(hits[:, at] > 0, 1, 1 - none))
+    return terms
 
 
 def _chance_of_none(tied: Tensor, right: Tensor, drawn: Tensor) -> Float64[Tensor, " n"]:

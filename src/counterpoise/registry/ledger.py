@@ -49,6 +49,7 @@ TUNING_SEED = 100
 ARM_KEYS = ("method", "arguments", "data", "imperfect", "settings", "tune")
 SIDES = ("above", "below")
 BEST = ("highest", "lowest")
+INCONCLUSIVE = "inconclusive"
 OUT_OF_REGIME = "out of regime"
 """The verdict of a claim whose requirements do not hold: its statements are not judged."""
 REFERENCES = {
@@ -441,16 +442,67 @@ def _figures(statement: Mapping[str, Any]) -> list[str]:
     return [f"{end - statement.get('margin', 0):+.4f}" for end in ends if end is not None]
 
 
+def power_text(statement: Mapping[str, Any]) -> str:
+    """What an inconclusive statement could have shown, as far as its record knows; "" for any other verdict.
+
+    Args:
+        statement: of a record; one of an earlier version knows nothing of it.
+
+    Examples:
+        >>> shown = {"verdict": "inconclusive", "n": 5, "detectable": 0.0123, "unit": 0.01, "needed": 8}
+        >>> power_text(shown)
+        '5 seeds show 0.0123 with 80 % power, 0.01 needs 8 seeds'
+        >>> power_text({**shown, "needed": None})
+        '5 seeds show 0.0123 with 80 % power, no number of seeds shows 0.01 on these test items'
+        >>> power_text({"verdict": "inconclusive"}), power_text({**shown, "verdict": "confirmed"})
+        ('', '')
+    """
+    if statement["verdict"] != INCONCLUSIVE or "detectable" not in statement:
+        return ""
+    text = f"{statement['n']} seeds show {statement['detectable']:.4f} with 80 % power"
+    if "needed" not in statement:
+        return text
+    unit, needed = statement["unit"], statement["needed"]
+    if needed is None:
+        return f"{text}, no number of seeds shows {unit:g} on these test items"
+    return f"{text}, {unit:g} needs {needed:,} seeds"
+
+
+def verdict_text(record: Mapping[str, Any]) -> str:
+    """The verdict of a record; where it is out of regime, with the figures of the requirements that do not hold.
+
+    Examples:
+        >>> floor = {"says": "a floor", "of": {"a": 1}, "expect": "above", "margin": -0.5, "mean": -0.25}
+        >>> failed = {**floor, "low": None, "high": None, "verdict": "does not hold"}
+        >>> verdict_text({"verdict": "out of regime", "requires": [failed]})
+        'out of regime: a floor: +0.2500, required above 0.5'
+        >>> verdict_text({"verdict": "confirmed"})
+        'confirmed'
+    """
+    failed = [one for one in record.get("requires", ()) if one["verdict"] == "does not hold"]
+    if record["verdict"] != OUT_OF_REGIME or not failed:
+        return record["verdict"]
+    figures = (f"{one['says']}: {_figures(one)[0]}, required {expectation(one)}" for one in failed)
+    return f"{OUT_OF_REGIME}: {'; '.join(figures)}"
+
+
+def _over(statement: Mapping[str, Any]) -> str:
+    """What a recorded interval does not cover; "" where it covers all, or decides nothing (as of a requirement)."""
+    decides = statement["low"] is not None and statement["verdict"] in ("confirmed", "refuted", INCONCLUSIVE)
+    return ", seeds alone" if decides and not statement.get("items") else ""
+
+
 def statement_line(statement: Mapping[str, Any], word: str = "expected") -> str:
-    """A recorded statement in one line: figure, interval, what was expected, verdict.
+    """A recorded statement in one line: figure, interval, what was expected, verdict, and what it could have shown.
 
     Args:
         statement: of a record.
         word: before what is expected; "required" suits a requirement.
     """
     figure, *ends = _figures(statement)
-    interval = f" [{', '.join(ends)}]" if ends else ""
-    return f"  {statement['says']}: {figure}{interval}, {word} {expectation(statement)}: {statement['verdict']}"
+    interval = f" [{', '.join(ends)}{_over(statement)}]" if ends else ""
+    outcome = "; ".join(filter(None, [statement["verdict"], power_text(statement)]))
+    return f"  {statement['says']}: {figure}{interval}, {word} {expectation(statement)}: {outcome}"
 
 
 def tuning_text(spaces: Mapping[str, Space], by: str | None, best: str | None) -> str:
@@ -493,11 +545,15 @@ def ledger_page(
         "# Claims",
         "",
         "Each paper's central claim as an experiment that was declared before it was run. A statement is confirmed",
-        "where the 95 % interval of its figure over the seeds lies on the expected side of 0, or of the bound that it",
-        f"names, refuted where it lies on the other, and inconclusive otherwise. {WRITTEN_BY}",
-        "Out of regime: what the claim requires did not hold by its mean over the seeds, so that its statements are",
-        "not judged. Verified: the code has changed since that date, and on the other one gave the same figures, to",
-        "the last digit, for the first seed. [How a claim is declared](../claims.md).",
+        "where the 95 % interval of its figure lies on the expected side of 0, or of the bound that it names, refuted",
+        f"where it lies on the other, and inconclusive otherwise. {WRITTEN_BY}",
+        "Intervals are over seeds and test items together; those of figures that are no mean over test items, and of",
+        "records that do not know them, are over the seeds alone. An inconclusive statement says which difference from",
+        "its bound these seeds and items show in 80 % of cases, and how many seeds a difference of one point (0.01; of",
+        "a figure that is no share, 1) needs. Out of regime: what the claim requires did not hold by its mean over the",
+        "seeds, so that its statements are not judged, neither confirmed nor refuted. Verified: the code has changed",
+        "since that date, and on the other one gave the same figures, to the last digit, for the first seed.",
+        "[How a claim is declared](../claims.md).",
         "",
         "| paper | verdict | seeds | date | command |",
         "|---|---|---|---|---|",
@@ -505,7 +561,7 @@ def ledger_page(
     for claim, record in zip(claims, records, strict=True):
         state, date = "not run yet", ""
         if record:
-            state, date = record["verdict"], record["date"]
+            state, date = verdict_text(record), record["date"]
             date += f", verified {record['verified']}" if "verified" in record else ""
             state += " (stale: the code has changed since)" if record["stale"] else ""
         name = f"[{claim.slug}](../papers/{claim.slug}.md)"
@@ -538,6 +594,7 @@ def _statement_table(title: str, word: str, statements: Sequence[Mapping[str, An
     lines = ["", f"| {title} | figure | 95 % interval | {word} | verdict |", "|---|---|---|---|---|"]
     for s in statements:
         figure, *ends = _figures(s)
-        span = " to ".join(ends) or "—"
-        lines.append(f"| {s['says']} ({s['metric']}) | {figure} | {span} | {expectation(s)} | {s['verdict']} |")
+        span = f"{' to '.join(ends)}{_over(s)}" if ends else "—"
+        outcome = "; ".join(filter(None, [s["verdict"], power_text(s)]))
+        lines.append(f"| {s['says']} ({s['metric']}) | {figure} | {span} | {expectation(s)} | {outcome} |")
     return lines

@@ -9,6 +9,9 @@ from typing import Any
 from counterpoise.errors import printable
 
 MINUS = "\N{MINUS SIGN}"
+LEVEL = 0.05
+EVIDENCE = ("items", "p", "adjusted", "detectable", "unit", "needed")
+"""What a difference may have besides its mean and interval; see `commands.evidence`."""
 
 Json = dict[str, Any]
 
@@ -16,7 +19,9 @@ Json = dict[str, Any]
 def answer(results: Json) -> str:
     """Report the main metric in one sentence that claims no more than the intervals allow.
 
-    A method is better or worse than the baseline only where the 95 % interval of the paired difference excludes zero.
+    A method is better or worse than the baseline only where the p-value of the paired difference, by Holm's adjustment
+    over all methods, is below 0.05; of results without p-values, where the 95 % interval excludes zero. For the others
+    it says what these seeds would have shown, and how many seeds a difference of one point needs.
 
     Args:
         results: the content of results.json.
@@ -86,10 +91,48 @@ def _beyond_chance(unclear: list[tuple[str, Json]], than: str, metric: Json, dig
     count = seeds(found["n"] for _, found in unclear)
     if len(unclear) == 1:
         [(label, found)] = unclear
-        inside = interval(found, metric, digits) + unit(metric)
-        return f"{label} does not differ{than} beyond chance (95 % interval of the difference {inside}, {count})"
+        said = [f"95 % interval of the difference {interval(found, metric, digits)}{unit(metric)}", count]
+        said += [f"p = {found['adjusted']:.2g} by Holm's adjustment"] if outside(found) else []
+        said += [text] if (text := power(found, metric, digits)) else []
+        return f"{label} does not differ{than} beyond chance ({', '.join(said)})"
     who = "no method differs" if everyone else listed([label for label, _ in unclear]) + " do not differ"
-    return f"{who}{than} beyond chance (the 95 % intervals of the differences hold zero, {count})"
+    if any(outside(found) for _, found in unclear):
+        said = ["by Holm's adjustment of their p-values", count]
+    else:
+        said = ["the 95 % intervals of the differences hold zero", count]
+    of_each = [f"{label}: {text}" for label, found in unclear if (text := power(found, metric, digits))]
+    return f"{who}{than} beyond chance ({'; '.join([', '.join(said), *of_each])})"
+
+
+def outside(found: Json) -> bool:
+    """Whether the interval excludes zero, though the adjusted p-value decides nothing."""
+    return found["low"] is not None and not found["low"] <= 0 <= found["high"]
+
+
+def power(found: Json, metric: Json, digits: int) -> str:
+    """What a difference's seeds would have shown, and how many one point needs; "" where results do not know it.
+
+    Examples:
+        >>> percent = {"percent": True}
+        >>> power({"n": 3, "detectable": 0.023, "unit": 0.01, "needed": 9}, percent, 1)
+        '3 seeds show 2.3 points with 80 % power, 1 point needs 9 seeds'
+        >>> power({"n": 3, "detectable": 0.023, "unit": 0.01, "needed": None}, percent, 1)
+        '3 seeds show 2.3 points with 80 % power, no number of seeds shows 1 point on these test items'
+        >>> power({"n": 3}, percent, 1)
+        ''
+    """
+    if found.get("detectable") is None:
+        return ""
+    shown = scale(metric) * found["detectable"]
+    while digits < 6 and shown and round(shown, digits) == 0:
+        digits += 1
+    text = f"{seeds([found['n']])} show {number(shown, digits)}{unit(metric)} with 80 % power"
+    if "needed" not in found:
+        return text
+    one = f"{scale(metric) * found['unit']:g}" + (" point" if metric["percent"] else "")
+    if found["needed"] is None:
+        return f"{text}, no number of seeds shows {one} on these test items"
+    return f"{text}, {one} needs {found['needed']:,} seeds"
 
 
 def finished(method: Json) -> list[Json]:
@@ -128,20 +171,23 @@ def _checked(entry: Json | None) -> Json | None:
     low, high = finite(entry["low"]), finite(entry["high"])
     if low is None or high is None:
         low = high = None
-    return {"mean": mean, "low": low, "high": high, "n": entry["n"]}
+    known = {name: entry[name] for name in EVIDENCE if name in entry}
+    return {**known, "mean": mean, "low": low, "high": high, "n": entry["n"]}
 
 
 def verdict(found: Json, metric: Json) -> str:
-    """Better or worse where the interval excludes zero, otherwise unclear.
+    """Better or worse where the adjusted p-value is below 0.05 or, without one, the interval excludes zero.
 
     Examples:
         >>> verdict({"low": -0.3, "high": -0.1}, {"better": "lower"})
         'better'
         >>> verdict({"low": 0.0, "high": 1.0}, {"better": "lower"})
         'unclear'
+        >>> verdict({"low": 0.1, "high": 1.0, "adjusted": 0.08}, {"better": "higher"})
+        'unclear'
     """
     low, high = found["low"], found["high"]
-    if low is None or low <= 0 <= high:
+    if low is None or low <= 0 <= high or found.get("adjusted", 0.0) >= LEVEL:
         return "unclear"
     return "better" if (low > 0) == (metric["better"] == "higher") else "worse"
 

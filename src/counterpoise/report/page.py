@@ -98,6 +98,8 @@ def _content(results: Json, folder: Path) -> Json:
         "answer": formatting.answer(results),
         "compared": sum(m["label"] != results["baseline"] for m in methods),
         "several_seeds": any(len(formatting.finished(m)) > 1 for m in methods),
+        "covered": _covered(methods, metrics, items),
+        "adjusted": any("adjusted" in (m["difference"] or {}).get(results["main"], {}) for m in methods),
         "items": items,
         "metrics": metrics,
         "rows": _rows(results, metrics),
@@ -201,7 +203,33 @@ def _headline(results: Json) -> list[Json]:
     name, metric = results["main"], results["metrics"][results["main"]]
     methods = [method for method in results["methods"] if formatting.difference(method, name)]
     reach, digits = _reach(methods, name), formatting.column_digits(results["methods"], name, metric)
-    return [{"label": method["label"]} | _cell(method, name, metric, digits, reach) for method in methods]
+    return [
+        {"label": method["label"], "power": _power(method, name, metric, digits)}
+        | _cell(method, name, metric, digits, reach)
+        for method in methods
+    ]
+
+
+def _power(method: Json, name: str, metric: Json, digits: int) -> str:
+    """What the seeds of an undecided difference would have shown; "" for a decided one."""
+    found = formatting.difference(method, name)
+    if found is None or formatting.verdict(found, metric) != "unclear":
+        return ""
+    return formatting.power(found, metric, digits)
+
+
+def _covered(methods: Sequence[Json], metrics: Json, items: str) -> str:
+    """What the intervals cover: seeds and test items, or the seeds alone."""
+    found = [(name, one) for m in methods for name in metrics if (one := formatting.summary(m, name))]
+    found = [(name, one["items"]) for name, one in found if one["low"] is not None and "items" in one]
+    if not found:
+        return ""
+    counts = {count for _, count in found if count}
+    alone = [metrics[name]["title"] for name in metrics if any(other == name and not n for other, n in found)]
+    if not counts:
+        return "The intervals cover the seeds alone."
+    said = f"The intervals cover the seeds and the sampling of the {max(counts):,} test {items}"
+    return f"{said}; those of {formatting.listed(alone)} the seeds alone." if alone else f"{said}."
 
 
 # The charts

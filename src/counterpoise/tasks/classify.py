@@ -23,6 +23,8 @@ from counterpoise.learners.classifier import Classifier
 from counterpoise.measure import accuracy, class_accuracy, group_accuracy
 from counterpoise.measure.classification import (
     calibration_error,
+    each_in_top,
+    each_negative_log_likelihood,
     negative_log_likelihood,
     top_accuracy,
     wrong_learnt,
@@ -30,6 +32,7 @@ from counterpoise.measure.classification import (
 from counterpoise.measure.online import OnlineProbe
 from counterpoise.tasks.base import NONE_GIVEN, Offers
 from counterpoise.tasks.images import WATCHED, ImageTask, Prepared, by_group, load_labelled
+from counterpoise.tasks.items import balanced
 from counterpoise.training.run import EFFECTIVE_RANK, ImageSettings, Metric, Run, Scores, Settings
 
 GROUP = "group"  # the factor, or column of a table, that names subgroups unless the settings name another
@@ -138,8 +141,7 @@ class Classify(ImageTask):
             groups=group_accuracy(predicted, labels, parts.train.counts()),
             per_class=[None if value != value else value for value in recall.tolist()],
             diagnostics=diagnostics,
-            items=_shares(predicted, test),
-            hits=(predicted == labels)[labels >= 0].float(),
+            items=_items(logits, predicted, labels),
         )
 
 
@@ -172,17 +174,22 @@ def prepare(
     return Prepared(train, train.subset(torch.arange(0)), test, truth)
 
 
-def _shares(predicted: Tensor, test: Labelled) -> Tensor:
-    """Of each labelled test image what it adds to the balanced accuracy, which is the mean of these numbers."""
-    labels = test.labels[test.labels >= 0]
-    counts = test.counts().double()
-    return (predicted[test.labels >= 0] == labels) * len(labels) / (counts > 0).sum() / counts[labels]
+def _items(logits: Tensor, predicted: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    """What each labelled test image adds to the metrics that are means over them."""
+    kept = labels >= 0
+    right, truth = (predicted == labels)[kept], labels[kept]
+    items = {
+        "balanced": balanced(right, truth),
+        "accuracy": right.float(),
+        "nll": each_negative_log_likelihood(logits, labels),
+    }
+    return items | ({"top_5": each_in_top(logits, labels, TOP)} if logits.shape[1] > TOP else {})
 
 
 def _with_subgroups(found: Scores, test: Labelled, asked: str | None) -> Scores:
     """Scores with the accuracy of each subgroup, and that of the worst as a metric, where the images have subgroups.
 
-    What an image adds to the balanced accuracy is more than 1 for rare classes; of a subgroup it counts if it is right.
+    An image of a rare class has a larger weight in the balanced accuracy; in that of a subgroup all count alike.
 
     Args:
         found: the scores.
@@ -191,9 +198,9 @@ def _with_subgroups(found: Scores, test: Labelled, asked: str | None) -> Scores:
             factor "group" counts.
     """
     factor = asked or GROUP
-    if found.items is None or factor not in test.factors:
+    if "accuracy" not in found.items or factor not in test.factors:
         return found
-    judged = by_group(found, test, factor)
+    judged = by_group(found, test, factor, "accuracy")
     accuracies = {name: value for name, value in judged.groups.items() if name not in found.groups}
     if accuracies:
         found = replace(found, metrics={**found.metrics, "worst_group": min(accuracies.values())})

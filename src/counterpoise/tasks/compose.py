@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from counterpoise.data import load, make_imperfect
@@ -20,6 +20,7 @@ from counterpoise.measure import effective_rank, uniformity
 from counterpoise.ops.checks import check_integers, check_matrix, check_number
 from counterpoise.ops.neighbours import nearest_in_parts
 from counterpoise.tasks.images import ImageTask, Prepared
+from counterpoise.tasks.items import identity_of
 from counterpoise.training.run import EFFECTIVE_RANK, UNIFORMITY, Metric, Run, Scores
 
 KS = (1, 10, 50)
@@ -73,14 +74,18 @@ class Compose(ImageTask):
         """
         test = parts.test
         assert isinstance(test, Composed)
-        found = search(learner.ask(test, test.texts), features, torch.arange(len(test)), test.answers, test.labels)
+        rows = torch.arange(len(test))
+        each = search_each(learner.ask(test, test.texts), features, rows, test.answers, test.labels)
+        found = _shares(each, len(test))
         metrics = {
             **{f"recall_{k}": found.recall[k] for k in KS},
             **{f"instance_{k}": found.instance[k] for k in KS},
             "uniformity": float(uniformity(features)),
             "effective_rank": float(effective_rank(features)),
         }
-        return Scores(metrics)
+        recall = {f"recall_{k}": right.float() for k, right in each.recall.items()}
+        instance = {f"instance_{k}": right.float() for k, right in each.instance.items()}
+        return Scores(metrics, items={**recall, **instance}, identity=identity_of([test], rows))
 
 
 def prepare(
@@ -107,6 +112,18 @@ class Found(NamedTuple):
 
     recall: dict[int, float]
     instance: dict[int, float]
+
+
+class FoundEach(NamedTuple):
+    """As `Found`, of each query.
+
+    Args:
+        recall: for each k, whether an image of the answer's class is among the k nearest.
+        instance: whether the answer itself is.
+    """
+
+    recall: dict[int, Bool[Tensor, " queries"]]
+    instance: dict[int, Bool[Tensor, " queries"]]
 
 
 def search(
@@ -139,6 +156,41 @@ def search(
         >>> search(gallery[:1], gallery, torch.tensor([0]), torch.tensor([2]), torch.tensor([0, 0, 1, 1]), ks=(1, 2, 3))
         Found(recall={1: 0.0, 2: 1.0, 3: 1.0}, instance={1: 0.0, 2: 0.0, 3: 1.0})
     """
+    return _shares(search_each(queries, gallery, references, answers, labels, ks), len(queries))
+
+
+def _shares(found: FoundEach, queries: int) -> Found:
+    """The shares of the queries."""
+    return Found(*({k: int(right.sum()) / queries for k, right in part.items()} for part in found))
+
+
+def search_each(
+    queries: Float[Tensor, "queries dim"],
+    gallery: Float[Tensor, "items dim"],
+    references: Int[Tensor, " queries"],
+    answers: Int[Tensor, " queries"],
+    labels: Int[Tensor, " items"],
+    ks: Sequence[int] = KS,
+) -> FoundEach:
+    """As `search`, of each query by itself.
+
+    Args:
+        queries: one row per query.
+        gallery: one row per item.
+        references: as in `search`; so are the others.
+        answers: of each query, the number of the image that answers it.
+        labels: class of each item.
+        ks: numbers of neighbours.
+
+    Raises:
+        InputError: as in `search`.
+
+    Examples:
+        >>> gallery = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [0.1, 1.0]])
+        >>> given = torch.tensor([0, 1]), torch.tensor([2, 0]), torch.tensor([0, 0, 1, 1])
+        >>> search_each(gallery[:2], gallery, *given, ks=(1,)).recall[1]
+        tensor([False,  True])
+    """
     if not ks:
         raise InputError("ks: expected at least one number of neighbours, got none")
     for k in ks:
@@ -154,14 +206,14 @@ def search(
     gallery, labels = gallery[order.to(gallery.device)], labels[order]
     references, answers = place[references.cpu()], place[answers.cpu()]
     most = min(max(ks), len(gallery) - 1)
-    right, very = dict.fromkeys(ks, 0), dict.fromkeys(ks, 0)
+    right, very = ({k: torch.zeros(len(queries), dtype=torch.bool) for k in ks} for _ in range(2))
     for rows, index in nearest_in_parts(queries, gallery, most + 1):
         itself = index == references[rows, None]
         index = index.gather(1, itself.int().argsort(dim=1, stable=True))[:, :most]
         for k in ks:
-            right[k] += int((labels[index[:, :k]] == labels[answers[rows, None]]).any(1).sum())
-            very[k] += int((index[:, :k] == answers[rows, None]).any(1).sum())
-    return Found(*({k: count / len(queries) for k, count in hits.items()} for hits in (right, very)))
+            right[k][rows] = (labels[index[:, :k]] == labels[answers[rows, None]]).any(1)
+            very[k][rows] = (index[:, :k] == answers[rows, None]).any(1)
+    return FoundEach(right, very)
 
 
 TASK = Compose()

@@ -13,9 +13,11 @@ from torch import Tensor
 
 from counterpoise.data.views import to_float
 from counterpoise.learners.method import Method
-from counterpoise.measure import effective_rank, few_shot_accuracy
+from counterpoise.measure import effective_rank
+from counterpoise.measure.probes import few_shot_episodes
 from counterpoise.nets import embed
 from counterpoise.tasks.images import Prepared
+from counterpoise.tasks.items import identity_of, weighted
 from counterpoise.tasks.unseen import UnseenClasses
 from counterpoise.training.run import EFFECTIVE_RANK, Metric, Scores
 
@@ -51,12 +53,15 @@ class FewShot(UnseenClasses):
         embeddings = torch.cat([features, embed(learner.encoder, gallery, to_float)])
         labels = torch.cat([test.labels, gallery.labels])
         counts = labels[labels >= 0].bincount().sort(descending=True).values
+        kept, items = (labels >= 0).nonzero().flatten(), {}
         metrics = {"effective_rank": float(effective_rank(embeddings))}
         for name, shots in (("one_shot", 1), ("five_shot", 5)):
             ways = min(WAYS, int((counts > shots).sum()))
             queries = min(QUERIES, int(counts[ways - 1]) - shots)
-            metrics[name] = few_shot_accuracy(embeddings, labels, shots, ways, EPISODES, queries)[0]
-        return Scores(metrics)
+            found = few_shot_episodes(embeddings, labels, shots, ways, EPISODES, queries)
+            metrics[name] = found.mean
+            items[name] = weighted((found.right / found.asked.clamp(min=1))[kept], found.asked[kept])
+        return Scores(metrics, items=items, identity=identity_of([test, gallery], kept))
 
 
 TASK = FewShot()

@@ -30,6 +30,7 @@ from counterpoise.registry import catalogue
 from counterpoise.registry.arguments import given_values
 from counterpoise.registry.kinds import ROWS, module_of
 from counterpoise.tasks.base import Given, Offers, Task, blank_encoder, is_run, start_encoder
+from counterpoise.tasks.items import identity_of
 from counterpoise.training.run import (
     EFFECTIVE_RANK,
     UNIFORMITY,
@@ -213,7 +214,11 @@ class ImageTask(Task[Prepared]):
         found = self.score_features(learner, parts, features)
         diagnostics = found.diagnostics | learner.diagnostics(*parts.images.values())
         found = replace(found, diagnostics=diagnostics, warnings=[*found.warnings, *warnings], gallery=gallery)
-        return by_group(found, parts.test, run.settings.group) if run.settings.group else found
+        if found.items and found.identity is None:
+            labelled = (parts.test.labels >= 0).nonzero().flatten()
+            found = replace(found, identity=identity_of([parts.test], labelled))
+        group = run.settings.group
+        return by_group(found, parts.test, group, self.main) if group else found
 
     def score_features(self, learner: Any, parts: Prepared, features: Tensor) -> Scores:
         """The task's figures.
@@ -345,16 +350,20 @@ def _check_classes(data: str, prepared: Prepared, scored: bool) -> None:
         )
 
 
-def by_group(scores: Scores, images: Labelled, group: str) -> Scores:
-    """Scores with the mean of the test images' own for each value of a factor; and the worst of them, if several.
+def by_group(scores: Scores, images: Labelled, group: str, metric: str) -> Scores:
+    """Scores with a metric's mean over the test images of each value of a factor; and the worst of them, if several.
 
     Args:
-        scores: whose `hits` or `items` are those of the labelled images, in their order.
+        scores: whose `items` are those of the labelled images, in their order.
         images: to score by.
         group: the factor.
+        metric: a mean over images without weights.
+
+    Raises:
+        InputError: if the metric has no value of each of these images.
     """
-    each = scores.items if scores.hits is None else scores.hits
-    if each is None:
+    each = scores.items.get(metric)
+    if each is None or len(each) != int((images.labels >= 0).sum()):
         raise InputError(f"group: these scores are not of single images, so there are none by {group}")
     values, names = images.factors[group][images.labels >= 0], images.factor_names.get(group, ())
     found = {

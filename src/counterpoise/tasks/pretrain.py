@@ -22,7 +22,6 @@ from counterpoise.measure import (
     balanced_accuracy,
     class_accuracy,
     effective_rank,
-    few_shot_accuracy,
     group_accuracy,
     knn_predict,
     linear_probe,
@@ -31,9 +30,13 @@ from counterpoise.measure import (
     tolerance,
     uniformity,
 )
+from counterpoise.measure.probes import Episodes, few_shot_episodes
 from counterpoise.nets import embed
 from counterpoise.tasks.images import KNN, NEIGHBOURS, ImageTask, Prepared
+from counterpoise.tasks.items import balanced, of_some, weighted
 from counterpoise.training.run import EFFECTIVE_RANK, UNIFORMITY, Metric, Scores
+
+ALIGNED = 1000  # test images, at most, of which two views are compared
 
 
 class Pretrain(ImageTask):
@@ -68,8 +71,11 @@ class Pretrain(ImageTask):
             features: of the test images, [test, dim].
         """
         probe, test = parts.probe, parts.test
+        shown = fair_sample(test.labels, ALIGNED)
+        first, second = _two_views(learner, test)
+        distances = (first - second).square().sum(1)
         metrics: dict[str, float] = {
-            "alignment": float(alignment(*_two_views(learner, test))),
+            "alignment": float(alignment(first, second)),
             "uniformity": float(uniformity(features)),
             "effective_rank": float(effective_rank(features)),
         }
@@ -88,15 +94,21 @@ class Pretrain(ImageTask):
         }
         if (test.counts() > 1).any():  # it compares images of one class
             metrics["tolerance"] = float(tolerance(features, labels))
+        right, kept = {"knn": neighbours == labels, "linear": linear_labels == labels}, labels >= 0
+        items = {name: found[kept].float() for name, found in right.items()}
+        items["balanced"] = balanced(right["linear"][kept], labels[kept])
+        if kept.all():
+            items["alignment"] = of_some(distances, shown, len(test))
         if few := _few_shot(features, labels):
-            metrics["few_shot"] = few
+            metrics["few_shot"] = few.mean
+            items["few_shot"] = weighted((few.right / few.asked.clamp(min=1))[kept], few.asked[kept])
         per_class = class_accuracy(neighbours, labels, classes)
         return Scores(
             metrics,
             groups=group_accuracy(neighbours, labels, parts.train.counts()),
             per_class=[None if np.isnan(value) else value for value in per_class.tolist()],
             diagnostics=_factors(known, parts, features) if test.factors else {},
-            items=(neighbours == labels)[labels >= 0].float(),
+            items=items,
         )
 
 
@@ -108,18 +120,18 @@ def _factors(known: Tensor, prepared: Prepared, features: Tensor) -> dict[str, f
     return {**{f"factor {name}": value for name, value in found.items()}, "factors": float(np.mean([*found.values()]))}
 
 
-def _few_shot(features: Tensor, labels: Tensor, shots: int = 5, queries: int = 15) -> float | None:
+def _few_shot(features: Tensor, labels: Tensor, shots: int = 5, queries: int = 15) -> Episodes | None:
     """5-shot accuracy over at most 5 classes; `None` where fewer than 2 classes have enough test images."""
     enough = int((labels[labels >= 0].bincount() >= shots + queries).sum())
     if enough < 2:
         return None
-    return few_shot_accuracy(features, labels, shots=shots, ways=min(5, enough), queries=queries)[0]
+    return few_shot_episodes(features, labels, shots=shots, ways=min(5, enough), queries=queries)
 
 
 @torch.no_grad()
-def _two_views(learner: Method, test: Images, most: int = 1000) -> tuple[Tensor, Tensor]:
+def _two_views(learner: Method, test: Images) -> tuple[Tensor, Tensor]:
     """Features of two random views of the same test images, the views being the same for every method."""
-    some = test.subset(fair_sample(test.labels, most))
+    some = test.subset(fair_sample(test.labels, ALIGNED))
     with torch.random.fork_rng():
         torch.manual_seed(0)
         first, second = (embed(learner.encoder, some, learner.view) for _ in range(2))

@@ -19,6 +19,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
+from counterpoise.data.identity import Identity, content_keys, order_of
 from counterpoise.data.images import shape_of
 from counterpoise.data.targets import TargetSplits, load_targets
 from counterpoise.data.views import Views, to_input
@@ -27,6 +28,7 @@ from counterpoise.measure import collapse, effective_rank
 from counterpoise.measure.undertraining import few_steps
 from counterpoise.nets import embed
 from counterpoise.tasks.base import Offers, Task, blank_encoder, start_encoder
+from counterpoise.tasks.items import weighted
 from counterpoise.training.run import EFFECTIVE_RANK, LearnerSettings, Metric, Run, Scores, load_once
 
 BINS = 20  # of the training targets' range; the sparsest third of those that hold any are "few"
@@ -92,8 +94,11 @@ class Regress(Task[TargetSplits]):
         assert isinstance(settings, LearnerSettings)
         train, test = (embed(learner.net, part, to_input) for part in parts)
         few = few_steps(len(parts.train), settings.batch_size, settings.epochs, settings.accumulate)
-        metrics = score(train, test, parts, learner.predict(test))
-        return Scores(metrics, warnings=[found for found in (collapse(test), few) if found and learner.trains])
+        metrics, items = score_each(train, test, parts, learner.predict(test))
+        warnings = [found for found in (collapse(test), few) if found and learner.trains]
+        keys = content_keys(parts.test.inputs) if parts.test.numbers is None else parts.test.numbers
+        identity = Identity(keys, order_of(parts.test.targets.tolist()))
+        return Scores(metrics, warnings=warnings, items=items, identity=identity)
 
     def facts(self, parts: TargetSplits) -> dict[str, Any]:
         """What a result says of its data: no classes, but sizes, notes and shape."""
@@ -120,6 +125,23 @@ def score(
         data: their targets.
         predicted: the numbers that the method itself predicts of the test inputs; those of the probe if not given.
     """
+    return score_each(train, test, data, predicted)[0]
+
+
+def score_each(
+    train: Float[Tensor, "train dim"],
+    test: Float[Tensor, "test dim"],
+    data: TargetSplits,
+    predicted: Float[Tensor, " test"] | None = None,
+) -> tuple[dict[str, float], dict[str, Tensor]]:
+    """As `score`, and what each test input adds to those metrics that are means over them.
+
+    Args:
+        train: features of the training inputs; the others, too, are as in `score`.
+        test: features of the test inputs.
+        data: their targets.
+        predicted: the method's own numbers.
+    """
     known, goal = data.train.targets.numpy(), data.test.targets.numpy()
     probe = make_pipeline(StandardScaler(), RidgeCV(STRENGTHS)).fit(train.numpy(), known)
     by_probe = probe.predict(test.numpy())
@@ -131,14 +153,19 @@ def score(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         rank = float(spearmanr(*apart).statistic)
-    return {
+    by_probe_gaps = np.abs(by_probe - goal)
+    items = {"mae": torch.from_numpy(gaps), "probe_mae": torch.from_numpy(by_probe_gaps)}
+    if few.any():
+        items["mae_few"] = weighted(items["mae"], torch.from_numpy(few))
+    metrics = {
         "mae": float(gaps.mean()),
         "r2": float(1 - (gaps**2).sum() / ((goal - goal.mean()) ** 2).sum()),
         **({"order": rank} if np.isfinite(rank) else {}),
         **({"mae_few": float(gaps[few].mean())} if few.any() else {}),
-        "probe_mae": float(np.abs(by_probe - goal).mean()),
+        "probe_mae": float(by_probe_gaps.mean()),
         "effective_rank": float(effective_rank(test)),
     }
+    return metrics, items
 
 
 def is_few(known: np.ndarray, goal: np.ndarray) -> np.ndarray:

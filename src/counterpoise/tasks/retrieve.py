@@ -16,9 +16,10 @@ from counterpoise.data.views import to_float
 from counterpoise.learners.method import Method
 from counterpoise.measure import effective_rank, uniformity
 from counterpoise.measure.opis import epsilon_opis, opis, utility_curves
-from counterpoise.measure.retrieval import clustering_nmi, retrieval
+from counterpoise.measure.retrieval import clustering_nmi, retrieval_each
 from counterpoise.nets import embed
 from counterpoise.tasks.images import Prepared
+from counterpoise.tasks.items import identity_of
 from counterpoise.tasks.unseen import UnseenClasses
 from counterpoise.training.run import EFFECTIVE_RANK, UNIFORMITY, Metric, Scores
 
@@ -95,10 +96,11 @@ class Retrieve(UnseenClasses):
                 f"{len(single)} of {len(counts)} classes have 1 image, which has nothing to find: retrieval needs 2: "
                 f"{', '.join(single[:3])}{more}"
             )
-        found, utility = (
-            retrieval(embeddings, labels, ks=KS, ties="average"),
+        each, utility = (
+            retrieval_each(embeddings, labels, ks=KS, ties="average"),
             utility_curves(embeddings, labels).utility,
         )
+        found = each.means()
         metrics = {
             **{f"recall_{k}": found.recall[k] for k in KS},
             "map_r": found.map_r,
@@ -110,7 +112,8 @@ class Retrieve(UnseenClasses):
             "uniformity": float(uniformity(embeddings)),
             "effective_rank": float(effective_rank(embeddings)),
         }
-        return Scores(metrics)
+        items = {f"recall_{k}": each.recall[k] for k in KS} | {"map_r": each.map_r, "r_precision": each.r_precision}
+        return Scores(metrics, items=items, identity=identity_of([test, gallery], each.able))
 
 
 TASK = Retrieve()

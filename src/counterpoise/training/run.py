@@ -17,6 +17,7 @@ import torch
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
+from counterpoise.data.identity import Identity
 from counterpoise.data.images import Images
 from counterpoise.data.state import State, check_unchanged, data_state, files_state, state_key
 from counterpoise.data.strips import Strips
@@ -238,8 +239,9 @@ class Scores:
         per_class: accuracy of each class, `None` for a class without test items; `None` where there are no classes.
         diagnostics: figures by name that help to understand the others.
         warnings: what a user should know of the run, one sentence each.
-        items: what each test item adds to the task's main metric, whose mean over them it is.
-        hits: of each labelled test item whether it is named rightly, where `items` are weighed.
+        items: of each metric that is a mean over the labelled test items what each of them adds, so that the mean of
+            these numbers is the metric; as many numbers, in the same order, for all metrics.
+        identity: which test items these are, where that is known; see `data.identity`.
         gallery: test images and their features, for the report's pictures.
         strips: pictures in rows and columns, such as masks, samples or renders, for the report.
     """
@@ -249,8 +251,8 @@ class Scores:
     per_class: list[float | None] | None = None
     diagnostics: dict[str, float] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
-    items: Tensor | None = None
-    hits: Tensor | None = None
+    items: Mapping[str, Tensor] = field(default_factory=dict)
+    identity: Identity | None = None
     gallery: tuple[Images, Tensor] | None = None
     strips: Strips | None = None
 
