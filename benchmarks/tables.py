@@ -178,18 +178,16 @@ def section(table: Table, one: dict[str, Any]) -> str:
 def page(table: Table, sets: list[dict[str, Any]]) -> str:
     """The page of all sets."""
     compared_with = len(sets[0]["methods"]) - 1
-    by_chance = 0.05 * compared_with * len(sets)
     decides = table.metric(table.main)["title"]
     return "\n\n".join(
         [
             f"# {table.title}",
             f"Each method with its own defaults, on the same backbone, views, batches of {table.common['batch_size']} "
             f"and epochs; {table.seeds} seeds, which decide the data's order and division, the weights and the views. "
-            "± and brackets are 95 % intervals over the seeds, of differences paired by seed. "
-            f'"Better" and "worse" than {table.baseline} is said where that interval of {decides} '
-            f"leaves zero out; of {compared_with} × {len(sets)} comparisons, about {by_chance:.0f} would do so by "
-            f"chance alone. {table.remark}Budgets are small and backbones tiny: it is a first answer, for "
-            "small inputs.",
+            "± and brackets are 95 % intervals over seeds and test items, of differences paired by seed. "
+            f'"Better" and "worse" than {table.baseline} is said where {decides} differs beyond chance by Holm\'s '
+            f"adjustment over the {compared_with} methods of a set. {table.remark}Budgets are small and backbones "
+            "tiny: it is a first answer, for small inputs.",
             overview(table, sets),
             f"![Differences in {decides}, with their intervals]({table.name}.png)",
             *(section(table, one) for one in sets),

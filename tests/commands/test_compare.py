@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from rich.console import Console
+from scipy import stats
 
 import counterpoise
 from counterpoise import training
@@ -23,16 +24,20 @@ from counterpoise.commands.compare import (
     differences,
     make_runs,
     parse_arms,
+    summarise,
     table,
     write_csv,
 )
 from counterpoise.contrast.dcl import DCL
+from counterpoise.data.identity import Identity
 from counterpoise.engine import execute, pool
+from counterpoise.engine.items import write_items
 from counterpoise.engine.pool import run_folder
 from counterpoise.errors import InputError
 from counterpoise.files import LOCK
+from counterpoise.measure.intervals import holm
 from counterpoise.tasks import classify, pretrain, retrieve
-from counterpoise.training.run import ImageSettings, Run
+from counterpoise.training.run import ImageSettings, Run, Scores
 from counterpoise.training.trainer import read_checkpoint
 
 QUICK = {"epochs": 1, "batch_size": 64, "device": "cpu"}
@@ -124,6 +129,54 @@ def test_differences_are_paired_by_seed():
     found = differences(mine, base)["knn"]
     assert found["n"] == 2
     assert found["mean"] == pytest.approx(0.15)
+
+
+def result_of(seed, knn, folder=None):
+    run = {"seed": seed, "status": "done", "metrics": {"knn": knn}, "seconds": 1.0, "memory_mb": 1.0}
+    return run | ({} if folder is None else {"folder": folder})
+
+
+def test_differences_are_decided_by_holms_adjustment_over_the_rows():
+    generator = np.random.default_rng(0)
+    arms = [Arm("simclr", "simclr"), Arm("dcl", "dcl"), Arm("moco", "moco"), Arm("cacr", "cacr")]
+    shift = {"simclr": 0.0, "dcl": 0.02, "moco": -0.05, "cacr": 0.0}
+    noise = {arm.label: generator.normal(0, 0.01, 5) for arm in arms}
+    runs = {
+        (arm.label, s): result_of(s, 0.7 + shift[arm.label] + noise[arm.label][s]) for arm in arms for s in range(5)
+    }
+    found = summarise(arms, "simclr", runs, pretrain.TASK.metrics)["methods"]
+    assert found[0]["difference"] is None
+    rows = {row["label"]: row["difference"]["knn"] for row in found[1:]}
+    for label, row in rows.items():
+        expected = stats.ttest_rel(*([runs[one, s]["metrics"]["knn"] for s in range(5)] for one in (label, "simclr")))
+        assert row["p"] == pytest.approx(expected.pvalue)
+        assert row["items"] is None
+        assert (row["unit"], row["detectable"] > 0, row["needed"] >= 2) == (0.01, True, True)
+    assert [row["adjusted"] for row in rows.values()] == holm([row["p"] for row in rows.values()])
+
+
+def test_intervals_cover_the_test_items_that_the_runs_keep(tmp_path):
+    """Both seeds gain on the same three of 100 items: over seeds alone that is certain, over items it is not."""
+    right = torch.zeros(100)
+    right[:40] = 1
+    gained = right.clone()
+    gained[40:43] = 1
+    runs = {}
+    for label, hits in (("simclr", right), ("dcl", gained)):
+        for seed in range(2):
+            folder = tmp_path / f"{label}-{seed}"
+            folder.mkdir()
+            write_items(folder, Scores({}, items={"knn": hits}, identity=Identity(torch.arange(100), 0)))
+            runs[label, seed] = result_of(seed, float(hits.mean()), folder.name)
+    arms = [Arm("simclr", "simclr"), Arm("dcl", "dcl")]
+    alone = summarise(arms, "simclr", runs, pretrain.TASK.metrics)["methods"][1]["difference"]["knn"]
+    assert (alone["items"], alone["p"]) == (None, 0.0)
+    both = summarise(arms, "simclr", runs, pretrain.TASK.metrics, tmp_path)["methods"]
+    found = both[1]["difference"]["knn"]
+    low, high = stats.t.interval(0.95, 99, 0.03, (gained - right).std().item() / 10)
+    assert (found["low"], found["high"]) == pytest.approx((low, high))
+    assert (found["items"], found["needed"]) == (100, None)
+    assert both[0]["summary"]["knn"]["items"] == 100
 
 
 def test_whatever_decides_a_run_decides_its_folder(tmp_path):

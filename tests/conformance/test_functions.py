@@ -48,7 +48,7 @@ OF_TENSORS = ("nets", "learners", "data")
 CHECKS = ("counterpoise.ops.checks", "counterpoise.ops.arrays")  # they are what refuses, and have tests of their own
 # What `Views`, the imperfections and the readers call with tensors that they made, and checked, themselves.
 INNER = re.compile(
-    r"data\.(annotated|composed|decoding|draws|images|parts|reading|scenes|shifts|views)\.|measure\.probes\.knn_votes"
+    r"data\.(annotated|composed|decoding|draws|identity|images|parts|reading|scenes|shifts|views)\.|measure\.probes\.knn_votes"
 )
 CHECKED = ("data.images.fair_sample", "data.views.to_float")  # but not these
 # Whatever the rows hold: who calls these has checked them.
@@ -142,6 +142,7 @@ CALLS = {
     "contrast.genview.noise_levels": lambda: call(torch.tensor([0.13, 0.31, 0.72])),
     "learners.classifier.plain": lambda: call(torch.rand(2, 3)),
     "measure.retrieval.retrieval": lambda: call(rows(4, 2), pair_labels(4), rows(4, 2), pair_labels(4)),
+    "measure.retrieval.retrieval_each": lambda: call(rows(4, 2), pair_labels(4), rows(4, 2), pair_labels(4)),
     "contrast.dcl.dcl": lambda: call(rows(4, 2), rows(4, 2), 0.5, torch.rand(4)),
     "contrast.hydra.hydra": lambda: call(
         rows(4, 2), rows(4, 2), pair_labels(4), pair_labels(4).flip(0), torch.rand(4, 2), 10.0, "dot"

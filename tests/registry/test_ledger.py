@@ -333,7 +333,7 @@ def test_a_line_has_figure_interval_bound_and_verdict():
         "  a less b: -0.0035 [-0.0171, +0.0101, seeds alone], expected above -0.03 (at most 0.03 worse): confirmed"
     )
     known = {"n": 5, "items": 2000, "detectable": 0.0167, "unit": 0.01, "needed": 12}
-    power = "5 seeds show 0.0167 with 80 % power, 0.01 needs 12 seeds"
+    power = "80 % power for a difference of 0.0167, 0.01 needs 12 seeds"
     assert statement_line({**statement, **known}) == (
         f"  a less b: -0.0035 [-0.0171, +0.0101], expected above 0: inconclusive; {power}"
     )
@@ -412,7 +412,7 @@ def test_show_prints_what_a_claim_requires_and_tunes(declare, monkeypatch):
     (statement,) = record()["statements"]
     text = shown(record(verdict="out of regime", requires=[{**statement, "verdict": "does not hold"}]))
     assert "a less b: -0.0035 [-0.0171, +0.0101], required above 0: does not hold" in text
-    assert "out of regime (2025-01-31)" in text
+    assert "out of regime: a less b: -0.0035, required above 0 (2025-01-31)" in text
 
 
 def test_a_record_of_today_can_be_read_again(declare, tmp_path):

@@ -60,6 +60,37 @@ def test_no_method_differs():
     )
 
 
+POWER = {"detectable": 0.023, "unit": 0.01, "needed": 9}
+
+
+def test_an_undecided_difference_says_what_would_have_been_shown():
+    unclear = {**entry(0.004, -0.008, 0.016), "adjusted": 0.4, **POWER}
+    assert said(method("dcl", unclear)) == (
+        "dcl does not differ from simclr on kNN accuracy beyond chance (95 % interval of the difference −0.8 to 1.6 "
+        "points, 3 seeds, 80 % power for a difference of 2.3 points, 1 point needs 9 seeds)."
+    )
+    never = {**unclear, "detectable": 0.031, "needed": None}
+    assert said(method("dcl", unclear), method("moco", never)) == (
+        "No method differs from simclr on kNN accuracy beyond chance (the 95 % intervals of the differences hold zero, "
+        "3 seeds; dcl: 80 % power for a difference of 2.3 points, 1 point needs 9 seeds; moco: 80 % power for a "
+        "difference of 3.1 points, no number of seeds shows 1 point on these test items)."
+    )
+    rough = {**entry(0.1, -0.2, 0.4), "adjusted": 0.4, "detectable": 0.5, "unit": 1.0, "needed": 3}
+    assert "80 % power for a difference of 0.500, 1 needs 3 seeds" in said(method("dcl", rough), metric=ALIGNMENT)
+
+
+def test_holms_adjustment_decides_though_an_interval_leaves_zero_out():
+    found = {**entry(0.021, 0.001, 0.041), "p": 0.04, **POWER}
+    assert "dcl is better" in said(method("dcl", {**found, "adjusted": 0.04}))
+    assert said(method("dcl", {**found, "adjusted": 0.12})) == (
+        "dcl does not differ from simclr on kNN accuracy beyond chance (95 % interval of the difference 0.1 to 4.1 "
+        "points, 3 seeds, p = 0.12 by Holm's adjustment, 80 % power for a difference of 2.3 points, 1 point needs 9 "
+        "seeds)."
+    )
+    both = said(method("dcl", {**found, "adjusted": 0.12}), method("moco", {**found, "adjusted": 0.12}))
+    assert "beyond chance (by Holm's adjustment of their p-values, 3 seeds; dcl: 80 % power" in both
+
+
 def test_several_verdicts_in_one_sentence():
     sentence = said(
         method("cacr", entry(0.001, -0.01, 0.012)),

@@ -342,10 +342,10 @@ def summarise(
         arm.label: [r for (label, _), r in sorted(results.items(), key=lambda item: item[0][1]) if label == arm.label]
         for arm in arms
     }
-    rows = []
+    rows: list[dict[str, Any]] = []
     for arm in arms:
         done = [r for r in by_label[arm.label] if r["status"] == "done"]
-        costs = ("seconds", "memory_mb") if done else ()
+        costs = {"seconds": [r["seconds"] for r in done], "memory_mb": [r["memory_mb"] for r in done]}
         rows.append(
             {
                 "label": arm.label,
@@ -356,7 +356,7 @@ def summarise(
                 "runs": by_label[arm.label],
                 "summary": {
                     **means(done, items),
-                    **{name: asdict(interval([r[name] for r in done])) for name in costs},
+                    **{name: asdict(interval(some)) for name, some in costs.items() if some},
                 },
                 "difference": None
                 if arm.label == baseline

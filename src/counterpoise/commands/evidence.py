@@ -23,7 +23,7 @@ from counterpoise.training.run import Metric
 
 POINT = 0.01
 """One point, of a metric that is a share; of another it is 1 of its own units."""
-Terms = Sequence[tuple[float, Mapping[str, Any]]]
+Terms = Sequence[tuple[float, Mapping[str, object]]]
 """Results of runs with one seed, each with the weight of its figure in a sum."""
 
 
@@ -38,11 +38,11 @@ class ItemsOf:
         self.folder = folder
         self.known: dict[str, Items | None] = {}
 
-    def __call__(self, result: Mapping[str, Any]) -> Items | None:
+    def __call__(self, result: Mapping[str, object]) -> Items | None:
         """Of a run by its result."""
-        name = result.get("folder")
-        if self.folder is None or name is None:
+        if self.folder is None or "folder" not in result:
             return None
+        name = str(result["folder"])
         if name not in self.known:
             self.known[name] = read_items(self.folder / name)
         return self.known[name]

@@ -73,7 +73,7 @@ Weighed = tuple[float, Items | None]
 """A run's items, with the weight of its figure in a sum."""
 
 
-def shares(seeds: Sequence[Sequence[Weighed]], metric: str) -> list[Shares] | None:
+def shares(seeds: Sequence[Sequence[Weighed]], metric: str) -> Sequence[Shares] | None:
     """Of a weighted sum of runs' figures, what each test item adds to it in every seed: see `intervals.estimate`.
 
     The items of two runs are the same where their keys are. Only where no key of one seed is one of another, but the
@@ -104,7 +104,7 @@ def shares(seeds: Sequence[Sequence[Weighed]], metric: str) -> list[Shares] | No
 
 def _same_by_place(seeds: Sequence[Items]) -> bool:
     """Whether the items of one run are the same in all seeds by their place alone."""
-    if len({items.order for items in seeds}) > 1:
+    if len(seeds) < 2 or len({items.order for items in seeds}) > 1:
         return False
     return sum(len(np.unique(items.keys)) for items in seeds) == len(
         np.unique(np.concatenate([items.keys for items in seeds]))

@@ -130,11 +130,11 @@ def estimate(values: Sequence[float], items: Sequence[Shares] | None = None) -> 
     if n == 1:
         return Estimate(mean, 1, None)
     found = Estimate(mean, n, statistics.stdev(values))
-    return found if items is None else found._replace(**_item_parts(_checked_items(items, n)))
+    return found if items is None else _with_items(found, _checked_items(items, n))
 
 
-def _item_parts(items: Sequence[tuple[np.ndarray, np.ndarray]]) -> dict[str, float]:
-    """The fields of `Estimate` that test items decide."""
+def _with_items(found: Estimate, items: Sequence[tuple[np.ndarray, np.ndarray]]) -> Estimate:
+    """An estimate with the parts of its variance that test items decide."""
     seeds = len(items)
     _, numbers = np.unique(np.concatenate([keys for keys, _ in items]), return_inverse=True)
     count = int(numbers.max()) + 1
@@ -145,13 +145,13 @@ def _item_parts(items: Sequence[tuple[np.ndarray, np.ndarray]]) -> dict[str, flo
         total, squares = total + of_item, squares + of_item**2
     each = distinct / seeds
     if each < 2:
-        return {}
+        return found
     if distinct == count:  # no item is in two seeds
-        return {"items": count}
+        return found._replace(items=count)
     correction = each / (each - 1)
     shared = correction * float((total**2 - squares).sum()) / (seeds * (seeds - 1))
     rest = seeds * max(0.0, correction * float((total**2).sum()) / seeds**2 - shared)
-    return {"items": count, "shared": shared, "rest": rest}
+    return found._replace(items=count, shared=shared, rest=rest)
 
 
 def standard_error(found: Estimate, seeds: int | None = None) -> tuple[float, float]:
@@ -170,9 +170,18 @@ def standard_error(found: Estimate, seeds: int | None = None) -> tuple[float, fl
         seeds: how many there would be, at least 2; those that there are by default.
 
     Raises:
-        InputError: for a single seed.
+        InputError: for a single seed, or fewer than 2.
+
+    Examples:
+        >>> standard_error(Estimate(0.5, 4, deviation=2.0)), standard_error(Estimate(0.5, 4, deviation=2.0), seeds=16)
+        ((1.0, 3), (0.5, 15))
+        >>> error, freedom = standard_error(Estimate(0.5, 4, 2.0, items=101, shared=0.5))
+        >>> round(error, 4), round(freedom, 2)
+        (1.2247, 6.7)
     """
     _check_several(found)
+    if seeds is not None:
+        check_number("seeds", seeds, at_least=2, whole=True)
     assert found.deviation is not None
     n = found.n if seeds is None else seeds
     over_seeds = found.deviation / math.sqrt(n)
@@ -199,6 +208,11 @@ def interval_of(found: Estimate, confidence: float = CONFIDENCE) -> Interval:
 
     Raises:
         InputError: if `confidence` is out of range.
+
+    Examples:
+        >>> found = interval_of(Estimate(0.5, 4, deviation=2.0))
+        >>> round(found.low, 3), round(found.high, 3)
+        (-2.682, 3.682)
     """
     check_number("confidence", confidence, above=0, below=1)
     if found.n == 1:
@@ -249,7 +263,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
         >>> holm([0.01, 0.04, 0.03])
         [0.03, 0.06, 0.06]
     """
-    if not len(p_values):
+    if isinstance(p_values, (list, tuple)) and not p_values:
         return []
     p_values = [float(p) for p in check_numbers("p_values", p_values, at_least=0, at_most=1)]
     adjusted, largest = list(p_values), 0.0

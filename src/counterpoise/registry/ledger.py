@@ -449,17 +449,17 @@ def power_text(statement: Mapping[str, Any]) -> str:
         statement: of a record; one of an earlier version knows nothing of it.
 
     Examples:
-        >>> shown = {"verdict": "inconclusive", "n": 5, "detectable": 0.0123, "unit": 0.01, "needed": 8}
+        >>> shown = {"verdict": "inconclusive", "detectable": 0.0123, "unit": 0.01, "needed": 8}
         >>> power_text(shown)
-        '5 seeds show 0.0123 with 80 % power, 0.01 needs 8 seeds'
+        '80 % power for a difference of 0.0123, 0.01 needs 8 seeds'
         >>> power_text({**shown, "needed": None})
-        '5 seeds show 0.0123 with 80 % power, no number of seeds shows 0.01 on these test items'
+        '80 % power for a difference of 0.0123, no number of seeds shows 0.01 on these test items'
         >>> power_text({"verdict": "inconclusive"}), power_text({**shown, "verdict": "confirmed"})
         ('', '')
     """
     if statement["verdict"] != INCONCLUSIVE or "detectable" not in statement:
         return ""
-    text = f"{statement['n']} seeds show {statement['detectable']:.4f} with 80 % power"
+    text = f"80 % power for a difference of {statement['detectable']:.4f}"
     if "needed" not in statement:
         return text
     unit, needed = statement["unit"], statement["needed"]

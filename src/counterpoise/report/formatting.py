@@ -110,15 +110,15 @@ def outside(found: Json) -> bool:
 
 
 def power(found: Json, metric: Json, digits: int) -> str:
-    """What a difference's seeds would have shown, and how many one point needs; "" where results do not know it.
+    """Which difference these seeds and test items show, and how many seeds one point needs; "" where none is known.
 
     Examples:
         >>> percent = {"percent": True}
-        >>> power({"n": 3, "detectable": 0.023, "unit": 0.01, "needed": 9}, percent, 1)
-        '3 seeds show 2.3 points with 80 % power, 1 point needs 9 seeds'
-        >>> power({"n": 3, "detectable": 0.023, "unit": 0.01, "needed": None}, percent, 1)
-        '3 seeds show 2.3 points with 80 % power, no number of seeds shows 1 point on these test items'
-        >>> power({"n": 3}, percent, 1)
+        >>> power({"detectable": 0.023, "unit": 0.01, "needed": 9}, percent, 1)
+        '80 % power for a difference of 2.3 points, 1 point needs 9 seeds'
+        >>> power({"detectable": 0.023, "unit": 0.01, "needed": None}, percent, 1)
+        '80 % power for a difference of 2.3 points, no number of seeds shows 1 point on these test items'
+        >>> power({}, percent, 1)
         ''
     """
     if found.get("detectable") is None:
@@ -126,7 +126,7 @@ def power(found: Json, metric: Json, digits: int) -> str:
     shown = scale(metric) * found["detectable"]
     while digits < 6 and shown and round(shown, digits) == 0:
         digits += 1
-    text = f"{seeds([found['n']])} show {number(shown, digits)}{unit(metric)} with 80 % power"
+    text = f"80 % power for a difference of {number(shown, digits)}{unit(metric)}"
     if "needed" not in found:
         return text
     one = f"{scale(metric) * found['unit']:g}" + (" point" if metric["percent"] else "")

@@ -220,11 +220,11 @@ def _power(method: Json, name: str, metric: Json, digits: int) -> str:
 
 def _covered(methods: Sequence[Json], metrics: Json, items: str) -> str:
     """What the intervals cover: seeds and test items, or the seeds alone."""
-    found = [(name, one) for m in methods for name in metrics if (one := formatting.summary(m, name))]
-    found = [(name, one["items"]) for name, one in found if one["low"] is not None and "items" in one]
+    means = [(name, one) for m in methods for name in metrics if (one := formatting.summary(m, name))]
+    found = [(name, one["items"]) for name, one in means if one["low"] is not None and "items" in one]
     if not found:
         return ""
-    counts = {count for _, count in found if count}
+    counts = [count for _, count in found if isinstance(count, int)]
     alone = [metrics[name]["title"] for name in metrics if any(other == name and not n for other, n in found)]
     if not counts:
         return "The intervals cover the seeds alone."
