@@ -7,6 +7,7 @@ the same lines.
 from dataclasses import fields, replace
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
@@ -16,6 +17,7 @@ import counterpoise
 from counterpoise import tasks
 from counterpoise.commands.compare import parse_arms
 from counterpoise.engine.execute import execute_run
+from counterpoise.engine.items import read_items
 from counterpoise.registry import catalogue
 from counterpoise.registry.arguments import describe_settings
 from counterpoise.training.run import Run, make_settings
@@ -135,8 +137,14 @@ def test_a_run_ends_with_all_that_a_result_holds_and_is_resumed_to_the_bit(name,
 
 
 @every
-def test_the_network_that_is_kept_comes_back(name, tmp_path):
+def test_the_items_and_the_network_that_are_kept_come_back(name, tmp_path):
     result = execute_run(replace(run_of(name), settings=replace(run_of(name).settings, epochs=1)), tmp_path)
+    items = read_items(tmp_path)
+    assert items is not None
+    assert {name: values.mean(dtype=np.float64) for name, values in items.metrics.items()} == pytest.approx(
+        {name: result["metrics"][name] for name in items.metrics}, rel=1e-5, abs=1e-6
+    )
+    assert tasks.find(name).main in items.metrics or name == "graph"  # whose macro F1 is no mean over nodes
     if not result["shape"]:
         return  # of a graph, the rows of its nodes are kept
     net, about = tasks.load_net(tmp_path)

@@ -406,3 +406,19 @@ def test_a_report_replaces_its_own_and_no_page_of_another(fake, tmp_path):
     with pytest.raises(InputError, match=r"report\.html: is there, and was not written by counterpoise or was changed"):
         write_report(results, tmp_path, path)
     assert path.read_text() == (tmp_path / "report.html.part").read_text() == "a user's own"
+
+
+def test_the_page_says_what_intervals_cover_and_what_undecided_differences_could_have_shown(fake, written):
+    results = fake.results()
+    assert "The intervals cover" not in written(results).words  # as of an earlier version
+    for method in results["methods"]:
+        for name, found in method["summary"].items():
+            found["items"] = None if name in ("uniformity", "effective_rank") else 861
+        for found in (method["difference"] or {}).values():
+            found |= {"p": 0.02, "adjusted": 0.06, "detectable": 0.023, "unit": 0.01, "needed": 9}
+    page = written(results)
+    covered = "The intervals cover the seeds and the sampling of the 861 test images; those of Uniformity and Effective"
+    assert covered in page.words
+    assert "▲ and ▼ are therefore decided by Holm’s adjustment of the p-values over the 3 methods" in page.words
+    assert page.words.count("80 % power for a difference of 2.3 points, 1 point needs 9 seeds") >= 3
+    assert "is better than" not in page.words
