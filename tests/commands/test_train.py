@@ -60,7 +60,7 @@ def test_paths_and_numbers_of_numpy_are_taken_and_recorded_as_plain_ones(photos,
         ({"epochs": 1.5}, "epochs: expected a whole number, got 1.5"),
         ({"epochs": True}, "epochs: expected a whole number, got True"),
         ({"epochs": np.float64(2.0)}, "epochs: expected a whole number, got 2.0"),
-        ({"precision": 16}, "precision: expected one of 32, 16-mixed, bf16-mixed, got 16"),
+        ({"precision": 16}, "precision: expected one of 32, 16-mixed, bf16-mixed, auto, got 16"),
         ({"batch_size": "8"}, "batch_size: expected a whole number, got '8'"),
         ({"batch_size": None}, "batch_size: expected a whole number, got None"),
         ({"seed": 1.0}, "seed: expected a whole number"),
@@ -153,7 +153,7 @@ def test_more_epochs_go_on_from_the_checkpoint_and_the_result_says_so(photos, tm
     assert longer["curve"][0] == first["curve"][0]
     assert [row["epoch"] for row in longer["curve"]] == [1, 2, 3]
     assert longer["continued"] == [1]
-    assert any(warning.startswith("went on after epoch 1: as a run of fewer epochs") for warning in longer["warnings"])
+    assert any(warning.startswith("went on after epoch 1: as a shorter run") for warning in longer["warnings"])
     assert train(photos, tmp_path / "a", epochs=3) == longer
     longest = train(photos, tmp_path / "a", epochs=4)
     assert longest["continued"] == [1, 3]

@@ -214,10 +214,22 @@ class Watch(Callback):
             raise ConnectionAbortedError("killed")
 
 
-def run(folder, images, epochs=4, kill=None, **options):
+def run(folder, images, epochs=4, steps=None, kill=None, **options):
     made, watch = method(**options), Watch(kill)
-    fit(made, images, epochs=epochs, batch_size=8, seed=1, folder=folder, device="cpu", callbacks=(watch,))
+    length = {"epochs": epochs} if steps is None else {"steps": steps}
+    fit(made, images, **length, batch_size=8, seed=1, folder=folder, device="cpu", callbacks=(watch,))
     return made, watch
+
+
+def test_a_number_of_steps_leaves_the_last_stage_all_that_the_others_did_not_take(images, tmp_path):
+    """Of 92 images in two clusters of 46, the second stage has 10 batches an epoch in place of 11."""
+    _, watch = run(tmp_path, images.subset(torch.arange(92)), steps=44, samples=92, leftovers="drop")
+    assert Counter(epoch for epoch, _ in watch.batches) == {0: 11, 1: 11, 2: 10, 3: 10, 4: 2}
+    last = watch.rates[22:]
+    falling = last[last.index(max(last)) :]
+    assert len(falling) > 18
+    assert falling == sorted(falling, reverse=True)
+    assert 0 < falling[-1] < 0.05
 
 
 @pytest.fixture(scope="module")

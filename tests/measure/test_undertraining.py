@@ -5,7 +5,7 @@ import torch
 
 from counterpoise.errors import InputError
 from counterpoise.measure import effective_rank, uniformity
-from counterpoise.measure.undertraining import CLOSE_TOGETHER, few_steps, flat_probe, poor_shape
+from counterpoise.measure.undertraining import CLOSE_TOGETHER, few_steps, flat_probe, poor_shape, rising_probe
 
 NOISE = torch.randn(500, 64, generator=torch.Generator().manual_seed(0))
 
@@ -63,6 +63,51 @@ def test_flat_probe(curve, flat):
     found = flat_probe(curve)
     assert bool(found) == flat
     assert not found or (found.startswith("flat probe: kNN ") and "; try " in found)
+
+
+def test_few_steps_of_a_number_of_steps():
+    assert few_steps(2000, 128, steps=60) is None
+    found = few_steps(2000, 128, steps=49)
+    assert found == "few steps: 49, 15 an epoch (128 of 2000 images a step); try a smaller batch_size or more steps"
+    assert few_steps(300, 128, steps=499).startswith("few steps: 499, 2 an epoch")
+    assert few_steps(300, 128, steps=500) is None
+    for both in ({}, {"epochs": 1, "steps": 1}):
+        with pytest.raises(InputError, match="expected either epochs or steps"):
+            few_steps(300, 128, **both)
+
+
+# Measured: SimCLR and SupCon on the long-tailed Fashion-MNIST and on factors:scales, batches of 128.
+SIMCLR_10 = [0.662, 0.676, 0.682, 0.683, 0.682, 0.677, 0.684, 0.685, 0.688, 0.691]  # 0.73 after 40 epochs
+SUPCON_20 = [0.662, 0.697, 0.711, 0.713, 0.748, 0.733, 0.748, 0.74, 0.739, 0.745]
+SUPCON_20 += [0.768, 0.768, 0.767, 0.757, 0.766, 0.774, 0.766, 0.766, 0.77, 0.765]
+SCALES_10 = [0.226, 0.225, 0.243, 0.264, 0.296, 0.286, 0.294, 0.312, 0.316, 0.321]
+
+
+@pytest.mark.parametrize(
+    ("curve", "rises"),
+    [
+        (SIMCLR_10, True),
+        (SUPCON_20, False),  # as good as at its end for half of the time
+        (SCALES_10, True),
+        ([0.5, 0.6, 0.7, 0.7, 0.7, 0.7, 0.7], False),
+        ([0.5] + [0.6 + 0.0024 * k for k in range(5)], False),  # by 0.96 points
+        ([0.5] + [0.6 + 0.0026 * k for k in range(5)], True),  # by 1.04 points
+        ([0.5, 0.6, 0.64, 0.6, 0.64, 0.62], False),  # no more than it varies
+        ([0.5, 0.9, 0.85, 0.8, 0.75, 0.7], False),
+        ([0.1, 0.2, 0.3, 0.4, 0.5], False),  # too early to say
+        ([], False),
+    ],
+)
+def test_rising_probe(curve, rises):
+    found = rising_probe(curve)
+    assert bool(found) == rises
+    assert not found or (found.startswith("still rising: kNN rose by ") and found.endswith("more epochs or steps"))
+
+
+def test_a_probe_that_rises_again_to_less_than_it_had_is_flat_and_rises():
+    fallen = [0.7, 0.5, 0.52, 0.56, 0.6, 0.65]
+    assert flat_probe(fallen)
+    assert rising_probe(fallen)
 
 
 def test_an_effective_rank_of_4_in_64_is_low_and_of_6_is_not():

@@ -14,10 +14,10 @@ from counterpoise.learners.learner import warmup_cosine
 from counterpoise.measure.online import OnlineProbe
 from counterpoise.nets import backbone
 from counterpoise.ops.checks import check_lengths
+from counterpoise.training.precision import check_precision
 from counterpoise.training.trainer import (
     CHECKPOINT,
     Shuffle,
-    check_precision,
     fit,
     make_logger,
     read_checkpoint,
@@ -86,12 +86,12 @@ def same(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
-def test_a_resumed_run_ends_with_the_same_bits(images, tmp_path, accumulate):
-    whole, curve = run(tmp_path / "whole", images, accumulate=accumulate)
+@pytest.mark.parametrize("options", [{"accumulate": 1}, {"accumulate": 2}, {"precision": "bf16-mixed"}])
+def test_a_resumed_run_ends_with_the_same_bits(images, tmp_path, options):
+    whole, curve = run(tmp_path / "whole", images, **options)
     with pytest.raises(ConnectionAbortedError):
-        run(tmp_path / "cut", images, accumulate=accumulate, callbacks=(StopAfter(2, 1),))
-    resumed, continued = run(tmp_path / "cut", images, accumulate=accumulate)
+        run(tmp_path / "cut", images, callbacks=(StopAfter(2, 1),), **options)
+    resumed, continued = run(tmp_path / "cut", images, **options)
     assert same(whole, resumed)
     assert [row["loss"] for row in curve] == [row["loss"] for row in continued]
     assert [row["epoch"] for row in continued] == [1, 2, 3, 4]

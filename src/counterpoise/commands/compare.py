@@ -6,7 +6,7 @@ import csv
 import os
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ import counterpoise
 from counterpoise import tasks
 from counterpoise.commands.evidence import ItemsOf, difference, figure, summary, unit_of
 from counterpoise.data.state import data_state, state_key
+from counterpoise.engine.budget import settled_budget
 from counterpoise.engine.given import RUNS
 from counterpoise.engine.pool import Key, Stopped, attempt, run_all
 from counterpoise.errors import InputError, RunFailed, printable, unknown
@@ -139,9 +140,11 @@ def compare(
     for arm in arms:  # refuse what cannot work before hours are spent on what can
         about_task.check(runs[arm.label, 0], scored=True)
     make_output_folder(folder, "comparison")
+    console = make_console(quiet)
+    shared = settled_budget(sorted(runs.values(), key=lambda run: run is not runs[against, 0]), folder, console)
+    runs = {key: replace(run, settings=shared) for key, run in runs.items()}
     if node() > 0:
         return train_along(runs, folder)
-    console = make_console(quiet)
     head = {
         "counterpoise": counterpoise.__version__,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 from counterpoise import tasks
 from counterpoise.data.state import State, changed_files, data_state, state_key
+from counterpoise.engine.budget import settled_budget
 from counterpoise.engine.execute import execute_run
 from counterpoise.errors import InputError
 from counterpoise.files import (
@@ -48,8 +49,8 @@ def train(
 
     The folder gets the configuration, the logs, a checkpoint after every epoch, the encoder as safetensors and
     `result.json`. A call that was stopped goes on from its last epoch; a finished one is not run again, unless it is
-    asked for more epochs, for which it goes on from its checkpoint. Its learning rates are then not those of a run that
-    had all epochs from the start, and `continued` and a warning in the result say so.
+    asked for more epochs or steps, for which it goes on from its checkpoint. Its learning rates are then not those of a
+    run that had all of them from the start, and `continued` and a warning in the result say so.
 
     Args:
         method: a slug from `counterpoise list`, or "./mine.py:MyMethod" for a `counterpoise.Method`, or an objective of
@@ -98,6 +99,7 @@ def train(
             _keep_state(folder, source, state)
             if line := about_task.summary(run, parts):
                 make_console(quiet).print(line)
+        run = replace(run, settings=settled_budget([run], folder, make_console(quiet)))
         return {**execute_run(run, folder, loggers=loggers, progress=not quiet), "folder": str(folder)}
 
 

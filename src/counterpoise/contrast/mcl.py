@@ -293,6 +293,8 @@ class MCL(ProjectedMethod):
         each = math.ceil(self.batches_an_epoch / self.trainer.accumulate_grad_batches) or steps // self._epochs()
         stage = int(self.encoder.stage)
         length = each * sum(self._stage_of(epoch) == stage for epoch in range(self._epochs()))
+        if self.max_steps and stage == self._stage_of(self._epochs() - 1):  # the last stage has all steps that are left
+            length = max(1, self.max_steps - int(self.first_step))
         return warmup_cosine((step - int(self.first_step)) % length, length, self.warmup)
 
     def diagnostics(self, train: Images, probe: Images, test: Images) -> dict[str, float]:

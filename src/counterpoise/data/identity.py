@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -62,7 +62,7 @@ def _number(parts: Iterable[bytes | np.ndarray]) -> int:
     """A digest as a signed number of 64 bits."""
     digest = hashlib.blake2b(digest_size=8)
     for part in parts:
-        data = memoryview(part).cast("B") if isinstance(part, np.ndarray) else part
+        data = memoryview(cast(Any, part)).cast("B") if isinstance(part, np.ndarray) else part
         digest.update(len(data).to_bytes(8, "big"))
         digest.update(data)
     return int.from_bytes(digest.digest(), "big", signed=True)

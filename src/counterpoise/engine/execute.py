@@ -35,7 +35,7 @@ from counterpoise.training.run import (
 from counterpoise.training.trainer import is_harmless, resolve
 
 GALLERY = 500  # test images kept with their features, for the report's pictures
-CONTINUED = "as a run of fewer epochs, at other learning rates, so it differs from one that had all its epochs at once"
+CONTINUED = "as a shorter run, at other learning rates, so it differs from one that had its whole budget at once"
 KEPT = {"config.json": {"method", "settings"}, "result.json": {"status", "metrics", "warnings", "shape"}}
 """What a run's files hold, at the least."""
 

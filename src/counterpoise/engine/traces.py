@@ -27,7 +27,7 @@ from counterpoise.data.views import to_input
 from counterpoise.engine.given import load_model
 from counterpoise.learners.learner import Learner
 from counterpoise.nets.features import evaluation
-from counterpoise.tasks.base import Offers, Task
+from counterpoise.tasks.base import PLAINLY, Offers, Task
 from counterpoise.training.run import LearnerSettings, Run, processor_threads
 
 SEED = 100  # that no claim uses
@@ -81,7 +81,7 @@ def shortened(run: Run) -> Run:
     """The run that stands for another in its trace."""
     changes: dict[str, Any] = {"epochs": EPOCHS, "threads": 1, "device": "cpu"}
     if isinstance(run.settings, LearnerSettings):
-        changes |= {"batch_size": min(BATCH, run.settings.batch_size), "precision": "32", "accumulate": 1}
+        changes |= {"batch_size": min(BATCH, run.settings.batch_size), **PLAINLY}
     return replace(run, seed=SEED, settings=replace(run.settings, **changes))
 
 

@@ -93,7 +93,7 @@ class Alternating(Learner):
         return self.make_optimizer(groups)
 
     def configure_optimizers(self) -> Any:
-        steps = int(self.trainer.estimated_stepping_batches)
+        steps = self.training_steps()
         found = []
         for player, parameters in self.players().items():
             learnt = [p for p in parameters if p.requires_grad]

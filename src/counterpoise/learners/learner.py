@@ -30,6 +30,7 @@ class Learner(lightning.LightningModule):
     Attributes:
         net: the network that a run keeps and scores.
         trains: whether there is anything to train. Where there is not, `start_epoch` is called once with all data.
+        max_steps: steps of the optimiser after which training ends; `None` where a number of epochs ends it.
 
     Examples:
         >>> class LinearRegression(Learner):
@@ -44,6 +45,7 @@ class Learner(lightning.LightningModule):
 
     net: nn.Module
     trains: bool = True
+    max_steps: int | None = None
 
     def __init__(
         self,
@@ -108,6 +110,10 @@ class Learner(lightning.LightningModule):
         """Share of the peak learning rate at a step; by default `warmup_cosine`."""
         return warmup_cosine(step, steps, self.warmup)
 
+    def training_steps(self) -> int:
+        """Steps of the whole training, which the schedule is fitted to."""
+        return self.max_steps or int(self.trainer.estimated_stepping_batches)
+
     def diagnostics(self, *parts: Any) -> dict[str, float]:
         """Figures that the method alone knows after training, by name; nothing by default.
 
@@ -151,7 +157,7 @@ class Learner(lightning.LightningModule):
 
     def configure_optimizers(self) -> Any:
         optimizer = self.make_optimizer(self.parameter_groups())
-        steps = int(self.trainer.estimated_stepping_batches)
+        steps = self.training_steps()
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.lr_factor(step, steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

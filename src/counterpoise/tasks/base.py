@@ -282,7 +282,7 @@ class Task(Generic[Parts]):
             if name == "start" and not settings.init:
                 return None
             init = settings.init if name == "start" else None
-            changes |= {"init": init, "freeze": False, "given": None, "accumulate": 1, "precision": "32"}
+            changes |= {"init": init, "freeze": False, "given": None, **PLAINLY}
         own = replace(settings, **changes)
         return replace(run, method=self.references[name], arguments={}, settings=own, files=None)
 
@@ -359,15 +359,19 @@ class Task(Generic[Parts]):
         """
         settings = run.settings
         assert isinstance(settings, LearnerSettings)
+        if settings.minutes is not None:
+            raise InputError("minutes: expected steps by now; `engine.budget.settled_budget` turns minutes into them")
         return fit(
             learner,
             self.training_data(parts),
             epochs=settings.epochs,
+            steps=settings.steps,
             batch_size=settings.batch_size,
             seed=run.seed,
             folder=folder,
             probe=self.probe(run, parts),
             precision=settings.precision,
+            compile=settings.compile,
             accumulate=settings.accumulate,
             loggers=watch.loggers,
             device=settings.device,
@@ -396,6 +400,10 @@ class Task(Generic[Parts]):
         """Write what the run keeps of its learner into its folder: `net.safetensors`."""
         if (net := self.kept(learner)) is not None:
             save_net(folder / NET, net, run.config(), facts)
+
+
+PLAINLY: Mapping[str, Any] = {"steps": None, "minutes": None, "precision": "32", "compile": False, "accumulate": 1}
+"""Settings of a run whose way of training is of no account."""
 
 
 def encoder_of(name: str, shape: Sequence[int], pretrained: bool = False) -> nn.Module:

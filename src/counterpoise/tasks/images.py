@@ -23,7 +23,7 @@ from counterpoise.data.views import Views, to_input
 from counterpoise.errors import InputError, first_few, unknown
 from counterpoise.learners.method import Method
 from counterpoise.measure.online import OnlineProbe
-from counterpoise.measure.undertraining import few_steps, flat_probe, poor_shape
+from counterpoise.measure.undertraining import few_steps, flat_probe, poor_shape, rising_probe
 from counterpoise.nets import embed
 from counterpoise.nets.rows import StandardizedRows
 from counterpoise.registry import catalogue
@@ -38,6 +38,7 @@ from counterpoise.training.run import (
     Metric,
     Run,
     Scores,
+    Settings,
     load_once,
 )
 
@@ -105,9 +106,11 @@ class ImageTask(Task[Prepared]):
                 "them, and regress those with a number to predict"
             )
         if not run.train_on_all:
-            return load_once(run, self.prepare())
+            return leave_out(load_once(run, self.prepare()), run.settings)
         if run.imperfect:
             raise InputError("all: trains on every image as it is; expected no imperfection of the data beside it")
+        if getattr(run.settings, "leave_out", None) is not None:
+            raise InputError("all: trains on every image; expected no leave_out beside it")
         train = all_joined(list(load_once(run, prepare).images.values()))
         nothing = train.subset(torch.arange(0))
         return Prepared(train, nothing, nothing)
@@ -266,6 +269,49 @@ def prepare(
     return Prepared(train, probe, test, truth)
 
 
+def leave_out(parts: Prepared, settings: Settings) -> Prepared:
+    """The images without those whose factor has the value that the settings leave out; they stay in the test set.
+
+    They leave the labelled images of the probes, too, where these have the factor, so that only the test holds them.
+
+    Args:
+        parts: all images.
+        settings: name the factor as `group`, and its value as `leave_out`.
+
+    Raises:
+        InputError: for a factor or a value that the training images do not have, naming those that they have; or the
+            only one that they have.
+    """
+    group, value = getattr(settings, "group", None), getattr(settings, "leave_out", None)
+    if group is None or value is None:
+        return parts
+    if group not in parts.train.factors:
+        raise unknown("group: factor of the training images", group, parts.train.factors)
+    names = _value_names(parts.train, group)
+    if value not in names.values():
+        raise unknown(f"leave_out: value of {group}", value, names.values())
+    if len(names) == 1:
+        raise InputError(f"leave_out: '{value}' is the only value of {group}, so nothing would be left to train on")
+    number = next(number for number, name in names.items() if name == value)
+    kept = (parts.train.factors[group] != number).nonzero().flatten()
+    train = parts.train.subset(
+        kept, note=f"left out of training: {len(parts.train) - len(kept)} {parts.train.items} of {group} {value}"
+    )
+    if type(train) is not type(parts.train):
+        raise InputError("leave_out: is not for queries, whose answers it could leave out")
+    probe, truth = parts.probe, parts.truth
+    if group in probe.factors:
+        probe = probe.subset((probe.factors[group] != number).nonzero().flatten())
+    return replace(parts, train=train, probe=probe, truth=None if truth is None else truth[kept])
+
+
+def _value_names(images: Images, factor: str) -> dict[int, str]:
+    """What each value of a factor that some images have is called: by its name, or else by its number."""
+    names = images.factor_names.get(factor, ())
+    found = images.factors[factor].unique().tolist()
+    return {value: names[value] if value < len(names) else str(value) for value in found if value >= 0}
+
+
 def load_labelled(data: str, seed: int, size: int | None, data_dir: str | None, download: bool) -> Any:
     """What is learnt from and what is judged by: `Splits` of images, or `RowSplits` of rows of numbers.
 
@@ -386,9 +432,11 @@ def undertraining(run: Run, parts: Prepared, curve: Sequence[Mapping[str, float]
     assert isinstance(settings, ImageSettings)
     # Classes that training has not seen need more dimensions than those that it has.
     needed = len(parts.train.classes) if same and catalogue.find(run.method).labels else None
+    probed = [row["knn"] for row in curve if "knn" in row]
     found = [
-        few_steps(len(parts.train), settings.batch_size, settings.epochs, settings.accumulate),
-        flat_probe([row["knn"] for row in curve if "knn" in row]),
+        few_steps(len(parts.train), settings.batch_size, settings.epochs, settings.accumulate, settings.steps),
+        flat_probe(probed),
+        rising_probe(probed),
         *poor_shape(features, needed),
     ]
     return [warning for warning in found if warning]

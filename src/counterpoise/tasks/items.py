@@ -7,6 +7,7 @@ changes of it (its influence), so that the variance of these numbers is that of 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float, Float64, Int64, Integer, Shaped
@@ -14,7 +15,6 @@ from torch import Tensor
 
 from counterpoise.data import Images
 from counterpoise.data.identity import Identity, content_keys, order_of
-from counterpoise.data.parts import Labelled
 
 
 def weighted(values: Float[Tensor, " items"], weights: Shaped[Tensor, " items"]) -> Float64[Tensor, " items"]:
@@ -71,7 +71,7 @@ def of_some(values: Float[Tensor, " some"], index: Int64[Tensor, " some"], count
     return weighted(full, weights)
 
 
-def identity_of(parts: Sequence[Labelled], kept: Int64[Tensor, " items"]) -> Identity:
+def identity_of(parts: Sequence[Any], kept: Int64[Tensor, " items"]) -> Identity:
     """Which test images or rows the items of a run are.
 
     Args:

@@ -93,7 +93,7 @@ class Regress(Task[TargetSplits]):
         settings = run.settings
         assert isinstance(settings, LearnerSettings)
         train, test = (embed(learner.net, part, to_input) for part in parts)
-        few = few_steps(len(parts.train), settings.batch_size, settings.epochs, settings.accumulate)
+        few = few_steps(len(parts.train), settings.batch_size, settings.epochs, settings.accumulate, settings.steps)
         metrics, items = score_each(train, test, parts, learner.predict(test))
         warnings = [found for found in (collapse(test), few) if found and learner.trains]
         keys = content_keys(parts.test.inputs) if parts.test.numbers is None else parts.test.numbers

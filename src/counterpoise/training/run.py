@@ -27,11 +27,12 @@ from counterpoise.nets.weights import RUN_FILES
 from counterpoise.ops.checks import check_number
 from counterpoise.ops.processes import Exchange
 from counterpoise.registry.arguments import Argument, check_value, describe, given_values, plain
+from counterpoise.training.precision import Precision, settled
 from counterpoise.training.trainer import (
     CHECKPOINT,
-    Precision,
     ProcessGroupConfig,
     Strategy,
+    check_budget,
     check_device,
     check_options,
     check_process_group,
@@ -40,6 +41,7 @@ from counterpoise.training.trainer import (
 )
 
 Data = TypeVar("Data")
+EPOCHS = 10  # unless a number of epochs, steps or minutes is given
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ class Settings:
     """What all methods of a comparison share, whatever the task.
 
     Args:
-        epochs: passes over the training data.
+        epochs: passes over the training data; 10 where no other measure of the training's length is given.
         data_dir: where full data sets lie.
         download: let torchvision download a data set.
         device: "auto", "cpu", "cuda" or "mps".
@@ -78,7 +80,7 @@ class Settings:
             Several runs at a time (`jobs`) use a processor's cores better than several threads, but for large networks.
     """
 
-    epochs: int = 10
+    epochs: int | None = None
     data_dir: str | None = None
     download: bool = False
     device: str = "auto"
@@ -90,11 +92,18 @@ class Settings:
             value = plain(getattr(self, f.name))
             object.__setattr__(self, f.name, value)
             check_value(described[f.name], value)
+        self.settle()
         self.check()
+
+    def settle(self) -> None:
+        """Put in place of what was left open what it comes to, so that a run is named by what it does."""
+        if self.epochs is None:
+            object.__setattr__(self, "epochs", EPOCHS)
 
     def check(self) -> None:
         """Refuse values that are out of range, by name."""
-        check_number("epochs", self.epochs, at_least=1, whole=True)
+        if self.epochs is not None:
+            check_number("epochs", self.epochs, at_least=1, whole=True)
         check_number("threads", self.threads, at_least=1, whole=True)
         check_device(self.device)
 
@@ -112,7 +121,12 @@ class LearnerSettings(Settings):
         augmentations: steps of the random views, as in "crop=0.5,flip,jitter,grayscale,blur" (see `Views.of`); `None`
             takes the task's own: all but the blur, or a mild crop where another view would be another image.
         batch_size: items a step, of all devices together; at most all of them.
-        precision: "32", "16-mixed" (CUDA and MPS alone) or "bf16-mixed".
+        steps: steps of the optimiser in place of epochs: the schedule is fitted to them, and the last epoch may be cut.
+        minutes: time to train each run, in place of epochs. It is turned into steps once, by a short measurement of the
+            baseline on this machine, and all methods get these steps; see docs/budget.md.
+        precision: "32", "16-mixed" (CUDA and MPS alone) or "bf16-mixed"; "auto" takes "bf16-mixed" where the device has
+            it in hardware, else "32".
+        compile: compile the backbones by `torch.compile`, which needs a C++ compiler; faster after the first steps.
         accumulate: batches whose gradients are added up before each step of the optimiser.
         init: weights that every encoder starts from: the folder of a run, a file of weights (safetensors, or a state
             dict), or "pretrained" for those that timm or torchvision has for the backbone.
@@ -124,18 +138,41 @@ class LearnerSettings(Settings):
     backbone: str = "small"
     augmentations: str | None = None
     batch_size: int = 256
+    steps: int | None = None
+    minutes: float | None = None
     precision: Precision = "32"
+    compile: bool = False
     accumulate: int = 1
     init: str | None = None
     freeze: bool = False
     given: str | None = None
 
+    def settle(self) -> None:
+        if self.steps is None and self.minutes is None:
+            super().settle()
+        if self.precision == "auto":
+            check_device(self.device)
+            object.__setattr__(self, "precision", settled(self.precision, resolve(self.device)))
+
     def check(self) -> None:
         super().check()
+        _check_length(self.epochs, self.steps, self.minutes)
         given_values(self.given)
         if self.freeze and not self.init:
             raise InputError("freeze: keeps an encoder as it starts; expected init with it, got random weights")
-        check_options(self.epochs, self.batch_size, self.accumulate, self.precision, self.device)
+        check_options(self.batch_size, self.accumulate, self.precision, self.device, self.compile)
+
+
+def _check_length(epochs: int | None, steps: int | None, minutes: float | None) -> None:
+    """Refuse more than one measure of how long is trained."""
+    given = {"epochs": epochs, "steps": steps, "minutes": minutes}
+    named = [f"{name} {value}" for name, value in given.items() if value is not None]
+    if len(named) > 1:
+        raise InputError(f"epochs: expected only one of epochs, steps and minutes, got {' and '.join(named)}")
+    if minutes is not None:
+        check_number("minutes", minutes, above=0)
+    else:
+        check_budget(epochs, steps)
 
 
 @dataclass(frozen=True)
@@ -150,6 +187,8 @@ class ImageSettings(LearnerSettings):
         exchange: how objectives see the rows of all processes: "gather", "ring" (least memory), or "none", where each
             process is a batch of its own.
         group: a factor of the test images, such as "domain": the main metric for each of its values, and the worst.
+        leave_out: train without the images of this value of `group`, which stay in the test set: so its score shows how
+            well a method does on what it has not seen.
     """
 
     size: int | None = None
@@ -158,9 +197,12 @@ class ImageSettings(LearnerSettings):
     strategy: Strategy = "ddp"
     exchange: Exchange = "gather"
     group: str | None = None
+    leave_out: str | None = None
 
     def check(self) -> None:
         super().check()
+        if self.leave_out is not None and self.group is None:
+            raise InputError("leave_out: is a value of the factor that group names; expected group with it")
         check_process_group(self.process_group(), self.batch_size, self.device)
         if self.exchange not in get_args(Exchange):
             raise unknown("exchange", self.exchange, get_args(Exchange))
@@ -414,8 +456,8 @@ def begin(run: Run, folder: Path) -> list[int]:
     """Make a folder the run's own, by its `config.json`.
 
     A folder belongs to a run once there is a checkpoint or a result in it; before, a run of another configuration may
-    take its place. A run that is asked for more epochs than it had goes on from its checkpoint; its configuration says
-    after which epochs it did so, as `continued`.
+    take its place. A run that is asked for more epochs or steps than it had goes on from its checkpoint; its
+    configuration says after which epochs it did so, as `continued`.
 
     Returns:
         Those epochs.
@@ -452,9 +494,13 @@ def _with_defaults(config: dict[str, Any], run: Run) -> dict[str, Any]:
 
 
 def _only_longer(before: dict[str, Any], now: dict[str, Any]) -> bool:
-    """Whether a configuration differs from an earlier one by more epochs alone."""
-    settings = {**now["settings"], "epochs": before["settings"].get("epochs")}
-    return {**now, "settings": settings} == before and now["settings"]["epochs"] > settings["epochs"]
+    """Whether a configuration differs from an earlier one by more epochs alone, or by more steps alone."""
+    old, new = before["settings"], now["settings"]
+    for name in ("epochs", "steps"):
+        had, asked = old.get(name), new.get(name)
+        if had is not None and asked is not None and asked > had:
+            return {**now, "settings": {**new, name: had}} == before
+    return False
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> str:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import csv
 import logging
+import math
 import os
 import re
 import signal
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from importlib.util import find_spec
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol, cast, get_args, runtime_checkable
 
@@ -26,13 +28,14 @@ from counterpoise.errors import InputError, MissingExtra, unknown
 from counterpoise.files import aside_of, make_folder, written
 from counterpoise.learners.learner import Learner, broken_parameter, diverged, divergence_named
 from counterpoise.ops.checks import check_number
+from counterpoise.training.compiling import check_compiler, compiled, uncompiled
+from counterpoise.training.precision import Precision, check_precision, settled
 
-Precision = Literal["32", "16-mixed", "bf16-mixed"]
 Strategy = Literal["ddp", "fsdp"]
 LOGGERS = ("tensorboard", "wandb", "mlflow")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 CHECKPOINT = "last.ckpt"
-DTYPES = {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}
+TO_ROUNDING = "a compiled run is the same as one that was not stopped to rounding only"
 HARMLESS = (
     "does not have many workers",  # images lie in memory, and a batch is fetched by one indexing operation
     "GPU available but not used",  # as `device` asks
@@ -42,6 +45,13 @@ HARMLESS = (
     "module(s) in eval mode at the start of training",  # frozen encoders, by intention
 )
 """Parts of what Lightning and PyTorch say on runs as they should be, which concerns no user."""
+WITHOUT_EXTRAS: dict[str, Any] = {
+    "use_distributed_sampler": False,
+    "enable_checkpointing": False,
+    "enable_model_summary": False,
+    "log_every_n_steps": 1,
+}
+"""What Lightning's trainer is not to do by itself; sampling and checkpoints are ours."""
 
 
 Probe = Callable[[Any], "tuple[dict[str, float], str | None]"]
@@ -61,12 +71,14 @@ def fit(
     learner: Learner,
     data: Batched,
     *,
-    epochs: int,
+    epochs: int | None = None,
+    steps: int | None = None,
     batch_size: int,
     seed: int,
     folder: Path,
     probe: Probe | None = None,
     precision: Precision = "32",
+    compile: bool = False,
     accumulate: int = 1,
     loggers: tuple[str, ...] = (),
     device: str = "auto",
@@ -80,15 +92,21 @@ def fit(
     on one machine's CPU, the same weights to the last bit as a run that was not. A learner with nothing to train sees
     all data once, by `start_epoch`.
 
+    The budget is a number of epochs, or of steps of the optimiser: then the schedule ends with the last step, which may
+    cut the last epoch short, and a method whose epochs have fewer batches gets more epochs.
+
     Args:
         learner: what to train; changed in place.
         data: the training data: any `Dataset` with `__len__` and `__getitems__`, which returns a whole batch.
-        epochs: passes over the data.
+        epochs: passes over the data; either these or `steps` are given.
+        steps: steps of the optimiser; of a learner whose players take turns, batches.
         batch_size: items a step; at most all of them. A last smaller batch is dropped.
         seed: decides the order of the data and what is drawn at random, such as views.
         folder: gets `last.ckpt` and `curve.csv` after every epoch; an existing `last.ckpt` is resumed from.
         probe: what to measure of the learner after every epoch; see `measure.online.OnlineProbe`.
-        precision: "32", or mixed precision in float16 or bfloat16.
+        precision: "32", or mixed precision in float16 or bfloat16; "auto" is bfloat16 where the device has it in
+            hardware, else "32".
+        compile: compile the learner's backbones by `torch.compile`; probes and `start_epoch` call them as they are.
         accumulate: batches whose gradients are added up before each step of the optimiser.
         loggers: where the curve goes besides: any of "tensorboard", "wandb", "mlflow".
         device: "auto", "cpu", "cuda" or "mps".
@@ -102,9 +120,11 @@ def fit(
     Raises:
         InputError: for numbers out of range, or a checkpoint that is damaged or belongs to another configuration.
     """
-    check_options(epochs, batch_size, accumulate, precision, device)
+    check_budget(epochs, steps)
+    check_options(batch_size, accumulate, precision, device, compile)
     check_loggers(loggers)
     process_group = process_group or ProcessGroupConfig()
+    precision = settled(precision, resolve(device))
     make_folder(folder)
     if not learner.trains:
         return _apply(learner, data, seed, folder, probe, device, callbacks)
@@ -112,51 +132,68 @@ def fit(
     learner.check_training(accumulate, precision, process_group.size)
     history = History(probe if process_group.strategy == "ddp" else None, folder / "curve.csv")
     checkpoint = folder / CHECKPOINT
-    loader: DataLoader[Any] = DataLoader(
-        cast(Any, data),
-        batch_sampler=DistributedBatchSampler(
-            Shuffle(len(data), seed), learner, min(batch_size, len(data)), process_group
-        ),
-        collate_fn=_as_fetched,
-    )
-    resume = None
-    if checkpoint.exists():
-        read_checkpoint(checkpoint)
-        resume = checkpoint
+    loader = _make_loader(learner, data, batch_size, seed, process_group)
+    before = read_checkpoint(checkpoint) if checkpoint.exists() else None
+    budget = None if steps is None else StepBudget(steps, loader, accumulate)
+    learner.max_steps = steps
     _warn_of_substitutes(batch_size, len(data), accumulate, len(loader))
     with quiet(), history.keeping_warnings():
+        if compile and before and not _same_bits_compiled(learner, device, process_group):
+            warnings.warn(f"resumed after epoch {before['epoch'] + 1}: {TO_ROUNDING}")
         trainer = lightning.Trainer(
-            max_epochs=epochs,
-            accelerator=resolve(device),
-            devices=process_group.devices,
-            num_nodes=process_group.nodes,
-            strategy=process_group.strategy if process_group.size > 1 else "auto",
-            sync_batchnorm=process_group.size > 1 and resolve(device) == "cuda",
-            use_distributed_sampler=False,
-            precision=precision,
+            max_epochs=epochs if budget is None else budget.epochs(before),
             accumulate_grad_batches=accumulate,
             logger=[make_logger(name, folder) for name in loggers],
             callbacks=[
+                *([budget] if budget else []),
                 StartEpoch(data, seed, process_group.rank),
                 history,
                 *callbacks,
                 *([RichProgressBar()] if progress else []),
                 AtomicCheckpoint(checkpoint),
             ],
-            enable_checkpointing=False,
             enable_progress_bar=progress,
-            enable_model_summary=False,
-            log_every_n_steps=1,
             default_root_dir=folder,
+            **_hardware(device, precision, process_group),
+            **WITHOUT_EXTRAS,
         )
         _check_granted(trainer, precision, process_group)
-        try:
-            trainer.fit(learner, loader, ckpt_path=resume, weights_only=True)
-        except (RuntimeError, KeyError, ValueError) as error:
-            if resume and "state_dict" in str(error):
-                raise InputError(f"{checkpoint}: belongs to another configuration; choose another folder") from error
-            raise
+        with compiled(learner) if compile else nullcontext():
+            _fit_from(trainer, learner, loader, checkpoint)
     return history.rows
+
+
+def _make_loader(
+    learner: Learner, data: Batched, batch_size: int, seed: int, process_group: ProcessGroupConfig
+) -> DataLoader[Any]:
+    """What gives this process its share of the learner's batches."""
+    order = Shuffle(len(data), seed)
+    batches = DistributedBatchSampler(order, learner, min(batch_size, len(data)), process_group)
+    return DataLoader(cast(Any, data), batch_sampler=batches, collate_fn=_as_fetched)
+
+
+def _hardware(device: str, precision: str, process_group: ProcessGroupConfig) -> dict[str, Any]:
+    """What Lightning's trainer is to run on, and how."""
+    kind, several = resolve(device), process_group.size > 1
+    return {
+        "accelerator": kind,
+        "devices": process_group.devices,
+        "num_nodes": process_group.nodes,
+        "strategy": process_group.strategy if several else "auto",
+        "sync_batchnorm": several and kind == "cuda",
+        "precision": precision,
+    }
+
+
+def _fit_from(trainer: lightning.Trainer, learner: Learner, loader: DataLoader[Any], checkpoint: Path) -> None:
+    """Train from a checkpoint on, where there is one, or from the start."""
+    resume = checkpoint if checkpoint.exists() else None
+    try:
+        trainer.fit(learner, loader, ckpt_path=resume, weights_only=True)
+    except (RuntimeError, KeyError, ValueError) as error:
+        if resume and "state_dict" in str(error):
+            raise InputError(f"{checkpoint}: belongs to another configuration; choose another folder") from error
+        raise
 
 
 def _apply(
@@ -207,15 +244,41 @@ def _check_granted(trainer: lightning.Trainer, precision: str, process_group: Pr
             raise InputError(f"{name}: asked for {wanted}, for which Lightning takes {found[name]} here")
 
 
-def check_options(epochs: int, batch_size: int, accumulate: int, precision: str, device: str) -> None:
+def _same_bits_compiled(learner: Learner, device: str, process_group: ProcessGroupConfig) -> bool:
+    """Whether a resumed run that is compiled computes what an uninterrupted one does: where all batches are of one
+    size, in one process on the CPU, so that all steps run the same code."""
+    one_size = type(learner).batches is Learner.batches
+    return one_size and resolve(device) == "cpu" and process_group.size == 1
+
+
+def check_budget(epochs: int | None, steps: int | None) -> None:
+    """Refuse a training that has no end or two.
+
+    Examples:
+        >>> check_budget(None, 500)
+        >>> check_budget(3, 500)
+        Traceback (most recent call last):
+        counterpoise.errors.InputError: epochs: expected either epochs or steps, got 3 and 500
+    """
+    if epochs is None and steps is None:
+        raise InputError("epochs: expected either epochs or steps, got neither")
+    if epochs is not None and steps is not None:
+        raise InputError(f"epochs: expected either epochs or steps, got {epochs} and {steps}")
+    for name, value in {"epochs": epochs, "steps": steps}.items():
+        if value is not None:
+            check_number(name, value, at_least=1, whole=True)
+
+
+def check_options(batch_size: int, accumulate: int, precision: str, device: str, compile: bool = False) -> None:
     """Refuse what `fit` cannot do, by name, before anything is loaded."""
-    check_number("epochs", epochs, at_least=1, whole=True)
     check_number("batch_size", batch_size, at_least=2, whole=True)
     check_number("accumulate", accumulate, at_least=1, whole=True)
     if precision not in get_args(Precision):
         raise unknown("precision", precision, get_args(Precision))
     check_device(device)
     check_precision(precision, resolve(device))
+    if compile:
+        check_compiler(resolve(device))
 
 
 def check_device(device: str) -> None:
@@ -241,28 +304,6 @@ def resolve(device: str) -> str:
     if device != "auto":
         return device
     return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-
-
-def check_precision(precision: str, device: str) -> None:
-    """Refuse a mixed precision that a device does not have, and in whose place libraries would take another.
-
-    Examples:
-        >>> check_precision("16-mixed", "cpu")
-        Traceback (most recent call last):
-        counterpoise.errors.InputError: precision: '16-mixed' is not available on cpu; '32' is, and 'bf16-mixed' may be
-    """
-    if precision not in DTYPES:
-        return
-    reason = "" if (precision, device) == ("16-mixed", "cpu") else None  # where Lightning takes bfloat16
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")  # PyTorch says so, and goes on without
-            torch.autocast(device, DTYPES[precision])
-    except (UserWarning, RuntimeError) as error:
-        reason = f" ({str(error).splitlines()[0][:120]})"
-    if reason is not None:
-        others = "'32' is" if precision == "bf16-mixed" else "'32' is, and 'bf16-mixed' may be"
-        raise InputError(f"precision: '{precision}' is not available on {device}{reason}; {others}")
 
 
 def check_sizes(items: int, batch_size: int, process_group: ProcessGroupConfig) -> None:
@@ -354,16 +395,55 @@ class DistributedBatchSampler(BatchSampler):
     def __init__(self, order: Shuffle, learner: Learner, batch_size: int, process_group: ProcessGroupConfig):
         super().__init__(order, batch_size, drop_last=True)
         self.learner, self.process_group = learner, process_group
+        self.left: int | None = None  # batches until the end of training, where a number of steps limits it
 
     def __iter__(self) -> Iterator[list[int]]:
         # A generator, so that nothing is drawn before the epoch is known: a resumed loader is started before it is.
-        for batch in self.learner.batches(torch.tensor(list(self.sampler)), self.batch_size):
+        for batch in islice(self.learner.batches(torch.tensor(list(self.sampler)), self.batch_size), self.left):
             size = self.process_group.size
             if len(batch) < 2 * size:
                 raise InputError(
                     f"batch_size: expected 2 images for each of {size} processes, got a batch of {len(batch)}"
                 )
             yield batch[self.process_group.rank :: size]
+
+
+class StepBudget(Callback):
+    """Ends training after a number of steps, with the end of an epoch that is cut to fit.
+
+    Lightning's own limit counts a step for every player that takes a turn, and ends in the middle of an epoch.
+    """
+
+    def __init__(self, steps: int, loader: DataLoader[Any], accumulate: int):
+        self.steps, self.accumulate, self.each = steps, accumulate, math.ceil(len(loader) / accumulate)
+        self.batches = cast(DistributedBatchSampler, loader.batch_sampler)
+
+    def epochs(self, checkpoint: dict[str, Any] | None) -> int:
+        """The epochs that the steps take if none has fewer batches than others.
+
+        Args:
+            checkpoint: that training goes on from, which may hold epochs that were cut.
+        """
+        planned = math.ceil(self.steps / self.each)
+        if checkpoint is None:
+            return planned
+        schedules, behind = checkpoint["lr_schedulers"], checkpoint["epoch"] + 1
+        done = schedules[0]["last_epoch"] if schedules else checkpoint["global_step"]
+        return behind if done >= self.steps else max(planned, behind + 1)
+
+    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+        self.batches.left = (self.steps - steps_done(trainer)) * self.accumulate
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        behind = trainer.current_epoch + 1
+        if behind == trainer.max_epochs and steps_done(trainer) < self.steps:  # some epochs had fewer batches
+            trainer.fit_loop.max_epochs = behind + 1
+
+
+def steps_done(trainer: lightning.Trainer) -> int:
+    """Steps behind a trainer, by its schedule, which steps once for all players of a batch."""
+    schedules = [config.scheduler for config in trainer.lr_scheduler_configs]
+    return schedules[0].last_epoch if schedules else trainer.global_step
 
 
 class StartEpoch(Callback):
@@ -385,7 +465,7 @@ class StartEpoch(Callback):
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         torch.manual_seed(epoch_seed(self.seed, trainer.current_epoch) + (1 << 62))
-        with divergence_named(pl_module):
+        with divergence_named(pl_module), uncompiled(pl_module):
             pl_module.start_epoch(self.data, trainer.current_epoch)
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
@@ -423,7 +503,7 @@ class History(Callback):
         row = {"epoch": trainer.current_epoch + 1, "loss": float(logged["loss"]), "seconds": seconds}
         row |= {name: float(value) for name, value in logged.items() if name.startswith("loss_")}
         if self.probe is not None:
-            with divergence_named(pl_module):
+            with divergence_named(pl_module), uncompiled(pl_module):
                 figures, found = self.probe(pl_module)
             row |= figures
             pl_module.log_dict(figures, prog_bar=True, rank_zero_only=True)
