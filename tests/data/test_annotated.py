@@ -12,7 +12,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from counterpoise.commands.scenes import scenes
-from counterpoise.data.annotated import Annotated, Objects, divided, from_scenes, hide_maps, join
+from counterpoise.data.annotated import Annotated, Objects, divided, from_scenes, hide_maps, join, ragged
 from counterpoise.data.annotated_sources import annotated_files, is_annotated, load_annotated
 from counterpoise.data.coco_folders import load_coco
 from counterpoise.data.coco_writing import write_coco
@@ -344,6 +344,28 @@ def test_objects_out_of_order_and_relations_across_images_are_refused(data):
 def test_calls_that_make_no_sense_are_refused(data, call, message):
     with pytest.raises(InputError, match=message):
         call(data)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16, torch.uint32, torch.int16])
+def test_lists_are_found_by_integers_of_every_type(dtype):
+    starts, index = torch.tensor([0, 2, 2, 5]), torch.tensor([2, 1, 0])
+    for found, expected in zip(ragged(starts.to(dtype), index.to(dtype)), ragged(starts, index), strict=True):
+        assert torch.equal(found, expected)
+
+
+@pytest.mark.usefixtures("plain_shapes")
+@pytest.mark.parametrize(
+    ("starts", "index", "message"),
+    [
+        ([0, 2, 2, 5], [3], "index: expected integers from 0 to 2, got 3"),
+        ([0, 2, 2, 5], [0.5], "index: expected integers, got torch.float32"),
+        ([0.0, 2.0], [0], "starts: expected integers, got torch.float32"),
+        ([3, 1], [0], "starts: expected ascending numbers"),
+    ],
+)
+def test_lists_that_are_none_are_refused(starts, index, message):
+    with pytest.raises(InputError, match=message):
+        ragged(torch.tensor(starts), torch.tensor(index))
 
 
 # Sizes

@@ -389,6 +389,14 @@ WHOLE = torch.tensor([[0, 0], [0, 0], [32, 32], [32, 32]])
         (lambda: gaussian_blur(TWO, torch.ones(2), 32), "radius: expected a whole number .* of at most 31, got 32"),
         (lambda: gaussian_blur(TWO, torch.ones(2), -1), "radius: expected a whole number of at least 0"),
         (lambda: gaussian_blur(TWO, torch.ones(2), 1.5), "radius: expected a whole number of at least 0"),
+        (
+            lambda: adjust_contrast(1e30 * TWO, torch.full((2,), 1e30)),
+            r"x: expected pixels from 0 to 1, got .*e\+",
+        ),
+        (lambda: adjust_saturation(TWO * torch.nan, torch.ones(2)), "x: expected pixels from 0 to 1, got nan"),
+        (lambda: adjust_brightness(TWO - 1, torch.ones(2)), "x: expected pixels from 0 to 1, got -"),
+        (lambda: adjust_hue((255 * TWO).byte(), torch.ones(2)), "x: expected floating-point numbers, got torch.uint8"),
+        (lambda: gaussian_blur((255 * TWO).byte(), torch.ones(2), 2), "x: expected floating-point numbers"),
         (lambda: luma(TWO[:, :2]), "x: expected 1 or 3 channels, got 2"),
     ],
 )

@@ -7,7 +7,7 @@ from torch.utils.data import Dataset
 
 from counterpoise.data.views import Views, to_float
 from counterpoise.errors import InputError
-from counterpoise.learners.learner import Learner
+from counterpoise.learners.learner import Learner, warmup_cosine
 from counterpoise.learners.method import Method
 from counterpoise.training.trainer import fit
 from worlds import Encoder
@@ -86,6 +86,33 @@ def test_what_trains_nothing_sees_all_data_once_by_the_seed(tmp_path):
     assert row.keys() == {"epoch", "seconds"}, "there is no loss"
     assert not learner.training
     assert (tmp_path / "a" / "curve.csv").exists()
+
+
+@pytest.mark.usefixtures("plain_shapes")
+@pytest.mark.parametrize(
+    ("step", "steps", "warmup", "message"),
+    [
+        (-1, 10, 0.1, "step: expected a whole number of at least 0, got -1"),
+        (0.5, 10, 0.1, "step: expected a whole number"),
+        (0, 0, 0.1, "steps: expected a whole number of at least 1, got 0"),
+        (0, 10, 1.5, "warmup: expected a number of at least 0 and of at most 1, got 1.5"),
+        (0, 10, float("nan"), "warmup: expected .* got nan"),
+    ],
+)
+def test_a_schedule_of_numbers_that_make_no_sense_is_refused(step, steps, warmup, message):
+    with pytest.raises(InputError, match=message):
+        warmup_cosine(step, steps, warmup)
+
+
+@pytest.mark.parametrize("warmup", [0, 0.1, 1])
+def test_the_schedule_stays_within_0_and_1_rises_and_falls(warmup):
+    shares = [warmup_cosine(step, 20, warmup) for step in range(30)]
+    top = shares.index(max(shares))
+    assert min(shares) >= 0
+    assert max(shares) == 1
+    assert shares[: top + 1] == sorted(shares[: top + 1])
+    assert shares[top:] == sorted(shares[top:], reverse=True)
+    assert warmup == 1 or shares[20:] == [0] * 10
 
 
 def test_a_learner_must_say_what_its_loss_is():

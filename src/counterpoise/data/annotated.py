@@ -676,15 +676,29 @@ def check_class_names(argument: str, classes: Sequence[str]) -> None:
 
 
 def ragged(
-    starts: Int64[Tensor, " lists_and_end"], index: Int64[Tensor, " chosen"]
+    starts: Integer[Tensor, " lists_and_end"], index: Integer[Tensor, " chosen"]
 ) -> tuple[Int64[Tensor, " rows"], Int64[Tensor, " rows"]]:
     """The rows of some of several lists that lie one after the other, and of each row which of those it is in.
+
+    Args:
+        starts: the first row of each list, and then the number of all rows.
+        index: which lists, in any order; a list may be there several times.
+
+    Returns:
+        The rows of these lists, and for each row the position of its list in `index`.
+
+    Raises:
+        InputError: for an index of no list, numbers that are not whole, or a list that ends before it starts.
 
     Examples:
         >>> ragged(torch.tensor([0, 2, 2, 5]), torch.tensor([2, 1, 0]))
         (tensor([2, 3, 4, 0, 1]), tensor([0, 0, 0, 2, 2]))
     """
+    starts = check_integers("starts", starts, starts.numel())
+    index = check_integers("index", index, index.numel(), low=0, high=len(starts) - 1)
     counts = starts[index + 1] - starts[index]
+    if bool((counts < 0).any()):
+        raise InputError("starts: expected ascending numbers, got a smaller number after a larger one")
     of = torch.arange(len(index)).repeat_interleave(counts)
     first = _starts(counts)
     return torch.arange(int(first[-1])) + (starts[index] - first[:-1])[of], of

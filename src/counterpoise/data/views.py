@@ -23,6 +23,7 @@ from torch.nn import functional
 from counterpoise.errors import InputError, unknown
 from counterpoise.ops.checks import check_number
 
+ROUNDING = 1e-3  # by which a resized image may leave [0, 1]
 CROP_TRIES = 10  # as torchvision's RandomResizedCrop: then the largest box in the middle ratio is taken
 STEPS = {"crop": 0.2, "flip": 0.5, "jitter": 0.4, "grayscale": 0.2, "blur": 0.5}
 MILD_CROP = 0.8  # least share of the area that a mild view keeps
@@ -270,8 +271,9 @@ def crop_resize(
         The resized boxes.
 
     Raises:
-        InputError: for a size below 1, or on the CPU a box that is empty or not inside its image.
+        InputError: for integers, a size below 1, or on the CPU a box that is empty or not inside its image.
     """
+    _check_pixels(x)
     check_number("size", size, at_least=1, whole=True)
     _check_boxes(box, x.shape[2], x.shape[3])
     top, left, height, width = box
@@ -284,6 +286,7 @@ def adjust_brightness(
     x: Float[Tensor, "batch channels height width"], factor: Float[Tensor, " batch"]
 ) -> Float[Tensor, "batch channels height width"]:
     """Multiply each image in [0, 1] by its factor >= 0, cut off at 1."""
+    _check_unit(x)
     _check_amounts("factor", factor, at_least=0)
     return x.mul(factor[:, None, None, None]).clamp_(0, 1)
 
@@ -292,6 +295,7 @@ def adjust_contrast(
     x: Float[Tensor, "batch channels height width"], factor: Float[Tensor, " batch"]
 ) -> Float[Tensor, "batch channels height width"]:
     """Move each pixel in [0, 1] away from the image's mean luma, by a factor >= 0 (0: all grey, 1: as it was)."""
+    _check_unit(x)
     _check_amounts("factor", factor, at_least=0)
     mean = luma(x).mean((1, 2))
     return x.mul(factor[:, None, None, None]).add_(((1 - factor) * mean)[:, None, None, None]).clamp_(0, 1)
@@ -301,6 +305,7 @@ def adjust_saturation(
     x: Float[Tensor, "batch 3 height width"], factor: Float[Tensor, " batch"]
 ) -> Float[Tensor, "batch 3 height width"]:
     """Move each pixel in [0, 1] away from its luma, by a factor >= 0 (0: grey, 1: as it was)."""
+    _check_unit(x)
     _check_amounts("factor", factor, at_least=0)
     grey = luma(x).mul_(1 - factor[:, None, None])
     return x.mul(factor[:, None, None, None]).add_(grey[:, None]).clamp_(0, 1)
@@ -310,6 +315,7 @@ def adjust_hue(
     x: Float[Tensor, "batch 3 height width"], turn: Float[Tensor, " batch"]
 ) -> Float[Tensor, "batch 3 height width"]:
     """Turn the hue of each image in [0, 1] by a share of a full turn, in HSV (hexagonal) coordinates."""
+    _check_unit(x)
     _check_amounts("turn", turn)
     red, green, blue = x.unbind(1)
     value = x.amax(1)
@@ -328,6 +334,7 @@ def adjust_hue(
 
 def luma(x: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch height width"]:
     """Return the brightness of each pixel as the eye weighs red, green and blue (ITU-R BT.601)."""
+    _check_pixels(x)
     if x.shape[1] == 1:
         return x[:, 0].clone()
     if x.shape[1] != 3:
@@ -350,8 +357,10 @@ def gaussian_blur(
         The blurred images.
 
     Raises:
-        InputError: for a radius that is no whole number below the image's sides, or on the CPU a sigma below 0 or NaN.
+        InputError: for integers, a radius that is no whole number below the image's sides, or on the CPU a sigma below
+            0 or NaN.
     """
+    _check_pixels(x)
     check_number("radius", radius, at_least=0, at_most=min(x.shape[2:]) - 1, whole=True)
     _check_amounts("sigma", sigma, at_least=0)
     offset = torch.arange(-radius, radius + 1, device=x.device)
@@ -424,6 +433,21 @@ def _check_amounts(name: str, x: Tensor, at_least: float = -math.inf) -> None:
     if x.device.type == "cpu" and not (right := (x >= at_least) & x.isfinite()).all():
         bounds = f" of at least {at_least:g}" if at_least > -math.inf else ""
         raise InputError(f"{name}: expected finite numbers{bounds}, got {float(x[~right][0]):g}")
+
+
+def _check_unit(x: Tensor) -> None:
+    """Refuse pixels that are not in [0, 1], which give NaN beside large factors; only on the CPU, as above."""
+    _check_pixels(x)
+    if x.device.type == "cpu" and x.numel():
+        low, high = (extreme.item() for extreme in x.detach().aminmax())
+        if not (low >= -ROUNDING and high <= 1 + ROUNDING):
+            raise InputError(f"x: expected pixels from 0 to 1, got {low if high <= 1 + ROUNDING else high:g}")
+
+
+def _check_pixels(x: Tensor) -> None:
+    """Refuse integers, on which the arithmetic of the steps fails or wraps around."""
+    if not x.is_floating_point():
+        raise InputError(f"x: expected floating-point numbers, got {x.dtype}; to_float gives them")
 
 
 def _check_boxes(box: Tensor, height: int, width: int) -> None:
