@@ -14,6 +14,7 @@ from PIL import Image
 
 from counterpoise.data import load, named, sources
 from counterpoise.data.sources import load_all
+from counterpoise.data.targets import load_targets
 from counterpoise.errors import InputError, MissingExtra
 from counterpoise.files import output
 
@@ -546,3 +547,11 @@ def test_all_images_of_a_known_set():
     assert (len(whole.names), whole.kept.tolist()) == (12000, list(range(12000)))
     assert whole.unreadable() == []
     torch.testing.assert_close(whole.images.pixels[10000:], load("mnist", size=8).test.pixels)
+
+
+@pytest.mark.usefixtures("plain_shapes")
+@pytest.mark.parametrize("seed", [1.5, -1, "1"])
+def test_what_is_no_seed_is_refused_whether_it_divides_or_not(seed):
+    for call in (lambda: load("mnist", seed=seed), lambda: load_targets("diabetes", seed=seed)):
+        with pytest.raises(InputError, match="seed: expected a whole number of at least 0"):
+            call()

@@ -395,8 +395,29 @@ WHOLE = torch.tensor([[0, 0], [0, 0], [32, 32], [32, 32]])
         ),
         (lambda: adjust_saturation(TWO * torch.nan, torch.ones(2)), "x: expected pixels from 0 to 1, got nan"),
         (lambda: adjust_brightness(TWO - 1, torch.ones(2)), "x: expected pixels from 0 to 1, got -"),
-        (lambda: adjust_hue((255 * TWO).byte(), torch.ones(2)), "x: expected floating-point numbers, got torch.uint8"),
+        (
+            lambda: adjust_hue((255 * TWO).byte(), torch.ones(2)),
+            "x: expected floating-point numbers .* got torch.uint8",
+        ),
         (lambda: gaussian_blur((255 * TWO).byte(), torch.ones(2), 2), "x: expected floating-point numbers"),
+        (lambda: gaussian_blur(TWO * torch.inf, torch.ones(2), 2), "x: expected finite numbers, got nan"),
+        (
+            lambda: adjust_brightness(TWO, torch.ones(1)),
+            r"factor: expected one number for each of 2 images, got .* \[1\]",
+        ),
+        (
+            lambda: adjust_hue(TWO[0], torch.ones(2)),
+            r"x: expected floating-point numbers \[batch, channels, .* \[3, 32, 32\]",
+        ),
+        (
+            lambda: crop_resize(TWO, WHOLE.float(), torch.tensor([False, True]), 8),
+            r"box: expected integers of shape \[4, 2\]",
+        ),
+        (
+            lambda: crop_resize(TWO, WHOLE, torch.tensor([False]), 8),
+            "flip: expected one of true and false for each of 2",
+        ),
+        (lambda: random_boxes(TWO[0], (0.2, 1.0), (1.0, 1.0)), r"x: expected \[batch, channels, height, width\]"),
         (lambda: luma(TWO[:, :2]), "x: expected 1 or 3 channels, got 2"),
     ],
 )

@@ -156,3 +156,9 @@ def test_a_number_of_views_draws_as_before():
     found = method.views_of(pixels, torch.zeros(4).long(), torch.arange(4))
     torch.manual_seed(3)
     assert all(torch.equal(view, method.augment(pixels)) for view in found)
+
+
+@pytest.mark.usefixtures("plain_shapes")
+def test_an_unknown_optimizer_is_refused():
+    with pytest.raises(InputError, match="optimizer 'adam' is not known; did you mean 'adamw'"):
+        Learner(optimizer="adam")

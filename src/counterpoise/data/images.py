@@ -15,7 +15,7 @@ from jaxtyping import Bool, Int, Int64, Integer, UInt8
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from counterpoise.data.parts import AnyPictures, joined_factors, with_factor, without_factor
+from counterpoise.data.parts import AnyPictures, checked_index, joined_factors, with_factor, without_factor
 from counterpoise.errors import InputError
 from counterpoise.files import make_folder
 from counterpoise.ops.checks import check_integers, check_number, check_seed
@@ -123,9 +123,14 @@ class Images(Dataset):
         index = torch.as_tensor(indices, dtype=torch.int64)
         return self.pixels[index], self.labels[index], index
 
-    def subset(self, index: Int[Tensor, " kept"], note: str | None = None) -> Images:
-        """The images at `index`, in that order, with `note` added to the notes."""
+    def subset(self, index: Integer[Tensor, " kept"], note: str | None = None) -> Images:
+        """The images at `index`, in that order, with `note` added to the notes.
+
+        Raises:
+            InputError: for what is no index of an image.
+        """
         notes = self.notes if note is None else (*self.notes, note)
+        index = checked_index(index, len(self))
         return self._pick(lambda x: x[index], gather(self.pixels, index), notes)
 
     def rows(self, start: int, stop: int) -> Images:

@@ -11,6 +11,7 @@ from jaxtyping import Int64, Integer, UInt8
 from torch import Generator, Tensor
 
 from counterpoise.errors import InputError, first_few
+from counterpoise.ops.checks import check_integers
 
 NO_VALUE = -1
 """What an item without a value of a factor has."""
@@ -100,6 +101,22 @@ AnyPart = TypeVar("AnyPart", bound=Part)
 AnyLabelled = TypeVar("AnyLabelled", bound=Labelled)
 AnyPictures = TypeVar("AnyPictures", bound=Pictures)
 AnyPair = TypeVar("AnyPair", bound=Pair)
+
+
+def checked_index(index: Integer[Tensor, " kept"] | Sequence[int], items: int) -> Int64[Tensor, " kept"]:
+    """The positions of some items, from 0, as int64: torch takes uint8 for a mask.
+
+    Raises:
+        InputError: for a mask, floats, or what is no position.
+
+    Examples:
+        >>> checked_index(torch.tensor([2, 0], dtype=torch.uint8), items=3)
+        tensor([2, 0])
+    """
+    positions = (
+        index if isinstance(index, Tensor) else torch.as_tensor(index, dtype=None if len(index) else torch.int64)
+    )
+    return check_integers("index", positions, positions.numel(), low=0, high=items)
 
 
 def paired(pair: AnyPair, parts: Iterable[Part]) -> AnyPair:

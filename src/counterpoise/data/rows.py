@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import torch
-from jaxtyping import Float, Float64, Int, Int64, Integer
+from jaxtyping import Float, Float64, Int64, Integer
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -17,7 +17,7 @@ from counterpoise.data.columns import Choice, Read, label_files, read_file
 from counterpoise.data.decoding import draw_division
 from counterpoise.data.folders import counted, index_labels, pick_splits
 from counterpoise.data.images import UNLABELLED
-from counterpoise.data.parts import NO_VALUE, joined_factors, with_factor, without_factor
+from counterpoise.data.parts import NO_VALUE, checked_index, joined_factors, with_factor, without_factor
 from counterpoise.data.sources import as_path
 from counterpoise.data.tables import TABLES, index_factor
 from counterpoise.errors import InputError, unknown
@@ -114,9 +114,14 @@ class Rows(Dataset):
         index = torch.as_tensor(indices, dtype=torch.int64)
         return self.inputs[index], self.labels[index], index
 
-    def subset(self, index: Int[Tensor, " kept"], note: str | None = None) -> Rows:
-        """The rows at `index`, in that order, with `note` added to the notes."""
+    def subset(self, index: Integer[Tensor, " kept"], note: str | None = None) -> Rows:
+        """The rows at `index`, in that order, with `note` added to the notes.
+
+        Raises:
+            InputError: for what is no index of a row.
+        """
         notes = self.notes if note is None else (*self.notes, note)
+        index = checked_index(index, len(self))
         return replace(self._pick(lambda x: x[index]), notes=notes)
 
     def rows(self, start: int, stop: int) -> Rows:

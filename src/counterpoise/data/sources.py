@@ -49,7 +49,7 @@ from counterpoise.data.tables import (
     split_filters,
 )
 from counterpoise.errors import InputError, MissingExtra, unknown
-from counterpoise.ops.checks import check_number
+from counterpoise.ops.checks import check_number, check_seed
 from counterpoise.registry.kinds import ANNOTATED, NAMED, ROWS, module_of
 
 EMBEDDED = Path(__file__).parent / "embedded"
@@ -138,6 +138,7 @@ def load(
         >>> train.pixels.shape, len(test), train.classes[7]
         (torch.Size([10000, 1, 28, 28]), 2000, '7')
     """
+    check_seed(seed)
     folder = _checked(size, data_dir, download)
     if (listing := _listing(data, folder, download)) is not None:
         return _divided(listing, size, seed, hashes)

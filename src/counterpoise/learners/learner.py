@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import lightning
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from counterpoise.errors import Diverged, NonFinite
+from counterpoise.errors import Diverged, NonFinite, unknown
 from counterpoise.ops.checks import all_finite, check_counts, check_number
 
 Optimizer = Literal["adamw", "sgd"]
@@ -54,6 +54,8 @@ class Learner(lightning.LightningModule):
         warmup: float = 0.1,
     ):
         super().__init__()
+        if optimizer not in get_args(Optimizer):
+            raise unknown("optimizer", optimizer, get_args(Optimizer))
         check_number("lr", lr, above=0)
         check_number("weight_decay", weight_decay, at_least=0)
         check_number("warmup", warmup, at_least=0, at_most=1)
