@@ -16,7 +16,7 @@ from counterpoise import tasks
 from counterpoise.commands.compare import parse_arms
 from counterpoise.engine.execute import execute_run
 from counterpoise.registry import catalogue
-from counterpoise.registry.arguments import describe_settings
+from counterpoise.registry.signatures import describe_settings
 from counterpoise.training.run import Run, make_settings
 
 

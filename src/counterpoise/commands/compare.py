@@ -34,7 +34,8 @@ from counterpoise.files import (
 from counterpoise.measure import interval, paired
 from counterpoise.ops.checks import check_number
 from counterpoise.registry import catalogue
-from counterpoise.registry.arguments import as_words, check_arguments, describe, plain, read_value
+from counterpoise.registry.arguments import as_words, plain, read_value
+from counterpoise.registry.signatures import check_arguments, describe
 from counterpoise.registry.user_files import split_arguments
 from counterpoise.report import answer, formatting, write_report
 from counterpoise.terminal import make_console

@@ -13,10 +13,11 @@ from rich.table import Table
 from rich.text import Text
 
 from counterpoise.errors import unknown
-from counterpoise.registry.arguments import WORDS, Argument, describe
+from counterpoise.registry.arguments import WORDS, Argument
 from counterpoise.registry.catalogue import Paper, find, method_source, select
 from counterpoise.registry.ledger import declared, last_result, statement_line, tuning_text
 from counterpoise.registry.search import search_space, space_text
+from counterpoise.registry.signatures import describe
 
 STATES = {"done": True, "planned": False}
 

@@ -22,7 +22,8 @@ from counterpoise.files import (
 )
 from counterpoise.ops.checks import check_number
 from counterpoise.registry import catalogue
-from counterpoise.registry.arguments import as_words, check_arguments, describe, describe_user_class, plain
+from counterpoise.registry.arguments import as_words, plain
+from counterpoise.registry.signatures import check_arguments, describe, describe_user_class
 from counterpoise.registry.user_files import is_user_slug
 from counterpoise.terminal import make_console
 from counterpoise.training.launch import node

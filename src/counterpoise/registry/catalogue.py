@@ -17,7 +17,7 @@ from typing import Any
 
 from counterpoise.errors import InputError, unknown
 from counterpoise.registry import user_files
-from counterpoise.registry.arguments import UserClass, describe_user_class
+from counterpoise.registry.signatures import UserClass, describe_user_class
 
 if sys.version_info >= (3, 11):
     import tomllib
