@@ -49,7 +49,7 @@ CHECKS = ("counterpoise.ops.checks", "counterpoise.ops.arrays")  # they are what
 # What the imperfections and the readers call with tensors that they made, and checked, themselves.
 INNER = re.compile(
     r"data\.(annotated|composed|decoding|draws|images|parts|reading|scenes|shifts)\."
-    r"|data\.views\.random_boxes|measure\.probes\.knn_votes"
+    r"|data\.views\.random_boxes|measure\.(probes\.knn_votes|detection\.(checked_boxes|areas_of)|matching\.(cells_of|rank_in_groups))"
 )
 CHECKED = ("data.annotated.ragged", "data.images.fair_sample")  # but not these
 # Whatever the rows hold: who calls these has checked them.
