@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from counterpoise import data
-from counterpoise.data.annotated import Annotated, AnnotatedSplits, from_scenes, hide_maps, join
+from counterpoise.data.annotated import Annotated, AnnotatedSplits, hide_maps
+from counterpoise.data.annotated_parts import join
+from counterpoise.data.annotated_scenes import from_scenes
 from counterpoise.data.draws import seeded
 from counterpoise.data.images import Images, Splits, joined
 from counterpoise.data.imperfect import IMPERFECTIONS, make_imperfect, make_imperfect_with_truth

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from counterpoise.data.annotated import AnnotatedSplits, from_scenes
+from counterpoise.data.annotated import AnnotatedSplits
+from counterpoise.data.annotated_scenes import from_scenes
 from counterpoise.data.coco_folders import coco_files, is_coco, load_coco
 from counterpoise.data.framing import resized
 from counterpoise.data.mask_folders import CLASSES, is_masks, load_masks, mask_files

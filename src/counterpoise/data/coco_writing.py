@@ -45,7 +45,7 @@ def write_coco(annotated: Annotated, folder: Path) -> Path:
 
     Examples:
         >>> import tempfile
-        >>> from counterpoise.data.annotated import from_scenes
+        >>> from counterpoise.data.annotated_scenes import from_scenes
         >>> from counterpoise.data.coco_folders import load_coco
         >>> from counterpoise.data.scenes import Scenes
         >>> data, folder = from_scenes(Scenes(4, size=32)), Path(tempfile.mkdtemp())
