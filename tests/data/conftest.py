@@ -1,10 +1,12 @@
-"""Scenes, and the annotated images that are made of them."""
+"""Scenes, the annotated images that are made of them, and sets that are not those of this machine."""
 
 import warnings
 
 import pytest
+from PIL import Image
 
 from annotated import COUNT, SIDE
+from counterpoise.data import known_sets
 from counterpoise.data.annotated_scenes import from_scenes
 from counterpoise.data.scenes import Scenes
 
@@ -24,3 +26,47 @@ def quiet():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
+
+
+@pytest.fixture
+def nothing_of_this_machine(request, tmp_path, monkeypatch):
+    if "full" not in request.node.name:
+        monkeypatch.delenv("COUNTERPOISE_DATA", raising=False)
+    monkeypatch.setenv("COUNTERPOISE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(known_sets, "DEBIAN", tmp_path / "debian")
+
+
+@pytest.fixture(scope="module")
+def pets(tmp_path_factory):
+    """A Hugging Face set on disk: 10 train and 4 test images, one of them damaged, one without a label."""
+    datasets = pytest.importorskip("datasets")
+    from io import BytesIO
+
+    def stored(value):
+        file = BytesIO()
+        Image.new("L", (5, 5), value).save(file, "PNG")
+        return {"bytes": file.getvalue(), "path": None}
+
+    def part(values):
+        features = datasets.Features(
+            {
+                "id": datasets.Value("int64"),
+                "photo": datasets.Image(),
+                "kind": datasets.ClassLabel(names=["cat", "dog"]),
+            }
+        )
+        photos = [stored(value) for value in values]
+        kinds = [value % 2 for value in values]
+        if 0 in values:
+            photos[3]["bytes"], kinds[5] = b"damaged", -1
+        columns = {"id": list(values), "photo": photos, "kind": kinds}
+        return datasets.Dataset.from_dict(columns, features=features)
+
+    folder = tmp_path_factory.mktemp("hf")
+    whole = datasets.DatasetDict(train=part(range(10)), validation=part([1, 2]), test=part(range(10, 14)))
+    whole.save_to_disk(str(folder / "pets"))
+    whole["test"].save_to_disk(str(folder / "single"))
+    whole["test"].remove_columns("photo").save_to_disk(str(folder / "no-images"))
+    renamed = whole["test"].cast_column("kind", datasets.Value("int64")).rename_column("kind", "Label")
+    renamed.save_to_disk(str(folder / "by-name"))
+    return folder

@@ -18,7 +18,7 @@ from counterpoise.data.decoding import draw_division
 from counterpoise.data.folders import counted, index_labels, pick_splits
 from counterpoise.data.images import UNLABELLED
 from counterpoise.data.parts import NO_VALUE, checked_index, joined_factors, with_factor, without_factor
-from counterpoise.data.sources import as_path
+from counterpoise.data.paths import as_path
 from counterpoise.data.tables import TABLES, index_factor
 from counterpoise.errors import InputError, unknown
 from counterpoise.ops.checks import all_finite, check_integers, check_matrix, check_seed

@@ -14,8 +14,10 @@ from jaxtyping import Float, Int64, Integer, Shaped, UInt8
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from counterpoise.data.known_sets import KNOWN
 from counterpoise.data.parts import checked_index
-from counterpoise.data.sources import KNOWN, as_path, load
+from counterpoise.data.paths import as_path
+from counterpoise.data.sources import load
 from counterpoise.data.tables import TABLES, check_unique, number_column, read_columns
 from counterpoise.errors import InputError, unknown
 from counterpoise.ops.checks import check_finite, check_number, check_seed
