@@ -196,7 +196,7 @@ def test_above_the_memory_limit_all_is_in_files_and_the_same(made, data, tmp_pat
         ({"captions": ("a", "b")}, "captions: expected one for each of the 1 images, got 2"),
         ({"attributes": {"colour": torch.tensor([0])}}, "attributes: colour: expected one integer for each of the 2"),
         ({"factors": {"domain": torch.tensor([0, 1])}}, "factors: domain: expected one integer for each of the 1"),
-        ({"factor_names": {"domain": ("day",)}}, "factor_names: names the values of 'domain', which is not among"),
+        ({"factor_names": {"domain": ("day",)}}, "factor_names: factor 'domain' is not known"),
         ({"factors": {"domain": torch.tensor([1])}, "factor_names": {"domain": ("day",)}}, "from -1 to 0, got 1"),
     ],
 )  # fmt: skip

@@ -18,7 +18,7 @@ from torch import Generator, Tensor
 from torch.utils.data import Dataset
 
 from counterpoise.data.images import CHUNK, UNLABELLED, Images, allocate, gather, to_channels
-from counterpoise.data.parts import NO_VALUE, with_factor, without_factor
+from counterpoise.data.parts import NO_VALUE, checked_values, with_factor, without_factor
 from counterpoise.data.ragged import ragged, starts_of
 from counterpoise.errors import InputError, first_few
 from counterpoise.ops.checks import check_integers, check_number
@@ -151,10 +151,8 @@ class Annotated(Dataset):
             "image": image,
             "labels": check_integers("labels", self.labels, objects, low=0, high=len(self.classes)),
             "boxes": check_boxes(self.boxes, objects, *self.pixels.shape[2:]),
-            "attributes": {
-                name: check_integers(f"attributes: {name}", x, objects) for name, x in self.attributes.items()
-            },
-            "factors": {name: check_integers(f"factors: {name}", x, rows) for name, x in self.factors.items()},
+            "attributes": checked_values("attribute", self.attributes, self.attribute_names, objects, least=0),
+            "factors": checked_values("factor", self.factors, self.factor_names, rows, least=NO_VALUE),
         }
         for name, values in kept.items():
             object.__setattr__(self, name, values)
@@ -168,11 +166,6 @@ class Annotated(Dataset):
             values = getattr(self, name)
             if values is not None and len(values) != rows and not (name == "captions" and not values):
                 raise InputError(f"{name}: expected one for each of the {rows} images, got {len(values)}")
-        for kind, named, least in (("factor", "factors", NO_VALUE), ("attribute", "attributes", 0)):
-            for name, words in getattr(self, f"{kind}_names").items():
-                if name not in getattr(self, named):
-                    raise InputError(f"{kind}_names: names the values of '{name}', which is not among the {named}")
-                check_integers(f"{named}: {name}", values := getattr(self, named)[name], len(values), least, len(words))
 
     def _checked_maps(self) -> UInt8[Tensor, "images height width"]:
         expected = [len(self.pixels), *self.pixels.shape[2:]]
