@@ -1,8 +1,10 @@
 """Scenes, the annotated images that are made of them, and sets that are not those of this machine."""
 
+import json
 import warnings
 
 import pytest
+import torch
 from PIL import Image
 
 from annotated import COUNT, SIDE
@@ -70,3 +72,27 @@ def pets(tmp_path_factory):
     renamed = whole["test"].cast_column("kind", datasets.Value("int64")).rename_column("kind", "Label")
     renamed.save_to_disk(str(folder / "by-name"))
     return folder
+
+
+@pytest.fixture
+def coco(tmp_path):
+    """Two images with an object each in one square, and a third without; `change` alters the annotations."""
+
+    def make(change=lambda content: None):
+        generator = torch.Generator().manual_seed(0)
+        for name in ("a", "b", "c"):
+            pixels = torch.randint(256, (20, 30, 3), generator=generator, dtype=torch.uint8)
+            Image.fromarray(pixels.numpy()).save(tmp_path / f"{name}.png")
+        square = {"category_id": 3, "bbox": [10, 5, 10, 10], "segmentation": [[10, 5, 20, 5, 20, 15, 10, 15]]}
+        content = {
+            "images": [
+                {"id": i, "file_name": f"{name}.png", "height": 20, "width": 30} for i, name in enumerate("abc")
+            ],
+            "categories": [{"id": 3, "name": "cat"}, {"id": 1, "name": "ash"}],
+            "annotations": [{"id": 7 + i, "image_id": i, **square} for i in range(2)],
+        }
+        change(content)
+        (tmp_path / "annotations.json").write_text(json.dumps(content), encoding="utf-8")
+        return tmp_path
+
+    return make
