@@ -48,7 +48,7 @@ OF_TENSORS = ("nets", "learners", "data")
 CHECKS = ("counterpoise.ops.checks", "counterpoise.ops.arrays")  # they are what refuses, and have tests of their own
 # What the imperfections and the readers call with tensors that they made, and checked, themselves.
 INNER = re.compile(
-    r"data\.(annotated|composed|decoding|draws|images|parts|reading|scenes|shifts)\."
+    r"data\.(annotated|coco_files|composed|decoding|draws|images|parts|reading|scenes|shifts)\."
     r"|data\.views\.random_boxes|measure\.(probes\.knn_votes|detection\.(checked_boxes|areas_of)|matching\.(cells_of|rank_in_groups))"
 )
 CHECKED = ("data.images.fair_sample",)  # but not this one
