@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import warnings
 
 import numpy as np
 import pytest
@@ -212,3 +213,67 @@ def test_a_run_whose_classes_are_not_those_of_its_test(tmp_path, new):
     assert json.loads((folder / "config.json").read_text())["task"] == "retrieve"
     found = predict(str(folder), str(new), str(tmp_path / "p.csv"))
     assert {row.label for row in found if row.labels} <= set("abcd")
+
+
+WORDS = ("red", "green", "blue")
+
+
+def write_table(path, names, lines):
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([names, *lines])
+
+
+@pytest.fixture(scope="module")
+def of_rows(tmp_path_factory):
+    """A run on a table whose class is in its numbers and, less surely, in a column of words."""
+    folder, draw = tmp_path_factory.mktemp("tables"), np.random.default_rng(0)
+    kinds = np.arange(90) % 3
+    numbers = draw.normal(size=(90, 2)) + np.stack([kinds * 10, 500 - kinds * 100], 1)
+    lines = [[f"kind {kind}", *row, WORDS[kind]] for kind, row in zip(kinds, numbers.tolist(), strict=True)]
+    write_table(folder / "train.csv", ["quality", "small", "large", "colour"], lines)
+    data = f"rows:{folder / 'train.csv'}:label=quality:categories=colour"
+    counterpoise.train("cross-entropy", data, task="classify", out=folder / "run", **(QUICK | {"epochs": 40}))
+    return folder / "run"
+
+
+def test_rows_without_labels_are_labelled_whatever_the_order_of_their_columns(of_rows, tmp_path):
+    lines = [["red", 500, "x", 0], ["green", 400, "y", 10], ["blue", 300, "z", 20], ["violet", 300, "z", 20]]
+    write_table(tmp_path / "new.csv", ["colour", "large", "remark", "small"], lines)
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        found = predict(of_rows, tmp_path / "new.csv", tmp_path / "labels.csv")
+    assert [one.label for one in found[:3]] == ["kind 0", "kind 1", "kind 2"]
+    said = " ".join(str(one.message) for one in warned)
+    assert "columns not used (1): remark" in said
+    assert "words that the training rows do not have (1): colour=violet" in said
+    assert [row["path"] for row in rows(tmp_path / "labels.csv")] == ["row 1", "row 2", "row 3", "row 4"]
+
+
+@pytest.mark.parametrize(
+    ("names", "line", "message"),
+    [
+        (["colour", "small"], ["red", 1], "column 'large' is not known"),
+        (["colour", "small", "large"], ["red", "", 1], "row 1: column 'small' holds no number"),
+        (["small", "large"], [1, 2], "column 'colour' is not known"),
+    ],
+)
+def test_rows_that_lack_what_the_run_has_learnt_from_are_refused(names, line, message, of_rows, tmp_path):
+    write_table(tmp_path / "new.csv", names, [line, [value or 3 for value in line]])
+    with pytest.raises(InputError, match=message):
+        predict(of_rows, tmp_path / "new.csv", tmp_path / "labels.csv")
+    assert not (tmp_path / "labels.csv").exists()
+
+
+def test_a_matrix_is_labelled_by_its_places_and_needs_as_many_columns(tmp_path):
+    draw = np.random.default_rng(0)
+    kinds = np.arange(60) % 2
+    np.save(tmp_path / "X.npy", draw.normal(size=(60, 3)) + 5 * kinds[:, None])
+    np.save(tmp_path / "X.labels.npy", kinds)
+    counterpoise.train(
+        "cross-entropy", tmp_path / "X.npy", task="classify", out=tmp_path / "run", **(QUICK | {"epochs": 30})
+    )
+    np.save(tmp_path / "new.npy", np.array([[0.0, 0, 0], [5, 5, 5]]))
+    assert [one.label for one in predict(tmp_path / "run", tmp_path / "new.npy", tmp_path / "a.csv")] == ["0", "1"]
+    np.save(tmp_path / "wide.npy", np.zeros((2, 4)))
+    with pytest.raises(InputError, match="expected vectors of 3 numbers, got 4"):
+        predict(tmp_path / "run", tmp_path / "wide.npy", tmp_path / "b.csv")

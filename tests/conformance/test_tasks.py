@@ -1,6 +1,7 @@
 """What every task must do, whatever its data: a run ends and is resumed to the bit, its models stay as they were.
 
-A new task adds one line to `SPECS`; `make cuda` goes over the same lines.
+A new task adds one line to `SPECS`, under its name, or under TASK:KIND for another kind of data; `make cuda` goes over
+the same lines.
 """
 
 from dataclasses import fields, replace
@@ -36,9 +37,13 @@ class Spec(NamedTuple):
     resumes: bool = True
 
 
+ROWS = {"epochs": 3, "batch_size": 32}
 SPECS = {
     "pretrain": Spec("digits", ("simclr", "supcon")),
     "classify": Spec("digits", ("cross-entropy", "logit-adjusted:when=posthoc")),
+    "classify:rows": Spec(
+        "sklearn:wine", ("cross-entropy:mixup=0.2", "logit-adjusted"), {"epochs": 3, "batch_size": 32}
+    ),
     "retrieve": Spec("digits", ("multi-similarity", "tcm")),
     "few-shot": Spec("digits", ("protonet", "susana")),
     "regress": Spec("diabetes", ("regression", "rnc")),
@@ -49,11 +54,15 @@ OF_MEASURES = {"measure"}  # whose studies are run by their claims alone
 every = pytest.mark.parametrize("name", SPECS)
 
 
+def task_of(name):
+    return tasks.find(name.partition(":")[0])
+
+
 def run_of(name, device="cpu"):
-    spec, task = SPECS[name], tasks.find(name)
-    (arm, *_) = parse_arms(spec.methods, name)
+    spec, task = SPECS[name], task_of(name)
+    (arm, *_) = parse_arms(spec.methods, task.name)
     settings = make_settings(task.settings, {**spec.settings, "device": device})
-    return Run(arm.method, spec.data, 0, dict(arm.arguments), settings=settings, task=name)
+    return Run(arm.method, spec.data, 0, dict(arm.arguments), settings=settings, task=task.name)
 
 
 class StopAfter(Callback):
@@ -68,7 +77,7 @@ class StopAfter(Callback):
 
 
 def test_every_task_has_a_spec():
-    assert set(catalogue.TASKS) == set(SPECS) | OF_MEASURES
+    assert set(catalogue.TASKS) == {task_of(name).name for name in SPECS} | OF_MEASURES
 
 
 @pytest.mark.parametrize("name", catalogue.TASKS)
@@ -95,15 +104,16 @@ def test_the_flags_that_are_read_from_source_are_the_task_s_settings(name):
 
 @every
 def test_a_room_stands_for_its_methods_that_serve_the_task(name):
-    rooms = {catalogue.find(arm.method).room for arm in parse_arms(SPECS[name].methods, name)}
-    arms = [arm.method for room in rooms for arm in parse_arms([f"room:{room}"], name)]
-    assert {arm.method for arm in parse_arms(SPECS[name].methods, name)} <= set(arms)
-    assert all(name in catalogue.find(slug).tasks for slug in arms)
+    task, methods = task_of(name).name, SPECS[name].methods
+    rooms = {catalogue.find(arm.method).room for arm in parse_arms(methods, task)}
+    arms = [arm.method for room in rooms for arm in parse_arms([f"room:{room}"], task)]
+    assert {arm.method for arm in parse_arms(methods, task)} <= set(arms)
+    assert all(task in catalogue.find(slug).tasks for slug in arms)
 
 
 @every
 def test_a_run_ends_with_all_that_a_result_holds_and_is_resumed_to_the_bit(name, tmp_path):
-    run, task = run_of(name), tasks.find(name)
+    run, task = run_of(name), task_of(name)
     whole = execute_run(run, tmp_path / "whole")
     assert whole["status"] == "done"
     assert task.main in whole["metrics"]
@@ -143,9 +153,9 @@ def test_methods_are_compared_from_the_command_s_function_to_the_report(name, tm
     spec = SPECS[name]
     settings = {**spec.settings, "epochs": 1, "device": "cpu"}
     found = counterpoise.compare(
-        list(spec.methods), spec.data, task=name, seeds=2, out=str(tmp_path / "c"), quiet=True, **settings
+        list(spec.methods), spec.data, task=task_of(name).name, seeds=2, out=str(tmp_path / "c"), quiet=True, **settings
     )
     runs = [run for row in found["methods"] for run in row["runs"]]
     assert [run.get("error") for run in runs] == [None] * len(runs)
     page = (tmp_path / "c" / "report.html").read_text(encoding="utf-8")
-    assert tasks.find(name).metrics[tasks.find(name).main].title in page
+    assert task_of(name).metrics[task_of(name).main].title in page

@@ -20,6 +20,7 @@ from counterpoise.data.views import (
     luma,
     random_boxes,
     to_float,
+    to_input,
 )
 from counterpoise.errors import InputError
 from worlds import seeded
@@ -424,3 +425,9 @@ WHOLE = torch.tensor([[0, 0], [0, 0], [32, 32], [32, 32]])
 def test_steps_refuse_numbers_that_would_give_nan(call, message):
     with pytest.raises(InputError, match=message):
         call()
+
+
+def test_bytes_become_pixels_and_numbers_stay():
+    assert to_input(torch.tensor([[[[0, 255]]]], dtype=torch.uint8)).flatten().tolist() == [-1, 1]
+    rows = torch.tensor([[0.0, 7.0]])
+    assert to_input(rows) is rows

@@ -6,8 +6,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from counterpoise.data import Images
+from counterpoise.data.views import to_input
 from counterpoise.errors import InputError
-from counterpoise.learners.classifier import Classifier, cross_entropy, make_head, plain
+from counterpoise.learners.classifier import Classifier, cross_entropy, make_head
 from worlds import Encoder
 
 
@@ -91,12 +92,6 @@ def test_without_any_label_the_loss_and_its_gradient_are_0():
     assert not logits.grad.any()
 
 
-def test_bytes_become_pixels_and_numbers_stay():
-    assert plain(torch.tensor([[[[0, 255]]]], dtype=torch.uint8)).flatten().tolist() == [-1, 1]
-    rows = torch.tensor([[0.0, 7.0]])
-    assert plain(rows) is rows
-
-
 class Pixels(nn.Flatten):
     features = 16
 
@@ -106,7 +101,7 @@ def test_predictions_are_log_probabilities_of_the_network():
     pixels = torch.randint(0, 256, (5, 1, 4, 4), dtype=torch.uint8, generator=rng)
     method = Classifier(Pixels(), classes=3)
     found = method.predict(Images(pixels, torch.zeros(5).long(), ("a",), "random"), batch_size=2)
-    torch.testing.assert_close(found, method.eval().logits(plain(pixels)).log_softmax(1).detach())
+    torch.testing.assert_close(found, method.eval().logits(to_input(pixels)).log_softmax(1).detach())
 
 
 def test_labels_that_are_no_class_and_data_without_labels_are_refused():

@@ -1,19 +1,21 @@
 """Classify: what is trained on, what is scored, what is refused, and runs from start to the network that is kept."""
 
+import re
 from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
-from counterpoise.data import Images, Splits, load
+from counterpoise import tasks
+from counterpoise.data import Images, Splits, load, load_rows
 from counterpoise.data.views import to_float
 from counterpoise.engine.execute import execute_run
 from counterpoise.errors import InputError
 from counterpoise.learners.classifier import Classifier, Network
 from counterpoise.measure import accuracy, balanced_accuracy
 from counterpoise.nets import embed
-from counterpoise.tasks import base, classify, load_net
+from counterpoise.tasks import base, classify, images, load_net
 from counterpoise.tasks.images import Prepared
 from counterpoise.training import run as runs
 from counterpoise.training.run import ImageSettings, Run
@@ -34,7 +36,7 @@ def numbered(labels, classes="abc", start=0, **changes):
 
 def given(monkeypatch, train, test):
     """Let the task load these images."""
-    monkeypatch.setattr(classify, "load", lambda *_, **__: Splits(train, test))
+    monkeypatch.setattr(images, "load", lambda *_, **__: Splits(train, test))
     runs._loaded.cache_clear()
 
 
@@ -246,3 +248,53 @@ def test_a_method_that_does_not_classify_is_refused(monkeypatch):
     monkeypatch.setattr(base, "make", lambda *_: nn.Identity())
     with pytest.raises(InputError, match="method 'cross-entropy': has no logits to classify by"):
         TASK.check(run())
+
+
+def test_rows_are_classified_as_they_come_from_a_file(tmp_path):
+    settings = replace(QUICK, epochs=30, batch_size=32)
+    result = execute_run(replace(run(data="sklearn:wine"), settings=settings), tmp_path)
+    assert result["metrics"]["accuracy"] > 0.9
+    assert (result["items"], result["columns"][0], result["shape"]) == ("rows", "alcohol", [13])
+    assert not (tmp_path / "gallery.npz").exists()
+    net, about = load_net(tmp_path)
+    _, test = load_rows("sklearn:wine", seed=0)
+    assert about["columns"] == result["columns"]
+    predicted = net(test.inputs).argmax(1)  # the columns differ by a factor of a thousand, which the network scales
+    assert accuracy(predicted, test.labels) == result["metrics"]["accuracy"]
+
+
+def test_the_rows_themselves_are_features_of_a_linear_classifier(tmp_path):
+    settings = replace(QUICK, backbone="identity", batch_size=32)
+    result = execute_run(replace(run(data="sklearn:wine"), settings=settings), tmp_path)
+    assert result["parameters"] == 3 * (13 + 1)
+    (rows,) = (part.train for part in [TASK.load(replace(run(data="sklearn:wine"), settings=settings))])
+    start = TASK.make(replace(run(data="sklearn:wine"), settings=settings), TASK.load(run(data="sklearn:wine")))
+    scaled = start.encoder(rows.inputs)
+    torch.testing.assert_close(scaled.mean(0), torch.zeros(13), atol=1e-5, rtol=0)
+    torch.testing.assert_close(scaled.std(0, correction=0), torch.ones(13))
+
+
+def test_imperfections_of_labels_are_those_of_rows(tmp_path):
+    result = execute_run(run(data="sklearn:digits", imperfect=("long-tail=10", "label-noise=0.3")), tmp_path)
+    assert set(result["diagnostics"]) == {"wrong_learnt"}
+    assert any("long tail" in note for note in result["notes"])
+    assert {"head", "tail"} <= set(result["groups"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"size": 8}, "size: is of images, got 8 for rows of numbers"),
+        ({"augmentations": "flip"}, "augmentations: are views of images, got rows of 13 numbers"),
+        ({"backbone": "timm:resnet18"}, "backbone of rows 'timm:resnet18' is not known. Known: identity, small"),
+        ({"init": "pretrained"}, "init: pretrained weights are for encoders of images"),
+    ],
+)
+def test_what_is_of_images_is_refused_for_rows(changes, message):
+    with pytest.raises(InputError, match=re.escape(message)):
+        TASK.check(replace(run(data="sklearn:wine"), settings=replace(QUICK, **changes)))
+
+
+def test_a_task_of_images_refuses_rows():
+    with pytest.raises(InputError, match="the task pretrain is for images, got rows of numbers, sklearn:wine"):
+        tasks.find("pretrain").load(Run("simclr", "sklearn:wine"))

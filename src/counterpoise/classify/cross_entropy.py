@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from counterpoise.data import Images
 from counterpoise.errors import InputError, unknown
 from counterpoise.learners.classifier import Classifier, cross_entropy
-from counterpoise.learners.method import ImageViews, Index, Labels
+from counterpoise.learners.method import Index, InputViews, Labels
 from counterpoise.ops.checks import check_integers, check_number
 from counterpoise.ops.processes import gather
 
@@ -88,7 +88,7 @@ class CrossEntropy(Classifier):
             labels = data.labels[data.labels >= 0]
             self.class_weights.copy_(balanced_weights(labels.bincount(minlength=self.classes)))
 
-    def loss(self, images: ImageViews, labels: Labels, index: Index) -> Float[Tensor, ""]:
+    def loss(self, images: InputViews, labels: Labels, index: Index) -> Float[Tensor, ""]:
         """Cross-entropy of one view's logits, or of mixtures of the batch's views with one another."""
         if not self.mixup:
             return self._cross_entropy(self.logits(images[0]), labels)

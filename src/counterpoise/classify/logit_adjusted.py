@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from counterpoise.errors import InputError, unknown
 from counterpoise.learners.classifier import Classifier, Network, cross_entropy
-from counterpoise.learners.method import ImageViews, Index, Labels
+from counterpoise.learners.method import Index, InputViews, Labels
 from counterpoise.ops.checks import check_finite, check_integers, check_matrix, check_number
 
 When = Literal["loss", "posthoc"]
@@ -181,7 +181,7 @@ class LogitAdjusted(Classifier):
         self.check_data(data, batch_size=0)  # type: ignore[arg-type]
         self.start_epoch(data, 0)
 
-    def loss(self, images: ImageViews, labels: Labels, index: Index) -> Float[Tensor, ""]:
+    def loss(self, images: InputViews, labels: Labels, index: Index) -> Float[Tensor, ""]:
         """Cross-entropy of one view's logits, adjusted where `when` says so."""
         logits = self.logits(images[0])
         if self.when == "posthoc":

@@ -314,7 +314,7 @@ def summarise(arms: Sequence[Arm], baseline: str, results: dict[Key, Result]) ->
 
 def about(run: Run, results: dict[Key, Result]) -> dict[str, Any]:
     """The data's classes, counts, notes and shape, as any finished run has them, or else from the data itself."""
-    names = ("classes", "counts", "sizes", "notes", "shape")
+    names = ("classes", "counts", "sizes", "notes", "shape", "items")
     for result in results.values():
         if result["status"] == "done":
             return {name: value for name, value in result.items() if name in names}

@@ -27,7 +27,9 @@ from counterpoise.tasks import load_encoder
 ESCAPED = re.compile(r"[\udc80-\udcff]|\\\\|\\x[0-9a-f]{2}")
 
 
-def embed(run: str, data: str, out: str, *, data_dir: str | None = None) -> Float[Tensor, "rows features"]:
+def embed(
+    run: str | Path, data: str | Path, out: str | Path, *, data_dir: str | None = None
+) -> Float[Tensor, "rows features"]:
     """Write the features of every image of a data set, whatever its layout: nothing is divided or left out.
 
     A row whose image cannot be read has no features (null in Parquet, NaN in NPY), and is named in a warning. Names
@@ -74,7 +76,7 @@ def embed(run: str, data: str, out: str, *, data_dir: str | None = None) -> Floa
     return features
 
 
-def read_images(data: str, config: Mapping[str, Any], data_dir: str | None = None) -> Whole:
+def read_images(data: str | Path, config: Mapping[str, Any], data_dir: str | None = None) -> Whole:
     """Every image of a data set as a run's network takes it.
 
     Args:

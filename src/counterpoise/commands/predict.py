@@ -1,4 +1,4 @@
-"""Labels of new images from what a run has learnt, as a table that other programs read.
+"""Labels of new images or rows from what a run has learnt, as a table that other programs read.
 
 A network that gives logits of classes is asked itself. Of a run that keeps an encoder alone, the images vote whose
 features are nearest, among those that it has learnt from.
@@ -6,6 +6,7 @@ features are nearest, among those that it has learnt from.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,17 +19,19 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from counterpoise import nets, tasks
-from counterpoise.commands.embed import escaped, read_images, warn_of_unreadable
+from counterpoise.commands.embed import escaped, read_images
+from counterpoise.data.folders import counted
 from counterpoise.data.images import Images
-from counterpoise.data.sources import Whole, source_files
+from counterpoise.data.rows import Rows, load_all_rows, row_files
+from counterpoise.data.sources import source_files
 from counterpoise.data.state import changed_files, data_state, state_key
-from counterpoise.data.views import to_float
+from counterpoise.data.views import to_float, to_input
 from counterpoise.errors import InputError
 from counterpoise.files import check_output, output, read_json
 from counterpoise.measure.probes import knn_votes
 from counterpoise.ops.checks import check_number
 from counterpoise.ops.neighbours import nearest, ranked_in_parts
-from counterpoise.tasks import load_image_net
+from counterpoise.tasks import load_image_net, load_net
 from counterpoise.training.run import Run, other_state
 
 TOP = 3  # labels, and nearest images, that are written of each image
@@ -56,6 +59,20 @@ class Prediction(NamedTuple):
         return self.labels[0] if self.labels else None
 
 
+class Items(NamedTuple):
+    """All that labels are asked of.
+
+    Attributes:
+        items: the images that can be read, or the rows that hold numbers.
+        kept: where they are among all.
+        names: of all.
+    """
+
+    items: Images | Rows
+    kept: Int64[Tensor, " kept"]
+    names: tuple[str, ...]
+
+
 class Shares(NamedTuple):
     """Of some images the share of each class, and the nearest labelled images where these have voted."""
 
@@ -73,16 +90,19 @@ class Known(NamedTuple):
     paths: tuple[str, ...]
 
 
-def predict(run: str, data: str, out: str, *, k: int = 20, data_dir: str | None = None) -> list[Prediction]:
-    """Write the label of every image of a data set, as far as a run can know it: nothing is divided or left out.
+def predict(
+    run: str | Path, data: str | Path, out: str | Path, *, k: int = 20, data_dir: str | None = None
+) -> list[Prediction]:
+    """Write the label of every item of a data set, as far as a run can know it: nothing is divided or left out.
 
     A run whose network gives logits of classes decides itself. Otherwise the nearest images vote in its features: those
     that the run has learnt from or held out for its probes, each by the label that the run saw. For this its data is
     loaded again, and must be as it was.
 
     Args:
-        run: folder of a finished run on images, from `train` or below `runs/` of a comparison.
-        data: an image, a folder of images, a CSV or Parquet file with or without labels, or a known set.
+        run: folder of a finished run on images or rows, from `train` or below `runs/` of a comparison.
+        data: an image, a folder of images, a CSV or Parquet file with or without labels, or a known set. For a run on
+            rows: a table or a `.npy` file with the same columns, with or without labels.
         out: a `.csv` file: path; label and its confidence from 0 to 1; label_2, confidence_2, label_3 and confidence_3,
             the next likely ones; where images voted, nearest, nearest_2 and nearest_3, their files (or the part of the
             run's data and a number, where there is no file). A row whose image cannot be read has empty cells, and is
@@ -91,7 +111,7 @@ def predict(run: str, data: str, out: str, *, k: int = 20, data_dir: str | None 
         data_dir: where full data sets lie.
 
     Returns:
-        One prediction for each image, in the order of the data: of a table its rows, of a folder its paths.
+        One prediction for each image or row, in the order of the data: of a table its rows, of a folder its paths.
 
     Raises:
         InputError: for a folder without a run, one without classes, or whose images have no labels or were changed
@@ -101,20 +121,45 @@ def predict(run: str, data: str, out: str, *, k: int = 20, data_dir: str | None 
     if target.suffix != ".csv":
         raise InputError(f"out: expected a name that ends in .csv, got '{out}'")
     check_number("k", k, at_least=1, whole=True)
-    net, config = load_image_net(folder)
-    inputs = source_files(data, data_dir)
+    net, config = load_labelling_net(folder)
+    inputs = row_files(data) if "columns" in config else source_files(data, data_dir)
     check_output(target, inputs)
     classes = classes_of(net, config)
     known = known_images(folder, config, net) if classes is None else None
-    whole = read_images(data, config, data_dir)
+    whole = read_items(data, config, data_dir)
     # A network of maps, [images, classes, height, width], will be a third way here: a PNG for each image beside `out`.
-    outputs = nets.embed(net, whole.images, to_float)
+    outputs = nets.embed(net, whole.items, to_input)
     found = by_neighbours(outputs, known, k) if known else by_classifier(outputs, classes or ())
     rows = predictions(whole, found)
-    warn_of_unreadable(whole, "a label")
+    _warn_of_lost(whole)
     with output(target, inputs) as aside:
         pyarrow.csv.write_csv(_table(rows, found.nearest is not None), aside)
     return rows
+
+
+def load_labelling_net(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
+    """The network of a run on images, or on rows with a class each; see `tasks.load_net`.
+
+    Raises:
+        InputError: as there; for a run on anything else.
+    """
+    result = folder / "result.json"
+    if result.exists() and "columns" in read_json(result):
+        return load_net(folder)
+    return load_image_net(folder)
+
+
+def read_items(data: str | Path, config: Mapping[str, Any], data_dir: str | None) -> Items:
+    """Every image, or every row, of a data set as a run's network takes it.
+
+    Raises:
+        InputError: for data that cannot be read, or is of another kind than the run's.
+    """
+    if "columns" not in config:
+        whole = read_images(data, config, data_dir)
+        return Items(whole.images, whole.kept, whole.names)
+    found = load_all_rows(data, config["data"], config["columns"])
+    return Items(found.rows, found.kept, found.names)
 
 
 def classes_of(net: nn.Module, config: Mapping[str, Any]) -> tuple[str, ...] | None:
@@ -213,12 +258,12 @@ def _check_state(folder: Path, run: Run) -> None:
     )
 
 
-def predictions(whole: Whole, found: Shares) -> list[Prediction]:
-    """A row for every image of a data set.
+def predictions(whole: Items, found: Shares) -> list[Prediction]:
+    """A prediction for every item of a data set.
 
     Args:
         whole: the data set.
-        found: of its readable images.
+        found: of those that could be read.
     """
     rows = [Prediction(name) for name in whole.names]
     shares, order = found.shares.sort(dim=1, descending=True, stable=True)  # of equal ones the first class comes first
@@ -232,6 +277,14 @@ def predictions(whole: Whole, found: Shares) -> list[Prediction]:
             found.nearest[i] if found.nearest else (),
         )
     return rows
+
+
+def _warn_of_lost(whole: Items) -> None:
+    """Name the items that have no label in the file, since they could not be read."""
+    kept = set(whole.kept.tolist())
+    if lost := [name for row, name in enumerate(whole.names) if row not in kept]:
+        why = "their images being unreadable" if isinstance(whole.items, Images) else "since they hold no number"
+        warnings.warn(counted(f"{whole.items.name}: rows without a label, {why}", lost))
 
 
 def _table(rows: Sequence[Prediction], nearest: bool) -> pa.Table:

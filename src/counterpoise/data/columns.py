@@ -76,24 +76,26 @@ class Read(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-def read_file(path: Path, choice: Choice) -> Read:
+def read_file(path: Path, choice: Choice, labelled: bool = True) -> Read:
     """The rows of a table or of a `.npy` file.
 
     Args:
         path: a file that is there, with one of these endings.
         choice: which columns serve as what.
+        labelled: whether it must have labels; rows that are only to be classified need none.
 
     Raises:
         InputError: for whatever is at fault in it, with the row or column.
     """
-    return _read_npy(path, choice) if path.suffix.lower() == ".npy" else _read_table(path, choice)
+    read = _read_npy if path.suffix.lower() == ".npy" else _read_table
+    return read(path, choice, labelled)
 
 
-def _read_table(path: Path, choice: Choice) -> Read:
+def _read_table(path: Path, choice: Choice, labelled: bool) -> Read:
     if choice.labels is not None:
         raise InputError(f"labels: is for .npy files; the labels of {path} are in a column of it (label=COLUMN)")
     sheet = Sheet(path)
-    described = _describe(sheet, choice)
+    described = _describe(sheet, choice, labelled)
     inputs, passed_over = _input_columns(sheet, choice, described)
     table = sheet.typed(inputs)
     blocks = [_block(path, name, table.column(name)) for name in inputs]
@@ -176,17 +178,18 @@ class Described(NamedTuple):
     notes: tuple[str, ...]
 
 
-def _describe(sheet: Sheet, choice: Choice) -> Described:
+def _describe(sheet: Sheet, choice: Choice, labelled: bool) -> Described:
     """The labels, splits, paths and factors of a table's rows.
 
     Raises:
         InputError: for an unknown column, one named twice, or one that holds something else.
     """
     free = _free(sheet, choice)
-    found, notes = _roles(sheet, choice, free)
-    table = sheet.texts([*found.values()])
-    labels, more = label_texts(sheet.path, found["label"], table)
-    _check_classes(f"{sheet.path}: column '{found['label']}'", labels)
+    found, notes = _roles(sheet, choice, free, labelled)
+    table = sheet.texts([*found.values()] or sheet.names[:1])  # one column at least: it says how many rows there are
+    labels, more = label_texts(sheet.path, found.get("label"), table)
+    if labelled:
+        _check_classes(f"{sheet.path}: column '{found['label']}'", labels)
     factors = _factor_columns(sheet, choice, free)
     values = {name: _factor(sheet, column) for name, column in factors.items()}
     missing = {name: texts.count(None) for name, texts in values.items() if name != "forget" and None in texts}
@@ -220,11 +223,11 @@ def _free(sheet: Sheet, choice: Choice) -> list[str]:
     return [name for name in sheet.names if name not in named]
 
 
-def _roles(sheet: Sheet, choice: Choice, free: Sequence[str]) -> tuple[dict[str, str], tuple[str, ...]]:
+def _roles(sheet: Sheet, choice: Choice, free: Sequence[str], labelled: bool) -> tuple[dict[str, str], tuple[str, ...]]:
     """The columns of label, split and path, by what they mean; and notes on their names."""
     source, others = str(sheet.path), [name for name in free if name.lower() not in COLUMNS["label"]]
     if choice.label is None:
-        found, _ = find_columns(source, free, ("path", "split"), ())
+        found, _ = find_columns(source, free, ("path", "split") if labelled else tuple(COLUMNS), ())
     else:
         found, _ = find_columns(source, others, tuple(COLUMNS), ())
     _, notes = find_columns(source, [*found.values()], tuple(COLUMNS), ())  # without the note on columns not used
@@ -354,16 +357,18 @@ def _one_hot(sheet: Sheet, name: str) -> tuple[np.ndarray, list[str]]:
     return (np.array(index)[:, None] == np.arange(len(words))).astype(np.float32), [f"{name}={word}" for word in words]
 
 
-def _read_npy(path: Path, choice: Choice) -> Read:
+def _read_npy(path: Path, choice: Choice, labelled: bool) -> Read:
     for name in ("columns", "categories"):
         if getattr(choice, name):
             raise InputError(f"{name}: is for tables; the columns of {path} have no names")
     inputs = _matrix(path)
     columns = tuple(f"{path.stem}[{i}]" for i in range(inputs.shape[1]))
+    if not labelled and not any(place.is_file() for place in label_files(path)):
+        return Read(str(path), path.name, inputs, columns, [None] * len(inputs), [None] * len(inputs))
     source = _labels_of(path, choice)
     if source.suffix.lower() in TABLES:
         sheet = Sheet(source)
-        described = _describe(sheet, choice)
+        described = _describe(sheet, choice, labelled)
         _check_length(source, len(described.labels), path, len(inputs))
         passed_over = [name for name in sheet.names if name not in described.used]
         unused = (f"{source}: {counted('columns not used', passed_over)}",) if passed_over else ()

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import torch
-from jaxtyping import Float, Float64, Int64, Integer
+from jaxtyping import Float, Int64, Integer
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -22,13 +22,13 @@ from counterpoise.data.paths import as_path
 from counterpoise.data.tables import TABLES, index_factor
 from counterpoise.errors import InputError, unknown
 from counterpoise.ops.checks import all_finite, check_integers, check_matrix, check_seed
+from counterpoise.ops.columns import BLOCK, column_statistics
 from counterpoise.registry.kinds import OPTION, ROWS, module_of
 
 BUNDLED = ("breast_cancer", "digits", "iris", "wine")
 """The sets inside scikit-learn, each by its name after `sklearn:`."""
 
 ONE_NAME = ("label", "labels")  # the options that take one; the others take several
-BLOCK = 256  # rows that are scaled at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,26 +166,12 @@ class Rows(Dataset):
             raise InputError(f"by: expected {self.inputs.shape[1]} columns, got {by.inputs.shape[1]}")
         if not len(by):
             raise InputError("by: expected at least 1 row, got none")
-        mean, scale = _statistics(by.inputs)
+        mean, scale = column_statistics(by.inputs)
         scaled = torch.empty_like(self.inputs)
         for to, given in zip(scaled.split(BLOCK), self.inputs.split(BLOCK), strict=True):
             to.copy_((given - mean) / scale)
         note = f"columns scaled to mean 0 and deviation 1 of {len(by):,} rows"
         return replace(self, inputs=scaled, notes=(*self.notes, note))
-
-
-def _statistics(
-    known: Float[Tensor, "rows columns"],
-) -> tuple[Float64[Tensor, " columns"], Float64[Tensor, " columns"]]:
-    """Mean and standard deviation of each column; of a constant one exactly its value, and 1.
-
-    In float64, since a column may lie far from 0; some rows at a time, which stay in a core's cache.
-    """
-    blocks = known.split(BLOCK)
-    mean = torch.stack([block.double().sum(0) for block in blocks]).sum(0) / len(known)
-    squares = torch.stack([(block - mean).square().sum(0) for block in blocks]).sum(0)
-    constant = (known == known[0]).all(0)
-    return torch.where(constant, known[0].double(), mean), torch.where(constant, 1.0, (squares / len(known)).sqrt())
 
 
 class RowSplits(NamedTuple):
@@ -304,6 +290,85 @@ def load_rows(
             raise InputError(f"{data}: {next(iter(options))}: is for files, not for the sets of scikit-learn")
         return _divided(_bundled(name), seed)
     return _divided(read_file(_existing(text), Choice(**options)), seed)
+
+
+class WholeRows(NamedTuple):
+    """All rows of a source in its own order, with labels or without.
+
+    Attributes:
+        rows: those that hold numbers, without labels.
+        kept: where these are among all.
+        names: of all rows: the path that the source gives, or "row 1" and so on.
+    """
+
+    rows: Rows
+    kept: Int64[Tensor, " kept"]
+    names: tuple[str, ...]
+
+
+def load_all_rows(data: str | Path, like: str | Path, columns: Sequence[str]) -> WholeRows:
+    """Every row of a source, as a network takes it that was trained on rows of another: nothing is divided.
+
+    Columns are found by their names, whatever their order, and others are passed over. Vectors, and the columns of a
+    `.npy` file, are taken by their places instead. A word of a column of categories that the training rows do not have
+    is a row of zeros in its columns, with a warning.
+
+    Args:
+        data: as for `load_rows`; labels are not needed.
+        like: the training data, whose options, such as `categories`, hold where `data` has none of its own.
+        columns: the names of the network's columns, in its order, as `Rows.columns` has them.
+
+    Raises:
+        InputError: for a column that is not there, vectors of another length, or what `load_rows` refuses.
+
+    Examples:
+        >>> train, _ = load_rows("sklearn:wine")
+        >>> load_all_rows("sklearn:wine", "sklearn:wine", train.columns).rows.inputs.shape
+        torch.Size([178, 13])
+    """
+    text, options = _options(str(data))
+    if text.partition(":")[0] == "sklearn":
+        return _whole(_bundled(text.partition(":")[2]), columns)
+    path = _existing(text)
+    usual = {name: value for name, value in _options(str(like))[1].items() if name == "categories"}
+    if path.suffix.lower() in TABLES and "columns" not in options:
+        categories = options.get("categories", usual.get("categories", ()))
+        named = [name for name in columns if "[" not in name and not _of_category(name, categories)]
+        options |= {"columns": tuple(named)} if named else {}
+        options.setdefault("categories", categories)
+    return _whole(read_file(path, Choice(**options), labelled=False), columns)
+
+
+def _whole(read: Read, columns: Sequence[str]) -> WholeRows:
+    """All rows of a source with these columns, in this order."""
+    for note in read.notes:
+        warnings.warn(note)
+    empty = _empty_rows(read, range(len(read.words)))
+    kept = torch.tensor([row for row in range(len(read.words)) if row not in empty], dtype=torch.int64)
+    inputs = _in_order(read, columns)[kept]
+    rows = Rows(inputs, torch.full((len(inputs),), UNLABELLED), (), read.name, columns=tuple(columns))
+    return WholeRows(rows, kept, tuple(_row_name(read, row) for row in range(len(read.words))))
+
+
+def _in_order(read: Read, columns: Sequence[str]) -> Tensor:
+    """A source's columns by the names of the network's; of vectors, by their places."""
+    if all("[" in name for name in (*columns, *read.columns)):
+        if len(columns) != len(read.columns):
+            raise InputError(f"{read.source}: expected vectors of {len(columns)} numbers, got {len(read.columns)}")
+        return read.inputs
+    found = {name: read.inputs[:, i] for i, name in enumerate(read.columns)}
+    coded = {name.partition("=")[0] for name in read.columns if "=" in name}
+    if unseen := [name for name in read.columns if "=" in name and name not in columns]:
+        warnings.warn(f"{read.source}: {counted('words that the training rows do not have', unseen)}")
+    missing = [name for name in columns if name not in found and not _of_category(name, coded)]
+    if missing:
+        raise unknown(f"{read.source}: column", missing[0], read.columns)
+    return torch.stack([found.get(name, torch.zeros(len(read.inputs))) for name in columns], 1)
+
+
+def _of_category(column: str, categories: Iterable[str]) -> bool:
+    """Whether a column of zeros and ones is of one of these columns of words."""
+    return any(column.startswith(f"{name}=") for name in categories)
 
 
 def is_rows(data: str | Path) -> bool:

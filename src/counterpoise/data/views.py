@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from numbers import Real
 
 import torch
-from jaxtyping import Bool, Float, Int, Int64, UInt8
+from jaxtyping import Bool, Float, Int, Int64, Shaped, UInt8
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -55,6 +55,19 @@ def to_float(
         check_number("size", size, at_least=1, whole=True)
         unit = functional.interpolate(unit, (size, size), mode="bilinear", antialias=True)
     return _centre(unit)
+
+
+def to_input(items: Shaped[Tensor, "batch *shape"]) -> Float[Tensor, "batch *shape"]:
+    """What a network gets of a batch without randomness: images by `to_float`, rows of numbers as they are.
+
+    Args:
+        items: uint8 images, or floating-point rows.
+
+    Examples:
+        >>> to_input(torch.tensor([[0.5, 300.0]]))
+        tensor([[  0.5000, 300.0000]])
+    """
+    return to_float(items) if items.dtype == torch.uint8 else items
 
 
 class Views(nn.Module):

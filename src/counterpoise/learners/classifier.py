@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 
-from counterpoise.data import Images
-from counterpoise.data.views import to_float
+from counterpoise.data.parts import Labelled
+from counterpoise.data.views import to_input
 from counterpoise.errors import InputError, unknown
-from counterpoise.learners.method import ImageViews, Index, Labels, Method
+from counterpoise.learners.method import Index, InputViews, Labels, Method
 from counterpoise.nets import embed
 from counterpoise.nets.heads import cosine_head, linear
 from counterpoise.ops.checks import check_counts, check_integers, check_matrix, check_number, check_values
@@ -84,7 +84,7 @@ class Classifier(Method):
         """One logit a class for each input."""
         return self.classifier(self.bottleneck(self.encoder(inputs)))
 
-    def loss(self, images: ImageViews, labels: Labels, index: Index) -> Float[Tensor, ""]:
+    def loss(self, images: InputViews, labels: Labels, index: Index) -> Float[Tensor, ""]:
         """Cross-entropy of one view's logits; images without a label are passed over."""
         return cross_entropy(self.logits(images[0]), labels)
 
@@ -95,13 +95,13 @@ class Classifier(Method):
             data: a data set of images, or of rows.
             batch_size: items at a time; matters for memory and speed only.
         """
-        return embed(self.net, data, plain, batch_size).log_softmax(1)
+        return embed(self.net, data, to_input, batch_size).log_softmax(1)
 
-    def check_data(self, images: Images, batch_size: int, shares: int = 1) -> None:
+    def check_data(self, images: Labelled, batch_size: int, shares: int = 1) -> None:
         """Refuse data without any label, whose loss would be 0 throughout; or with labels that are no class."""
         if not (images.labels >= 0).any():
-            name = type(self).__name__
-            raise InputError(f"labels: {name} needs some, but none of the {len(images)} training images has one")
+            what = f"{len(images)} training {images.items}"
+            raise InputError(f"labels: {type(self).__name__} needs some, but none of the {what} has one")
         if (most := int(images.labels.max()) + 1) > self.classes:
             raise InputError(
                 f"classes: expected the number of the labels' classes, at least {most}, got {self.classes}"
@@ -131,11 +131,6 @@ def make_head(head: Head, features: int, classes: int) -> nn.Module:
     return (
         parametrizations.weight_norm(linear(features, classes)) if head == "weight-norm" else linear(features, classes)
     )
-
-
-def plain(inputs: Tensor) -> Tensor:
-    """Images from -1 to 1, without any change; rows as they are."""
-    return to_float(inputs) if inputs.dtype == torch.uint8 else inputs
 
 
 def cross_entropy(

@@ -11,7 +11,6 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
-from counterpoise.data import Images
 from counterpoise.data.views import Views
 from counterpoise.errors import InputError, unknown
 from counterpoise.learners.learner import Learner
@@ -20,6 +19,7 @@ from counterpoise.ops.checks import check_counts
 
 # What `Method.loss` takes: `views` views of each image; class of each, -1 where it has none; its number.
 ImageViews = list[Float[Tensor, "batch channel size size"]]
+InputViews = list[Float[Tensor, "batch ..."]]  # of images or rows, for methods that take either
 Labels = Int[Tensor, " batch"]
 Index = Int[Tensor, " batch"]
 Batch = tuple[Shaped[Tensor, "batch *shape"], Shaped[Tensor, " batch"], Index]  # of regression: rows, and targets
@@ -102,7 +102,7 @@ class Method(Learner):
         """
         raise NotImplementedError(f"{type(self).__name__} must define loss(images, labels, index)")
 
-    def diagnostics(self, train: Images, probe: Images, test: Images) -> dict[str, float]:
+    def diagnostics(self, train: Any, probe: Any, test: Any) -> dict[str, float]:
         """Figures that the method alone knows after training, by name; nothing by default.
 
         Args:

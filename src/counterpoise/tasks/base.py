@@ -23,6 +23,7 @@ from counterpoise.files import read_json
 from counterpoise.learners.learner import Learner
 from counterpoise.nets.backbones import backbone, is_backbone
 from counterpoise.nets.frozen import Frozen
+from counterpoise.nets.rows import row_backbone
 from counterpoise.nets.weights import load_weights
 from counterpoise.registry import catalogue
 from counterpoise.registry.arguments import given_values
@@ -261,8 +262,7 @@ class Task(Generic[Parts]):
             shape: of one input.
             pretrained: whether it starts from the library's own weights.
         """
-        channels, height, _ = shape
-        return backbone(name, channels, height, pretrained=pretrained)
+        return encoder_of(name, shape, pretrained)
 
     def blank_models(self, run: Run, shape: Sequence[int]) -> Offers:
         """Networks like the models that a run stands on, with random weights, to build its method with.
@@ -280,12 +280,14 @@ class Task(Generic[Parts]):
         """What a role gets of a network that another run kept: by default all of it."""
         return net
 
-    def inputs(self, run: Run, shape: Sequence[int]) -> dict[str, Any]:
+    def inputs(self, run: Run, shape: Sequence[int], data: Any = None) -> dict[str, Any]:
         """What the constructor of every method gets first, by name: a fresh encoder, drawn from the run's seed.
 
         Args:
             run: for its settings.
             shape: of one input.
+            data: what is trained on, of which an encoder may take what it does not learn, such as the scale of rows;
+                `None` where it gets trained weights afterwards.
         """
         raise NotImplementedError
 
@@ -300,9 +302,9 @@ class Task(Generic[Parts]):
         Raises:
             InputError: for an unknown method or argument, or one out of range.
         """
-        shape = shape_of(self.training_data(parts))
+        data = self.training_data(parts)
         offers = {**dict.fromkeys(self.roles, _nothing), **self.offers(run, parts), **given}
-        return make(run, offers, lambda: self.inputs(run, shape))
+        return make(run, offers, lambda: self.inputs(run, shape_of(data), data))
 
     def train(
         self, run: Run, learner: Any, parts: Parts, folder: Path, watch: Watch = QUIET, rank: int | None = None
@@ -362,16 +364,49 @@ class Task(Generic[Parts]):
             save_net(folder / NET, net, run.config(), facts)
 
 
-def start_encoder(settings: LearnerSettings, channels: int, size: int) -> nn.Module:
-    """A run's encoder of images: with random weights, or those that the settings' `init` names; frozen if they say so.
+def encoder_of(name: str, shape: Sequence[int], pretrained: bool = False) -> nn.Module:
+    """An encoder by the name of its backbone.
+
+    Args:
+        name: of a backbone of images, or of rows.
+        shape: of one input: (channels, height, width), or (columns,).
+        pretrained: whether it starts from the library's own weights.
+
+    Raises:
+        InputError: for an unknown name; for rows, of which no library has weights.
+
+    Examples:
+        >>> encoder_of("small", (1, 28, 28)).features, encoder_of("identity", (13,)).features
+        (128, 13)
+    """
+    if len(shape) > 1:
+        channels, height, _ = shape
+        return backbone(name, channels, height, pretrained=pretrained)
+    if pretrained:
+        raise InputError("init: pretrained weights are for encoders of images, got rows of numbers")
+    return row_backbone(name, shape[0])
+
+
+def blank_encoder(settings: LearnerSettings, shape: Sequence[int]) -> nn.Module:
+    """The encoder that the settings name, with random weights, or with those of its library; see `encoder_of`."""
+    if len(shape) == 1 and settings.augmentations is not None:
+        raise InputError(f"augmentations: are views of images, got rows of {shape[0]} numbers")
+    return encoder_of(settings.backbone, shape, settings.init == "pretrained")
+
+
+def start_encoder(settings: LearnerSettings, encoder: nn.Module) -> nn.Module:
+    """A run's encoder: with the weights that the settings' `init` names, if they do, and frozen if they say so.
 
     What of a file does not fit is a warning that names and counts it.
+
+    Args:
+        settings: of the run.
+        encoder: from `blank_encoder`; it is changed.
 
     Raises:
         InputError: for weights that cannot be loaded, or of which too few fit.
     """
     init = settings.init
-    encoder: nn.Module = backbone(settings.backbone, channels, size, pretrained=init == "pretrained")
     if init and init != "pretrained":
         load_weights(encoder, init)
     return Frozen(encoder, stored=True) if settings.freeze else encoder

@@ -15,9 +15,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from counterpoise.data import Images, load
 from counterpoise.data.images import fair_sample
 from counterpoise.data.imperfect import make_imperfect_with_truth
+from counterpoise.data.parts import Labelled
 from counterpoise.errors import InputError, first_few
 from counterpoise.learners.classifier import Classifier
 from counterpoise.measure import accuracy, class_accuracy, group_accuracy
@@ -29,7 +29,7 @@ from counterpoise.measure.classification import (
 )
 from counterpoise.measure.online import OnlineProbe
 from counterpoise.tasks.base import NONE_GIVEN, Offers
-from counterpoise.tasks.images import WATCHED, ImageTask, Prepared, by_group
+from counterpoise.tasks.images import WATCHED, ImageTask, Prepared, by_group, load_labelled
 from counterpoise.training.run import EFFECTIVE_RANK, ImageSettings, Metric, Run, Scores, Settings
 
 GROUP = "group"  # the factor, or column of a table, that names subgroups unless the settings name another
@@ -37,7 +37,7 @@ TOP = 5
 
 
 class Classify(ImageTask):
-    """Networks that classify images, scored by their own logits."""
+    """Networks that classify images, or rows of numbers, scored by their own logits."""
 
     name = "classify"
     metrics: ClassVar = {
@@ -69,6 +69,7 @@ class Classify(ImageTask):
     }
     baseline = "cross-entropy"
     per_class = "accuracy"
+    takes_rows = True
 
     def declared(self, settings: Settings) -> dict[str, Any]:
         """As of any task, but that the scores of subgroups are accuracies."""
@@ -89,7 +90,7 @@ class Classify(ImageTask):
         if run.train_on_all:
             return super().summary(run, parts)
         train, test = len(parts.train), len(parts.test)
-        return f"training on {train:,} images; held out: {test:,} for the test; --all trains on them, too"
+        return f"training on {train:,} {parts.train.items}; held out: {test:,} for the test; --all trains on them, too"
 
     def make(self, run: Run, parts: Prepared, given: Offers = NONE_GIVEN) -> Classifier:
         """The method of a run; one without logits is refused."""
@@ -149,7 +150,7 @@ class Fitting(OnlineProbe):
         unseen: images whose features give the effective rank and the uniformity; their labels are not read.
     """
 
-    def __init__(self, train: Images, unseen: Images):
+    def __init__(self, train: Labelled, unseen: Labelled):
         super().__init__(None, unseen)
         labelled = train.subset((train.labels >= 0).nonzero().flatten())
         self.train = labelled.subset(fair_sample(labelled.labels, WATCHED))
@@ -165,19 +166,19 @@ def prepare(
     data: str, imperfect: tuple[str, ...], seed: int, size: int | None, data_dir: str | None, download: bool
 ) -> Prepared:
     """The images of a run, the same for every method of one seed: all that are not of the test are trained on."""
-    splits = load(data, size=size, data_dir=data_dir, download=download, seed=seed)
+    splits = load_labelled(data, seed, size, data_dir, download)
     (train, test), truth = make_imperfect_with_truth(splits, imperfect, seed)
     return Prepared(train, train.subset(torch.arange(0)), test, truth)
 
 
-def _shares(predicted: Tensor, test: Images) -> Tensor:
+def _shares(predicted: Tensor, test: Labelled) -> Tensor:
     """Of each labelled test image what it adds to the balanced accuracy, which is the mean of these numbers."""
     labels = test.labels[test.labels >= 0]
     counts = test.counts().double()
     return (predicted[test.labels >= 0] == labels) * len(labels) / (counts > 0).sum() / counts[labels]
 
 
-def _with_subgroups(found: Scores, test: Images, asked: str | None) -> Scores:
+def _with_subgroups(found: Scores, test: Labelled, asked: str | None) -> Scores:
     """Scores with the accuracy of each subgroup, and that of the worst as a metric, where the images have subgroups.
 
     What an image adds to the balanced accuracy is more than 1 for rare classes; of a subgroup it counts if it is right.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib import import_module
 from typing import Any, ClassVar
 
 import torch
@@ -15,17 +16,20 @@ from jaxtyping import Int64
 from torch import Tensor, nn
 
 from counterpoise.data import Images, load
-from counterpoise.data.images import fair_sample, joined
+from counterpoise.data.images import fair_sample, joined, shape_of
 from counterpoise.data.imperfect import make_imperfect_with_truth
-from counterpoise.data.views import Views, to_float
+from counterpoise.data.parts import Labelled
+from counterpoise.data.views import Views, to_input
 from counterpoise.errors import InputError, first_few, unknown
 from counterpoise.learners.method import Method
 from counterpoise.measure.online import OnlineProbe
 from counterpoise.measure.undertraining import few_steps, flat_probe, poor_shape
 from counterpoise.nets import embed
+from counterpoise.nets.rows import StandardizedRows
 from counterpoise.registry import catalogue
 from counterpoise.registry.arguments import given_values
-from counterpoise.tasks.base import Given, Offers, Task, is_run, start_encoder
+from counterpoise.registry.kinds import ROWS, module_of
+from counterpoise.tasks.base import Given, Offers, Task, blank_encoder, is_run, start_encoder
 from counterpoise.training.run import (
     EFFECTIVE_RANK,
     UNIFORMITY,
@@ -51,19 +55,19 @@ class Prepared:
     """Images to train on (imperfect), labelled ones for the probes (clean, held out), and unseen ones to score by.
 
     Attributes:
-        train: the training images, as a method sees them.
+        train: the training images, as a method sees them; or rows of numbers, of a task that takes them.
         probe: labelled images that were held out.
         test: images to score by.
         truth: the class of each training image, of those too whose label was hidden; only the task sees it.
     """
 
-    train: Images
-    probe: Images
-    test: Images
+    train: Any
+    probe: Any
+    test: Any
     truth: Int64[Tensor, " train"] | None = None
 
     @property
-    def images(self) -> dict[str, Images]:
+    def images(self) -> dict[str, Any]:
         """The three sets by name."""
         return {"train": self.train, "probe": self.probe, "test": self.test}
 
@@ -73,6 +77,7 @@ class ImageTask(Task[Prepared]):
 
     Attributes:
         augmentations: steps of the random views unless the settings name some; `None` takes all but the blur.
+        takes_rows: whether its methods train on rows of numbers, too: tables, and embeddings computed elsewhere.
     """
 
     settings = ImageSettings
@@ -84,6 +89,7 @@ class ImageTask(Task[Prepared]):
     distributed = True
     trains_on_all = True
     augmentations: ClassVar[str | None] = None
+    takes_rows: ClassVar[bool] = False
 
     def prepare(self) -> Callable[..., Prepared]:
         """The function that makes the three sets of images of a run from its data, imperfections and seed."""
@@ -91,22 +97,29 @@ class ImageTask(Task[Prepared]):
 
     def load(self, run: Run) -> Prepared:
         """The images of a run; of one that trains on all images, none to score it by."""
+        if is_rows(run.data) and not self.takes_rows:
+            raise InputError(
+                f"data: the task {self.name} is for images, got rows of numbers, {run.data}; the task classify takes "
+                "them, and regress those with a number to predict"
+            )
         if not run.train_on_all:
             return load_once(run, self.prepare())
         if run.imperfect:
             raise InputError("all: trains on every image as it is; expected no imperfection of the data beside it")
-        train = joined(list(load_once(run, prepare).images.values()))
+        train = all_joined(list(load_once(run, prepare).images.values()))
         nothing = train.subset(torch.arange(0))
         return Prepared(train, nothing, nothing)
 
     def check_parts(self, run: Run, parts: Prepared, scored: bool) -> None:
         if len(parts.test) < 2 and not run.train_on_all:
-            raise InputError(f"{run.data}: expected at least 2 test images, got {len(parts.test)}; more data is needed")
+            raise InputError(
+                f"{run.data}: expected at least 2 test {parts.test.items}, got {len(parts.test)}; more data is needed"
+            )
         if scored and not len(parts.probe):
             raise InputError(f"{run.data}: {_unscored(parts.train)}; `counterpoise train` needs none")
         group = getattr(run.settings, "group", None)
         if group and not run.train_on_all and group not in parts.test.factors:
-            raise unknown("group: factor of the test images", group, parts.test.factors)
+            raise unknown(f"group: factor of the test {parts.test.items}", group, parts.test.factors)
         if not run.train_on_all:
             self.check_classes(run, parts, scored)
 
@@ -118,9 +131,10 @@ class ImageTask(Task[Prepared]):
         """How many images are trained on, and how many are not, in one line."""
         train, probe, test = map(len, parts.images.values())
         if run.train_on_all:
-            return f"training on all {train:,} images; none is held out, so there are no scores"
+            return f"training on all {train:,} {parts.train.items}; none is held out, so there are no scores"
         offer = "; --all trains on them, too" if self.trains_on_all else ""
-        return f"training on {train:,} images; held out: {probe:,} for the probes and {test:,} for the test{offer}"
+        held = f"{probe:,} for the probes and {test:,} for the test"
+        return f"training on {train:,} {parts.train.items}; held out: {held}{offer}"
 
     def offers(self, run: Run, parts: Prepared) -> Offers:
         settings = run.settings
@@ -131,13 +145,19 @@ class ImageTask(Task[Prepared]):
             "batch_size": lambda: settings.batch_size,
         }
 
-    def inputs(self, run: Run, shape: Sequence[int]) -> dict[str, Any]:
-        """An encoder, and random views of the training images."""
-        settings, (channels, height, _) = run.settings, shape
+    def inputs(self, run: Run, shape: Sequence[int], data: Any = None) -> dict[str, Any]:
+        """An encoder, and random views of the training images; rows have no views, and their encoder scales them."""
+        settings = run.settings
         assert isinstance(settings, ImageSettings)
-        steps = settings.augmentations or self.augmentations
-        encoder = start_encoder(settings, channels, height)
-        return {"encoder": encoder, "augment": Views(height) if steps is None else Views.of(height, steps)}
+        encoder = blank_encoder(settings, shape)
+        if len(shape) == 1:
+            encoder = StandardizedRows(encoder, shape[0])
+            if data is not None:
+                encoder.fit(data.inputs)
+            return {"encoder": start_encoder(settings, encoder), "augment": nn.Identity()}
+        steps, size = settings.augmentations or self.augmentations, shape[1]
+        views = Views(size) if steps is None else Views.of(size, steps)
+        return {"encoder": start_encoder(settings, encoder), "augment": views}
 
     def given_run(self, run: Run, role: str, value: str) -> Run:
         """A start is an encoder that a self-supervised method trains on the run's own images."""
@@ -173,18 +193,19 @@ class ImageTask(Task[Prepared]):
 
     def score(self, run: Run, learner: Method, parts: Prepared, curve: Sequence[Mapping[str, float]]) -> Scores:
         """The task's `score_features`, with the method's diagnostics, warnings and pictures."""
-        watched = _watched(parts)
-        features = embed(learner.encoder, watched, to_float)
+        watched: Any = _watched(parts)
+        features = embed(learner.encoder, watched, to_input)
         warnings = [*_left_out(parts), *undertraining(run, parts, curve, features)]
+        gallery = (watched, features) if isinstance(watched, Images) else None
         assert isinstance(run.settings, ImageSettings)
         if run.train_on_all:
-            warnings.append(f"no scores: all {len(parts.train)} images were trained on and none is held out")
-            return Scores({}, warnings=warnings, gallery=(watched, features))
+            every = f"all {len(parts.train)} {parts.train.items}"
+            return Scores(
+                {}, warnings=[*warnings, f"no scores: {every} were trained on and none is held out"], gallery=gallery
+            )
         found = self.score_features(learner, parts, features)
         diagnostics = found.diagnostics | learner.diagnostics(*parts.images.values())
-        found = replace(
-            found, diagnostics=diagnostics, warnings=[*found.warnings, *warnings], gallery=(watched, features)
-        )
+        found = replace(found, diagnostics=diagnostics, warnings=[*found.warnings, *warnings], gallery=gallery)
         return by_group(found, parts.test, run.settings.group) if run.settings.group else found
 
     def score_features(self, learner: Any, parts: Prepared, features: Tensor) -> Scores:
@@ -210,7 +231,8 @@ class ImageTask(Task[Prepared]):
             "counts": counts,
             "sizes": {name: len(images) for name, images in parts.images.items()},
             "notes": list(dict.fromkeys([*parts.train.notes, *parts.test.notes])),
-            "shape": list(parts.test.pixels.shape[1:]),
+            "shape": list(shape_of(parts.train)),
+            **_about_rows(parts.train),
             **({} if value_range is None else {"value_range": list(value_range)}),
         }
 
@@ -219,7 +241,7 @@ def prepare(
     data: str, imperfect: tuple[str, ...], seed: int, size: int | None, data_dir: str | None, download: bool
 ) -> Prepared:
     """The three sets of images of a run; the same for every method of one seed."""
-    splits = load(data, size=size, data_dir=data_dir, download=download, seed=seed)
+    splits = load_labelled(data, seed, size, data_dir, download)
     generator = torch.Generator().manual_seed(seed)
     held = _held_out(splits.train.labels, generator)
     rest = torch.ones(len(splits.train), dtype=torch.bool)
@@ -227,9 +249,49 @@ def prepare(
     probe = splits.train.subset(held)
     divided = splits._replace(train=splits.train.subset(rest.nonzero().flatten()))
     (train, test), truth = make_imperfect_with_truth(divided, imperfect, seed)
-    if probe.pixels.shape[1] != test.pixels.shape[1]:  # a tint turned the others from grey to colour
+    if shape_of(probe) != shape_of(test):  # a tint turned the others from grey to colour
         probe = probe.with_channels(test.pixels.shape[1])
     return Prepared(train, probe, test, truth)
+
+
+def load_labelled(data: str, seed: int, size: int | None, data_dir: str | None, download: bool) -> Any:
+    """What is learnt from and what is judged by: `Splits` of images, or `RowSplits` of rows of numbers.
+
+    Args:
+        data: a name or a path; see `data.load` and `data.load_rows`.
+        seed: of the division where the data has none.
+        size: of images, in pixels.
+        data_dir: as of `data.load`.
+        download: as of `data.load`.
+
+    Raises:
+        InputError: as they do; for a size of rows.
+    """
+    if not is_rows(data):
+        return load(data, size=size, data_dir=data_dir, download=download, seed=seed)
+    if size is not None:
+        raise InputError(f"size: is of images, got {size} for rows of numbers, {data}")
+    return _rows().load_rows(data, seed=seed)
+
+
+def all_joined(parts: Sequence[Any]) -> Any:
+    """Several parts of one data set as one, of images or of rows."""
+    return joined(parts) if isinstance(parts[0], Images) else _rows().joined_rows(parts)
+
+
+def is_rows(data: str) -> bool:
+    """Whether a name or path means rows of numbers; a plain table is one of images, unless it has `rows:` before it."""
+    return module_of(data) == ROWS
+
+
+def _rows() -> Any:
+    """The module that reads rows, imported where it is needed: results on images do not stand on its code."""
+    return import_module(f"counterpoise.{ROWS}")
+
+
+def _about_rows(part: Any) -> dict[str, Any]:
+    """What a result says of rows: that its items are rows, and their columns."""
+    return {} if isinstance(part, Images) else {"items": part.items, "columns": list(part.columns)}
 
 
 def _held_out(labels: Tensor, generator: torch.Generator) -> Tensor:
@@ -242,7 +304,7 @@ def _held_out(labels: Tensor, generator: torch.Generator) -> Tensor:
     return torch.cat(held).sort().values if held else torch.empty(0, dtype=torch.int64)
 
 
-def _unscored(train: Images) -> str:
+def _unscored(train: Labelled) -> str:
     """Why there are no labelled images to score by."""
     counts = train.counts()
     if not counts.any():
@@ -271,7 +333,7 @@ def _check_classes(data: str, prepared: Prepared, scored: bool) -> None:
         )
 
 
-def by_group(scores: Scores, images: Images, group: str) -> Scores:
+def by_group(scores: Scores, images: Labelled, group: str) -> Scores:
     """Scores with the mean of the test images' own for each value of a factor; and the worst of them, if several.
 
     Args:
@@ -292,7 +354,7 @@ def by_group(scores: Scores, images: Images, group: str) -> Scores:
     return replace(scores, groups=scores.groups | found, diagnostics=scores.diagnostics | worst)
 
 
-def _watched(parts: Prepared) -> Images:
+def _watched(parts: Prepared) -> Labelled:
     """The images whose features the curve's rank and uniformity and the pictures are of: unseen ones if there are."""
     return parts.test if len(parts.test) else parts.train.subset(fair_sample(parts.train.labels, WATCHED))
 
@@ -318,4 +380,5 @@ def _left_out(parts: Prepared) -> list[str]:
     reasons = {name: f"{name} ({reason})" for images in several for name, reason in images.reasons.items()}
     named = ", ".join(reasons.get(name, name) for name in files[:3])
     more = ", …" if len(files) > 3 else ""
-    return [f"{len(files)} unreadable files left out: {named}{more}"] if files else []
+    what = "unreadable files" if isinstance(parts.train, Images) else "rows without numbers"
+    return [f"{len(files)} {what} left out: {named}{more}"] if files else []

@@ -20,14 +20,12 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
 from counterpoise.data.targets import TargetSplits, load_targets
-from counterpoise.data.views import Views
+from counterpoise.data.views import Views, to_input
 from counterpoise.errors import InputError
-from counterpoise.learners.classifier import plain
 from counterpoise.measure import collapse, effective_rank
 from counterpoise.measure.undertraining import few_steps
 from counterpoise.nets import embed
-from counterpoise.nets.heads import mlp
-from counterpoise.tasks.base import Offers, Task, start_encoder
+from counterpoise.tasks.base import Offers, Task, blank_encoder, start_encoder
 from counterpoise.training.run import EFFECTIVE_RANK, LearnerSettings, Metric, Run, Scores, load_once
 
 BINS = 20  # of the training targets' range; the sparsest third of those that hold any are "few"
@@ -73,21 +71,19 @@ class Regress(Task[TargetSplits]):
             "deviation": lambda: float(targets.std()),
         }
 
-    def inputs(self, run: Run, shape: Sequence[int]) -> dict[str, Any]:
-        """An encoder of images with mild views, or a small perceptron for rows, which have no views."""
+    def inputs(self, run: Run, shape: Sequence[int], data: Any = None) -> dict[str, Any]:
+        """An encoder of images with mild views, or one of rows, which have no views."""
         settings = run.settings
         assert isinstance(settings, LearnerSettings)
+        encoder = start_encoder(settings, blank_encoder(settings, shape))
         if len(shape) == 1:
-            if settings.init or settings.freeze:
-                raise InputError("init: is for encoders of images; rows have a small perceptron of their own")
-            return {"encoder": RowEncoder(shape[0]), "augment": nn.Identity()}
-        encoder = start_encoder(settings, shape[0], shape[1])
+            return {"encoder": encoder, "augment": nn.Identity()}
         return {"encoder": encoder, "augment": Views.of(shape[2], settings.augmentations or AUGMENTATIONS)}
 
     def score(self, run: Run, learner: Any, parts: TargetSplits, curve: Sequence[Mapping[str, float]]) -> Scores:
         settings = run.settings
         assert isinstance(settings, LearnerSettings)
-        train, test = (embed(learner.net, part, plain) for part in parts)
+        train, test = (embed(learner.net, part, to_input) for part in parts)
         few = few_steps(len(parts.train), settings.batch_size, settings.epochs, settings.accumulate)
         metrics = score(train, test, parts, learner.predict(test))
         return Scores(metrics, warnings=[found for found in (collapse(test), few) if found])
@@ -101,15 +97,6 @@ class Regress(Task[TargetSplits]):
             "notes": list(dict.fromkeys([*parts.train.notes, *parts.test.notes])),
             "shape": list(parts.train.inputs.shape[1:]),
         }
-
-
-class RowEncoder(nn.Sequential):
-    """A perceptron of two layers: rows to 64 features."""
-
-    features = 64
-
-    def __init__(self, width: int):
-        super().__init__(mlp(width, 64, 64), nn.ReLU())
 
 
 def score(

@@ -17,7 +17,7 @@ from counterpoise.files import written
 from counterpoise.nets.weights import RUN_FILES
 
 NET, EARLIER = RUN_FILES
-FACTS = ("shape", "classes", "value_range")  # of its data, what a user of the network must know
+FACTS = ("shape", "classes", "value_range", "columns")  # of its data, what a user of the network must know
 
 
 def save_net(path: Path, net: nn.Module, config: Mapping[str, Any], facts: Mapping[str, Any]) -> None:

@@ -271,6 +271,8 @@ class Result(TypedDict, total=False):
         sizes: items, by part of the data.
         notes: what was done to the data.
         shape: of one input.
+        items: what the data consists of, where it is not what the task's usually does: "rows".
+        columns: the names of the columns of rows.
         value_range: of the files' pixels, where they hold other numbers than bytes.
         given: by role, the models that it stood on: where each is, and its time and main score where it was trained.
         offered: what the method's constructor was given of the data, as far as it is plain numbers.
@@ -296,6 +298,8 @@ class Result(TypedDict, total=False):
     sizes: dict[str, int]
     notes: list[str]
     shape: list[int]
+    items: str
+    columns: list[str]
     value_range: list[float]
     given: dict[str, Any]
     offered: dict[str, Any]
