@@ -19,7 +19,8 @@ from pycocotools.cocoeval import COCOeval
 
 from benchmarks.measuring import machine_line, markdown_table, repeat, write_results
 from counterpoise.measure.ap_pool import ap_pool
-from counterpoise.measure.detection import Detections, Truth, ap_image_cap
+from counterpoise.measure.average_precision import ap_image_cap
+from counterpoise.measure.detection import Detections, Truth
 
 FOUND, CAP, LEAST, TURNS = 100_000, 100, 3, 5
 IMAGES = 1000

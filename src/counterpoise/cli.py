@@ -19,8 +19,9 @@ from counterpoise import __version__
 from counterpoise.errors import InputError, ProcessLost, RunFailed, printable, unknown
 from counterpoise.files import UNWRITABLE
 from counterpoise.registry import catalogue, user_files
-from counterpoise.registry.arguments import Description, add_flags, collect, describe, describe_settings
+from counterpoise.registry.arguments import Description, add_flags, collect
 from counterpoise.registry.ledger import declared
+from counterpoise.registry.signatures import describe, describe_settings
 from counterpoise.terminal import discard, make_console
 
 COMMANDS = {

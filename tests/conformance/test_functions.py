@@ -46,13 +46,14 @@ FLOORS = ("ops", "measure", "contrast", "metric", "classify", "studies")
 OF_TENSORS = ("nets", "learners", "data")
 
 CHECKS = ("counterpoise.ops.checks", "counterpoise.ops.arrays")  # they are what refuses, and have tests of their own
-# What `Views`, the imperfections and the readers call with tensors that they made, and checked, themselves.
+# What the imperfections and the readers call with tensors that they made, and checked, themselves.
 INNER = re.compile(
-    r"data\.(annotated|composed|decoding|draws|identity|images|parts|reading|scenes|shifts|views)\.|measure\.probes\.knn_votes"
+    r"data\.(annotated|coco_files|composed|decoding|draws|identity|images|parts|reading|scenes|shifts)\."
+    r"|data\.views\.random_boxes|measure\.(probes\.knn_votes|detection\.(checked_boxes|areas_of)|matching\.(cells_of|rank_in_groups))"
 )
-CHECKED = ("data.images.fair_sample", "data.views.to_float")  # but not these
+CHECKED = ("data.images.fair_sample",)  # but not this one
 # Whatever the rows hold: who calls these has checked them.
-PASS_ON = re.compile(r"ops\.(processes|chunking|similarity)\.|learners.classifier.plain")
+PASS_ON = re.compile(r"ops\.(processes|chunking|similarity)\.|data\.views\.to_input")
 # In float32 the squares of 1e30 are infinite.
 SQUARES = re.compile(
     r"metric\.(susana|composed_retrieval)\.|measure\.(opis|generalization_difficulty|inductive_bias)\."
@@ -140,7 +141,16 @@ CALLS = {
     "ops.processes.global_row_indices": lambda: call(torch.zeros(3, 2), "x"),
     "learners.classifier.cross_entropy": lambda: call(rows(4, 2), pair_labels(4), 0.1, torch.rand(2)),
     "contrast.genview.noise_levels": lambda: call(torch.tensor([0.13, 0.31, 0.72])),
-    "learners.classifier.plain": lambda: call(torch.rand(2, 3)),
+    **{
+        f"data.views.adjust_{step}": lambda: call(torch.rand(2, 3, 4, 4), torch.rand(2))
+        for step in ("brightness", "contrast", "saturation", "hue")
+    },
+    "data.views.crop_resize": lambda: call(
+        torch.rand(2, 3, 4, 4), torch.tensor([[0, 1], [0, 0], [2, 3], [4, 2]]), torch.tensor([True, False]), 3
+    ),
+    "data.views.gaussian_blur": lambda: call(torch.rand(2, 3, 4, 4), torch.rand(2), 1),
+    "data.views.luma": lambda: call(torch.rand(2, 3, 4, 4)),
+    "data.views.to_input": lambda: call(torch.rand(2, 3)),
     "measure.retrieval.retrieval": lambda: call(rows(4, 2), pair_labels(4), rows(4, 2), pair_labels(4)),
     "measure.retrieval.retrieval_each": lambda: call(rows(4, 2), pair_labels(4), rows(4, 2), pair_labels(4)),
     "contrast.dcl.dcl": lambda: call(rows(4, 2), rows(4, 2), 0.5, torch.rand(4)),

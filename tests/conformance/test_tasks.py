@@ -19,7 +19,7 @@ from counterpoise.commands.compare import parse_arms
 from counterpoise.engine.execute import execute_run
 from counterpoise.engine.items import read_items
 from counterpoise.registry import catalogue
-from counterpoise.registry.arguments import describe_settings
+from counterpoise.registry.signatures import describe_settings
 from counterpoise.training.run import Run, make_settings
 
 

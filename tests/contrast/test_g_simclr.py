@@ -275,6 +275,9 @@ def test_bad_input_is_refused_by_name(images):
         method(autoencoder_epochs=0)
     with pytest.raises(InputError, match="images: expected a number of at least 2, got 1"):
         train_autoencoder(images.subset(torch.arange(1)), 1)
+    for device in ("gpu", "meta", 1.5):
+        with pytest.raises(InputError, match=f"device: expected a device of torch .* got .?{device}"):
+            train_autoencoder(images, 1, device=device)
 
 
 def test_no_pair_is_no_pair_of_one_class():

@@ -9,7 +9,8 @@ import pytest
 
 from counterpoise.data.coco import runs_of
 from counterpoise.errors import InputError
-from counterpoise.measure.detection import ap_image_cap, read_detections, read_truth
+from counterpoise.measure.average_precision import ap_image_cap
+from counterpoise.measure.detection import read_detections, read_truth
 
 SQUARE = [[10, 10, 30, 10, 30, 30, 10, 30]]
 TRIANGLE = [[12, 10, 30, 10, 30, 33]]

@@ -144,36 +144,6 @@ def test_a_skew_that_leaves_a_client_without_images_is_refused():
         clients(SPLITS, 40, seeded(), 0.001)
 
 
-def test_a_client_has_a_hue_of_its_own_in_train_and_test():
-    made = make_imperfect(SPLITS, ["client-tint=1", "clients=5"], 0)
-    colours = []
-    for images in made:
-        each = [images.pixels[images.factors["client"] == k].flatten(2)[:, :, 0].unique(dim=0) for k in range(5)]
-        assert all(len(one) == 1 for one in each)
-        colours.append(torch.cat(each))
-    assert torch.equal(*colours)
-    assert torch.cdist(colours[0].float(), colours[0].float()).fill_diagonal_(1e9).min() > 50
-    assert made.train.notes[-1].endswith("images of 5 clients tinted, each client in a hue of its own, strength 1")
-
-
-def test_noise_rises_from_client_to_client():
-    splits = make_imperfect(SPLITS, ["clients=4"], 0)
-    grey = Splits(*(x.with_factor("client", torch.arange(len(x)) % 5 - 1) for x in splits))
-    made = make_imperfect(grey, ["client-noise=0.1"], 0)
-    for images in made:
-        client = images.factors["client"]
-        spread = sorted((images.pixels[client == k].float() - 200).std().item() for k in range(4))
-        assert spread == pytest.approx([25.5 * k / 4 for k in (1, 2, 3, 4)], rel=0.15)
-        assert (images.pixels[client == -1] == 200).all()
-
-
-def test_images_of_no_client_keep_their_colours():
-    splits = Splits(*(x.with_factor("client", torch.arange(len(x)) % 3 - 1) for x in SPLITS))
-    made = make_imperfect(splits, ["client-tint=1"], 0).train
-    assert (made.pixels[made.factors["client"] == -1] == 200).all()
-    assert not (made.pixels[made.factors["client"] == 0] == 200).all()
-
-
 def test_a_share_of_the_images_is_to_be_forgotten():
     made, note = forget(SPLITS, 0.1, seeded())
     assert made.train.factors["forget"].sum() == 140

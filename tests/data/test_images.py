@@ -195,7 +195,7 @@ def test_other_names_of_the_same_values_are_not_joined():
 
 @pytest.mark.usefixtures("plain_shapes")
 def test_names_that_do_not_fit_a_factor_are_refused():
-    with pytest.raises(InputError, match="factor_names: names the values of 'client', which is no factor"):
+    with pytest.raises(InputError, match="factor_names: factor 'client' is not known"):
         make(factor_names={"client": ("north",)})
     with pytest.raises(InputError, match="factors: client: expected integers from -1 to 0, got 1"):
         make().with_factor("client", torch.ones(5, dtype=torch.int64), ["north"])

@@ -7,13 +7,16 @@ import pytest
 import torch
 
 from counterpoise import data
-from counterpoise.data.annotated import Annotated, AnnotatedSplits, from_scenes, hide_maps, join
+from counterpoise.data.annotated import Annotated, AnnotatedSplits, hide_maps
+from counterpoise.data.annotated_parts import join
+from counterpoise.data.annotated_scenes import from_scenes
 from counterpoise.data.draws import seeded
 from counterpoise.data.images import Images, Splits, joined
 from counterpoise.data.imperfect import IMPERFECTIONS, make_imperfect, make_imperfect_with_truth
 from counterpoise.data.parts import Labelled, Mapped, Pair, Part, Pictures
 from counterpoise.data.rows import Rows, RowSplits, joined_rows
 from counterpoise.data.scenes import Scenes
+from counterpoise.data.targets import Targets
 from counterpoise.errors import InputError
 
 CLASSES = ("a", "b", "c", "d", "e")
@@ -191,3 +194,33 @@ def test_what_is_exported_is_there_and_imported_where_it_is_used():
     assert said.splitlines() == ["[]", "True counterpoise.data.rows"]
     with pytest.raises(AttributeError, match="has no attribute 'Row'"):
         data.Row  # noqa: B018
+
+
+def three_of_each():
+    """Images, rows and targets whose second entry is 0, 1 and 2."""
+    which, numbers = torch.arange(3), torch.arange(6.0).view(3, 2)
+    images = Images(torch.zeros(3, 1, 2, 2, dtype=torch.uint8), which, CLASSES, "images")
+    return images, Rows(numbers, which, CLASSES, "rows"), Targets(numbers, which.float(), "targets")
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.uint16, torch.uint32])
+def test_items_are_chosen_by_integers_of_every_type(dtype):
+    for part in three_of_each():
+        chosen = part.subset(torch.tensor([2, 0], dtype=dtype))
+        assert [int(chosen[i][1]) for i in range(2)] == [2, 0]
+
+
+@pytest.mark.usefixtures("plain_shapes")
+@pytest.mark.parametrize(
+    ("index", "message"),
+    [
+        (torch.tensor([True, False, True]), "index: expected integers, got torch.bool"),
+        (torch.tensor([0.0]), "index: expected integers, got torch.float32"),
+        (torch.tensor([3]), "index: expected integers from 0 to 2, got 3"),
+        (torch.tensor([-1]), "index: expected integers from 0 to 2, got -1"),
+    ],
+)
+def test_what_is_no_position_is_refused(index, message):
+    for part in three_of_each():
+        with pytest.raises(InputError, match=message):
+            part.subset(index)

@@ -316,6 +316,6 @@ def test_nothing_is_collated_from_no_scenes_and_boxed_in_an_empty_mask():
 
 
 def test_without_pycocotools_its_extra_is_named(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "pycocotools.mask", None)
+    monkeypatch.setitem(sys.modules, "pycocotools", None)
     with pytest.raises(MissingExtra, match=r"pip install 'counterpoise\[coco\]'"):
         scenes(str(tmp_path), count=1)

@@ -20,6 +20,7 @@ from counterpoise.data.views import (
     luma,
     random_boxes,
     to_float,
+    to_input,
 )
 from counterpoise.errors import InputError
 from worlds import seeded
@@ -389,9 +390,44 @@ WHOLE = torch.tensor([[0, 0], [0, 0], [32, 32], [32, 32]])
         (lambda: gaussian_blur(TWO, torch.ones(2), 32), "radius: expected a whole number .* of at most 31, got 32"),
         (lambda: gaussian_blur(TWO, torch.ones(2), -1), "radius: expected a whole number of at least 0"),
         (lambda: gaussian_blur(TWO, torch.ones(2), 1.5), "radius: expected a whole number of at least 0"),
+        (
+            lambda: adjust_contrast(1e30 * TWO, torch.full((2,), 1e30)),
+            r"x: expected pixels from 0 to 1, got .*e\+",
+        ),
+        (lambda: adjust_saturation(TWO * torch.nan, torch.ones(2)), "x: expected pixels from 0 to 1, got nan"),
+        (lambda: adjust_brightness(TWO - 1, torch.ones(2)), "x: expected pixels from 0 to 1, got -"),
+        (
+            lambda: adjust_hue((255 * TWO).byte(), torch.ones(2)),
+            "x: expected floating-point numbers .* got torch.uint8",
+        ),
+        (lambda: gaussian_blur((255 * TWO).byte(), torch.ones(2), 2), "x: expected floating-point numbers"),
+        (lambda: gaussian_blur(TWO * torch.inf, torch.ones(2), 2), "x: expected finite numbers, got nan"),
+        (
+            lambda: adjust_brightness(TWO, torch.ones(1)),
+            r"factor: expected one number for each of 2 images, got .* \[1\]",
+        ),
+        (
+            lambda: adjust_hue(TWO[0], torch.ones(2)),
+            r"x: expected floating-point numbers \[batch, channels, .* \[3, 32, 32\]",
+        ),
+        (
+            lambda: crop_resize(TWO, WHOLE.float(), torch.tensor([False, True]), 8),
+            r"box: expected integers of shape \[4, 2\]",
+        ),
+        (
+            lambda: crop_resize(TWO, WHOLE, torch.tensor([False]), 8),
+            "flip: expected one of true and false for each of 2",
+        ),
+        (lambda: random_boxes(TWO[0], (0.2, 1.0), (1.0, 1.0)), r"x: expected \[batch, channels, height, width\]"),
         (lambda: luma(TWO[:, :2]), "x: expected 1 or 3 channels, got 2"),
     ],
 )
 def test_steps_refuse_numbers_that_would_give_nan(call, message):
     with pytest.raises(InputError, match=message):
         call()
+
+
+def test_bytes_become_pixels_and_numbers_stay():
+    assert to_input(torch.tensor([[[[0, 255]]]], dtype=torch.uint8)).flatten().tolist() == [-1, 1]
+    rows = torch.tensor([[0.0, 7.0]])
+    assert to_input(rows) is rows

@@ -26,7 +26,7 @@ from counterpoise.data.imperfect import IMPERFECTIONS, make_imperfect, parse_spe
 from counterpoise.errors import InputError
 from counterpoise.files import read_json
 from counterpoise.registry import catalogue
-from counterpoise.registry.arguments import describe
+from counterpoise.registry.signatures import describe
 from counterpoise.training.run import ImageSettings, Run
 from worlds import build
 

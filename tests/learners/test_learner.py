@@ -5,12 +5,9 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
-from counterpoise.data.views import Views, to_float
 from counterpoise.errors import InputError
-from counterpoise.learners.learner import Learner
-from counterpoise.learners.method import Method
+from counterpoise.learners.learner import Learner, warmup_cosine
 from counterpoise.training.trainer import fit
-from worlds import Encoder
 
 
 class Lines(Dataset):
@@ -88,44 +85,39 @@ def test_what_trains_nothing_sees_all_data_once_by_the_seed(tmp_path):
     assert (tmp_path / "a" / "curve.csv").exists()
 
 
+@pytest.mark.usefixtures("plain_shapes")
+@pytest.mark.parametrize(
+    ("step", "steps", "warmup", "message"),
+    [
+        (-1, 10, 0.1, "step: expected a whole number of at least 0, got -1"),
+        (0.5, 10, 0.1, "step: expected a whole number"),
+        (0, 0, 0.1, "steps: expected a whole number of at least 1, got 0"),
+        (0, 10, 1.5, "warmup: expected a number of at least 0 and of at most 1, got 1.5"),
+        (0, 10, float("nan"), "warmup: expected .* got nan"),
+    ],
+)
+def test_a_schedule_of_numbers_that_make_no_sense_is_refused(step, steps, warmup, message):
+    with pytest.raises(InputError, match=message):
+        warmup_cosine(step, steps, warmup)
+
+
+@pytest.mark.parametrize("warmup", [0, 0.1, 1])
+def test_the_schedule_stays_within_0_and_1_rises_and_falls(warmup):
+    shares = [warmup_cosine(step, 20, warmup) for step in range(30)]
+    top = shares.index(max(shares))
+    assert min(shares) >= 0
+    assert max(shares) == 1
+    assert shares[: top + 1] == sorted(shares[: top + 1])
+    assert shares[top:] == sorted(shares[top:], reverse=True)
+    assert warmup == 1 or shares[20:] == [0] * 10
+
+
 def test_a_learner_must_say_what_its_loss_is():
     with pytest.raises(NotImplementedError, match="Learner must define loss"):
         Learner().loss()
 
 
-class Kinds(Method):
-    """Sees each image as it is, a little changed, and much changed."""
-
-    views = ("plain", "mild", "random")
-
-    def loss(self, images, labels, index):
-        return torch.stack([view.sum() for view in images])
-
-
-def test_kinds_of_views_come_in_the_order_that_is_declared():
-    pixels = torch.randint(0, 256, (4, 1, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    method = Kinds(Encoder(64), augment=Views(8))
-    plain, mild, strong = method.views_of(pixels, torch.zeros(4).long(), torch.arange(4))
-    torch.testing.assert_close(plain, to_float(pixels))
-    assert mild.shape == strong.shape == plain.shape
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        expected = Views(8, crop=(0.8, 1.0), flip=0.5, jitter=0.0, grayscale=0.0)(pixels)
-        torch.manual_seed(0)
-        assert torch.equal(method.view(pixels, "mild"), expected)
-
-
 @pytest.mark.usefixtures("plain_shapes")
-def test_an_unknown_kind_of_view_is_refused():
-    with pytest.raises(InputError, match="kind of view 'wild' is not known; did you mean 'mild'"):
-        Kinds(Encoder(64)).view(torch.zeros(1, 1, 8, 8, dtype=torch.uint8), "wild")
-
-
-def test_a_number_of_views_draws_as_before():
-    pixels = torch.randint(0, 256, (4, 1, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    method = Kinds(Encoder(64), augment=Views(8))
-    method.views = 2
-    torch.manual_seed(3)
-    found = method.views_of(pixels, torch.zeros(4).long(), torch.arange(4))
-    torch.manual_seed(3)
-    assert all(torch.equal(view, method.augment(pixels)) for view in found)
+def test_an_unknown_optimizer_is_refused():
+    with pytest.raises(InputError, match="optimizer 'adam' is not known; did you mean 'adamw'"):
+        Learner(optimizer="adam")

@@ -11,7 +11,7 @@ from counterpoise.contrast.simclr import NTXentLoss, SimCLR
 from counterpoise.errors import InputError
 from counterpoise.learners.learner import Learner
 from counterpoise.learners.method import Method, ObjectiveMethod
-from counterpoise.registry.arguments import describe
+from counterpoise.registry.signatures import describe
 from worlds import Encoder
 
 

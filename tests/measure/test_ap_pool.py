@@ -13,7 +13,9 @@ from counterpoise.measure.ap_pool import (
     ap_pool,
     ap_pool_from_matches,
 )
-from counterpoise.measure.detection import THRESHOLDS, Detections, Truth, ap_image_cap, ap_image_cap_from_matches, match
+from counterpoise.measure.average_precision import ap_image_cap, ap_image_cap_from_matches
+from counterpoise.measure.detection import Detections, Truth
+from counterpoise.measure.matching import THRESHOLDS, match
 from detections import GROUPS, OBJECT, ONE, made, only, perfect
 
 MEASURES = (ap_fixed, ap_pool, ap_image_cap)

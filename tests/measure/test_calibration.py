@@ -20,7 +20,8 @@ from counterpoise.measure.calibration import (
     fit_platt,
     fit_temperature,
 )
-from counterpoise.measure.detection import Detections, Truth, match
+from counterpoise.measure.detection import Detections, Truth
+from counterpoise.measure.matching import match
 from detections import GROUPS, HALF, OBJECT, ONE, ROW, made, only
 
 # Calibration.

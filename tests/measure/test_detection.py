@@ -1,3 +1,5 @@
+"""Detections and objects in memory and from files: what is read, and what is refused."""
+
 import json
 import math
 import sys
@@ -8,98 +10,19 @@ import pytest
 import torch
 
 from counterpoise.errors import InputError, MissingExtra
-from counterpoise.measure import detection
 from counterpoise.measure.ap_pool import ap_fixed, ap_pool
-from counterpoise.measure.detection import (
-    Detections,
-    Truth,
+from counterpoise.measure.average_precision import (
     ap_image_cap,
-    best_per_class,
-    box_iou,
-    frequency_groups,
-    match,
-    mean_over_classes,
-    precision_at_recalls,
-    ranking,
-    read_detections,
-    read_truth,
 )
-from detections import BOX, GROUPS, HALF, OBJECT, ONE, RLE, ROW, coco_json, cocoeval, made, only, results_json
+from counterpoise.measure.detection import Detections, Truth, frequency_groups, read_detections, read_truth
+from detections import BOX, GROUPS, HALF, ROW, coco_json, cocoeval, made, results_json
 
 MEASURES = (ap_fixed, ap_pool, ap_image_cap)
-
-
-@pytest.mark.parametrize("area", [(0, 1e10), (0, 32**2), (32**2, 96**2)])
-@pytest.mark.parametrize("cap", [1, 4, 10_000])
-@pytest.mark.parametrize("grid", [True, False])
-def test_ordinary_ap_is_pycocotools(area, cap, grid):
-    """With ties of scores and of overlaps, overlaps at a threshold, crowds, and a cap that binds."""
-    for seed in range(3):
-        detections, truth = made(seed, grid=grid)
-        theirs = cocoeval(coco_json(truth), results_json(detections), "bbox", cap, area)
-        ours = ap_image_cap(detections, truth, cap, per_class=True, area=area)
-        np.testing.assert_allclose(ours.curves, theirs.transpose(2, 0, 1), rtol=0, atol=1e-12)
-        assert ours.value == pytest.approx(theirs[theirs > -1].mean(), abs=1e-12)
-    if cap == 10_000:
-        assert ap_fixed(detections, truth, area=area).value == ours.value
-
-
-def test_pycocotools_agrees_on_a_category_without_objects_and_on_one_without_detections():
-    detections, truth = made(0)
-    truth, detections = only(truth, truth.labels != 3), only(detections, detections.labels != 1)
-    theirs = cocoeval(coco_json(truth), results_json(detections), "bbox", 100, (0, 1e10))
-    ours = ap_image_cap(detections, truth, 100, per_class=True)
-    np.testing.assert_allclose(ours.curves, theirs.transpose(2, 0, 1), rtol=0, atol=1e-12)
-    assert ours.per_class[3] == -1
-    assert ours.per_class[1] == 0
-    assert ours.value == pytest.approx(np.mean([v for c, v in ours.per_class.items() if c != 3]))
-
-
-@pytest.mark.parametrize(("rows", "found"), [([0, 1], 2), ([1, 0], 1)])
-def test_of_equal_overlaps_the_last_is_taken(rows, found):
-    """The better detection overlaps both objects alike, the other only the one on the left."""
-    objects = np.array([[0.0, 0, 10, 10], [4, 0, 10, 10]])[rows]
-    boxes = np.array([[2.0, 0, 10, 10], [0, 0, 10, 10]])
-    both = np.ones(2, int)
-    matches = match(Detections(both, both, np.array([0.9, 0.8]), boxes), Truth(both, both, objects))
-    assert matches.matched[:, 0].sum() == found
-
-
-def test_the_best_of_a_category_are_those_of_highest_score_and_then_of_highest_tie():
-    scores, ties = np.array([0.5, 0.9, 0.5, 0.1]), np.array([0.1, 0.0, 0.2, 0.0])
-    one = Detections(np.arange(4), np.array([3, 3, 3, 8]), scores, np.zeros((4, 4)), ties=ties)
-    assert best_per_class(one, 2).tolist() == [False, True, True, True]
-    assert best_per_class(replace(one, ties=None), 2).tolist() == [True, True, False, True]
-
-
-def test_equal_scores_are_ranked_by_image_then_by_category_then_as_given():
-    images, labels = np.array([2, 1, 1, 1, 1]), np.array([0, 5, 4, 4, 0])
-    one = Detections(images, labels, np.array([0.5, 0.5, 0.5, 0.5, 0.6]), np.zeros((5, 4)))
-    matches = match(one, Truth(ROW, ROW, BOX))
-    assert ranking(matches, np.ones(5, bool)).tolist() == [4, 2, 3, 1, 0]
-    assert ranking(matches, np.arange(5) != 2).tolist() == [4, 3, 1, 0]
-
-
-def test_only_what_is_kept_and_judged_is_ranked():
-    detections, truth = made(28, federated=True)
-    matches = match(detections, truth)
-    assert sorted(ranking(matches, np.ones(len(detections), bool))) == np.flatnonzero(matches.judged).tolist()
-    nothing = mean_over_classes(matches, np.zeros(len(detections), bool))
-    assert nothing.value == 0
-
-
-def test_precision_never_falls_to_the_left():
-    rng = np.random.default_rng(0)
-    curve = precision_at_recalls(rng.random((50, 3)) < 0.5, rng.random((50, 3)) < 0.2, 40)
-    assert (np.diff(curve, axis=1) <= 0).all()
 
 
 def test_frequency_groups_are_those_of_lvis():
     groups = frequency_groups({7: 1, 1: 9, 2: 10, 3: 99, 4: 100, 5: 10**6})
     assert groups == {"r": [7, 1], "c": [2, 3], "f": [4, 5]}
-
-
-# Files.
 
 
 def lvis_json(truth):
@@ -368,43 +291,8 @@ def test_masks_of_another_size_are_refused(files):
             lambda: Truth(ROW, ROW, BOX, not_exhaustive=BOX[:, :2]),
             "not_exhaustive: expected rows of an image and a cat",
         ),
-        (lambda: match(ONE, replace(OBJECT, known_images=ROW + 1)), "images: 1 in row 0 of the detections is not in"),
-        (lambda: match(ONE, replace(OBJECT, classes=ROW + 1)), "labels: 1 in row 0 of the detections is not in"),
-        (lambda: match(Detections(ROW, ROW, HALF, masks=[RLE]), OBJECT), "expected boxes in both or masks in both"),
-        (lambda: ranking(match(ONE, OBJECT), ROW), r"kept: expected 1 of true and false, got int64 of shape"),
-        (
-            lambda: mean_over_classes(match(ONE, OBJECT), np.ones(2, bool)),
-            "kept: expected 1 of true and false, got bool",
-        ),
-        (lambda: best_per_class(ONE, 0), "dets_per_class: expected a whole number of at least 1, got 0"),
-        (lambda: match(ONE, OBJECT, np.array([0.0])), "thresholds: expected numbers above 0 and at most 1"),
-        (lambda: match(ONE, OBJECT, np.array([])), r"thresholds: expected numbers above 0 and at most 1, got \[\]"),
-        (
-            lambda: match(ONE, OBJECT, np.array([75.0])),
-            r"thresholds: expected numbers above 0 and at most 1, got \[75.0\]",
-        ),
-        (lambda: match(ONE, OBJECT, np.array([np.nan])), "thresholds: expected numbers above 0 and at most 1, got"),
-        (lambda: match(ONE, OBJECT, ["0.5"]), "thresholds: expected numbers above 0 and at most 1, got"),
-        (
-            lambda: match(ONE, OBJECT, area=(9, 1)),
-            "area: expected a smallest area of at least 0 and a largest one, got",
-        ),
-        (
-            lambda: match(ONE, OBJECT, area=(np.nan, 1)),
-            "area: expected a smallest area of at least 0 and a largest one",
-        ),
-        (lambda: match(ONE, OBJECT, area="all"), "area: expected a smallest area of at least 0 and a largest one"),
-        (lambda: ap_image_cap(ONE, OBJECT, np.nan), "max_dets: expected a whole number of at least 1, got nan"),
         (lambda: frequency_groups({0: -1}), "counts: 0: expected a whole number of at least 0, got -1"),
         (lambda: frequency_groups({0: 1.5}), "counts: 0: expected a whole number of at least 0, got 1.5"),
-        (lambda: precision_at_recalls(BOX > 0, BOX > 0, -1), "expected: expected a whole number of at least 0, got -1"),
-        (
-            lambda: precision_at_recalls(BOX > 0, BOX[0] > 0, 1),
-            r"expected one shape \[n, thresholds\], got \[1, 4\] and",
-        ),
-        (lambda: box_iou(BOX, BOX[:, :3], ROW > 0), r"others: expected shape \[1, 4\], got \[1, 3\]"),
-        (lambda: box_iou(-BOX, BOX, ROW > 0), "boxes: expected left, top, width and height"),
-        (lambda: ap_image_cap(ONE, OBJECT, 0), "max_dets: expected a whole number of at least 1, got 0"),
     ],
 )
 def test_bad_input_is_refused_by_name(call, message):
@@ -419,23 +307,6 @@ def test_lists_and_tensors_are_welcome():
     names = ("images", "labels", "boxes", "areas", "crowd")
     tensors = Truth(**{name: torch.tensor(getattr(truth, name)) for name in names}, classes=list(range(5)))
     np.testing.assert_array_equal(ap_fixed(lists, tensors).curves, ap_fixed(detections, truth).curves)
-
-
-def test_pairs_in_several_parts_are_the_same(monkeypatch):
-    detections, truth = made(11)
-    whole = ap_fixed(detections, truth).curves
-    monkeypatch.setattr(detection, "PAIRS", 50)
-    np.testing.assert_array_equal(ap_fixed(detections, truth).curves, whole)
-
-
-def test_one_crowded_cell_is_matched_in_order():
-    """Rounds as many as detections: 60 objects in a row, each found 5 times by boxes that fit worse and worse."""
-    objects = np.column_stack([np.arange(60) * 12.0, np.zeros(60), np.full((60, 2), 10.0)])
-    truth = Truth(np.zeros(60, int), np.zeros(60, int), objects)
-    boxes = np.concatenate([objects + np.array([shift, 0, 0, 0]) for shift in range(5)])
-    detections = Detections(np.zeros(300, int), np.zeros(300, int), np.linspace(1, 0, 300), boxes)
-    assert match(detections, truth).matched.sum(0).tolist() == [60] * 10
-    assert ap_fixed(detections, truth).value == pytest.approx(1, abs=1e-12)
 
 
 @pytest.mark.usefixtures("plain_shapes")

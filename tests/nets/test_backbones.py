@@ -140,9 +140,12 @@ def test_patches_that_would_leave_pixels_unseen_are_refused():
         backbone("timm:vit_tiny_patch16_224", 1, 28)
 
 
-@pytest.mark.parametrize(("channels", "size", "message"), [(0, 28, "channels: "), (1, 0, "size: ")])
-def test_no_channels_and_no_pixels_are_refused(channels, size, message):
-    with pytest.raises(InputError, match=f"{message}expected a number of at least 1, got 0"):
+@pytest.mark.usefixtures("plain_shapes")
+@pytest.mark.parametrize(
+    ("channels", "size", "name", "got"), [(0, 28, "channels", "0"), (1, 0, "size", "0"), (1, 2.0, "size", "2")]
+)
+def test_other_than_whole_numbers_of_channels_and_pixels_are_refused(channels, size, name, got):
+    with pytest.raises(InputError, match=f"{name}: expected a whole number of at least 1, got {got}"):
         backbone("small", channels, size)
 
 

@@ -169,3 +169,14 @@ def test_bad_numbers_are_refused_by_name():
         ddim(lambda x, t: x, Schedule(10), torch.zeros(1, 1, 1, 1), 11)
     with pytest.raises(InputError, match="epochs: expected a whole number of at least 0, got -1"):
         train_denoiser(UNet(1, 8), Schedule(), torch.zeros(2, 1, 4, 4, dtype=torch.uint8), lambda x: x, -1)
+
+
+@pytest.mark.usefixtures("plain_shapes")
+def test_steps_are_integers_of_every_type_one_for_each_image():
+    schedule, x = Schedule(4, 0.1, 0.4), torch.ones(2, 1, 2, 2)
+    expected = schedule.noised(x, torch.tensor([0, 3]), x)
+    assert torch.equal(schedule.noised(x, torch.tensor([0, 3], dtype=torch.uint8), x), expected)
+    with pytest.raises(InputError, match=r"t: expected integers, got torch\.float32"):
+        schedule.noised(x, torch.tensor([0.5, 1.0]), x)
+    with pytest.raises(InputError, match="t: expected one integer for each of the 2 rows"):
+        schedule.noised(x, torch.tensor([0]), x)

@@ -129,3 +129,13 @@ def test_bad_input_is_refused_by_name_and_changes_nothing():
     with pytest.raises(InputError, match=r"got others for 1\.running_mean, 1\.running_var, 1\.num_batches_tracked"):
         update_momentum_encoder(plain, copy.deepcopy(slow), 0.5, buffers="copy")
     assert all(torch.equal(x, before[name]) for name, x in slow.state_dict().items())
+
+
+def test_a_copy_of_another_precision_follows_as_one_of_the_same():
+    online, slow = net(0), momentum_copy(net(1))
+    exact = copy.deepcopy(slow).double()
+    update_momentum_encoder(online, slow, 0.5, buffers="average")
+    update_momentum_encoder(online, exact, 0.5, buffers="average")
+    for name, x in exact.state_dict().items():
+        assert x.dtype in (torch.float64, torch.int64)
+        torch.testing.assert_close(x, slow.state_dict()[name].to(x.dtype))

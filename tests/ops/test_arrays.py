@@ -81,3 +81,10 @@ def test_the_first_wrong_row_of_an_array_or_a_tensor_is_shown():
         check_each("boxes", x, right | True, "boxes")
         with pytest.raises(InputError, match=r"boxes: expected corners, got \[3.0, 4.0\] in row 1"):
             check_each("boxes", x, right, "corners")
+
+
+@pytest.mark.usefixtures("plain_shapes")
+@pytest.mark.parametrize("lists", [[4, 1], 5, "rare"])
+def test_collections_without_names_are_refused(lists):
+    with pytest.raises(InputError, match="groups: expected collections of integers by name, got"):
+        as_integer_lists("groups", lists)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from counterpoise.errors import InputError, MissingExtra, unknown
+from counterpoise.errors import InputError
 from counterpoise.ops.checks import (
     check_finite,
     check_integers,
@@ -82,15 +82,3 @@ def test_integers_of_every_type_come_back_as_int64(name):
     found = check_integers("y", torch.tensor([0, 2], dtype=getattr(torch, name)), 2, low=-1)
     assert found.dtype == torch.int64
     assert found.tolist() == [0, 2]
-
-
-def test_unknown_names_the_nearest():
-    assert "did you mean 'moco'" in str(unknown("method", "moko", ["simclr", "moco"]))
-    assert "did you mean" not in str(unknown("method", "zzz", ["simclr", "moco"]))
-
-
-def test_missing_extra_is_both_errors():
-    error = MissingExtra("onnxruntime", "onnx")
-    assert isinstance(error, ImportError)
-    assert isinstance(error, InputError)
-    assert "counterpoise[onnx]" in str(error)

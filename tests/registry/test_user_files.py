@@ -15,8 +15,8 @@ from counterpoise.commands.compare import Arm, parse_arms
 from counterpoise.errors import InputError
 from counterpoise.learners.method import Method
 from counterpoise.registry import catalogue, user_files
-from counterpoise.registry.arguments import describe
 from counterpoise.registry.fingerprint import fingerprint
+from counterpoise.registry.signatures import describe
 
 MINE = '''
 """My methods."""

@@ -37,7 +37,8 @@ from counterpoise.measure import interval
 from counterpoise.measure.intervals import holm
 from counterpoise.ops.checks import check_number
 from counterpoise.registry import catalogue
-from counterpoise.registry.arguments import as_words, check_arguments, plain
+from counterpoise.registry.arguments import as_words, plain
+from counterpoise.registry.signatures import check_arguments
 from counterpoise.report import answer, formatting, write_report
 from counterpoise.terminal import make_console
 from counterpoise.training.launch import node

@@ -14,10 +14,11 @@ from rich.text import Text
 
 from counterpoise.errors import printable, unknown
 from counterpoise.registry import user_files
-from counterpoise.registry.arguments import WORDS, Argument, describe
+from counterpoise.registry.arguments import WORDS, Argument
 from counterpoise.registry.catalogue import Paper, find, method_source, select
 from counterpoise.registry.ledger import declared, last_result, statement_line, tuning_text, verdict_text
 from counterpoise.registry.search import search_space, space_text
+from counterpoise.registry.signatures import describe
 
 STATES = {"done": True, "planned": False}
 

@@ -23,7 +23,8 @@ from counterpoise.files import (
 )
 from counterpoise.ops.checks import check_number
 from counterpoise.registry import catalogue
-from counterpoise.registry.arguments import as_words, check_arguments, plain
+from counterpoise.registry.arguments import as_words, plain
+from counterpoise.registry.signatures import check_arguments
 from counterpoise.terminal import make_console
 from counterpoise.training.launch import node
 from counterpoise.training.run import Run

@@ -26,7 +26,7 @@ from counterpoise.data import Images
 from counterpoise.errors import InputError, unknown
 from counterpoise.learners.method import ImageViews, Index, Labels
 from counterpoise.nets.minimize import minimize
-from counterpoise.ops.checks import check_counts, check_integers, check_number, check_numbers
+from counterpoise.ops.checks import check_counts, check_integers, check_number, check_numbers, check_torch_device
 from counterpoise.ops.clusters import kmeans
 
 WIDTHS = (32, 64, 128)
@@ -108,9 +108,10 @@ def train_autoencoder(
         The auto-encoder in evaluation mode.
 
     Raises:
-        InputError: for fewer than 2 images or a number out of range.
+        InputError: for fewer than 2 images, a number out of range, or a device that is not there.
     """
     check_number("images", len(images), at_least=2)
+    device = check_torch_device("device", device)
     check_counts(epochs=epochs, patience=patience, batch_size=batch_size)
     autoencoder = DenoisingAutoencoder(images.pixels.shape[1], noise).to(device)
     optimizer = torch.optim.Adam(autoencoder.parameters())

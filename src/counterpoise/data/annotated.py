@@ -17,16 +17,14 @@ from jaxtyping import Bool, Int, Int64, Integer, UInt8
 from torch import Generator, Tensor
 from torch.utils.data import Dataset
 
-from counterpoise.data.decoding import TEST_SHARE, Undivided
 from counterpoise.data.images import CHUNK, UNLABELLED, Images, allocate, gather, to_channels
-from counterpoise.data.parts import NO_VALUE, joined_factors, with_factor, without_factor
-from counterpoise.data.scenes import COLOURS, DOMAINS, PREDICATES, Scenes
+from counterpoise.data.parts import NO_VALUE, checked_values, with_factor, without_factor
+from counterpoise.data.ragged import ragged, starts_of
 from counterpoise.errors import InputError, first_few
-from counterpoise.ops.checks import check_integers, check_number, check_seed
+from counterpoise.ops.checks import check_integers, check_number
 
 IGNORED = 255
 """The value of a pixel that is not labelled."""
-
 MOST_CLASSES = IGNORED - 1  # 0 is the background, 255 is not labelled
 MOST_OBJECTS = (1 << 15) - 1  # in one image: what an int16 holds
 NO_OBJECTS = torch.zeros(0, dtype=torch.int64)
@@ -153,10 +151,8 @@ class Annotated(Dataset):
             "image": image,
             "labels": check_integers("labels", self.labels, objects, low=0, high=len(self.classes)),
             "boxes": check_boxes(self.boxes, objects, *self.pixels.shape[2:]),
-            "attributes": {
-                name: check_integers(f"attributes: {name}", x, objects) for name, x in self.attributes.items()
-            },
-            "factors": {name: check_integers(f"factors: {name}", x, rows) for name, x in self.factors.items()},
+            "attributes": checked_values("attribute", self.attributes, self.attribute_names, objects, least=0),
+            "factors": checked_values("factor", self.factors, self.factor_names, rows, least=NO_VALUE),
         }
         for name, values in kept.items():
             object.__setattr__(self, name, values)
@@ -170,11 +166,6 @@ class Annotated(Dataset):
             values = getattr(self, name)
             if values is not None and len(values) != rows and not (name == "captions" and not values):
                 raise InputError(f"{name}: expected one for each of the {rows} images, got {len(values)}")
-        for kind, named, least in (("factor", "factors", NO_VALUE), ("attribute", "attributes", 0)):
-            for name, words in getattr(self, f"{kind}_names").items():
-                if name not in getattr(self, named):
-                    raise InputError(f"{kind}_names: names the values of '{name}', which is not among the {named}")
-                check_integers(f"{named}: {name}", values := getattr(self, named)[name], len(values), least, len(words))
 
     def _checked_maps(self) -> UInt8[Tensor, "images height width"]:
         expected = [len(self.pixels), *self.pixels.shape[2:]]
@@ -231,7 +222,7 @@ class Annotated(Dataset):
     @cached_property
     def starts(self) -> Int64[Tensor, " images_and_end"]:
         """The first object of each image, and then the number of all: image i has those of starts[i]:starts[i + 1]."""
-        return _starts(self.object_counts)
+        return starts_of(self.object_counts)
 
     @cached_property
     def areas(self) -> Int64[Tensor, " objects"]:
@@ -288,12 +279,12 @@ class Annotated(Dataset):
     def _relations_of(self, index: Tensor) -> Int64[Tensor, "relations 3"]:
         """The relations in some images, where their objects are numbered from 0."""
         triples, of = ragged(self._relation_starts, index)
-        moved = _starts(self.object_counts[index])[:-1] - self.starts[index]
+        moved = starts_of(self.object_counts[index])[:-1] - self.starts[index]
         return self.relations[triples] + moved[of, None] * torch.tensor([1, 0, 1])
 
     @cached_property
     def _relation_starts(self) -> Int64[Tensor, " images_and_end"]:
-        return _starts(torch.bincount(self.image[self.relations[:, 0]], minlength=len(self)))
+        return starts_of(torch.bincount(self.image[self.relations[:, 0]], minlength=len(self)))
 
     def subset(self, index: Int[Tensor, " kept"], note: str | None = None) -> Annotated:
         """The images at `index`, in that order, with their objects, and `note` added to the notes."""
@@ -481,6 +472,8 @@ def hide_maps(annotated: Annotated, share: float, generator: Generator) -> tuple
         InputError: for a share outside [0, 1], or where no image is labelled.
 
     Examples:
+        >>> from counterpoise.data.annotated_scenes import from_scenes
+        >>> from counterpoise.data.scenes import Scenes
         >>> data = from_scenes(Scenes(10, size=32))
         >>> made, note = hide_maps(data, 0.9, torch.Generator().manual_seed(0))
         >>> note, int(made.labelled.sum()), int((made.object_counts > 0).sum())
@@ -499,140 +492,6 @@ def hide_maps(annotated: Annotated, share: float, generator: Generator) -> tuple
         captions=tuple("" if i in gone else caption for i, caption in enumerate(annotated.captions)),
     )
     return made, f"{len(hidden):,} of {len(labelled):,} maps taken away"
-
-
-def join(parts: Sequence[Annotated]) -> Annotated:
-    """The images of several parts, such as domains, one part after the other.
-
-    Args:
-        parts: of one size, number of channels, and the same classes and predicates. Where one of them lacks a factor
-            that others have, its images have the value -1 of it; attributes that one lacks are left out, as captions
-            and paths are.
-
-    Raises:
-        InputError: for no part, or parts that differ.
-
-    Examples:
-        >>> day, night = (from_scenes(Scenes(4, size=32, domain=domain)) for domain in ("day", "night"))
-        >>> both = join([day, night])
-        >>> len(both), both.objects(torch.tensor([5])).labels.equal(night.objects(torch.tensor([1])).labels)
-        (8, True)
-    """
-    if not parts:
-        raise InputError("parts: expected at least one, got none")
-    first = parts[0]
-    for part in parts[1:]:
-        for name in ("classes", "predicates"):
-            if getattr(part, name) != getattr(first, name):
-                raise InputError(f"parts: expected the same {name}, got those of '{first.name}' and '{part.name}'")
-        if part.pixels.shape[1:] != first.pixels.shape[1:]:
-            shapes = f"{list(first.pixels.shape[1:])} and {list(part.pixels.shape[1:])}"
-            raise InputError(f"parts: expected images of one shape, got {shapes}")
-    image_starts = _starts(torch.tensor([len(part) for part in parts]))
-    object_starts = _starts(torch.tensor([len(part.image) for part in parts]))
-    ends = torch.tensor([1, 0, 1])
-    factors, factor_names = joined_factors(parts)
-    return replace(
-        first,
-        pixels=_stacked([part.pixels for part in parts]),
-        maps=_stacked([part.maps for part in parts]),
-        image=torch.cat([part.image + start for part, start in zip(parts, image_starts[:-1], strict=True)]),
-        labels=torch.cat([part.labels for part in parts]),
-        boxes=torch.cat([part.boxes for part in parts]),
-        instances=_joined_instances(parts),
-        attributes=_common_attributes(parts),
-        relations=torch.cat([part.relations + at * ends for part, at in zip(parts, object_starts[:-1], strict=True)]),
-        captions=sum((part.captions for part in parts), ()) if all(part.captions for part in parts) else (),
-        factors=factors,
-        attribute_names=_common_names(parts),
-        factor_names=factor_names,
-        notes=tuple(dict.fromkeys(note for part in parts for note in part.notes)),
-        paths=sum((part.paths or () for part in parts), ()) if all(part.paths for part in parts) else None,
-        unreadable=tuple(dict.fromkeys(name for part in parts for name in part.unreadable)),
-        reasons={name: reason for part in parts for name, reason in part.reasons.items()},
-        original_sizes=_cat_or_none([part.original_sizes for part in parts]),
-    )
-
-
-def divided(annotated: Annotated, seed: int) -> AnnotatedSplits:
-    """80 % of the images to learn from and 20 % to judge by, drawn by the seed.
-
-    Raises:
-        Undivided: where there is a single image.
-
-    Examples:
-        >>> [len(part) for part in divided(from_scenes(Scenes(10, size=32)), seed=0)]
-        [8, 2]
-    """
-    check_seed(seed)
-    if len(annotated) < 2:
-        raise Undivided(f"{annotated.name}: has a single image, so none can be kept apart for a test split")
-    order = torch.randperm(len(annotated), generator=Generator().manual_seed(seed))
-    test = max(1, round(TEST_SHARE * len(annotated)))
-    note = f"divided at random: {len(order) - test:,} images for train, {test:,} for test"
-    return AnnotatedSplits(*(annotated.subset(part.sort().values, note) for part in (order[test:], order[:test])))
-
-
-def from_scenes(scenes: Scenes, name: str = "scenes") -> Annotated:
-    """Scenes made once and kept: `Scenes` makes each anew whenever it is asked for.
-
-    Args:
-        scenes: which; a scene's background is 0 in the map, and the one in front is the first of its objects.
-        name: what the data is called.
-
-    Returns:
-        Their images, maps, objects with the attributes `colour` and `depth` (0 is in front), relations, captions, and
-        the factor `domain`.
-
-    Examples:
-        >>> scenes = Scenes(5, size=48)
-        >>> data = from_scenes(scenes)
-        >>> torch.equal(data.maps[3].long(), scenes[3].semantic)
-        True
-        >>> torch.equal(data.objects(torch.tensor([3])).masks, scenes[3].masks)
-        True
-    """
-    count, size = len(scenes), scenes.size
-    pixels, maps, instances = (
-        allocate((count, 3, size, size)),
-        allocate((count, size, size)),
-        allocate((count, size, size)),
-    )
-    columns: dict[str, list[Tensor]] = {key: [] for key in ("image", "labels", "boxes", "colour", "depth", "relations")}
-    captions, domains, first = [], [], 0
-    ends = torch.tensor([1, 0, 1])
-    for i in range(count):
-        scene = scenes[i]
-        objects = len(scene.labels)
-        numbers = torch.arange(1, objects + 1, dtype=torch.uint8)
-        pixels[i] = scene.image
-        instances[i] = (scene.masks * numbers[:, None, None]).amax(0)
-        maps[i] = torch.cat([torch.zeros(1, dtype=torch.int64), scene.labels + 1])[instances[i].long()]
-        found = (torch.full((objects,), i), scene.labels, scene.boxes, scene.colours, torch.arange(objects))
-        for key, values in zip(columns, (*found, scene.relations + first * ends), strict=True):
-            columns[key].append(values)
-        captions.append(scene.caption)
-        domains.append(list(DOMAINS).index(scene.domain))
-        first += objects
-    joined = {key: torch.cat(values) for key, values in columns.items()}
-    return Annotated(
-        pixels,
-        maps,
-        scenes.classes,
-        name,
-        image=joined["image"],
-        labels=joined["labels"],
-        boxes=joined["boxes"],
-        relations=joined["relations"],
-        attributes={key: joined[key] for key in ("colour", "depth")},
-        attribute_names={"colour": tuple(COLOURS)},
-        predicates=PREDICATES,
-        captions=tuple(captions),
-        factors={"domain": torch.tensor(domains)},
-        factor_names={"domain": tuple(DOMAINS)},
-        instances=instances,
-        notes=(f"{count:,} scenes of {scenes.split}, seed {scenes.seed}",),
-    )
 
 
 def seen_boxes(boxes: Int64[Tensor, "objects 4"]) -> Bool[Tensor, " objects"]:
@@ -675,21 +534,6 @@ def check_class_names(argument: str, classes: Sequence[str]) -> None:
         raise InputError(f"{argument}: expected names that differ, got '{twice[0]}' twice")
 
 
-def ragged(
-    starts: Int64[Tensor, " lists_and_end"], index: Int64[Tensor, " chosen"]
-) -> tuple[Int64[Tensor, " rows"], Int64[Tensor, " rows"]]:
-    """The rows of some of several lists that lie one after the other, and of each row which of those it is in.
-
-    Examples:
-        >>> ragged(torch.tensor([0, 2, 2, 5]), torch.tensor([2, 1, 0]))
-        (tensor([2, 3, 4, 0, 1]), tensor([0, 0, 0, 2, 2]))
-    """
-    counts = starts[index + 1] - starts[index]
-    of = torch.arange(len(index)).repeat_interleave(counts)
-    first = _starts(counts)
-    return torch.arange(int(first[-1])) + (starts[index] - first[:-1])[of], of
-
-
 def look_up(table: UInt8[Tensor, " 256"], maps: UInt8[Tensor, "images height width"]) -> UInt8[Tensor, "..."]:
     """`table[maps]`, memory-mapped where that is above `MEMORY_LIMIT`."""
     made = allocate(tuple(maps.shape))
@@ -698,53 +542,11 @@ def look_up(table: UInt8[Tensor, " 256"], maps: UInt8[Tensor, "images height wid
     return made
 
 
-def _starts(counts: Int64[Tensor, " lists"]) -> Int64[Tensor, " lists_and_end"]:
-    return torch.cat([torch.zeros(1, dtype=torch.int64), counts.cumsum(0)])
-
-
 def gather_maps(
     maps: Integer[Tensor, "images height width"], index: Int[Tensor, " kept"]
 ) -> Integer[Tensor, "kept height width"]:
     """`maps[index]`, memory-mapped where that is above `MEMORY_LIMIT` and they are of bytes."""
     return gather(maps[:, None], index)[:, 0] if maps.dtype == torch.uint8 else maps[index]
-
-
-def _stacked(parts: Sequence[Tensor]) -> Tensor:
-    made = allocate((sum(map(len, parts)), *parts[0].shape[1:]))
-    for part, start in zip(parts, _starts(torch.tensor([len(part) for part in parts])).tolist(), strict=False):
-        made[start : start + len(part)] = part
-    return made
-
-
-def _joined_instances(parts: Sequence[Annotated]) -> Tensor | None:
-    maps = [part.instances for part in parts]
-    if all(one is None for one in maps):
-        return None
-    known = [torch.zeros_like(part.maps) if one is None else one for one, part in zip(maps, parts, strict=True)]
-    return torch.cat(known) if any(one.dtype != torch.uint8 for one in known) else _stacked(known)
-
-
-def _common_attributes(parts: Sequence[Annotated]) -> dict[str, Tensor]:
-    """The attributes that all parts have."""
-    names = [name for name in parts[0].attributes if all(name in part.attributes for part in parts)]
-    return {name: torch.cat([part.attributes[name] for part in parts]) for name in names}
-
-
-def _common_names(parts: Sequence[Annotated]) -> dict[str, tuple[str, ...]]:
-    """What the values are called of the attributes that all parts have."""
-    found: dict[str, tuple[str, ...]] = {}
-    for name in _common_attributes(parts):
-        words = {part.attribute_names.get(name) for part in parts}
-        if len(words) > 1:
-            raise InputError(f"parts: expected the same names for the values of attribute '{name}' in all parts")
-        if (only := words.pop()) is not None:
-            found[name] = only
-    return found
-
-
-def _cat_or_none(parts: Sequence[Tensor | None]) -> Tensor | None:
-    known = [part for part in parts if part is not None]
-    return torch.cat(known) if len(known) == len(parts) else None
 
 
 def _kind(x: Tensor) -> str:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from counterpoise.data.annotated import AnnotatedSplits, from_scenes
+from counterpoise.data.annotated import AnnotatedSplits
+from counterpoise.data.annotated_scenes import from_scenes
 from counterpoise.data.coco_folders import coco_files, is_coco, load_coco
 from counterpoise.data.framing import resized
 from counterpoise.data.mask_folders import CLASSES, is_masks, load_masks, mask_files
+from counterpoise.data.paths import as_path
 from counterpoise.data.scenes import Scenes
-from counterpoise.data.sources import as_path
 from counterpoise.errors import InputError, unknown
 from counterpoise.ops.checks import check_number, check_seed
 

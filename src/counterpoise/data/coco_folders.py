@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from counterpoise.data.annotated import IGNORED, Annotated, AnnotatedSplits, check_class_names, divided
+from counterpoise.data.annotated import IGNORED, Annotated, AnnotatedSplits, check_class_names
+from counterpoise.data.annotated_parts import divided
 from counterpoise.data.coco import CocoFile, Entry, read_file, read_images
 from counterpoise.data.decoding import decode, file_item, file_stamp
 from counterpoise.data.folders import ROLES, counted, is_image, pick_splits

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import io
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from counterpoise.data.annotated import IGNORED, Annotated, Objects
 from counterpoise.data.coco import pycocotools_mask
+from counterpoise.data.coco_files import ANNOTATIONS, png_of, rle_of, take_away
 from counterpoise.errors import InputError
-from counterpoise.files import locked, make_folder, make_output_folder, outputs_in, record_outputs, write_json, written
-
-ANNOTATIONS = "annotations.json"
-WRITTEN = re.compile(r"images/\d{6,}\.png|annotations\.json")
+from counterpoise.files import locked, make_folder, make_output_folder, record_outputs, write_json, written
 
 
 def write_coco(annotated: Annotated, folder: Path) -> Path:
@@ -45,7 +39,7 @@ def write_coco(annotated: Annotated, folder: Path) -> Path:
 
     Examples:
         >>> import tempfile
-        >>> from counterpoise.data.annotated import from_scenes
+        >>> from counterpoise.data.annotated_scenes import from_scenes
         >>> from counterpoise.data.coco_folders import load_coco
         >>> from counterpoise.data.scenes import Scenes
         >>> data, folder = from_scenes(Scenes(4, size=32)), Path(tempfile.mkdtemp())
@@ -64,13 +58,13 @@ def write_coco(annotated: Annotated, folder: Path) -> Path:
 
 def _write(annotated: Annotated, folder: Path) -> Path:
     names = [f"images/{i:06}.png" for i in range(len(annotated))]
-    _take_away(folder, names, lambda i: _png(annotated.pixels[i]))
+    take_away(folder, names, lambda i: png_of(annotated.pixels[i]))
     make_folder(folder / "images")
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for i, name in enumerate(names):
         with written(folder / name) as aside:
-            aside.write_bytes(_png(annotated.pixels[i]))
+            aside.write_bytes(png_of(annotated.pixels[i]))
         found, first = annotated.objects(torch.tensor([i])), len(annotations) + 1
         own = [_annotation(annotated, found, k) for k in range(len(found.labels))]
         annotations += [{"id": first + k, "image_id": i, **one} for k, one in enumerate(own)]
@@ -89,39 +83,11 @@ def _write(annotated: Annotated, folder: Path) -> Path:
     return target
 
 
-def _take_away(folder: Path, names: Sequence[str], content: Callable[[int], bytes]) -> None:
-    """Take away what an earlier call wrote, the annotations first, so that they never describe other images.
-
-    An image that is not as an earlier call left it may be a user's. It is refused, before anything is taken away,
-    unless it is what this very call writes there, as it is where such a call was killed.
-
-    Raises:
-        InputError: naming the file.
-    """
-    own, numbers = outputs_in(folder), {name: i for i, name in enumerate(names)}
-    there = (path.relative_to(folder).as_posix() for path in (*folder.glob("images/*"), *folder.glob(ANNOTATIONS)))
-    for name in sorted(name for name in there if name not in own and WRITTEN.fullmatch(name)):
-        if name not in numbers or (folder / name).read_bytes() != content(numbers[name]):
-            raise InputError(
-                f"{folder / name}: was not written by counterpoise or was changed since; "
-                "choose another folder, or move it away"
-            )
-    for name in sorted(own):  # annotations.json is before images/
-        (folder / name).unlink()
-
-
-def _png(pixels: Tensor) -> bytes:
-    file = io.BytesIO()
-    channels = pixels.permute(1, 2, 0).numpy()
-    Image.fromarray(channels[..., 0] if channels.shape[2] == 1 else channels).save(file, "PNG")
-    return file.getvalue()
-
-
 def _annotation(annotated: Annotated, found: Objects, k: int) -> dict[str, Any]:
     """What is written of one object, but for its numbers."""
     left, top, right, bottom = found.boxes[k].tolist()
     area, width, height = int(found.areas[k]), right - left, bottom - top
-    mask = {"segmentation": _rle(found.instances[0] == found.numbers[k])} if area else {}
+    mask = {"segmentation": rle_of(found.instances[0] == found.numbers[k])} if area else {}
     attributes = {
         name: _word(int(values[k]), annotated.attribute_names.get(name)) for name, values in found.attributes.items()
     }
@@ -163,17 +129,12 @@ def _unexplained(semantic: Tensor, found: Objects) -> dict[str, Any]:
     other = semantic != expected
     values = semantic[other].unique().tolist()
     regions = [
-        {"category_id": value or None, "segmentation": _rle((semantic == value) & other)}
+        {"category_id": value or None, "segmentation": rle_of((semantic == value) & other)}
         for value in values
         if value != IGNORED
     ]
-    ignored = {"ignored": _rle((semantic == IGNORED) & other)} if IGNORED in values else {}
+    ignored = {"ignored": rle_of((semantic == IGNORED) & other)} if IGNORED in values else {}
     return ({"regions": regions} if regions else {}) | ignored
-
-
-def _rle(mask: Tensor) -> dict[str, Any]:
-    found = pycocotools_mask().encode(np.asfortranarray(mask.numpy(), dtype=np.uint8))
-    return {"size": found["size"], "counts": found["counts"].decode()}
 
 
 def _word(value: int, words: Sequence[str] | None) -> int | str:

@@ -20,7 +20,7 @@ from torch import Tensor
 from counterpoise.data.decoding import first_line
 from counterpoise.data.folders import counted, index_labels, label_text
 from counterpoise.data.images import UNLABELLED
-from counterpoise.data.sources import as_path
+from counterpoise.data.paths import as_path
 from counterpoise.data.tables import (
     COLUMNS,
     FACTORS,

@@ -52,7 +52,7 @@ from counterpoise.data.reading import looks_like_image as looks_like_image
 from counterpoise.data.reading import readable_suffixes as readable_suffixes
 from counterpoise.errors import InputError, first_few
 from counterpoise.files import written
-from counterpoise.ops.checks import check_number
+from counterpoise.ops.checks import check_number, check_seed
 
 LARGEST_DEFAULT_SIZE = 64
 TEST_SHARE = 0.2
@@ -220,6 +220,7 @@ def divide(images: Images, seed: int) -> Splits:
     A class with two images or more has some on both sides; one with a single image stays in train, with a warning.
 
     Raises:
+        InputError: for what is no seed.
         Undivided: when no class has two images.
     """
     parts = draw_division(images.labels, images.classes, images.name, seed)
@@ -244,8 +245,10 @@ def draw_division(
         in train, with a warning.
 
     Raises:
+        InputError: for what is no seed.
         Undivided: when no class has two items.
     """
+    check_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     in_test = torch.zeros(len(labels), dtype=torch.bool)
     single = []

@@ -77,7 +77,7 @@ def resized(annotated: Annotated, size: int | None) -> Annotated:
         InputError: for a size that is no whole number above 0.
 
     Examples:
-        >>> from counterpoise.data.annotated import from_scenes
+        >>> from counterpoise.data.annotated_scenes import from_scenes
         >>> from counterpoise.data.scenes import Scenes
         >>> small = resized(from_scenes(Scenes(5)), 32)
         >>> small.pixels.shape, small.maps.shape, int(small.boxes.max()) <= 32

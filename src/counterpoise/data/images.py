@@ -15,7 +15,15 @@ from jaxtyping import Bool, Int, Int64, Integer, UInt8
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from counterpoise.data.parts import AnyPictures, joined_factors, with_factor, without_factor
+from counterpoise.data.parts import (
+    NO_VALUE,
+    AnyPictures,
+    checked_index,
+    checked_values,
+    joined_factors,
+    with_factor,
+    without_factor,
+)
 from counterpoise.errors import InputError
 from counterpoise.files import make_folder
 from counterpoise.ops.checks import check_integers, check_number, check_seed
@@ -95,17 +103,13 @@ class Images(Dataset):
             raise InputError(f"pixels: expected uint8 of shape [images, channels, height, width], got {got}")
         rows = len(self.pixels)
         labels = check_integers("labels", self.labels, rows, low=UNLABELLED, high=len(self.classes))
-        factors = {name: check_integers(f"factors: {name}", values, rows) for name, values in self.factors.items()}
+        factors = checked_values("factor", self.factors, self.factor_names, rows, least=NO_VALUE)
         object.__setattr__(self, "labels", labels)
         object.__setattr__(self, "factors", factors)
         for name in ("paths", "original_sizes", "digests", "hashes"):
             values = getattr(self, name)
             if values is not None and len(values) != rows:
                 raise InputError(f"{name}: expected one for each of the {rows} images, got {len(values)}")
-        for name, names in self.factor_names.items():
-            if name not in factors:
-                raise InputError(f"factor_names: names the values of '{name}', which is no factor")
-            check_integers(f"factors: {name}", factors[name], rows, low=UNLABELLED, high=len(names))
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -123,9 +127,14 @@ class Images(Dataset):
         index = torch.as_tensor(indices, dtype=torch.int64)
         return self.pixels[index], self.labels[index], index
 
-    def subset(self, index: Int[Tensor, " kept"], note: str | None = None) -> Images:
-        """The images at `index`, in that order, with `note` added to the notes."""
+    def subset(self, index: Integer[Tensor, " kept"], note: str | None = None) -> Images:
+        """The images at `index`, in that order, with `note` added to the notes.
+
+        Raises:
+            InputError: for what is no index of an image.
+        """
         notes = self.notes if note is None else (*self.notes, note)
+        index = checked_index(index, len(self))
         return self._pick(lambda x: x[index], gather(self.pixels, index), notes)
 
     def rows(self, start: int, stop: int) -> Images:

@@ -16,14 +16,8 @@ from jaxtyping import Int64, UInt8
 from PIL import Image
 from torch import Tensor
 
-from counterpoise.data.annotated import (
-    IGNORED,
-    Annotated,
-    AnnotatedSplits,
-    check_class_names,
-    divided,
-    gather_maps,
-)
+from counterpoise.data.annotated import IGNORED, Annotated, AnnotatedSplits, check_class_names, gather_maps
+from counterpoise.data.annotated_parts import divided
 from counterpoise.data.decoding import count_reasons, decode, file_item
 from counterpoise.data.folders import PICTURES, ROLES, counted, pick_splits, walk
 from counterpoise.data.framing import Frame

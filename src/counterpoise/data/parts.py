@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Int64, Integer, UInt8
 from torch import Generator, Tensor
 
-from counterpoise.errors import InputError, first_few
+from counterpoise.errors import InputError, first_few, unknown
+from counterpoise.ops.checks import check_integers
 
 NO_VALUE = -1
 """What an item without a value of a factor has."""
@@ -100,6 +101,58 @@ AnyPart = TypeVar("AnyPart", bound=Part)
 AnyLabelled = TypeVar("AnyLabelled", bound=Labelled)
 AnyPictures = TypeVar("AnyPictures", bound=Pictures)
 AnyPair = TypeVar("AnyPair", bound=Pair)
+
+
+def checked_index(index: Integer[Tensor, " kept"] | Sequence[int], items: int) -> Int64[Tensor, " kept"]:
+    """The positions of some items, from 0, as int64: torch takes uint8 for a mask.
+
+    Raises:
+        InputError: for a mask, floats, or what is no position.
+
+    Examples:
+        >>> checked_index(torch.tensor([2, 0], dtype=torch.uint8), items=3)
+        tensor([2, 0])
+    """
+    positions = (
+        index if isinstance(index, Tensor) else torch.as_tensor(index, dtype=None if len(index) else torch.int64)
+    )
+    return check_integers("index", positions, positions.numel(), low=0, high=items)
+
+
+def checked_values(
+    kind: str,
+    values: Mapping[str, Tensor],
+    names: Mapping[str, tuple[str, ...]],
+    items: int,
+    least: int,
+    unnamed_least: int | None = None,
+) -> dict[str, Int64[Tensor, " items"]]:
+    """Properties of items, such as factors, as int64.
+
+    Args:
+        kind: what one is called: "factor" or "attribute".
+        values: of each property, an integer for each item.
+        names: of a property, the names of its values 0, 1, …, where they have names.
+        items: how many items there are.
+        least: the smallest value of one whose values have names.
+        unnamed_least: that of the others; `None` allows any integer.
+
+    Raises:
+        InputError: naming the property, for what is no integer for each item, or a value that has no name; for names
+            of an unknown property.
+
+    Examples:
+        >>> checked_values("factor", {"domain": torch.tensor([1])}, {"domain": ("day",)}, items=1, least=-1)
+        Traceback (most recent call last):
+        counterpoise.errors.InputError: factors: domain: expected integers from -1 to 0, got 1
+    """
+    if strange := [name for name in names if name not in values]:
+        raise unknown(f"{kind}_names: {kind}", strange[0], values)
+    checked = {}
+    for name, x in values.items():
+        low, high = (least, len(names[name])) if name in names else (unnamed_least, None)
+        checked[name] = check_integers(f"{kind}s: {name}", x, items, low, high)
+    return checked
 
 
 def paired(pair: AnyPair, parts: Iterable[Part]) -> AnyPair:

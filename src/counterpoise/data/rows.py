@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import torch
-from jaxtyping import Float, Int, Int64, Integer
+from jaxtyping import Float, Int64, Integer
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -17,8 +17,8 @@ from counterpoise.data.columns import Choice, Read, label_files, read_file
 from counterpoise.data.decoding import draw_division
 from counterpoise.data.folders import counted, index_labels, pick_splits
 from counterpoise.data.images import UNLABELLED
-from counterpoise.data.parts import NO_VALUE, joined_factors, with_factor, without_factor
-from counterpoise.data.sources import as_path
+from counterpoise.data.parts import NO_VALUE, checked_index, checked_values, joined_factors, with_factor, without_factor
+from counterpoise.data.paths import as_path
 from counterpoise.data.tables import TABLES, index_factor
 from counterpoise.errors import InputError, unknown
 from counterpoise.ops.checks import all_finite, check_integers, check_matrix, check_seed
@@ -87,16 +87,9 @@ class Rows(Dataset):
         if self.paths is not None and len(self.paths) != count:
             raise InputError(f"paths: expected one for each of the {count} rows, got {len(self.paths)}")
         labels = check_integers("labels", self.labels, count, low=UNLABELLED, high=len(self.classes))
-        factors = {name: self._factor(name, values) for name, values in self.factors.items()}
-        if strange := [name for name in self.factor_names if name not in factors]:
-            raise unknown("factor_names: factor", strange[0], factors)
+        factors = checked_values("factor", self.factors, self.factor_names, count, NO_VALUE, unnamed_least=NO_VALUE)
         object.__setattr__(self, "labels", labels)
         object.__setattr__(self, "factors", factors)
-
-    def _factor(self, name: str, values: Tensor) -> Int64[Tensor, " rows"]:
-        names = self.factor_names.get(name)
-        high = None if names is None else len(names)
-        return check_integers(f"factors: {name}", values, len(self.inputs), low=NO_VALUE, high=high)
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -114,9 +107,14 @@ class Rows(Dataset):
         index = torch.as_tensor(indices, dtype=torch.int64)
         return self.inputs[index], self.labels[index], index
 
-    def subset(self, index: Int[Tensor, " kept"], note: str | None = None) -> Rows:
-        """The rows at `index`, in that order, with `note` added to the notes."""
+    def subset(self, index: Integer[Tensor, " kept"], note: str | None = None) -> Rows:
+        """The rows at `index`, in that order, with `note` added to the notes.
+
+        Raises:
+            InputError: for what is no index of a row.
+        """
         notes = self.notes if note is None else (*self.notes, note)
+        index = checked_index(index, len(self))
         return replace(self._pick(lambda x: x[index]), notes=notes)
 
     def rows(self, start: int, stop: int) -> Rows:

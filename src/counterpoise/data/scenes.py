@@ -6,9 +6,7 @@ same in any order and with any number of workers.
 
 from __future__ import annotations
 
-import io
 import math
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
@@ -20,13 +18,15 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from counterpoise.data.coco import pycocotools_mask
+from counterpoise.data.coco_files import ANNOTATIONS, png_of, rle_of, take_away
+from counterpoise.data.ragged import starts_of
 from counterpoise.data.sources import load
-from counterpoise.errors import InputError, MissingExtra, unknown
+from counterpoise.errors import InputError, unknown
 from counterpoise.files import (
     locked,
     make_folder,
     make_output_folder,
-    outputs_in,
     record_outputs,
     write_json,
     written,
@@ -59,8 +59,6 @@ INK = 40  # grey value from which a sprite's pixel belongs to the object
 LAST_SEED = (1 << 62) - 1  # twice a seed and one more is an integer of 64 bits
 VISIBLE = 0.5  # least share of every object that is not covered
 TRIES = 10  # to find a place
-ANNOTATIONS = "annotations.json"
-WRITTEN = re.compile(r"images/\d{6,}\.png|annotations\.json")
 LARGER = 1.4  # times the side, from where one object is larger than another
 
 
@@ -338,7 +336,7 @@ def collate(scenes: Sequence[Scene]) -> Batch:
     if not scenes:
         raise InputError("scenes: expected at least one, got none")
     counts = torch.tensor([len(scene.labels) for scene in scenes])
-    first = counts.cumsum(0) - counts
+    first = starts_of(counts)[:-1]
     ends = torch.tensor([1, 0, 1])  # of a relation, what numbers an object
     parts = ("masks", "shapes", "boxes", "labels", "colours")
     return Batch._make(
@@ -355,24 +353,23 @@ def collate(scenes: Sequence[Scene]) -> Batch:
 
 def write_coco(scenes: Scenes, folder: Path) -> Path:
     """What `scenes` writes, for `Scenes` at hand."""
-    encode = _encoder()
+    pycocotools_mask()  # before anything is written
     with locked(make_output_folder(folder, "scenes"), "call of scenes"):
-        return _write(scenes, folder, encode)
+        return _write(scenes, folder)
 
 
-def _write(scenes: Scenes, folder: Path, encode: Any) -> Path:
+def _write(scenes: Scenes, folder: Path) -> Path:
     names = [f"images/{i:06}.png" for i in range(len(scenes))]
-    _clear(scenes, folder, names)
+    take_away(folder, names, lambda i: png_of(scenes[i].image))
     make_folder(folder / "images")
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for i, name in enumerate(names):
         scene, first = scenes[i], len(annotations) + 1
         with written(folder / name) as aside:
-            aside.write_bytes(_png(scene))
+            aside.write_bytes(png_of(scene.image))
         annotations += [
-            {"id": first + depth, "image_id": i, **_annotation(scene, depth, encode)}
-            for depth in range(len(scene.masks))
+            {"id": first + depth, "image_id": i, **_annotation(scene, depth)} for depth in range(len(scene.masks))
         ]
         relations = [[first + s, PREDICATES[p], first + o] for s, p, o in scene.relations.tolist()]
         about = {"id": i, "file_name": name, "width": scenes.size, "height": scenes.size}
@@ -384,52 +381,14 @@ def _write(scenes: Scenes, folder: Path, encode: Any) -> Path:
     return target
 
 
-def _encoder() -> Any:
-    try:
-        from pycocotools.mask import encode
-    except ModuleNotFoundError as error:
-        raise MissingExtra("pycocotools", "coco") from error
-    return encode
-
-
-def _clear(scenes: Scenes, folder: Path, names: Sequence[str]) -> None:
-    """Take away what an earlier call wrote, the annotations first, so that they never describe other images.
-
-    An image that is not as an earlier call left it may be a user's. It is refused, before anything is taken away,
-    unless it is one of these scenes, as it is where this very call was killed.
-
-    Raises:
-        InputError: naming the file.
-    """
-    own = outputs_in(folder)
-    numbers = {name: i for i, name in enumerate(names)}
-    there = (path.relative_to(folder).as_posix() for path in (*folder.glob("images/*"), *folder.glob(ANNOTATIONS)))
-    for name in sorted(name for name in there if name not in own and WRITTEN.fullmatch(name)):
-        if name not in numbers or (folder / name).read_bytes() != _png(scenes[numbers[name]]):
-            raise InputError(
-                f"{folder / name}: was not written by counterpoise or was changed since; "
-                "choose another folder, or move it away"
-            )
-    for name in sorted(own):  # annotations.json is before images/
-        (folder / name).unlink()
-
-
-def _png(scene: Scene) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(scene.image.permute(1, 2, 0).numpy()).save(file, "PNG")
-    return file.getvalue()
-
-
-def _annotation(scene: Scene, depth: int, encode: Any) -> dict[str, Any]:
+def _annotation(scene: Scene, depth: int) -> dict[str, Any]:
     """What COCO holds of one object, but for its numbers."""
-    mask = scene.masks[depth].numpy()
     left, top, right, bottom = scene.boxes[depth].tolist()
-    rle = encode(np.asfortranarray(mask, dtype=np.uint8))
     return {
         "category_id": int(scene.labels[depth]) + 1,
         "bbox": [left, top, right - left, bottom - top],
-        "area": int(mask.sum()),
-        "segmentation": {"size": rle["size"], "counts": rle["counts"].decode()},
+        "area": int(scene.masks[depth].sum()),
+        "segmentation": rle_of(scene.masks[depth]),
         "iscrowd": 0,
         "colour": list(COLOURS)[scene.colours[depth]],
         "depth": depth,

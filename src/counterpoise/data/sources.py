@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
-import inspect
-import os
 import warnings
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from importlib import import_module
-from importlib.util import find_spec
-from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Int64
-from PIL import Image
 from torch import Tensor
 
-from counterpoise.data.decoding import Item, decode_images, divide, file_stamp, first_line, to_splits
+from counterpoise.data.decoding import Item, decode_images, divide, to_splits
 from counterpoise.data.factors import make_factors
 from counterpoise.data.folders import (
     Listing,
@@ -28,51 +21,28 @@ from counterpoise.data.folders import (
     counted,
     image_item,
     is_image,
-    label_text,
     list_folder,
     walk,
 )
 from counterpoise.data.glyphs import load_glyphs
-from counterpoise.data.idx import PARTS, find_idx, has_idx, read_splits
-from counterpoise.data.images import UNLABELLED, Images, Splits, cache_path, map_pixels
-from counterpoise.data.reading import open_image
+from counterpoise.data.huggingface_sets import list_huggingface
+from counterpoise.data.idx import PARTS, find_idx
+from counterpoise.data.images import UNLABELLED, Images, Splits, map_pixels
+from counterpoise.data.known_sets import KNOWN, find_full, read_digits, read_embedded, read_full
+from counterpoise.data.paths import as_path, files_below
 from counterpoise.data.tables import (
-    COLUMNS,
     FACTORS,
-    MISSING,
     TABLES,
-    factor_notes,
-    find_columns,
-    index_factor,
     list_files,
     list_table,
     split_filters,
 )
-from counterpoise.errors import InputError, MissingExtra, unknown
-from counterpoise.ops.checks import check_number
+from counterpoise.data.torchvision_sets import list_torchvision, torchvision_places, torchvision_root
+from counterpoise.errors import InputError, unknown
+from counterpoise.ops.checks import check_number, check_seed
 from counterpoise.registry.kinds import ANNOTATED, NAMED, ROWS, module_of
 
-EMBEDDED = Path(__file__).parent / "embedded"
 SPLITS = (None, "train", "test")
-DEBIAN = Path("/usr/share/datasets")
-
-
-class Known(NamedTuple):
-    """What the package knows of an embedded set."""
-
-    torchvision: str
-    classes: tuple[str, ...]
-    debian: str | None
-
-
-KNOWN = {
-    "fashion-mnist": Known(
-        "FashionMNIST",
-        ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
-        debian="dataset-fashion-mnist",
-    ),
-    "mnist": Known("MNIST", tuple("0123456789"), debian=None),
-}
 NAMES = (
     *KNOWN,
     *(f"{name}:full" for name in KNOWN),
@@ -80,7 +50,6 @@ NAMES = (
 )
 FILES = {NAMED: "source_files", ROWS: "row_files", ANNOTATED: "annotated_files"}
 """Of each module of `registry.kinds` the function that lists the files of its data."""
-
 OTHERWISE = {
     ROWS: "rows of numbers, which load_rows reads",
     ANNOTATED: "images with maps and objects, which load_annotated reads",
@@ -138,6 +107,7 @@ def load(
         >>> train.pixels.shape, len(test), train.classes[7]
         (torch.Size([10000, 1, 28, 28]), 2000, '7')
     """
+    check_seed(seed)
     folder = _checked(size, data_dir, download)
     if (listing := _listing(data, folder, download)) is not None:
         return _divided(listing, size, seed, hashes)
@@ -177,7 +147,7 @@ def load_all(
     folder = _checked(size, data_dir, download)
     listing = _listing(data, folder, download, whole=True)
     if listing is None and str(data) == "digits":
-        return _whole({None: _resize(_digits(), size)})
+        return _whole({None: _resize(read_digits(), size)})
     if listing is None:
         return _whole(_known(data, size, folder, download, 0)._asdict())
     _say(listing.notes)
@@ -219,13 +189,13 @@ def source_files(data: str | Path, data_dir: str | Path | None = None) -> list[P
         return _called(module, FILES[module], str(data)) if _may_have_files(data, module) else []
     kind, _, name = str(data).partition(":")
     if kind in KNOWN and name == "full":
-        place = _find_full(kind, folder)
+        place = find_full(kind, folder)
         found = [find_idx(place, part, what) for part in PARTS for what in ("images", "labels")] if place else []
         return [path for path in found if path]
     if kind == "torchvision" and name:
-        return _below(_torchvision_places(name, _torchvision_root(folder)))
+        return files_below(torchvision_places(name, torchvision_root(folder)))
     if kind == "hf" and name:
-        return _below([as_path("hf", name)])
+        return files_below([as_path("hf", name)])
     path = as_path("data", split_filters(data)[0])
     if _is_known(data) or not path.exists():
         return []
@@ -270,7 +240,7 @@ def _annotations(folder: Path) -> list[Path]:
     try:
         return _called(ANNOTATED, "annotated_files", folder) if loader_of(folder) else []
     except InputError:
-        return _below([folder])
+        return files_below([folder])
 
 
 class Whole(NamedTuple):
@@ -317,10 +287,10 @@ def _known(data: str | Path, size: int | None, folder: Path | None, download: bo
         return load_glyphs(str(data), size, seed)
     if kind == "factors":
         layout = name if ":" in str(data) else "tint"
-        return resized(make_factors(layout, _embedded("fashion-mnist"), _embedded("mnist"), seed), size)
+        return resized(make_factors(layout, read_embedded("fashion-mnist"), read_embedded("mnist"), seed), size)
     if kind == "digits":
-        return resized(divide(_digits(), seed), size)
-    return resized(_full(kind, folder, download) if name else _embedded(kind), size)
+        return resized(divide(read_digits(), seed), size)
+    return resized(read_full(kind, folder, download) if name else read_embedded(kind), size)
 
 
 def _listing(data: str | Path, folder: Path | None, download: bool, whole: bool = False) -> Listing | None:
@@ -340,9 +310,9 @@ def _listing(data: str | Path, folder: Path | None, download: bool, whole: bool 
         raise InputError(f"data: expected images with labels; '{data}' means {OTHERWISE[module]}{hint}")
     kind, _, name = str(data).partition(":")
     if kind == "torchvision" and name:
-        return _torchvision(name, folder, download)
+        return list_torchvision(name, folder, download)
     if kind == "hf" and name:
-        return _huggingface(name, folder, download)
+        return list_huggingface(name, folder, download)
     return _at_path(data, whole)
 
 
@@ -391,11 +361,6 @@ def _whole(parts: Mapping[Any, Images]) -> Whole:
     return Whole(together, torch.arange(len(names)), names, tuple(split for split, *_ in rows), labels)
 
 
-def _embedded(name: str) -> Splits:
-    note = "the subset inside the package: the first 10,000 train and 2,000 test images"
-    return read_splits(EMBEDDED / name, name, KNOWN[name].classes, note)
-
-
 def resized(splits: Splits, size: int | None) -> Splits:
     """Square images of `size` pixels, bilinear and antialiased; None: as they are."""
     return Splits(*(_resize(images, size) for images in splits))
@@ -407,22 +372,6 @@ def _resize(images: Images, size: int | None) -> Images:
     from torchvision.transforms.v2.functional import resize
 
     return map_pixels(images, lambda pixels: resize(pixels, [size, size]))
-
-
-def as_path(argument: str, text: str | Path) -> Path:
-    """A path with the home folder filled in, which the system can look for.
-
-    Raises:
-        InputError: naming the argument.
-    """
-    if "\0" in str(text):
-        raise InputError(f"{argument}: '{text}' holds a NUL character, which no path has")
-    try:
-        path = Path(text).expanduser()
-        path.exists()
-    except (OSError, RuntimeError, TypeError, ValueError) as error:
-        raise InputError(f"{argument}: '{text}' cannot be looked for: {first_line(error)}") from error
-    return path
 
 
 def _at_path(data: str | Path, whole: bool = False) -> Listing:
@@ -441,269 +390,3 @@ def _at_path(data: str | Path, whole: bool = False) -> Listing:
     if len(path.parts) > 1 or path.suffix.lower() in TABLES:
         raise InputError(f"data: no such file or folder: {path}")
     raise unknown("data set, folder or table", str(path), NAMES)
-
-
-def _below(places: Iterable[Path]) -> list[Path]:
-    """All files in some folders, at any depth; and those of the places that are files."""
-    walked = [Path(folder, file) for place in places for folder, _, files in os.walk(place) for file in files]
-    return sorted([*walked, *(place for place in places if place.is_file())])
-
-
-def _stamp(places: Iterable[Path]) -> str:
-    """What changes with any of the files in some folders."""
-    return hashlib.sha256("\n".join(map(file_stamp, _below(places))).encode(errors="surrogateescape")).hexdigest()
-
-
-def _full(name: str, data_dir: Path | None, download: bool) -> Splits:
-    known = KNOWN[name]
-    found = _find_full(name, data_dir)
-    if found is None and download:
-        own = data_dir or cache_path() / "torchvision"
-        _torchvision_part(known.torchvision, own, {"train": True}, download)
-        found = own / known.torchvision / "raw"
-    if found is None:
-        packaged = f", install Debian's package {known.debian}" if known.debian else ""
-        places = ", ".join(map(str, _full_places(name, data_dir)))
-        raise InputError(
-            f"{name}:full: its IDX files are in none of {places}; name their folder with data_dir "
-            f"or COUNTERPOISE_DATA{packaged}, or allow the download (download=True, --download)"
-        )
-    return read_splits(found, f"{name}:full", known.classes, "the full set")
-
-
-def _find_full(name: str, data_dir: Path | None) -> Path | None:
-    """The folder with the IDX files of a full set."""
-    return next(filter(has_idx, _full_places(name, data_dir)), None)
-
-
-def _full_places(name: str, data_dir: Path | None) -> list[Path]:
-    known = KNOWN[name]
-    named = os.environ.get("COUNTERPOISE_DATA")
-    roots = [root for root in (data_dir, as_path("COUNTERPOISE_DATA", named) if named else None) if root]
-    own = data_dir or cache_path() / "torchvision"
-    places = [place for root in roots for place in (root / name, root / known.torchvision / "raw", root)]
-    places += [DEBIAN / name, own / known.torchvision / "raw"]
-    # All these sets name their files alike, so a folder called after another one is not looked into.
-    return [place for place in dict.fromkeys(places) if place.name not in KNOWN.keys() - {name}]
-
-
-def _digits() -> Images:
-    from sklearn.datasets import load_digits
-
-    digits = load_digits()
-    pixels = torch.from_numpy(digits.images * (255 / 16)).round().to(torch.uint8)[:, None]
-    return Images(pixels, torch.from_numpy(digits.target).long(), tuple("0123456789"), "digits")
-
-
-def _torchvision_kind(name: str) -> Any:
-    """The class of a torchvision set.
-
-    Raises:
-        InputError: for a name that torchvision does not have.
-    """
-    import torchvision.datasets
-
-    if name not in torchvision.datasets.__all__:
-        raise unknown("torchvision data set", name, torchvision.datasets.__all__)
-    return getattr(torchvision.datasets, name)
-
-
-def _torchvision_root(data_dir: Path | None) -> Path:
-    named = os.environ.get("COUNTERPOISE_DATA") or cache_path() / "torchvision"
-    return data_dir or as_path("COUNTERPOISE_DATA", named)
-
-
-def _torchvision_places(name: str, root: Path) -> list[Path]:
-    """The folders and files of a set, which begin with its name; where none does, all that is below `root`.
-
-    Examples:
-        >>> _torchvision_places("CIFAR10", Path("data"))
-        [PosixPath('data/cifar-10-batches-py')]
-    """
-    own = getattr(_torchvision_kind(name), "base_folder", None)
-    if isinstance(own, str):
-        return [root / own]
-    places = [path for path in root.iterdir() if _plain(path.name).startswith(_plain(name))] if root.is_dir() else []
-    return places or [root]
-
-
-def _plain(name: str) -> str:
-    """A name's letters and digits: "food-101" is Food101's folder."""
-    return "".join(character for character in name.lower() if character.isalnum())
-
-
-def _torchvision(name: str, data_dir: Path | None, download: bool) -> Listing:
-    parameters = inspect.signature(_torchvision_kind(name)).parameters
-    root = _torchvision_root(data_dir)
-    parts: dict[str | None, dict[str, Any]]
-    if "train" in parameters:
-        parts = {"train": {"train": True}, "test": {"train": False}}
-    elif "split" in parameters:
-        parts = {"train": {"split": "train"}, "test": {"split": "test"}}
-    else:
-        parts = {None: {}}
-    opened = {part: _torchvision_part(name, root, chosen, download) for part, chosen in parts.items()}
-    classes = next((_class_names(data.classes) for data in opened.values() if hasattr(data, "classes")), None)
-    labels = {part: _torchvision_labels(name, data) for part, data in opened.items()}
-    if classes is None:
-        classes = tuple(map(str, range(1 + max(max(part, default=-1) for part in labels.values()))))
-    stamp = _stamp(_torchvision_places(name, root))
-    items = [
-        Item(f"{part or 'all'}[{i}]", partial(_first, data, i), split=part, stamp=stamp)
-        for part, data in opened.items()
-        for i in range(len(labels[part]))
-    ]
-    return Listing(f"torchvision:{name}", items, [label for part in labels.values() for label in part], classes)
-
-
-def _torchvision_part(name: str, root: Path, chosen: dict[str, Any], download: bool) -> Any:
-    """One split of a torchvision set."""
-    make = _torchvision_kind(name)
-    parameters = inspect.signature(make).parameters.values()
-    takes_download = any(p.name == "download" or p.kind is p.VAR_KEYWORD for p in parameters)
-    try:
-        return make(root, **chosen, **({"download": download} if takes_download else {}))
-    except (RuntimeError, ValueError, TypeError, OSError, ImportError) as error:
-        hint = "" if download else "; download=True (--download) allows the download"
-        raise InputError(f"torchvision:{name}: not under {root}: {first_line(error)}{hint}") from error
-
-
-def _torchvision_labels(name: str, data: Any) -> list[int]:
-    known = (getattr(data, attribute, None) for attribute in ("targets", "labels", "_labels", "y"))
-    found = next((labels for labels in known if labels is not None), None)
-    labels = [data[i][1] for i in range(len(data))] if found is None else found
-    try:
-        return [int(label) for label in labels]
-    except (TypeError, ValueError) as error:
-        raise InputError(f"torchvision:{name}: expected one class for each image, got {labels[0]!r}") from error
-
-
-def _first(data: Any, index: int) -> Any:
-    return data[index][0]
-
-
-def _class_names(classes: Any) -> tuple[str, ...]:
-    """ImageNet has several words for each class."""
-    return tuple(name if isinstance(name, str) else ", ".join(name) for name in classes)
-
-
-def _huggingface(name: str, data_dir: Path | None, download: bool) -> Listing:
-    if find_spec("datasets") is None:
-        raise MissingExtra("datasets", "huggingface")
-    from datasets import DatasetDict
-
-    data = _huggingface_data(name, data_dir, download)
-    whole = data if isinstance(data, DatasetDict) else {None: data}
-    image, label, known, notes = _huggingface_columns(name, next(iter(whole.values())).features)
-    labels, classes = _huggingface_labels(name, whole.values(), label)
-    factors = {
-        factor: index_factor(f"hf:{name}", factor, column, _huggingface_texts(name, whole.values(), column))
-        for factor, column in known.items()
-    }
-    if bare := [part for part, rows in whole.items() if image not in rows.features]:
-        raise InputError(f"hf:{name}: the split {bare[0]} has no column '{image}', which others have")
-    columns = {part: _undecoded(rows, image) for part, rows in whole.items()}
-    files = _stamp([as_path("hf", name)])
-    items = [
-        Item(f"{part or 'train'}[{i}]", partial(_open_stored, rows, i, image), split=part, stamp=stamp)
-        for part, rows in columns.items()
-        for stamp in [f"{rows._fingerprint} {files}"]
-        for i in range(len(rows))
-    ]
-    return Listing(
-        f"hf:{Path(name).name}",
-        items,
-        labels,
-        classes,
-        (*notes, *factor_notes(f"hf:{name}", factors)),
-        {factor: values for factor, (values, _) in factors.items()},
-        {factor: words for factor, (_, words) in factors.items()},
-    )
-
-
-def _huggingface_data(name: str, data_dir: Path | None, download: bool) -> Any:
-    from datasets import load_dataset, load_from_disk
-
-    path = as_path("hf", name)
-    if not path.exists() and not download:
-        raise InputError(f"hf:{name}: no such folder; download=True (--download) allows to get it from the Hub")
-    try:
-        if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
-            return load_from_disk(str(path))
-        return load_dataset(str(path) if path.exists() else name, cache_dir=None if data_dir is None else str(data_dir))
-    except (OSError, ValueError, RuntimeError, ImportError) as error:
-        raise InputError(f"hf:{name}: cannot be loaded: {first_line(error)}") from error
-
-
-def _huggingface_columns(name: str, features: Any) -> tuple[str, str | None, dict[str, str], tuple[str, ...]]:
-    """The first column of images, the first of classes (by its type, or else by its name), and the columns of factors.
-
-    A column that is called as a factor is no label, unless no other is. Last comes what is said of other columns.
-
-    Raises:
-        InputError: where none holds images, or two may by their names be the label or the same factor.
-    """
-    from datasets import ClassLabel
-    from datasets import Image as ImageFeature
-
-    images = [column for column, feature in features.items() if isinstance(feature, ImageFeature)]
-    if not images:
-        raise InputError(f"hf:{name}: expected a column of images, found: {', '.join(features)}")
-    typed = [column for column, feature in features.items() if isinstance(feature, ClassLabel)]
-    labels = [column for column in typed if column.lower() not in FACTORS]
-    if not labels:
-        labels = [column for column in features if column.lower() in COLUMNS["label"]]
-        if len(labels) > 1:
-            raise InputError(f"hf:{name}: columns {' and '.join(labels)} may each be the label; remove all but one")
-    label = next(iter((*labels, *typed)), None)
-    called = [column for column in features if column.lower() in FACTORS and column != label]
-    factors, _ = find_columns(f"hf:{name}", called, tuple(COLUMNS))
-    others = [column for column in features if column not in (images[0], label, *called)]
-    notes = [f"hf:{name}: column '{label}' serves as label"] if label and label.lower() != "label" else []
-    notes += [f"hf:{name}: {counted('columns not used', others)}"] if others else []
-    return images[0], label, factors, tuple(notes)
-
-
-def _huggingface_labels(
-    name: str, parts: Collection[Any], column: str | None
-) -> tuple[list[Any], tuple[str, ...] | None]:
-    """The label of each image: an index where all splits have the same classes, else the class's name."""
-    named = [getattr(part.features.get(column), "names", None) for part in parts]
-    having = [names for part, names in zip(parts, named, strict=True) if column in part.features]
-    if having and having[0] is not None and all(names == having[0] for names in having):
-        values = [value for part in parts for value in _column(part, column)]
-        return [UNLABELLED if value is None else value for value in values], tuple(having[0])
-    values = _huggingface_texts(name, parts, column)
-    return [None if label_text(value) in MISSING else value for value in values], None
-
-
-def _huggingface_texts(name: str, parts: Collection[Any], column: str | None) -> list[Any]:
-    """The texts or numbers of a column, classes by their names; None where there is none.
-
-    Raises:
-        InputError: for a column of anything else.
-    """
-    values: list[Any] = []
-    for part in parts:
-        names, found = getattr(part.features.get(column), "names", None), _column(part, column)
-        values += found if names is None else [names[v] if v is not None and v >= 0 else None for v in found]
-    if odd := next((value for value in values if isinstance(value, list | dict)), None):
-        raise InputError(f"hf:{name}: column '{column}' holds {type(odd).__name__}s; expected one text or number a row")
-    return values
-
-
-def _column(part: Any, name: str | None) -> list[Any]:
-    """The values of a column; None for each row of a split that lacks it, as one to be judged by may lack labels."""
-    return list(part.with_format(None)[name]) if name in part.features else [None] * len(part)
-
-
-def _undecoded(part: Any, column: str) -> Any:
-    """The images as the bytes of their files, so that a damaged one is met where all damaged ones are."""
-    from datasets import Image as ImageFeature
-
-    return part.with_format(None).select_columns([column]).cast_column(column, ImageFeature(decode=False))
-
-
-def _open_stored(part: Any, index: int, column: str) -> Image.Image:
-    stored = part[index][column]
-    return open_image(BytesIO(stored["bytes"]) if stored["bytes"] is not None else stored["path"])

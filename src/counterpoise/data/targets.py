@@ -10,14 +10,17 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64, Shaped, UInt8
+from jaxtyping import Float, Int64, Integer, Shaped, UInt8
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from counterpoise.data.sources import KNOWN, as_path, load
+from counterpoise.data.known_sets import KNOWN
+from counterpoise.data.parts import checked_index
+from counterpoise.data.paths import as_path
+from counterpoise.data.sources import load
 from counterpoise.data.tables import TABLES, check_unique, number_column, read_columns
 from counterpoise.errors import InputError, unknown
-from counterpoise.ops.checks import check_finite, check_integers, check_number
+from counterpoise.ops.checks import check_finite, check_integers, check_number, check_seed
 
 NAMES = ("rotations", "digit-sums", "diabetes")
 OPTIONS = {"rotations": ("set", "class", "most"), "digit-sums": (), "diabetes": ()}
@@ -86,9 +89,14 @@ class Targets(Dataset):
         index = torch.as_tensor(indices, dtype=torch.int64)
         return self.inputs[index], self.targets[index], index
 
-    def subset(self, index: Int64[Tensor, " kept"], note: str | None = None) -> Targets:
-        """Those at `index`, with `note` added to the notes."""
+    def subset(self, index: Integer[Tensor, " kept"], note: str | None = None) -> Targets:
+        """Those at `index`, with `note` added to the notes.
+
+        Raises:
+            InputError: for what is no index of an item.
+        """
         notes = self.notes if note is None else (*self.notes, note)
+        index = checked_index(index, len(self))
         numbers = None if self.numbers is None else self.numbers[index]
         return replace(self, inputs=self.inputs[index], targets=self.targets[index], notes=notes, numbers=numbers)
 
@@ -123,6 +131,7 @@ def load_targets(data: str | Path, seed: int = 0) -> TargetSplits:
         >>> train.inputs.shape[1:], len(test), train.unit, float(train.targets.max())
         (torch.Size([1, 28, 28]), 2050, 'degrees', 90.0)
     """
+    check_seed(seed)
     kind, *texts = str(data).split(":")
     if kind not in NAMES:
         path = as_path("data", data)

@@ -16,13 +16,14 @@ from collections.abc import Callable, Sequence
 from numbers import Real
 
 import torch
-from jaxtyping import Bool, Float, Int, Shaped, UInt8
+from jaxtyping import Bool, Float, Int, Int64, Shaped, UInt8
 from torch import Tensor, nn
 from torch.nn import functional
 
 from counterpoise.errors import InputError, unknown
 from counterpoise.ops.checks import check_number
 
+ROUNDING = 1e-3  # by which a resized image may leave [0, 1]
 CROP_TRIES = 10  # as torchvision's RandomResizedCrop: then the largest box in the middle ratio is taken
 STEPS = {"crop": 0.2, "flip": 0.5, "jitter": 0.4, "grayscale": 0.2, "blur": 0.5}
 MILD_CROP = 0.8  # least share of the area that a mild view keeps
@@ -243,6 +244,8 @@ def random_boxes(
         InputError: for shares or ratios out of range.
     """
     _check_spans(crop, ratio)
+    if x.ndim != 4:
+        raise InputError(f"x: expected [batch, channels, height, width], got shape {list(x.shape)}")
     batch, _, height, width = x.shape
     tries = (CROP_TRIES, batch)
     area = height * width * _uniform(x, tries, *crop, generator)
@@ -283,21 +286,26 @@ def crop_resize(
         The resized boxes.
 
     Raises:
-        InputError: for a size below 1, or on the CPU a box that is empty or not inside its image.
+        InputError: for integers, another shape, a size below 1, or on the CPU NaN, infinity or a box that is empty or
+            not inside its image.
     """
+    _check_pixels(x)
     check_number("size", size, at_least=1, whole=True)
-    _check_boxes(box, x.shape[2], x.shape[3])
-    top, left, height, width = box
-    rows = _resampling(top, height, torch.zeros_like(flip), x.shape[2], size)
-    columns = _resampling(left, width, flip, x.shape[3], size)
-    return _separable(x, rows, columns)
+    top, left, height, width = _checked_boxes(box, x)
+    if flip.shape != x.shape[:1]:
+        raise InputError(f"flip: expected one of true and false for each of {len(x)} images, got {list(flip.shape)}")
+    wide = _wide(x)
+    rows = _resampling(top.to(wide), height.to(wide), torch.zeros_like(flip), x.shape[2], size)
+    columns = _resampling(left.to(wide), width.to(wide), flip, x.shape[3], size)
+    return _separable(wide, rows, columns).to(x.dtype)
 
 
 def adjust_brightness(
     x: Float[Tensor, "batch channels height width"], factor: Float[Tensor, " batch"]
 ) -> Float[Tensor, "batch channels height width"]:
     """Multiply each image in [0, 1] by its factor >= 0, cut off at 1."""
-    _check_amounts("factor", factor, at_least=0)
+    _check_unit(x)
+    _check_amounts("factor", factor, x, at_least=0)
     return x.mul(factor[:, None, None, None]).clamp_(0, 1)
 
 
@@ -305,7 +313,8 @@ def adjust_contrast(
     x: Float[Tensor, "batch channels height width"], factor: Float[Tensor, " batch"]
 ) -> Float[Tensor, "batch channels height width"]:
     """Move each pixel in [0, 1] away from the image's mean luma, by a factor >= 0 (0: all grey, 1: as it was)."""
-    _check_amounts("factor", factor, at_least=0)
+    _check_unit(x)
+    _check_amounts("factor", factor, x, at_least=0)
     mean = luma(x).mean((1, 2))
     return x.mul(factor[:, None, None, None]).add_(((1 - factor) * mean)[:, None, None, None]).clamp_(0, 1)
 
@@ -314,7 +323,8 @@ def adjust_saturation(
     x: Float[Tensor, "batch 3 height width"], factor: Float[Tensor, " batch"]
 ) -> Float[Tensor, "batch 3 height width"]:
     """Move each pixel in [0, 1] away from its luma, by a factor >= 0 (0: grey, 1: as it was)."""
-    _check_amounts("factor", factor, at_least=0)
+    _check_unit(x)
+    _check_amounts("factor", factor, x, at_least=0)
     grey = luma(x).mul_(1 - factor[:, None, None])
     return x.mul(factor[:, None, None, None]).add_(grey[:, None]).clamp_(0, 1)
 
@@ -323,24 +333,27 @@ def adjust_hue(
     x: Float[Tensor, "batch 3 height width"], turn: Float[Tensor, " batch"]
 ) -> Float[Tensor, "batch 3 height width"]:
     """Turn the hue of each image in [0, 1] by a share of a full turn, in HSV (hexagonal) coordinates."""
-    _check_amounts("turn", turn)
-    red, green, blue = x.unbind(1)
-    value = x.amax(1)
-    chroma = value - x.amin(1)
+    _check_unit(x)
+    _check_amounts("turn", turn, x)
+    wide = _wide(x)
+    red, green, blue = wide.unbind(1)
+    value = wide.amax(1)
+    chroma = value - wide.amin(1)
     # Chosen by weights of 0 and 1, where lerp is exact: `where` is many times slower on masks as ragged as these.
     not_red, not_green = (value - red).sign_(), (value - green).sign_()
     green_or_blue = torch.lerp((2 * chroma).add_(blue).sub_(red), (4 * chroma).add_(red).sub_(green), not_green)
     hue = torch.lerp(green - blue, green_or_blue, not_red)
-    hue = hue.div_(chroma.clamp(min=1e-12).mul_(6)).add_(turn.remainder(1)[:, None, None])
+    hue = hue.div_(chroma.clamp(min=1e-12).mul_(6)).add_(turn.to(wide).remainder(1)[:, None, None])
     # A channel falls short of the value by a share of the chroma: min(k, 4 - k) = 2 - |k - 2|, cut to [0, 1], where k
     # counts sixths of a turn.
-    k = (hue[:, None] + x.new_tensor([5, 3, 1]).div_(6)[:, None, None]).frac_().mul_(6)
+    k = (hue[:, None] + wide.new_tensor([5, 3, 1]).div_(6)[:, None, None]).frac_().mul_(6)
     share = k.sub_(2).abs_().neg_().add_(2).clamp_(0, 1)
-    return share.mul_(-chroma[:, None]).add_(value[:, None])
+    return share.mul_(-chroma[:, None]).add_(value[:, None]).to(x.dtype)
 
 
 def luma(x: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch height width"]:
     """Return the brightness of each pixel as the eye weighs red, green and blue (ITU-R BT.601)."""
+    _check_pixels(x)
     if x.shape[1] == 1:
         return x[:, 0].clone()
     if x.shape[1] != 3:
@@ -363,15 +376,23 @@ def gaussian_blur(
         The blurred images.
 
     Raises:
-        InputError: for a radius that is no whole number below the image's sides, or on the CPU a sigma below 0 or NaN.
+        InputError: for integers, another shape, a radius that is no whole number below the image's sides, or on the
+            CPU a sigma below 0, NaN or infinity.
     """
+    _check_pixels(x)
     check_number("radius", radius, at_least=0, at_most=min(x.shape[2:]) - 1, whole=True)
-    _check_amounts("sigma", sigma, at_least=0)
+    _check_amounts("sigma", sigma, x, at_least=0)
     offset = torch.arange(-radius, radius + 1, device=x.device)
     # The tiny floor makes sigma = 0 a single 1 in the middle.
-    taps = torch.exp(-0.5 * (offset / sigma[:, None].clamp(min=1e-6)).square())
+    wide = _wide(x)
+    taps = torch.exp(-0.5 * (offset / sigma.to(wide)[:, None].clamp(min=1e-6)).square())
     taps = taps / taps.sum(1, keepdim=True)
-    return _separable(x, _mirrored_band(taps, x.shape[2]), _mirrored_band(taps, x.shape[3]))
+    return _separable(wide, _mirrored_band(taps, x.shape[2]), _mirrored_band(taps, x.shape[3])).to(x.dtype)
+
+
+def _wide(x: Tensor) -> Tensor:
+    """At least float32, which the steps compute in: half precision is too coarse for places and hues."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _separable(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
@@ -432,22 +453,50 @@ def _check_spans(crop: tuple[float, float], ratio: tuple[float, float]) -> None:
             raise InputError(f"{name}: expected {expected}, got {span}")
 
 
-def _check_amounts(name: str, x: Tensor, at_least: float = -math.inf) -> None:
-    """Refuse NaN, infinity, and what is less; only on the CPU, since it would have to wait for a device."""
-    if x.device.type == "cpu" and not (right := (x >= at_least) & x.isfinite()).all():
+def _check_unit(x: Tensor) -> None:
+    """Refuse pixels that are not in [0, 1], which give NaN beside large factors; see `_check_pixels`."""
+    _check_pixels(x, -ROUNDING, 1 + ROUNDING)
+
+
+def _check_pixels(x: Tensor, low: float = -sys.float_info.max, high: float = sys.float_info.max) -> None:
+    """Refuse what is no batch of float images, NaN, infinity, and what is less or more.
+
+    Values are looked at on the CPU alone, here and below, since this would have to wait for another device.
+    """
+    if x.ndim != 4 or not x.is_floating_point():
+        expected = "floating-point numbers [batch, channels, height, width]"
+        raise InputError(f"x: expected {expected}, got {x.dtype} of shape {list(x.shape)}")
+    if x.device.type == "cpu" and x.numel():
+        for extreme in map(float, x.detach().aminmax()):
+            if not low <= extreme <= high:
+                expected = "finite numbers" if high > 2 else "pixels from 0 to 1"
+                raise InputError(f"x: expected {expected}, got {extreme:g}")
+
+
+def _check_amounts(name: str, amounts: Tensor, x: Tensor, at_least: float = -math.inf) -> None:
+    """Refuse what is not one number for each image, NaN, infinity, and what is less."""
+    if amounts.shape != x.shape[:1]:
+        raise InputError(f"{name}: expected one number for each of {len(x)} images, got shape {list(amounts.shape)}")
+    if x.device.type == "cpu" and not (right := (amounts >= at_least) & amounts.isfinite()).all():
         bounds = f" of at least {at_least:g}" if at_least > -math.inf else ""
-        raise InputError(f"{name}: expected finite numbers{bounds}, got {float(x[~right][0]):g}")
+        raise InputError(f"{name}: expected finite numbers{bounds}, got {float(amounts[~right][0]):g}")
 
 
-def _check_boxes(box: Tensor, height: int, width: int) -> None:
-    """Refuse boxes that are empty or not inside the image; only on the CPU, as above."""
+def _checked_boxes(box: Tensor, x: Tensor) -> Int64[Tensor, "4 batch"]:
+    """The boxes, unless they are empty or not inside their image."""
+    if box.shape != (4, len(x)) or box.is_floating_point() or box.dtype == torch.bool:
+        got = f"{box.dtype} of shape {list(box.shape)}"
+        raise InputError(f"box: expected integers of shape [4, {len(x)}], got {got}")
+    box = box.long()
     if box.device.type != "cpu":
-        return
+        return box
+    height, width = x.shape[2:]
     start, length, sides = box[:2], box[2:], torch.tensor([[height], [width]])
     right = ((start >= 0) & (length > 0) & (start + length <= sides)).all(0)
     if not right.all():
         wrong = box[:, ~right][:, 0].tolist()
         raise InputError(f"box: expected top, left, height and width inside of {height} x {width}, got {wrong}")
+    return box
 
 
 def _check_images(images: Tensor) -> None:

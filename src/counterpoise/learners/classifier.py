@@ -16,7 +16,7 @@ from counterpoise.errors import InputError, unknown
 from counterpoise.learners.method import Index, InputViews, Labels, Method
 from counterpoise.nets import embed
 from counterpoise.nets.heads import cosine_head, linear
-from counterpoise.ops.checks import check_integers, check_matrix, check_number, check_values
+from counterpoise.ops.checks import check_counts, check_integers, check_matrix, check_number, check_values
 from counterpoise.ops.processes import gather
 
 Head = Literal["linear", "cosine", "weight-norm"]
@@ -111,8 +111,13 @@ class Classifier(Method):
 def make_head(head: Head, features: int, classes: int) -> nn.Module:
     """A classifier of features.
 
+    Args:
+        head: its kind, see `Classifier`.
+        features: width of the input.
+        classes: how many logits it gives, at least 1.
+
     Raises:
-        InputError: for an unknown kind.
+        InputError: for an unknown kind, or a number out of range.
 
     Examples:
         >>> make_head("linear", 8, 3)
@@ -120,6 +125,7 @@ def make_head(head: Head, features: int, classes: int) -> nn.Module:
     """
     if head not in get_args(Head):
         raise unknown("head", head, get_args(Head))
+    check_counts(features=features, classes=classes)
     if head == "cosine":
         return cosine_head(features, classes, scale=10.0, learn_scale=True)
     return (

@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import lightning
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from counterpoise.errors import Diverged, NonFinite
-from counterpoise.ops.checks import all_finite, check_number
+from counterpoise.errors import Diverged, NonFinite, unknown
+from counterpoise.ops.checks import all_finite, check_counts, check_number
 
 Optimizer = Literal["adamw", "sgd"]
 
@@ -56,6 +56,8 @@ class Learner(lightning.LightningModule):
         warmup: float = 0.1,
     ):
         super().__init__()
+        if optimizer not in get_args(Optimizer):
+            raise unknown("optimizer", optimizer, get_args(Optimizer))
         check_number("lr", lr, above=0)
         check_number("weight_decay", weight_decay, at_least=0)
         check_number("warmup", warmup, at_least=0, at_most=1)
@@ -204,10 +206,24 @@ def diverged(module: Any, reason: str) -> Diverged:
 def warmup_cosine(step: int, steps: int, warmup: float) -> float:
     """Share of the peak learning rate at a step: a linear rise, then half a cosine down to 0.
 
+    Args:
+        step: from 0; beyond the last one the share is 0.
+        steps: how many there are, at least 1.
+        warmup: share of the steps in which it rises, from 0 to 1.
+
+    Returns:
+        From 0 to 1.
+
+    Raises:
+        InputError: for a number out of range.
+
     Examples:
         >>> [round(warmup_cosine(step, 100, 0.1), 2) for step in (0, 9, 10, 55, 100)]
         [0.1, 1.0, 1.0, 0.5, 0.0]
     """
+    check_number("step", step, at_least=0, whole=True)
+    check_counts(steps=steps)
+    check_number("warmup", warmup, at_least=0, at_most=1)
     rise = warmup * steps
     if step < rise:
         return min(1.0, (step + 1) / rise)

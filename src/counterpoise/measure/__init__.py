@@ -2,7 +2,8 @@
 
 - `probes`: accuracy on frozen features: kNN, linear and few-shot.
 - `geometry`: geometry of embeddings: alignment, uniformity, tolerance, effective rank, and detection of collapse.
-- `detection`: detections and annotated objects, matching, average precision; `calibration`: of their scores.
+- `detection`: detections and annotated objects; `matching`: of one to the other; `average_precision`; `calibration`: of
+  scores.
 - `accuracy`: overall, balanced, per class, and for head, medium and tail classes.
 - `undertraining`: named warnings of training that was too short or learnt little.
 - `intervals`: means over seeds with confidence intervals, and the verdict on a claimed difference.

@@ -20,20 +20,16 @@ from torchvision.ops import box_convert
 
 from counterpoise.data import coco
 from counterpoise.errors import InputError, unknown
-from counterpoise.measure.detection import (
-    ANY_SIZE,
-    THRESHOLDS,
+from counterpoise.measure.average_precision import (
     AveragePrecision,
-    Detections,
-    Matches,
-    Truth,
     ap_image_cap_from_matches,
     best_per_class,
-    match,
     mean_over_classes,
     precision_at_recalls,
     ranking,
 )
+from counterpoise.measure.detection import Detections, Truth
+from counterpoise.measure.matching import ANY_SIZE, THRESHOLDS, Matches, match
 from counterpoise.ops.arrays import as_integer_lists, check_each
 from counterpoise.ops.checks import check_integers, check_number
 

@@ -19,7 +19,9 @@ from scipy.special import expit, logit
 from sklearn.isotonic import IsotonicRegression
 
 from counterpoise.errors import InputError, unknown
-from counterpoise.measure.detection import Detections, Truth, best_per_class, match
+from counterpoise.measure.average_precision import best_per_class
+from counterpoise.measure.detection import Detections, Truth
+from counterpoise.measure.matching import match
 from counterpoise.ops.arrays import as_flags, as_scores
 from counterpoise.ops.checks import check_number
 

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from counterpoise.errors import InputError, printable, unknown
-from counterpoise.ops.checks import check_number
+from counterpoise.ops.checks import check_counts
 
 SMALL_WIDTHS = (32, 64, 128, 128)
 CIFAR_STEM_SIZE = 64  # up to this size, torchvision's resnet* get a stem that does not downsample
@@ -93,16 +93,15 @@ def backbone(name: str, channels: int, size: int, pretrained: bool = False) -> B
         A module from float images [B channels size size] to [B features], with the attribute `features`.
 
     Raises:
-        InputError: for an unknown name, or a size that the model cannot take; for pretrained weights that do not exist
-            or cannot be downloaded.
+        InputError: for an unknown name, a number that is not whole, or a size that the model cannot take; for
+            pretrained weights that do not exist or cannot be downloaded.
 
     Examples:
         >>> net = backbone("small", channels=1, size=28)
         >>> net.features, net(torch.zeros(2, 1, 28, 28)).shape
         (128, torch.Size([2, 128]))
     """
-    check_number("channels", channels, at_least=1)
-    check_number("size", size, at_least=1)
+    check_counts(channels=channels, size=size)
     build = _builder(name)
     # Models refuse a wrong size in many ways, while they are built or at their first images.
     try:

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from counterpoise.errors import InputError
 from counterpoise.nets.constants import ExactConstants
 from counterpoise.nets.minimize import train_one_cycle
-from counterpoise.ops.checks import check_counts, check_finite, check_number
+from counterpoise.ops.checks import check_counts, check_finite, check_integers, check_number
 
 Pixels = Float[Tensor, "batch channels height width"]
 Steps = Integer[Tensor, " batch"]
@@ -59,7 +59,12 @@ class Schedule(ExactConstants):
         self.register_exact("sigma", (1 - self.kept).sqrt(), persistent=False)
 
     def noised(self, x: Pixels, t: Steps, noise: Pixels) -> Pixels:
-        """$x_t$ of images $x_0$."""
+        """$x_t$ of images $x_0$.
+
+        Raises:
+            InputError: for steps that are not one integer for each image.
+        """
+        t = check_integers("t", t, len(x))  # as int64: torch takes uint8 for a mask
         return self.signal[t].view(-1, 1, 1, 1) * x + self.sigma[t].view(-1, 1, 1, 1) * noise
 
 

@@ -42,7 +42,7 @@ def update_momentum_encoder(
 
     Args:
         online: the trained network.
-        momentum_encoder: its copy, with the same parameters; changed in place.
+        momentum_encoder: its copy, with the same parameters, of any precision and on any device; changed in place.
         decay: d, from 0 to 1: the weight of the momentum encoder's own parameters.
         buffers: how to update the momentum encoder's buffers, such as batch-norm statistics. "own" leaves them, since
             its own forward passes in training mode update them; "copy" takes the online network's; "average" averages
@@ -63,12 +63,12 @@ def update_momentum_encoder(
     if buffers not in get_args(Buffers):
         raise unknown("buffers", buffers, get_args(Buffers))
     for slow, new in _paired(online.named_parameters(), momentum_encoder.named_parameters()):
-        slow.lerp_(new, 1 - decay)
+        slow.lerp_(new.to(slow), 1 - decay)
     if buffers == "own":
         return
     for slow, new in _paired(online.named_buffers(), momentum_encoder.named_buffers()):
         if buffers == "average" and slow.is_floating_point():
-            slow.lerp_(new, 1 - decay)
+            slow.lerp_(new.to(slow), 1 - decay)
         else:
             slow.copy_(new)
 

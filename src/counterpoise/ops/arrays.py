@@ -73,12 +73,14 @@ def as_integer_lists(name: str, lists: Mapping[str, Any]) -> dict[str, list[int]
         lists: collections of integers by name; also sets, which NumPy would turn into a single object.
 
     Raises:
-        InputError: as `as_integers`; it names the collection after the argument.
+        InputError: for no mapping; else as `as_integers`, and it names the collection after the argument.
 
     Examples:
         >>> as_integer_lists("groups", {"rare": {4}, "frequent": (0, 1)})
         {'rare': [4], 'frequent': [0, 1]}
     """
+    if not isinstance(lists, Mapping):
+        raise InputError(f"{name}: expected collections of integers by name, got {reprlib.repr(lists)}")
     several = {key: [*part] if isinstance(part, Iterable) else part for key, part in lists.items()}
     return {key: as_integers(f"{name}: {key}", part).tolist() for key, part in several.items()}
 

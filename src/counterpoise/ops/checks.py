@@ -265,3 +265,32 @@ def check_seed(seed: Any, most: int = 2**63 - 1) -> None:
         counterpoise.errors.InputError: seed: expected a whole number of at least 0 and of at most 9.22337e+18, got 1.5
     """
     check_number("seed", seed, at_least=0, at_most=most, whole=True)
+
+
+def check_torch_device(name: str, device: Any) -> torch.device:
+    """Refuse a device on which torch cannot compute here.
+
+    Args:
+        name: name of the argument.
+        device: a `torch.device`, or its name, such as "cuda:0".
+
+    Returns:
+        The device.
+
+    Raises:
+        InputError: naming the argument.
+
+    Examples:
+        >>> check_torch_device("device", "cpu")
+        device(type='cpu')
+        >>> check_torch_device("device", "gpu")
+        Traceback (most recent call last):
+        counterpoise.errors.InputError: device: expected a device of torch that this machine has, got 'gpu'
+    """
+    try:
+        found = torch.device(device)
+        torch.zeros(1, device=found).item()  # a device of a known kind may be absent, or hold no numbers ("meta")
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
+        got = f"'{device}'" if isinstance(device, str | torch.device) else repr(device)
+        raise InputError(f"{name}: expected a device of torch that this machine has, got {got}") from error
+    return found

@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
+from counterpoise.ops.checks import check_matrix
+
 BLOCK = 256  # rows that are read at once
 
 
@@ -19,11 +21,15 @@ def column_statistics(
     Args:
         known: at least 1 row of finite numbers.
 
+    Raises:
+        InputError: for another shape or dtype, no row, NaN or infinity.
+
     Examples:
         >>> mean, deviation = column_statistics(torch.tensor([[1.0, 7.0], [3.0, 7.0]]))
         >>> mean.tolist(), deviation.tolist()
         ([2.0, 7.0], [1.0, 1.0])
     """
+    check_matrix("known", known)
     blocks = known.split(BLOCK)
     mean = torch.stack([block.double().sum(0) for block in blocks]).sum(0) / len(known)
     squares = torch.stack([(block - mean).square().sum(0) for block in blocks]).sum(0)

@@ -17,7 +17,8 @@ from typing import Any
 
 from counterpoise.errors import InputError, unknown
 from counterpoise.registry import user_files
-from counterpoise.registry.arguments import UserClass, describe, describe_user_class, read_value
+from counterpoise.registry.arguments import read_value
+from counterpoise.registry.signatures import UserClass, describe, describe_user_class
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -29,6 +29,8 @@ IGNORED = {
     "registry.catalogue",
     "registry.arguments",
     "registry.kinds",
+    "registry.signatures",
+    "registry.source",
     "ops.checks",
     "data.inspection",
 }

@@ -20,7 +20,7 @@ from typing import Any
 from counterpoise.errors import InputError, unknown
 from counterpoise.files import read_json
 from counterpoise.registry import catalogue
-from counterpoise.registry.arguments import describe, given_values, task_roles
+from counterpoise.registry.arguments import given_values
 from counterpoise.registry.fingerprint import fingerprint
 from counterpoise.registry.kinds import module_of
 from counterpoise.registry.search import (
@@ -33,6 +33,7 @@ from counterpoise.registry.search import (
     settings_of,
     space_text,
 )
+from counterpoise.registry.signatures import describe, task_roles
 
 if sys.version_info >= (3, 11):
     import tomllib

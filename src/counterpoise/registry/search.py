@@ -11,7 +11,8 @@ from typing import Any
 
 from counterpoise.errors import InputError, unknown
 from counterpoise.registry import catalogue
-from counterpoise.registry.arguments import Argument, check_value, describe, describe_settings
+from counterpoise.registry.arguments import Argument, check_value
+from counterpoise.registry.signatures import describe, describe_settings
 
 Space = Mapping[str, list[Any]]
 

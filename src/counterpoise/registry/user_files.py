@@ -127,7 +127,7 @@ def read(slug: str) -> Source:
 
 
 def module_name(slug: str) -> str:
-    """What the file of a slug is called as a module, in `arguments.describe` and `fingerprint`."""
+    """What the file of a slug is called as a module, in `signatures.describe` and `fingerprint`."""
     source = read(slug)
     return f"{PREFIX}{source.path}@{source.hash}"
 

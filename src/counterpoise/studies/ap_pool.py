@@ -15,8 +15,10 @@ from scipy.special import expit
 
 from counterpoise.errors import unknown
 from counterpoise.measure.ap_pool import ap_fixed_from_matches, ap_pool_from_matches
+from counterpoise.measure.average_precision import ap_image_cap_from_matches, best_per_class
 from counterpoise.measure.calibration import Method, calibrate, calibration_errors
-from counterpoise.measure.detection import Detections, Truth, ap_image_cap_from_matches, best_per_class, match
+from counterpoise.measure.detection import Detections, Truth
+from counterpoise.measure.matching import match
 from counterpoise.ops.arrays import as_numbers
 from counterpoise.ops.checks import check_number
 

@@ -26,7 +26,8 @@ from counterpoise.nets.frozen import Frozen
 from counterpoise.nets.rows import row_backbone
 from counterpoise.nets.weights import load_weights
 from counterpoise.registry import catalogue
-from counterpoise.registry.arguments import describe, given_values
+from counterpoise.registry.arguments import given_values
+from counterpoise.registry.signatures import describe
 from counterpoise.tasks.weights import NET, save_net
 from counterpoise.training.run import LearnerSettings, Metric, Run, Scores, Settings
 from counterpoise.training.trainer import check_sizes, fit

@@ -26,7 +26,8 @@ from counterpoise.files import make_output_folder, read_json, write_json
 from counterpoise.nets.weights import RUN_FILES
 from counterpoise.ops.checks import check_number
 from counterpoise.ops.processes import Exchange
-from counterpoise.registry.arguments import Argument, check_value, describe, given_values, plain
+from counterpoise.registry.arguments import Argument, check_value, given_values, plain
+from counterpoise.registry.signatures import describe
 from counterpoise.training.precision import Precision, settled
 from counterpoise.training.trainer import (
     CHECKPOINT,
