@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 
 import numpy as np
 import psutil
@@ -19,6 +20,7 @@ from counterpoise import training
 from counterpoise.commands import compare
 from counterpoise.commands.compare import (
     Arm,
+    Rows,
     choose_baseline,
     command_line,
     differences,
@@ -36,8 +38,9 @@ from counterpoise.engine.pool import run_folder
 from counterpoise.errors import InputError
 from counterpoise.files import LOCK
 from counterpoise.measure.intervals import holm
+from counterpoise.report import answer
 from counterpoise.tasks import classify, pretrain, retrieve
-from counterpoise.training.run import ImageSettings, Run, Scores
+from counterpoise.training.run import ImageSettings, Metric, Run, Scores
 from counterpoise.training.trainer import read_checkpoint
 
 QUICK = {"epochs": 1, "batch_size": 64, "device": "cpu"}
@@ -144,7 +147,7 @@ def test_differences_are_decided_by_holms_adjustment_over_the_rows():
     runs = {
         (arm.label, s): result_of(s, 0.7 + shift[arm.label] + noise[arm.label][s]) for arm in arms for s in range(5)
     }
-    found = summarise(arms, "simclr", runs, pretrain.TASK.metrics)["methods"]
+    found = summarise(Rows(arms, "simclr"), runs, pretrain.TASK.metrics)["methods"]
     assert found[0]["difference"] is None
     rows = {row["label"]: row["difference"]["knn"] for row in found[1:]}
     for label, row in rows.items():
@@ -169,9 +172,9 @@ def test_intervals_cover_the_test_items_that_the_runs_keep(tmp_path):
             write_items(folder, Scores({}, items={"knn": hits}, identity=Identity(torch.arange(100), 0)))
             runs[label, seed] = result_of(seed, float(hits.mean()), folder.name)
     arms = [Arm("simclr", "simclr"), Arm("dcl", "dcl")]
-    alone = summarise(arms, "simclr", runs, pretrain.TASK.metrics)["methods"][1]["difference"]["knn"]
+    alone = summarise(Rows(arms, "simclr"), runs, pretrain.TASK.metrics)["methods"][1]["difference"]["knn"]
     assert (alone["items"], alone["p"]) == (None, 0.0)
-    both = summarise(arms, "simclr", runs, pretrain.TASK.metrics, tmp_path)["methods"]
+    both = summarise(Rows(arms, "simclr"), runs, pretrain.TASK.metrics, tmp_path)["methods"]
     found = both[1]["difference"]["knn"]
     low, high = stats.t.interval(0.95, 99, 0.03, (gained - right).std().item() / 10)
     assert (found["low"], found["high"]) == pytest.approx((low, high))
@@ -595,3 +598,56 @@ def test_what_is_wrong_is_refused_before_anything_runs(changes, message, tmp_pat
     with pytest.raises(InputError, match=message):
         counterpoise.compare(["simclr"], **given)
     assert not list(tmp_path.iterdir())
+
+
+def finished(values, metric="knn"):
+    cost = {"seconds": 1.0, "memory_mb": 1.0}
+    return [{"seed": i, "status": "done", "metrics": {metric: x}, **cost} for i, x in enumerate(values)]
+
+
+def with_references(methods, references):
+    arms, beside = ([Arm(name, "raw") for name in names] for names in (methods, references))
+    figures = {**methods, **references}
+    results = {(name, run["seed"]): run for name, values in figures.items() for run in finished(values)}
+    return summarise(Rows(arms, arms[0].label, beside), results, pretrain.TASK.metrics, main="knn")
+
+
+@pytest.mark.parametrize(
+    ("b", "references", "sentence"),
+    [
+        ([0.8, 0.8], {"raw": [0.81, 0.83]}, "No method beats raw on kNN accuracy: 82.0 % without"),
+        ([0.9, 0.9], {"raw": [0.8, 0.8], "other": [0.5, 0.6]}, "b, the best, beats raw, which"),
+        ([0.8, 0.9], {"raw": [0.8, 0.81]}, "perhaps by chance"),
+    ],
+)
+def test_the_answer_begins_with_what_costs_no_training(b, references, sentence):
+    metrics = {name: asdict(metric) for name, metric in pretrain.TASK.metrics.items()}
+    methods = {"a": [0.7, 0.72], "b": b}
+    found = {"main": "knn", "metrics": metrics, "baseline": "a", **with_references(methods, references)}
+    first, *_ = answer(found).split(" b is")
+    assert sentence in first
+    assert first.startswith(("No method", "b, the best"))
+    adjusted = [row["difference"]["knn"].get("adjusted") for row in found["methods"] if row["difference"]]
+    assert len(adjusted) == 1  # references are no methods, of which Holm's adjustment counts the tests
+
+
+def test_lower_may_be_better_than_a_reference():
+    metrics = {"mae": Metric("error", "lower", percent=False)}
+    rows = Rows([Arm("a", "regression")], "a", [Arm("raw", "raw")])
+    results = {("a", 0): finished([2.0], "mae")[0], ("raw", 0): finished([1.0], "mae")[0]}
+    found = summarise(rows, results, metrics, main="mae")
+    content = {"main": "mae", "metrics": {"mae": asdict(metrics["mae"])}, "baseline": "a", **found}
+    assert answer(content).startswith("No method beats raw on error: 1.0")
+
+
+def test_references_are_run_beside_methods_and_found_again_whatever_the_budget(tmp_path):
+    first = counterpoise.compare("simclr", "digits", seeds=1, out=tmp_path / "c", quiet=True, **QUICK)
+    assert [row["label"] for row in first["references"]] == ["raw inputs", "untrained encoder"]
+    kept = {row["label"]: row["runs"][0]["folder"] for row in first["references"]}
+    again = counterpoise.compare("simclr", "digits", seeds=1, out=tmp_path / "c", quiet=True, **{**QUICK, "epochs": 2})
+    assert {row["label"]: row["runs"][0]["folder"] for row in again["references"]} == kept
+    assert "raw inputs" in (tmp_path / "c" / "report.html").read_text(encoding="utf-8")
+    assert "raw inputs" in (tmp_path / "c" / "results.csv").read_text(encoding="utf-8")
+    none = counterpoise.compare("simclr", "digits", seeds=1, out=tmp_path / "d", quiet=True, references=False, **QUICK)
+    assert none["references"] == []
+    assert none["learnt"] is None

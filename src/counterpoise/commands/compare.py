@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich import box
 from rich.console import Console
@@ -74,6 +74,20 @@ class Arm:
         return cls(text, method, tuple(arguments.items()))
 
 
+class Rows(NamedTuple):
+    """The rows of a comparison.
+
+    Attributes:
+        arms: the methods.
+        baseline: the label of the one that the others are measured against.
+        references: what costs no training.
+    """
+
+    arms: Sequence[Arm]
+    baseline: str
+    references: Sequence[Arm] = ()
+
+
 def compare(
     methods: Sequence[str],
     data: str | Path,
@@ -84,6 +98,7 @@ def compare(
     baseline: str | None = None,
     jobs: int = 1,
     ray: str | None = None,
+    references: bool = True,
     out: str | Path | None = None,
     quiet: bool = False,
     **settings: Any,
@@ -109,6 +124,8 @@ def compare(
         baseline: which of the methods the others are measured against; the task's own, or else the first.
         jobs: runs at the same time, in processes of their own.
         ray: address of a Ray cluster that the runs are spread over, or "local"; its machines must share `out` and data.
+        references: also score what costs no training: the raw inputs, an untrained encoder, and the weights to start
+            from where `init` names some. A method that is no better has learnt nothing that shows.
         out: folder of the results; by default "counterpoise-out/TASK-DATA".
         quiet: print neither progress nor the table.
         **settings: any of the task's settings, such as backbone, size, epochs, batch_size; for images those of
@@ -140,6 +157,7 @@ def compare(
     runs = make_runs(arms, source, task, imperfect, seeds, shared)
     for arm in arms:  # refuse what cannot work before hours are spent on what can
         about_task.check(runs[arm.label, 0], scored=True)
+    beside = reference_arms(runs[against, 0]) if references else {}
     make_output_folder(folder, "comparison")
     console = make_console(quiet)
     shared = settled_budget(sorted(runs.values(), key=lambda run: run is not runs[against, 0]), folder, console)
@@ -154,13 +172,15 @@ def compare(
         "settings": {**asdict(shared), "seeds": seeds, "imperfect": list(imperfect)},
         "baseline": against,
     }
+    runs |= {(arm.label, seed): replace(run, seed=seed) for arm, run in beside.items() for seed in range(seeds)}
+    rows = Rows(arms, against, list(beside))
     try:
         results = run_all(runs, folder, jobs, console, ray)
     except Stopped as stop:
         if any(result["status"] == "done" for result in stop.results.values()):
-            report(outcome(head, arms, runs, stop.results, folder), folder, shared.threads, console)
+            report(outcome(head, rows, runs, stop.results, folder), folder, shared.threads, console)
         raise
-    content = outcome(head, arms, runs, results, folder)
+    content = outcome(head, rows, runs, results, folder)
     report(content, folder, shared.threads, console)
     return content
 
@@ -188,6 +208,17 @@ def make_runs(
     }
 
 
+def reference_arms(run: Run) -> dict[Arm, Run]:
+    """The references of a comparison, each with its run of the first seed.
+
+    Args:
+        run: of the baseline with the first seed.
+    """
+    task = tasks.find(run.task)
+    found = {name: task.reference_run(run, name) for name in task.references}
+    return {Arm(catalogue.find(one.method).title.lower(), one.method): one for one in found.values() if one is not None}
+
+
 def train_along(runs: dict[Key, Run], folder: Path) -> dict[str, Any]:
     """What a machine does that only trains along: the first one scores, keeps and reports.
 
@@ -201,13 +232,13 @@ def train_along(runs: dict[Key, Run], folder: Path) -> dict[str, Any]:
 
 
 def outcome(
-    head: dict[str, Any], arms: Sequence[Arm], runs: dict[Key, Run], results: dict[Key, Result], folder: Path
+    head: dict[str, Any], rows: Rows, runs: dict[Key, Run], results: dict[Key, Result], folder: Path
 ) -> dict[str, Any]:
     """The content of results.json: what was compared, what came out, and on which data."""
     first = next(iter(runs.values()))
     task = tasks.find(first.task)
     facts = {"name": first.data, "items": task.items, **about(first, results)}
-    return {**head, **summarise(arms, head["baseline"], results, task.metrics, folder), "data": facts}
+    return {**head, **summarise(rows, results, task.metrics, folder, task.main), "data": facts}
 
 
 def report(content: dict[str, Any], folder: Path, threads: int, console: Console) -> None:
@@ -321,57 +352,84 @@ def command_line(
 
 
 def summarise(
-    arms: Sequence[Arm],
-    baseline: str,
+    rows: Rows,
     results: dict[Key, Result],
     metrics: Mapping[str, Metric] | None = None,
     folder: Path | None = None,
+    main: str | None = None,
 ) -> dict[str, Any]:
     """The means and intervals of every metric for each row, and the paired differences to the baseline.
 
     Args:
-        arms: the rows.
-        baseline: the label of the row that the others are measured against.
+        rows: of the comparison.
         results: of all runs.
         metrics: of the task, which say what one point is.
         folder: that the runs' folders lie in, which hold what each test item adds to the metrics.
+        main: the metric by which the best method and the best reference are chosen; without one they are not.
 
     Returns:
         `methods`, of each row its `runs`, its `summary` and its `difference` to the baseline; see `commands.evidence`.
-        Each difference has `adjusted` besides: its p-value by Holm's adjustment over all rows, of that metric. And
-        `incomplete`, what a stop has left out.
+        Each difference has `adjusted` besides: its p-value by Holm's adjustment over all rows, of that metric.
+        `references`, the same of what costs no training, without differences; `learnt`, how far the best method is
+        above the best of them; and `incomplete`, what a stop has left out.
     """
     items, metrics = ItemsOf(folder), metrics or {}
-    by_label = {
-        arm.label: [r for (label, _), r in sorted(results.items(), key=lambda item: item[0][1]) if label == arm.label]
-        for arm in arms
-    }
-    rows: list[dict[str, Any]] = []
-    for arm in arms:
-        done = [r for r in by_label[arm.label] if r["status"] == "done"]
-        costs = {"seconds": [r["seconds"] for r in done], "memory_mb": [r["memory_mb"] for r in done]}
-        rows.append(
-            {
-                "label": arm.label,
-                "slug": arm.method,
-                "title": catalogue.find(arm.method).title,
-                "labels": catalogue.find(arm.method).labels,
-                "arguments": dict(arm.arguments),
-                "runs": by_label[arm.label],
-                "summary": {
-                    **means(done, items),
-                    **{name: asdict(interval(some)) for name, some in costs.items() if some},
-                },
-                "difference": None
-                if arm.label == baseline
-                else differences(by_label[arm.label], by_label[baseline], metrics, items),
-            }
-        )
-    adjust([row["difference"] for row in rows if row["difference"]])
+    by_label: dict[str, list[Result]] = {arm.label: [] for arm in (*rows.arms, *rows.references)}
+    for (label, _), result in sorted(results.items(), key=lambda item: item[0][1]):
+        by_label[label].append(result)
+    methods = [_row(arm, by_label[arm.label], items) for arm in rows.arms]
+    for row in methods:
+        if row["label"] != rows.baseline:
+            row["difference"] = differences(row["runs"], by_label[rows.baseline], metrics, items)
+    adjust([row["difference"] for row in methods if row["difference"]])
+    references = [_row(arm, by_label[arm.label], items) for arm in rows.references]
     finished = sum(result["status"] == "done" for result in results.values())
     stopped = any(result["status"] == "stopped" for result in results.values())
     incomplete = f"Incomplete: stopped when {finished} of {len(results)} runs were done." if stopped else None
-    return {"methods": rows, "incomplete": incomplete}
+    learnt = _learnt(methods, references, metrics, items, main) if main in metrics else None
+    return {"methods": methods, "references": references, "learnt": learnt, "incomplete": incomplete}
+
+
+def _row(arm: Arm, runs: list[Result], items: ItemsOf) -> dict[str, Any]:
+    """What results.json has of a row, but for its difference to the baseline."""
+    paper, done = catalogue.find(arm.method), [r for r in runs if r["status"] == "done"]
+    costs = {"seconds": [r["seconds"] for r in done], "memory_mb": [r["memory_mb"] for r in done]}
+    return {
+        "label": arm.label,
+        "slug": arm.method,
+        "title": paper.title,
+        "labels": paper.labels,
+        "arguments": dict(arm.arguments),
+        "runs": runs,
+        "summary": {
+            **means(done, items),
+            **{name: asdict(interval(some)) for name, some in costs.items() if some},
+        },
+        "difference": None,
+    }
+
+
+def _learnt(
+    methods: Sequence[dict[str, Any]],
+    references: Sequence[dict[str, Any]],
+    metrics: Mapping[str, Metric],
+    items: ItemsOf,
+    main: str,
+) -> dict[str, Any] | None:
+    """How far the best method is above the best reference by the main metric; `None` where either has no figure."""
+    best = [_best(some, main, metrics[main]) for some in (methods, references)]
+    if None in best:
+        return None
+    method, reference = best
+    found = differences(method["runs"], reference["runs"], metrics, items).get(main)
+    return found and {"method": method["label"], "reference": reference["label"], **found}
+
+
+def _best(rows: Sequence[dict[str, Any]], name: str, metric: Metric) -> Any:
+    """The row with the best mean of a metric; `None` without one."""
+    there = [row for row in rows if name in row["summary"]]
+    pick = max if metric.better == "higher" else min
+    return pick(there, key=lambda row: row["summary"][name]["mean"]) if there else None
 
 
 def about(run: Run, results: dict[Key, Result]) -> dict[str, Any]:
@@ -439,7 +497,7 @@ def write_csv(path: Path, content: dict[str, Any]) -> None:
     with output(path) as aside, aside.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         writer = csv.DictWriter(file, names, extrasaction="ignore")
         writer.writeheader()
-        for row in content["methods"]:
+        for row in (*content["methods"], *content.get("references", ())):
             for run in row["runs"]:
                 writer.writerow({**run, **run.get("metrics", {}), "label": row["label"]})
 
@@ -447,6 +505,8 @@ def write_csv(path: Path, content: dict[str, Any]) -> None:
 def table(content: dict[str, Any]) -> Table:
     """The comparison as a table for the terminal, without columns that would be empty; the report has every metric."""
     caption = "mean with its 95 % interval"
+    if content.get("references"):
+        caption += "; the last rows cost no training"
     if any(row["labels"] for row in content["methods"]):
         caption += "; * reads the labels"
     title = Text(printable(f"{content['task']} on {content['data']['name']}"), "table.title")
@@ -458,7 +518,9 @@ def table(content: dict[str, Any]) -> Table:
     main = content["main"]
     for heading in (*shown.values(), f"{shown[main].removesuffix(' %')} less {content['baseline']}'s", "s", "MB"):
         out.add_column(Text(printable(heading)), justify="right", overflow="fold")
-    for row in methods:
+    for row in (*methods, *(references := content.get("references", []))):
+        if references and row is references[0]:
+            out.add_section()
         failed = [run for run in row["runs"] if run["status"] == "failed"]
         summary = row["summary"]
         cells = [formatting.mean_cell(formatting.summary(row, name), metrics[name], digits[name]) for name in shown]

@@ -36,7 +36,50 @@ def answer(results: Json) -> str:
         >>> answer({"main": "m", "metrics": {"m": metric}, "baseline": "a", "methods": [a]})
         'Only a was run, so nothing is said here about which method helps.'
     """
-    return " ".join(filter(None, [results.get("incomplete"), _answer(results)]))
+    return " ".join(filter(None, [results.get("incomplete"), learnt(results), _answer(results)]))
+
+
+def learnt(results: Json) -> str | None:
+    """Whether any method is better than what costs no training, in one sentence; `None` where that is not known.
+
+    Args:
+        results: the content of results.json.
+
+    Examples:
+        >>> found = {"method": "a", "reference": "raw inputs", "mean": -0.02, "low": None, "high": None, "n": 1}
+        >>> metric = {"title": "accuracy", "better": "higher", "percent": True}
+        >>> summary = {"m": {"mean": 0.7, "low": None, "high": None, "n": 1}}
+        >>> rows = [{"label": name, "summary": summary} for name in ("a", "raw inputs")]
+        >>> results = {"main": "m", "metrics": {"m": metric}, "methods": rows[:1], "references": rows[1:]}
+        >>> print(learnt({**results, "learnt": found}).partition(":")[0])
+        No method beats raw inputs on accuracy
+    """
+    found = results.get("learnt")
+    if not found:
+        return None
+    metric = results["metrics"][results["main"]]
+    method, reference = found["method"], found["reference"]
+    digits = column_digits(results["methods"], results["main"], metric)
+    gain = found["mean"] if metric["better"] == "higher" else -found["mean"]
+    if gain <= 0:
+        means = [_mean_of(results, label, metric, digits) for label in (reference, method)]
+        return (
+            f"No method beats {reference} on {metric['title']}: {means[0]} without training, {means[1]} by the best, "
+            f"{method}. Nothing that was learnt shows here; try more epochs or steps, weights to start from (init), or "
+            "other views."
+        )
+    if found["low"] is None or not outside(found):
+        span = "" if found["low"] is None else f", 95 % interval {interval(found, metric, digits)}"
+        amount = f"{number(abs(scale(metric) * found['mean']), digits)}{unit(metric)}{span}"
+        return f"{method}, the best, beats {reference}, which costs no training, perhaps by chance ({amount})."
+    return f"{method}, the best, beats {reference}, which costs no training, by {_amount(found, metric, digits)}."
+
+
+def _mean_of(results: Json, label: str, metric: Json, digits: int) -> str:
+    """A row's mean of the main metric, with its unit."""
+    [row] = [row for row in (*results["methods"], *results["references"]) if row["label"] == label]
+    value = number(scale(metric) * row["summary"][results["main"]]["mean"], digits)
+    return f"{value} %" if metric["percent"] else value
 
 
 def _answer(results: Json) -> str:

@@ -102,7 +102,7 @@ def _content(results: Json, folder: Path) -> Json:
         "adjusted": any("adjusted" in (m["difference"] or {}).get(results["main"], {}) for m in methods),
         "items": items,
         "metrics": metrics,
-        "rows": _rows(results, metrics),
+        "rows": [*_rows(results, metrics), *_reference_rows(results, metrics)],
         "headline": _headline(results),
         "front": fronts.front(results),
         "groups": _groups(methods, groups),
@@ -196,6 +196,28 @@ def _rows(results: Json, metrics: Json) -> list[Json]:
             }
         )
     return rows
+
+
+def _reference_rows(results: Json, metrics: Json) -> list[Json]:
+    """The rows of what costs no training, whose means stand below those of the methods."""
+    references, methods = results.get("references", []), results["methods"]
+    digits = {name: formatting.column_digits(methods, name, metric) for name, metric in metrics.items()}
+    return [
+        {
+            "series": None,
+            "baseline": False,
+            "label": reference["label"],
+            "title": "costs no training",
+            "labels": reference["labels"],
+            "cells": [_cell(reference, name, metric, digits[name], 1.0) for name, metric in metrics.items()],
+            "seconds": "–",
+            "memory": "",
+            "finished": f"{len(formatting.finished(reference))} of {formatting.seeds([len(reference['runs'])])}",
+            "failed": [(run["status"], run["seed"], run["error"]) for run in reference["runs"] if "error" in run],
+            "warnings": [],
+        }
+        for reference in references
+    ]
 
 
 def _headline(results: Json) -> list[Json]:
