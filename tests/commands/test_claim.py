@@ -7,6 +7,7 @@ from rich.console import Console
 
 from counterpoise import commands
 from counterpoise.commands.claim import check_runnable, judge, judge_claim, runs, settle
+from counterpoise.engine import tuning
 from counterpoise.errors import InputError, RunFailed
 from counterpoise.registry import catalogue
 from counterpoise.registry.ledger import Claim, Statement, declared, ledger_page, read
@@ -113,7 +114,19 @@ def test_a_requirement_holds_by_its_mean_over_the_seeds():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"tune": {"lr": [0.01, 0.1]}}, "claim dcl: tune: arms cannot be tuned yet"),
+        (
+            {"tune": {"lr": [0.01, 0.1]}, "by": "bend"},
+            "claim dcl: best: expected highest or lowest, since bend is no metric of the task pretrain",
+        ),
+        (
+            {
+                "tune": {"tau": [0.2, 0.4]},
+                "task": "graph",
+                "arms": {"a": {"method": "meow"}, "b": {"method": "meow"}},
+                "settings": {"epochs": 1},
+            },
+            "claim dcl: tune: is not for the task graph, whose labelled nodes all score",
+        ),
         ({"requires": (Statement("over raw", "knn", {"b": 1, "raw": -1}),)}, "cannot be run: raw$"),
         ({"requires": (Statement("s", "knn", {"start": 1, "untrained:a": -1}),)}, "cannot be run: start, untrained:a$"),
         ({"settings": {"epoch": 1}}, "claim dcl: settings: setting of pretrain 'epoch' is not known"),
@@ -133,7 +146,8 @@ def test_a_claim_that_cannot_be_run_is_refused_before_anything_is(tmp_path, monk
     assert "not run yet" in (tmp_path / "p.md").read_text()
     assert commands.claim.claim(["dcl"], verify=True, quiet=True, **folders) == []  # so are the others verified
     (tmp_path / "l").mkdir(exist_ok=True)
-    old = {"code": "of old", "verdict": "confirmed", "seeds": 2, "tune": claim.spaces}
+    old = {"code": "of old", "verdict": "confirmed", "seeds": 2, "tune": claim.spaces, "by": claim.by}
+    old["chosen"] = {label: {"arguments": {}, "settings": {}} for label in claim.spaces}
     old |= {"statements": [asdict(s) for s in claim.statements], "requires": [asdict(s) for s in claim.requires]}
     (tmp_path / "l" / "dcl.json").write_text(json.dumps(old))
     with pytest.raises(InputError, match=message):
@@ -178,11 +192,99 @@ def test_a_record_holds_what_was_required_and_is_verified_with_it(tmp_path, monk
     assert "must be run again. b is above 0.4" in verify()[1]
 
 
+TUNED = replace(CLAIM, tune={"lr": [0.001, 0.01], "batch_size": [16, 32]}, settings={"epochs": 1, "device": "cpu"})
+
+
+@pytest.fixture
+def trials(monkeypatch):
+    """Trials without running: their figures by a function of the run; lists the runs."""
+    made = []
+
+    def use(figure):
+        def run_all(runs, folder, jobs, console, ray=None):
+            made.extend(runs.values())
+            facts = {"status": "done", "seconds": 2.0}
+            return {
+                key: {**facts, "folder": str(key), **result(knn=figure(run), linear=-figure(run))}
+                for key, run in runs.items()
+            }
+
+        monkeypatch.setattr(tuning, "run_all", run_all)
+        return made
+
+    return use
+
+
+def height(run):
+    """Best with a learning rate of 0.01 for DCL, of 0.001 for SimCLR; and small batches."""
+    return (run.arguments["lr"] == (0.01 if run.method == "dcl" else 0.001)) - run.settings.batch_size / 100
+
+
+def test_arms_are_tuned_before_they_are_judged_and_the_record_says_how(tmp_path, monkeypatch, figures, trials):
+    made = trials(height)
+    monkeypatch.setattr(commands.claim, "declared", lambda: {"dcl": TUNED})
+    folders = {"ledger": str(tmp_path / "l"), "out": str(tmp_path / "o"), "page": str(tmp_path / "p.md")}
+    (record,) = commands.claim.claim(["dcl"], quiet=True, **folders)
+    assert len(made) == 8
+    assert {(run.seed, run.division, run.tuning) for run in made} == {(100, 100, True)}
+    assert made[4].arguments["temperature"] == 0.5  # what is fixed stays
+    chosen = {label: (found["arguments"], found["settings"]) for label, found in record["chosen"].items()}
+    assert chosen == {"a": ({"lr": 0.01}, {"batch_size": 16}), "b": ({"lr": 0.001}, {"batch_size": 16})}
+    assert [len(found["trials"]) for found in record["chosen"].values()] == [4, 4]
+    assert record["chosen"]["a"]["seconds"] == 8.0
+    judged = runs(TUNED, record["chosen"])
+    assert judged["b", 1].arguments == {"temperature": 0.5, "lr": 0.001}
+    assert judged["b", 1].settings.batch_size == 16
+    assert {(run.division, run.tuning) for run in judged.values()} == {(100, False)}
+    commands.claim.claim(["dcl"], report=True, quiet=True, **folders)
+    page = (tmp_path / "p.md").read_text()
+    assert "Chosen: a: lr = 0.01, batch_size = 16; b: lr = 0.001, batch_size = 16; 16 seconds for all trials." in page
+
+
+def test_what_a_claim_chooses_by_and_which_side_is_best_can_be_declared(figures, trials, tmp_path):
+    trials(height)
+
+    def chosen(**changes):
+        found = settle(replace(TUNED, **changes), tmp_path / "o")["chosen"]
+        return {label: one["arguments"]["lr"] for label, one in found.items()}
+
+    best = {"a": 0.01, "b": 0.001}
+    assert chosen() == chosen(by="knn") == chosen(by="linear", best="lowest") == best
+    assert chosen(by="linear") == {"a": 0.001, "b": 0.01}
+
+
+def test_a_claim_that_is_tuned_is_verified_with_what_was_chosen(tmp_path, monkeypatch, figures, trials):
+    made = trials(height)
+    monkeypatch.setattr(commands.claim, "declared", lambda: {"dcl": TUNED})
+    folders = {"ledger": str(tmp_path / "l"), "out": str(tmp_path / "o")}
+    (record,) = commands.claim.claim(["dcl"], quiet=True, **folders)
+    made.clear()
+    seen = []
+    (tmp_path / "l" / "dcl.json").write_text(json.dumps({**record, "code": "of old", "chosen": {}}))
+    assert commands.claim.claim(["dcl"], verify=True, quiet=True, **folders) == []
+    (tmp_path / "l" / "dcl.json").write_text(json.dumps({**record, "code": "of old"}))
+
+    def run_all(runs, out, jobs, console):
+        seen.extend(runs.values())
+        done = {"status": "done", "seconds": 1.0, "notes": []}
+        return {key: {**done, **result(knn=figures[run.method], linear=0.5)} for key, run in runs.items()}
+
+    monkeypatch.setattr(commands.claim, "run_all", run_all)
+    (stands,) = commands.claim.claim(["dcl"], verify=True, quiet=True, **folders)
+    assert stands["code"] == TUNED.code()
+    assert made == []
+    assert {run.method: run.arguments["lr"] for run in seen} == {"dcl": 0.01, "simclr": 0.001}
+
+
+def test_a_claim_without_tuning_has_the_division_of_each_seed():
+    assert {run.division for run in runs(CLAIM).values()} == {None}
+
+
 def test_a_record_older_than_margins_and_requirements_can_be_verified(tmp_path, monkeypatch, figures):
     monkeypatch.setattr(commands.claim, "declared", lambda: {"dcl": CLAIM})
     folders = {"ledger": str(tmp_path / "l"), "out": str(tmp_path / "o")}
     (record,) = commands.claim.claim(["dcl"], quiet=True, **folders)
-    old = {name: value for name, value in record.items() if name not in ("requires", "tune", "by", "best")}
+    old = {name: value for name, value in record.items() if name not in ("requires", "tune", "by", "best", "chosen")}
     (statement,) = old["statements"]
     old |= {"statements": [{n: v for n, v in statement.items() if n != "margin"}], "code": "of old"}
     (tmp_path / "l" / "dcl.json").write_text(json.dumps(old))

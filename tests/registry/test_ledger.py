@@ -360,6 +360,10 @@ def test_the_page_shows_margins_requirements_and_tuning(declare):
         tune={"a": {"lr": [0.1, 0.2]}, "b": {"lr": [0.3, 0.4]}},
         by="bend",
         best="lowest",
+        chosen={
+            "a": {"arguments": {"lr": 0.1}, "settings": {"batch_size": 8}, "seconds": 60.0, "trials": []},
+            "b": {"arguments": {"lr": 0.4}, "settings": {}, "seconds": 30.0, "trials": []},
+        },
     )
     page = ledger_page([claim], [made], {})
     assert "| [dcl](../papers/dcl.md) | out of regime: a floor: +0.2500, required above 0.5 | 5 |" in page
@@ -368,10 +372,12 @@ def test_the_page_shows_margins_requirements_and_tuning(declare):
     assert f"| a less b (knn) | {figures} | above -0.01 (at most 0.01 worse) | out of regime |" in page
     tuned = "Tuned: 2 trials an arm with seed 100, chosen by the lowest bend; a: lr: 0.1, 0.2; b: lr: 0.3, 0.4."
     assert tuned in page
+    assert "Chosen: a: lr = 0.1, batch_size = 8; b: lr = 0.4; 90 seconds for all trials." in page
     assert "| arm | knn | linear | seconds |" in page  # the metric of a requirement, too
     assert page.index("a floor") < page.index("| a less b")
     plain = ledger_page([claim], [record()], {})
     assert "Tuned:" not in plain
+    assert "Chosen:" not in plain
     assert "required" not in plain
 
 

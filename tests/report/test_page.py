@@ -56,6 +56,37 @@ def full(full_report):
     return Page(full_report.read_text("utf-8"))
 
 
+TRIALS = [
+    {"arguments": {"lr": 0.002, "flip": False}, "settings": {}, "figure": 0.5, "seconds": 30.0, "error": None},
+    {"arguments": {"lr": 0.01, "flip": True}, "settings": {}, "figure": 0.614, "seconds": 40.0, "error": None},
+    {"arguments": {"lr": 0.1, "flip": True}, "settings": {}, "figure": None, "seconds": None, "error": "Diverged"},
+]
+TUNED = {"space": "lr: 0.001 to 0.1", "arguments": {"lr": 0.01, "flip": True}, "settings": {}, "seconds": 70.0}
+
+
+def test_the_page_says_how_arguments_were_chosen_and_what_it_cost(fake, tmp_path):
+    results = fake.results()
+    tuned = {"simclr": {**TUNED, "trials": TRIALS}, HOSTILE: {**TUNED, "trials": TRIALS}}
+    results["tuning"] = {"trials": 3, "seed": 100, "by": "knn", "methods": tuned}
+    html = write_report(results, tmp_path, tmp_path / "tuned.html").read_text("utf-8")
+    page = Page(html)
+    assert "Every method that is trained had 3 trials with seed 100" in page.words
+    assert "the test data was not looked at. All trials together took 2 min 20 s." in page.words
+    cells = ["simclr", "lr: 0.001 to 0.1", "lr = 0.01", "flip = on", "61.4", "50.0", "1", "1 min 10 s"]
+    assert "".join(cells).replace(" ", "") in page.words.replace(" ", "")
+    assert {"id": "tuning", "aria-labelledby": "tuning-title"} in page.all("section")
+    assert {"href": "#tuning"} in page.all("a")
+    assert "<img src=x" not in html
+    results["tuning"]["by"], results["tuning"]["methods"] = "alignment", {"simclr": {**TUNED, "trials": TRIALS}}
+    page = Page(write_report(results, tmp_path, tmp_path / "tuned.html").read_text("utf-8"))
+    assert "flip=on0.6140.51" in page.words.replace(" ", "")
+
+
+def test_a_page_without_tuning_has_no_word_of_it(full):
+    assert "chosen" not in full.words.lower().replace("chosen class by class", "")
+    assert {"href": "#tuning"} not in full.all("a")
+
+
 @pytest.fixture
 def written(fake, tmp_path):
     def write(results, images=0, **options):

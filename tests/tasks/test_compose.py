@@ -191,4 +191,4 @@ def test_a_test_set_without_a_query_is_named(monkeypatch):
     test = Images(pixels, torch.tensor([0, 0, 2, 2]), names, "unseen")
     monkeypatch.setattr(compose, "load", lambda *_, **__: Splits(train_images, test))
     with pytest.raises(InputError, match="unseen: has no letter that is there twice"):
-        compose.prepare("glyphs", (), 0, None, None, False)
+        compose.prepare("glyphs", (), 0, 0, None, None, False)

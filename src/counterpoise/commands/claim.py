@@ -14,6 +14,7 @@ from rich.console import Console
 
 import counterpoise
 from counterpoise.commands.evidence import POINT, ItemsOf, difference, figure, summary, unit_of
+from counterpoise.commands.tuning import chooser, division_of, tune_claim
 from counterpoise.engine.pool import run_all
 from counterpoise.errors import InputError, RunFailed, printable, unknown
 from counterpoise.files import make_folder, make_output_folder, write_json, written
@@ -65,8 +66,8 @@ def claim(
         The records, as in the ledger; with `verify` those that stand.
 
     Raises:
-        InputError: for a slug without a declared claim; for a claim that is to be run and cannot be, since its arms are
-            to be tuned or it requires a reference.
+        InputError: for a slug without a declared claim; for a claim that is to be run and cannot be, since it requires
+            a reference, or its arms cannot be tuned.
         RunFailed: if a run failed.
     """
     known = declared()
@@ -117,12 +118,12 @@ def check_runnable(claim: Claim) -> None:
     """Refuse a claim that cannot be run, before anything is.
 
     Raises:
-        InputError: for arguments, settings or values to try that its methods or task do not have; for a claim whose
-            arms are to be tuned, or which requires a reference, neither of which can be done yet.
+        InputError: for arguments, settings or values to try that its methods or task do not have; for arms that cannot
+            be tuned; for a claim which requires a reference, which cannot be done yet.
     """
     claim.check()
     if claim.spaces:
-        raise InputError(f"claim {claim.slug}: tune: arms cannot be tuned yet, so that the claim cannot be run")
+        chooser(claim)
     if claim.references:
         names = ", ".join(claim.references)
         raise InputError(
@@ -130,16 +131,24 @@ def check_runnable(claim: Claim) -> None:
         )
 
 
-def runs(claim: Claim) -> dict[tuple[str, int], Run]:
-    """Every run that a claim needs, by arm and seed."""
-    found = {}
+def runs(claim: Claim, chosen: Mapping[str, Mapping[str, Any]] | None = None) -> dict[tuple[str, int], Run]:
+    """Every run that a claim needs, by arm and seed.
+
+    Args:
+        claim: what is declared.
+        chosen: for each arm that was tuned, the `arguments` and `settings` that were chosen.
+    """
+    found, division = {}, division_of(len(claim.spaces))
     for seed in range(claim.seeds):
         for label, arm in claim.arms.items():
-            settings = make_settings(find(claim.task).settings, {**(claim.settings or {}), **arm.get("settings", {})})
+            tuned = (chosen or {}).get(label, {"arguments": {}, "settings": {}})
+            options = {**(claim.settings or {}), **arm.get("settings", {}), **tuned["settings"]}
+            settings = make_settings(find(claim.task).settings, options)
             imperfect = tuple(arm.get("imperfect", claim.imperfect))
             data = arm.get("data", claim.data)
+            arguments = {**arm.get("arguments", {}), **tuned["arguments"]}
             found[label, seed] = Run(
-                arm["method"], data, seed, arm.get("arguments", {}), imperfect, settings, claim.task
+                arm["method"], data, seed, arguments, imperfect, settings, claim.task, division=division
             )
     return found
 
@@ -154,7 +163,9 @@ def settle(claim: Claim, out: Path, jobs: int = 1, console: Console | None = Non
     check_runnable(claim)
     console = console or make_console(quiet=True)
     console.print(f"{claim.slug}: {claim.words}")
-    results = run_all(runs(claim), make_output_folder(out, "comparison"), jobs, console)
+    folder = make_output_folder(out, "comparison")
+    chosen = tune_claim(claim, {label: runs(claim)[label, 0] for label in claim.arms}, folder, jobs, console)
+    results = run_all(runs(claim, chosen), folder, jobs, console)
     items = ItemsOf(out)
     for (label, seed), result in results.items():
         if result["status"] == "failed":
@@ -166,6 +177,7 @@ def settle(claim: Claim, out: Path, jobs: int = 1, console: Console | None = Non
         "tune": claim.spaces,
         "by": claim.by,
         "best": claim.best,
+        "chosen": chosen,
         "arms": {label: _arm(label, results, claim.seeds, items) for label in claim.arms},
         "data": claim.data,
         "imperfect": list(claim.imperfect),
@@ -196,7 +208,8 @@ def verified(
         console: where the outcome is printed.
 
     Returns:
-        The record, or `None` where there is none, or it does not stand.
+        The record, or `None` where there is none, or it does not stand. Arms that are tuned have the arguments and
+        settings that were chosen when it was recorded.
 
     Raises:
         InputError: for a claim that must be run and cannot be; see `check_runnable`.
@@ -212,7 +225,7 @@ def verified(
         console.print(f"{claim.slug}: is declared in another way since; it must be run again")
         return None
     check_runnable(claim)
-    first = {key: run for key, run in runs(claim).items() if key[1] == 0}
+    first = {key: run for key, run in runs(claim, record.get("chosen")).items() if key[1] == 0}
     results = run_all(first, make_output_folder(out, "comparison"), jobs, console)
     failed = [result["error"] for result in results.values() if result["status"] == "failed"]
     before = [*record.get("requires", []), *record["statements"]]
@@ -240,6 +253,7 @@ def _is_declared_alike(claim: Claim, record: Mapping[str, Any]) -> bool:
         and as_declared("requires") == [asdict(statement) for statement in claim.requires]
         and record["seeds"] == claim.seeds
         and (record.get("tune", {}), record.get("by"), record.get("best")) == (claim.spaces, claim.by, claim.best)
+        and record.get("chosen", {}).keys() == claim.spaces.keys()
     )
 
 

@@ -19,6 +19,7 @@ from rich.text import Text
 import counterpoise
 from counterpoise import tasks
 from counterpoise.commands.evidence import ItemsOf, difference, figure, summary, unit_of
+from counterpoise.commands.tuning import check_tuning, division_of, tuned_arms
 from counterpoise.data.state import data_state, state_key
 from counterpoise.engine.budget import settled_budget
 from counterpoise.engine.given import RUNS
@@ -96,6 +97,7 @@ def compare(
     imperfect: Sequence[str] = (),
     seeds: int = 3,
     baseline: str | None = None,
+    tune: int = 0,
     jobs: int = 1,
     ray: str | None = None,
     references: bool = True,
@@ -122,6 +124,9 @@ def compare(
         imperfect: what to do to the data, such as "long-tail=100" or "label-noise=0.4"; docs/data.md has them all.
         seeds: how many seeds each method runs with; the seed decides data, weights, order and views.
         baseline: which of the methods the others are measured against; the task's own, or else the first.
+        tune: trials for every method, the baseline among them, over the arguments that the catalogue declares (search),
+            learning rate and weight decay; needs the extra `tune`. What is best on data that is held out of training
+            for that alone is compared. One division into train and test data serves all seeds; docs/tuning.md.
         jobs: runs at the same time, in processes of their own.
         ray: address of a Ray cluster that the runs are spread over, or "local"; its machines must share `out` and data.
         references: also score what costs no training: the raw inputs, an untrained encoder, and the weights to start
@@ -143,9 +148,10 @@ def compare(
         KeyboardInterrupt: at Ctrl-C, once the runs that are done are reported.
     """
     source, target, settings = plain(data), plain(out), plain(settings)
-    seeds, jobs, imperfect = plain(seeds), plain(jobs), as_words("imperfect", imperfect)
+    seeds, tune, jobs, imperfect = plain(seeds), plain(tune), plain(jobs), as_words("imperfect", imperfect)
     check_arguments("commands.compare", "compare", data=source, task=task, baseline=baseline, ray=ray, out=target)
     check_number("seeds", seeds, at_least=1, whole=True)
+    check_number("tune", tune, at_least=0, whole=True)
     check_number("jobs", jobs, at_least=1, whole=True)
     about_task = tasks.find(task)
     arms = parse_arms(as_words("methods", methods), task)
@@ -154,9 +160,10 @@ def compare(
     check_processes(shared, jobs, ray)
     folder = Path(target or f"counterpoise-out/{task}-{short_name(source)}")
     check_results(folder, source, task)
-    runs = make_runs(arms, source, task, imperfect, seeds, shared)
+    runs = make_runs(arms, source, task, imperfect, seeds, shared, division_of(tune))
     for arm in arms:  # refuse what cannot work before hours are spent on what can
         about_task.check(runs[arm.label, 0], scored=True)
+    check_tuning(runs, tune)
     beside = reference_arms(runs[against, 0]) if references else {}
     make_output_folder(folder, "comparison")
     console = make_console(quiet)
@@ -164,13 +171,17 @@ def compare(
     runs = {key: replace(run, settings=shared) for key, run in runs.items()}
     if node() > 0:
         return train_along(runs, folder)
+    arms, tuning = tuned_arms(arms, runs, tune, folder, jobs, console, ray)
+    own = {arm.label: dict(arm.arguments) for arm in arms}
+    runs = {(label, seed): replace(run, arguments=own[label]) for (label, seed), run in runs.items()}
     head = {
         "counterpoise": counterpoise.__version__,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "command": command_line(arms, source, task, imperfect, seeds, against, jobs, ray, folder, shared),
+        "command": command_line(arms, source, task, imperfect, seeds, against, jobs, ray, folder, shared, tune),
         **about_task.declared(shared),
         "settings": {**asdict(shared), "seeds": seeds, "imperfect": list(imperfect)},
         "baseline": against,
+        **({} if tuning is None else {"tuning": tuning}),
     }
     runs |= {(arm.label, seed): replace(run, seed=seed) for arm, run in beside.items() for seed in range(seeds)}
     rows = Rows(arms, against, list(beside))
@@ -195,13 +206,28 @@ def check_processes(settings: Settings, jobs: int, ray: str | None) -> None:
 
 
 def make_runs(
-    arms: Sequence[Arm], data: str, task: str, imperfect: tuple[str, ...], seeds: int, settings: Settings
+    arms: Sequence[Arm],
+    data: str,
+    task: str,
+    imperfect: tuple[str, ...],
+    seeds: int,
+    settings: Settings,
+    division: int | None = None,
 ) -> dict[Key, Run]:
     """The runs of a comparison by label and seed, seed by seed, all on the files as they are now."""
     state, files = state_key(data_state(data, settings.data_dir)), state_key(other_state(settings))
     return {
         (arm.label, seed): Run(
-            arm.method, data, seed, dict(arm.arguments), imperfect, settings, task, state, files=files
+            arm.method,
+            data,
+            seed,
+            dict(arm.arguments),
+            imperfect,
+            settings,
+            task,
+            state,
+            files=files,
+            division=division,
         )
         for seed in range(seeds)
         for arm in arms
@@ -335,12 +361,14 @@ def command_line(
     ray: str | None,
     folder: Path,
     settings: Settings,
+    tune: int = 0,
 ) -> str:
     """The command that repeats a comparison."""
     words = ["counterpoise", "compare", "--task", task, "--data", data]
     for spec in imperfect:
         words += ["--imperfect", spec]
     words += ["--methods", ",".join(arm.label for arm in arms), "--baseline", baseline, "--seeds", str(seeds)]
+    words += ["--tune", str(tune)] if tune else []
     for f in fields(settings):
         value = getattr(settings, f.name)
         if value != f.default:

@@ -237,7 +237,7 @@ def known_images(folder: Path, config: Mapping[str, Any], net: nn.Module) -> Kno
     task = tasks.find(config["task"])
     run = tasks.run_of(config)
     _check_state(folder, run)
-    parts = task.load(_without_weights(run))
+    parts = task.parts(_without_weights(run))
     labelled = {name: part for name in ("train", "probe") if (part := _labelled(parts, name)) is not None}
     if not labelled:
         raise InputError(

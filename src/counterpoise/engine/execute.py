@@ -120,7 +120,7 @@ def _result(run: Run, folder: Path, watch: Watch) -> Result:
         if node() > 0:
             return {"seed": run.seed, "status": "done", "metrics": {}, "warnings": []}
         # What they have trained is in the checkpoint: from here on it is a run that has all its epochs behind it.
-    parts = task.load(run)
+    parts = task.parts(run)
     learner = task.make(run, parts, models(run, folder, parts))
     start = time.perf_counter()
     curve = task.train(run, learner, parts, folder, watch)
@@ -198,7 +198,7 @@ def _train_together(rank: int, run: Run, folder: Path, loggers: tuple[str, ...],
     task, settings = tasks.find(run.task), run.settings
     assert isinstance(settings, ImageSettings)
     with processor_threads(settings.threads), exchanging(settings.exchange):
-        parts = task.load(run)
+        parts = task.parts(run)
         learner = task.make(run, parts, models(run, folder, parts))
         task.train(run, learner, parts, folder, Watch(loggers, progress), rank)
 

@@ -74,9 +74,14 @@ def run_all(
                 else:
                     error = f"a model that it stands on cannot be trained: {missing}"
                     results[key] = {"seed": run.seed, "status": "failed", "error": error}
-            bar = progress.add_task("runs", total=len(ready), now="")
-            for key, result in _all_of(ready, folder / RUNS, jobs, ray, progress, bar, console):
+            first: dict[str, Key] = {}  # of each run; others may be the same one, which two jobs must not share
+            for key, run in ready.items():
+                first.setdefault(run_name(run), key)
+            unique = {key: ready[key] for key in first.values()}
+            bar = progress.add_task("runs", total=len(unique), now="")
+            for key, result in _all_of(unique, folder / RUNS, jobs, ray, progress, bar, console):
                 results[key] = result
+            results |= {key: results[first[run_name(run)]] for key, run in ready.items()}
         except KeyboardInterrupt as stop:
             raise Stopped({key: results.get(key) or _kept(run, folder) for key, run in runs.items()}) from stop
     return results

@@ -367,7 +367,8 @@ def _user_row(slug: str) -> Paper:
     if not isinstance(labels, bool):
         raise InputError(f"{where}: labels: expected True or False, got {labels!r}")
     summary, kind = found.summary or name, ("objective", "method") if found.is_objective else ("method",)
-    return Paper(slug, summary, "", kind, tasks, summary, "", done=True, module=module, method=name, labels=labels)
+    own = {"module": module, "method": name, "labels": labels, "search": found.attributes.get("search", {})}
+    return Paper(slug, summary, "", kind, tasks, summary, "", done=True, **own)
 
 
 def _served(where: str, found: UserClass, based: Paper | None) -> tuple[str, ...]:

@@ -532,6 +532,22 @@ def tuning_text(spaces: Mapping[str, Space], by: str | None, best: str | None) -
     return f"{trials} trials an arm with seed {TUNING_SEED}, chosen by {chosen}; {tried}"
 
 
+def chosen_text(chosen: Mapping[str, Mapping[str, Any]]) -> str:
+    """What tuning chose for each arm of a record, and how long all trials took; "" where nothing is tuned.
+
+    Examples:
+        >>> chosen_text({"a": {"arguments": {"lr": 0.01}, "settings": {}, "seconds": 60.0}})
+        'a: lr = 0.01; 60 seconds for all trials'
+    """
+    if not chosen:
+        return ""
+    arms = []
+    for label, found in chosen.items():
+        values = {**found["arguments"], **found["settings"]}
+        arms.append(f"{label}: " + ", ".join(f"{name} = {value}" for name, value in values.items()))
+    return "; ".join([*arms, f"{sum(found['seconds'] for found in chosen.values()):.0f} seconds for all trials"])
+
+
 def ledger_page(
     claims: Sequence[Claim], records: Sequence[dict[str, Any] | None], shown: Mapping[str, Iterable[str]]
 ) -> str:
@@ -579,6 +595,8 @@ def _section(record: Mapping[str, Any], shown: Sequence[str]) -> list[str]:
     lines.append(f"Data: {record['data']}" + "".join(f"; {note}" for note in record["notes"]) + ".")
     tuning = tuning_text(record.get("tune", {}), record.get("by"), record.get("best"))
     lines += ["", f"Tuned: {tuning}."] if tuning else []
+    chosen = chosen_text(record.get("chosen", {}))
+    lines += ["", f"Chosen: {chosen}."] if chosen else []
     required, statements = record.get("requires", []), record["statements"]
     lines += _statement_table("required first", "required", required) if required else []
     lines += _statement_table("statement", "expected", statements)

@@ -1,13 +1,15 @@
 """Search spaces: the values that tuning tries of some arguments and settings, as papers.toml and claims.toml hold them.
 
-Every combination of the values is one trial. Nothing here imports torch.
+A claim tries every combination of the values. `compare --tune` draws from them, and from ranges of the learning rate
+and the weight decay besides. Nothing here imports torch.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import product
+from typing import Any, NamedTuple
 
 from counterpoise.errors import InputError, unknown
 from counterpoise.registry import catalogue
@@ -15,6 +17,20 @@ from counterpoise.registry.arguments import Argument, check_value
 from counterpoise.registry.signatures import describe, describe_settings
 
 Space = Mapping[str, list[Any]]
+AROUND = {"lr": (0.1, 10.0), "weight_decay": (0.1, 100.0)}
+"""What every method is tuned over: from and to which multiple of its own default."""
+FROM_ZERO = (1e-6, 1e-2)  # where the default is 0, which has no multiples
+
+
+class Range(NamedTuple):
+    """Numbers from which tuning draws on a logarithmic scale."""
+
+    low: float
+    high: float
+
+
+Spread = Mapping[str, "list[Any] | Range"]
+"""The values that `compare --tune` tries of each argument: one of a list, or from a range."""
 
 
 def number_of_trials(space: Space) -> int:
@@ -27,14 +43,25 @@ def number_of_trials(space: Space) -> int:
     return math.prod(map(len, space.values()))
 
 
-def space_text(space: Space) -> str:
+def combinations(space: Space) -> Iterator[dict[str, Any]]:
+    """Every combination of values, the last argument changing fastest.
+
+    Examples:
+        >>> list(combinations({"a": [1, 2], "b": [True, False]}))[1:3]
+        [{'a': 1, 'b': False}, {'a': 2, 'b': True}]
+    """
+    for values in product(*space.values()):
+        yield dict(zip(space, values, strict=True))
+
+
+def space_text(space: Spread) -> str:
     """A space in words.
 
     Examples:
-        >>> space_text({"lr": [0.001, 0.01], "flip": [True, False]})
-        'lr: 0.001, 0.01; flip: on, off'
+        >>> space_text({"lr": Range(0.001, 0.01), "flip": [True, False]})
+        'lr: 0.001 to 0.01; flip: on, off'
     """
-    return "; ".join(f"{name}: {', '.join(map(_shown, values))}" for name, values in space.items())
+    return "; ".join(f"{name}: {_listed(values)}" for name, values in space.items())
 
 
 def check_space(where: str, space: Any) -> None:
@@ -114,13 +141,52 @@ def search_space(slug: str) -> Space:
         InputError: if the slug is unknown or has no method; if what is declared is no search space of the method.
 
     Examples:
-        >>> search_space("dcl")
-        {}
+        >>> search_space("groco")
+        {'negatives': [5, 10, 20], 'steepness': [0.5, 1.0, 2.0]}
     """
     space, where = catalogue.find(slug).search, f"{slug}: search"
     check_space(where, space)
     check_space_of(where, space, slug)
     return space
+
+
+def tuning_space(slug: str, fixed: Iterable[str] = ()) -> dict[str, list[Any] | Range]:
+    """What `compare --tune` tries of a method: its search space, with ranges of the learning rate and weight decay.
+
+    Args:
+        slug: of a method that can be used, or of a user's file.
+        fixed: arguments that the user has given values, which are then not tuned.
+
+    Raises:
+        InputError: as `search_space`; where nothing is left to tune.
+
+    Examples:
+        >>> tuning_space("moco", fixed=["temperature", "momentum"])
+        {'lr': Range(low=0.0002, high=0.02), 'weight_decay': Range(low=1e-05, high=0.01)}
+    """
+    known = arguments_of(slug)
+    space: dict[str, list[Any] | Range] = {**search_space(slug)}
+    for name, (least, most) in AROUND.items():
+        if name in known and name not in space:
+            usual = known[name].default
+            low, high = (least * usual, most * usual) if usual else FROM_ZERO
+            space[name] = Range(float(f"{low:.6g}"), float(f"{high:.6g}"))
+    left = {name: values for name, values in space.items() if name not in fixed}
+    if not left:
+        why = "all that could be tuned is fixed" if space else "it declares no values to try (search)"
+        raise InputError(f"tune: nothing is to be tuned of {slug}: {why}")
+    return left
+
+
+def defaults_of(slug: str, space: Iterable[str]) -> dict[str, Any]:
+    """The method's own values of what is tuned.
+
+    Examples:
+        >>> defaults_of("simclr", ["lr", "temperature"])
+        {'lr': 0.002, 'temperature': 0.1}
+    """
+    known = arguments_of(slug)
+    return {name: known[name].default for name in space}
 
 
 def arguments_of(method: str) -> dict[str, Argument]:
@@ -136,6 +202,10 @@ def settings_of(task: str) -> dict[str, Argument]:
 
 def _same(a: Any, b: Any) -> bool:
     return isinstance(a, bool) == isinstance(b, bool) and a == b
+
+
+def _listed(values: list[Any] | Range) -> str:
+    return f"{values.low:g} to {values.high:g}" if isinstance(values, Range) else ", ".join(map(_shown, values))
 
 
 def _shown(value: Any) -> str:

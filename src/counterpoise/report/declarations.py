@@ -17,6 +17,7 @@ results of an earlier version are shown, too:
   of classes by their number of training images; see `groups`.
 - `pictures`: a list of the files with pictures that each run has, "gallery" and "strips"; by default "gallery" where
   the data has classes. `strips.npz` is shown wherever it is found.
+- `tuning`: how the arguments of the methods were chosen, where they were; see `tuning.tuning`.
 - `items` in `data`: what the data consists of, in the plural; by default "images".
 """
 

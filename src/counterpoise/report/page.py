@@ -22,7 +22,7 @@ from markupsafe import Markup, escape
 
 from counterpoise.errors import InputError, printable
 from counterpoise.files import check_output, output
-from counterpoise.report import charts, declarations, formatting, fronts, pictures, strips
+from counterpoise.report import charts, declarations, formatting, fronts, pictures, strips, tuning
 
 NEEDED = ("counterpoise", "created", "command", "task", "data", "settings", "main", "metrics", "baseline", "methods")
 
@@ -126,6 +126,7 @@ def _content(results: Json, folder: Path) -> Json:
             }
             for m in methods
         ],
+        "tuning": tuning.tuning(results),
         "versions": _versions(results),
     }
 

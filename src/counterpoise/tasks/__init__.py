@@ -78,6 +78,8 @@ def run_of(config: Mapping[str, Any]) -> Run:
         state=config.get("state", ""),
         files=config.get("files", ""),
         train_on_all=config.get("train_on_all", False),
+        division=config.get("division"),
+        tuning=config.get("tuning", False),
     )
 
 

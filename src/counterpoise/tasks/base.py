@@ -100,6 +100,8 @@ class Task(Generic[Parts]):
         distributed: whether several processes can train one run.
         trains_on_all: whether all data can be trained on, with none left to score by.
         front: two metrics of which a method may be better in one and worse in the other, if the task has such.
+        untunable: why arguments of its methods cannot be tuned, in words that follow the task's name; `None` where they
+            can: then it has `tuning_parts`.
     """
 
     name: ClassVar[str]
@@ -119,6 +121,7 @@ class Task(Generic[Parts]):
     distributed: ClassVar[bool] = False
     trains_on_all: ClassVar[bool] = False
     front: ClassVar[tuple[str, str] | None] = None
+    untunable: ClassVar[str | None] = None
 
     def declared(self, settings: Settings) -> dict[str, Any]:
         """What the results of a comparison say of the task; see `report.declarations`.
@@ -143,6 +146,26 @@ class Task(Generic[Parts]):
 
     def load(self, run: Run) -> Parts:
         """The data of a run: to train on, to score by, and whatever the task needs besides."""
+        raise NotImplementedError
+
+    def parts(self, run: Run) -> Parts:
+        """What a run trains on and is scored by: its data, or of a run of tuning, a division of what it trains on."""
+        parts = self.load(run)
+        return self.tuning_parts(run, parts) if run.tuning else parts
+
+    def tuning_parts(self, run: Run, parts: Parts) -> Parts:
+        """The data of a run of tuning: what is trained on, divided again into what is trained on and what chooses.
+
+        Nothing of it may depend on what scores. The labels that choose are those that were given for training, with
+        their imperfections, since a user has no others.
+
+        Args:
+            run: for its seed, which draws what is held out.
+            parts: the data of a run that is scored.
+
+        Raises:
+            InputError: for data of which too little can be held out.
+        """
         raise NotImplementedError
 
     def training_data(self, parts: Parts) -> Any:
@@ -173,7 +196,7 @@ class Task(Generic[Parts]):
             InputError: for whatever is at fault.
         """
         self.check_run(run)
-        parts = self.load(run)
+        parts = self.parts(run)
         self.check_parts(run, parts, scored)
         data, settings = self.training_data(parts), run.settings
         learner = self.make(run, parts, self.blank_models(run, shape_of(data)) if self.roles else NONE_GIVEN)
@@ -193,8 +216,17 @@ class Task(Generic[Parts]):
             raise InputError(f"imperfect: is not for the task {self.name}, whose data stays as it is")
         if run.train_on_all and not self.trains_on_all:
             raise InputError(f"all: is not for the task {self.name}, which is scored by what it holds out")
+        if run.tuning:
+            self.check_tunable()
+        if run.tuning and run.train_on_all:
+            raise InputError("all: trains on every item; expected some to hold out for tuning")
         if run.settings.process_group().size > 1 and not self.distributed:
             raise InputError(f"devices: expected 1; the task {self.name} trains in one process")
+
+    def check_tunable(self) -> None:
+        """Refuse to tune where nothing can be held out to choose by."""
+        if self.untunable:
+            raise InputError(f"tune: is not for the task {self.name}, {self.untunable}")
 
     def _check_settings(self, settings: Settings) -> None:
         """Refuse settings that the task does not have, by name, instead of passing them over."""

@@ -31,7 +31,7 @@ from counterpoise.measure.classification import (
 )
 from counterpoise.measure.online import OnlineProbe
 from counterpoise.tasks.base import NONE_GIVEN, Offers
-from counterpoise.tasks.images import WATCHED, ImageTask, Prepared, by_group, load_labelled
+from counterpoise.tasks.images import WATCHED, ImageTask, Prepared, by_group, hold_out, load_labelled
 from counterpoise.tasks.items import balanced
 from counterpoise.training.run import EFFECTIVE_RANK, ImageSettings, Metric, Run, Scores, Settings
 
@@ -84,6 +84,11 @@ class Classify(ImageTask):
 
     def prepare(self) -> Callable[..., Prepared]:
         return prepare
+
+    def tuning_parts(self, run: Run, parts: Prepared) -> Prepared:
+        """Of the labelled training images of every class, some to choose by; their true labels stay unknown."""
+        rest, chosen_by = hold_out(run, parts.train)
+        return Prepared(rest, rest.subset(torch.arange(0)), chosen_by)
 
     def check_parts(self, run: Run, parts: Prepared, scored: bool) -> None:
         """As of any task on images, the training images standing for those that others hold out for the probes."""
@@ -166,10 +171,16 @@ class Fitting(OnlineProbe):
 
 
 def prepare(
-    data: str, imperfect: tuple[str, ...], seed: int, size: int | None, data_dir: str | None, download: bool
+    data: str,
+    imperfect: tuple[str, ...],
+    seed: int,
+    division: int,
+    size: int | None,
+    data_dir: str | None,
+    download: bool,
 ) -> Prepared:
     """The images of a run, the same for every method of one seed: all that are not of the test are trained on."""
-    splits = load_labelled(data, seed, size, data_dir, download)
+    splits = load_labelled(data, division, size, data_dir, download)
     (train, test), truth = make_imperfect_with_truth(splits, imperfect, seed)
     return Prepared(train, train.subset(torch.arange(0)), test, truth)
 

@@ -19,7 +19,7 @@ from counterpoise.errors import InputError
 from counterpoise.measure import effective_rank, uniformity
 from counterpoise.ops.checks import check_integers, check_matrix, check_number
 from counterpoise.ops.neighbours import nearest_in_parts
-from counterpoise.tasks.images import ImageTask, Prepared
+from counterpoise.tasks.images import ImageTask, Prepared, hold_out
 from counterpoise.tasks.items import identity_of
 from counterpoise.training.run import EFFECTIVE_RANK, UNIFORMITY, Metric, Run, Scores
 
@@ -58,6 +58,12 @@ class Compose(ImageTask):
         asked = compose(train, run.seed)
         return Prepared(asked, asked.subset(torch.arange(0)), compose(test, run.seed, asked.words))
 
+    def tuning_parts(self, run: Run, parts: Prepared) -> Prepared:
+        """Of the training images of every class, some to choose by; each side has queries of its own."""
+        rest, chosen_by = hold_out(run, parts.train)
+        train = compose(rest, run.seed)
+        return Prepared(train, train.subset(torch.arange(0)), compose(chosen_by, run.seed, train.words))
+
     def check_parts(self, run: Run, parts: Prepared, scored: bool) -> None:
         super().check_parts(run, parts, scored=False)  # it needs no labelled images for probes
 
@@ -89,14 +95,20 @@ class Compose(ImageTask):
 
 
 def prepare(
-    data: str, imperfect: tuple[str, ...], seed: int, size: int | None, data_dir: str | None, download: bool
+    data: str,
+    imperfect: tuple[str, ...],
+    seed: int,
+    division: int,
+    size: int | None,
+    data_dir: str | None,
+    download: bool,
 ) -> Prepared:
     """Training and test images that have a query, and no others for probes.
 
     Raises:
         InputError: as `load`; for data whose classes are no characters, or too few of which make a query.
     """
-    splits = load(data, size=size, data_dir=data_dir, download=download, seed=seed)
+    splits = load(data, size=size, data_dir=data_dir, download=download, seed=division)
     train, test = make_imperfect(splits, imperfect, seed)
     asked = compose(train, seed)
     return Prepared(asked, asked.subset(torch.arange(0)), compose(test, seed, asked.words))

@@ -50,6 +50,7 @@ class Graph(Task[Any]):
     baseline = "meow"
     references: ClassVar = {"raw": "raw-nodes"}
     items = "nodes"
+    untunable = "whose labelled nodes all score, while its methods train on the whole graph: no node can be held out"
 
     def load(self, run: Run) -> Any:
         return load_once(run, load_graph)

@@ -121,6 +121,12 @@ class ImageTask(Task[Prepared]):
         truth = None if parts.truth is None else parts.truth[kept["train"]]
         return Prepared(**{name: images.subset(kept[name]) for name, images in parts.images.items()}, truth=truth)
 
+    def tuning_parts(self, run: Run, parts: Prepared) -> Prepared:
+        """Of the labelled training images of every class, some to choose by, and some for the probes."""
+        rest, chosen_by = hold_out(run, parts.train)
+        rest, probe = hold_out(run, rest)
+        return Prepared(rest, probe, chosen_by)
+
     def check_parts(self, run: Run, parts: Prepared, scored: bool) -> None:
         if len(parts.test) < 2 and not run.train_on_all:
             raise InputError(
@@ -253,10 +259,16 @@ class ImageTask(Task[Prepared]):
 
 
 def prepare(
-    data: str, imperfect: tuple[str, ...], seed: int, size: int | None, data_dir: str | None, download: bool
+    data: str,
+    imperfect: tuple[str, ...],
+    seed: int,
+    division: int,
+    size: int | None,
+    data_dir: str | None,
+    download: bool,
 ) -> Prepared:
     """The three sets of images of a run; the same for every method of one seed."""
-    splits = load_labelled(data, seed, size, data_dir, download)
+    splits = load_labelled(data, division, size, data_dir, download)
     generator = torch.Generator().manual_seed(seed)
     held = _held_out(splits.train.labels, generator)
     rest = torch.ones(len(splits.train), dtype=torch.bool)
@@ -365,6 +377,30 @@ def _held_out(labels: Tensor, generator: torch.Generator) -> Tensor:
         count = min(HELD_OUT, max(1, len(members) // 5)) if len(members) > 1 else 0
         held.append(members[torch.randperm(len(members), generator=generator)[:count]])
     return torch.cat(held).sort().values if held else torch.empty(0, dtype=torch.int64)
+
+
+def hold_out(run: Run, train: Any) -> tuple[Any, Any]:
+    """Training images without some that are held out for tuning: of every class as many as for the probes.
+
+    Args:
+        run: for its seed.
+        train: to be divided; images without a label stay to be trained on.
+
+    Returns:
+        What is left to train on, and what is held out.
+
+    Raises:
+        InputError: where fewer than 2 can be held out.
+    """
+    held = _held_out(train.labels, torch.Generator().manual_seed(run.seed))
+    if len(held) < 2:
+        raise InputError(
+            f"tune: {run.data}: expected at least 2 labelled training {train.items} to hold out and choose by, "
+            f"got {len(held)}"
+        )
+    rest = torch.ones(len(train), dtype=torch.bool)
+    rest[held] = False
+    return train.subset(rest.nonzero().flatten()), train.subset(held)
 
 
 def _unscored(train: Labelled) -> str:

@@ -26,6 +26,7 @@ class Measure(Task[None]):
     shown: ClassVar = {}
     main = ""
     baseline = ""
+    untunable = "which has nothing to train"
 
     def check(self, run: Run, scored: bool = False) -> None:
         """Refuse to train or compare it: its measure is a function to call, its study is run by its claim.

@@ -33,6 +33,7 @@ from counterpoise.training.run import EFFECTIVE_RANK, LearnerSettings, Metric, R
 
 BINS = 20  # of the training targets' range; the sparsest third of those that hold any are "few"
 STRENGTHS = tuple(np.logspace(-3, 5, 17))
+HELD_OUT = 0.2  # of the training inputs, for tuning
 PAIRED = 1000  # test inputs whose distances are compared
 AUGMENTATIONS = "crop=0.8"  # a flip or a turn would change what is to be predicted
 
@@ -56,7 +57,14 @@ class Regress(Task[TargetSplits]):
     items = "inputs"
 
     def load(self, run: Run) -> TargetSplits:
-        return load_once(run, load_targets)
+        return load_once(run, prepare)
+
+    def tuning_parts(self, run: Run, parts: TargetSplits) -> TargetSplits:
+        """A fifth of the training inputs, drawn by the seed, to choose by."""
+        count = len(parts.train)
+        order = torch.randperm(count, generator=torch.Generator().manual_seed(run.seed))
+        held = round(HELD_OUT * count)
+        return TargetSplits(parts.train.subset(order[held:]), parts.train.subset(order[:held]))
 
     def sample(self, run: Run, parts: TargetSplits, most: int) -> TargetSplits:
         """The first inputs of each part, which are in a random order."""
@@ -109,6 +117,11 @@ class Regress(Task[TargetSplits]):
             "notes": list(dict.fromkeys([*parts.train.notes, *parts.test.notes])),
             "shape": list(parts.train.inputs.shape[1:]),
         }
+
+
+def prepare(data: str, division: int) -> TargetSplits:
+    """The inputs and targets of a run: all that is drawn of them comes from the seed of the division."""
+    return load_targets(data, division)
 
 
 def score(

@@ -18,6 +18,8 @@ from counterpoise.measure import stratified_split
 from counterpoise.tasks.images import ImageTask, Prepared
 from counterpoise.training.run import Run
 
+HELD_OUT = 1 / 3  # of the training classes, for tuning
+
 
 class UnseenClasses(ImageTask):
     """A task that trains on images of some classes, and is scored by images of others: a gallery and queries to it.
@@ -38,6 +40,28 @@ class UnseenClasses(ImageTask):
         train, probe, test = (part.subset(fair_sample(part.labels, most)) for part in parts.images.values())
         return Prepared(train, probe, test)
 
+    def tuning_parts(self, run: Run, parts: Prepared) -> Prepared:
+        """A third of the training classes, drawn by the seed, stand for those that training has not seen.
+
+        They are drawn from those that have as many images as the task needs. Images without a label stay to be trained
+        on.
+
+        Raises:
+            InputError: where two classes with enough images cannot be held out, or fewer than two are left.
+        """
+        train = parts.train
+        known = train.counts().nonzero().flatten()
+        enough = (train.counts() >= self.needed).nonzero().flatten()
+        held = max(2, round(len(known) * HELD_OUT))
+        if len(enough) < held or len(known) - held < 2:
+            raise InputError(
+                f"tune: {run.data}: expected at least 4 training classes, a third of them (2 or more) with "
+                f"{self.needed} images ({self.why}), got {len(known)} classes, {len(enough)} of them with as many"
+            )
+        drawn = enough[torch.randperm(len(enough), generator=torch.Generator().manual_seed(run.seed))][:held]
+        rest = known[~torch.isin(known, drawn)]
+        return _judged(_of_classes(train, rest, unlabelled=True), _of_classes(train, drawn), run.seed)
+
     def check_parts(self, run: Run, parts: Prepared, scored: bool) -> None:
         """Refuse unseen images that fewer than two classes have enough of."""
         if not run.train_on_all:
@@ -49,21 +73,28 @@ class UnseenClasses(ImageTask):
 
 
 def prepare(
-    data: str, imperfect: tuple[str, ...], seed: int, size: int | None, data_dir: str | None, download: bool
+    data: str,
+    imperfect: tuple[str, ...],
+    seed: int,
+    division: int,
+    size: int | None,
+    data_dir: str | None,
+    download: bool,
 ) -> Prepared:
     """Training images of some classes; all images of others: one half of each a gallery, the other queries to it.
 
-    Where train and test have no class in common (`glyphs:split=script`), they are taken as they are. Elsewhere the seed
-    draws half of the classes for training, and the other half is judged by all its images, of train and test.
+    Where train and test have no class in common (`glyphs:split=script`), they are taken as they are. Elsewhere the
+    seed of the division draws half of the classes for training, and the other half is judged by all its images, of
+    train and test.
 
     Raises:
         InputError: as `load`; if fewer than 2 classes are left on either side.
     """
-    train, test = load(data, size=size, data_dir=data_dir, download=download, seed=seed)
+    train, test = load(data, size=size, data_dir=data_dir, download=download, seed=division)
     known, judged = (part.labels[part.labels >= 0].unique() for part in (train, test))
     apart = not torch.isin(judged, known).any()
     if not apart:
-        drawn = known[torch.randperm(len(known), generator=torch.Generator().manual_seed(seed))]
+        drawn = known[torch.randperm(len(known), generator=torch.Generator().manual_seed(division))]
         of_test_alone = judged[~torch.isin(judged, known)]
         known, others = drawn.tensor_split(2)
         judged = torch.cat([others, of_test_alone])
@@ -74,8 +105,13 @@ def prepare(
     if not apart:
         unseen = joined([unseen, _of_classes(train, judged)])
     (train, test), truth = make_imperfect_with_truth(Splits(_of_classes(train, known), unseen), imperfect, seed)
-    queries, gallery = stratified_split(test.labels, 0.5, torch.Generator().manual_seed(seed))
-    return Prepared(train, test.subset(gallery), test.subset(queries), truth)
+    return _judged(train, test, seed, truth)
+
+
+def _judged(train: Images, unseen: Images, seed: int, truth: Int64[Tensor, " train"] | None = None) -> Prepared:
+    """Training images, and one half of the unseen ones as a gallery for the other."""
+    queries, gallery = stratified_split(unseen.labels, 0.5, torch.Generator().manual_seed(seed))
+    return Prepared(train, unseen.subset(gallery), unseen.subset(queries), truth)
 
 
 def check_counts(prepared: Prepared, needed: int, why: str) -> None:
@@ -96,9 +132,9 @@ def check_counts(prepared: Prepared, needed: int, why: str) -> None:
         )
 
 
-def _of_classes(images: Images, classes: Int64[Tensor, " kept"]) -> Images:
-    """The images of these classes, which alone are left and counted from 0."""
+def _of_classes(images: Images, classes: Int64[Tensor, " kept"], unlabelled: bool = False) -> Images:
+    """The images of these classes, which alone are left and counted from 0; with those that have no label, if asked."""
     classes = classes.sort().values
-    kept = images.subset(torch.isin(images.labels, classes).nonzero().flatten())
-    labels = torch.searchsorted(classes, kept.labels)
+    kept = images.subset((torch.isin(images.labels, classes) | (images.labels < 0) & unlabelled).nonzero().flatten())
+    labels = torch.searchsorted(classes, kept.labels).where(kept.labels >= 0, -1)
     return replace(kept, labels=labels, classes=tuple(images.classes[i] for i in classes.tolist()))

@@ -371,6 +371,10 @@ class Run:
         train_on_all: hold out no image, so that none is scored.
         files: names the state of the other files that the settings name, such as weights; by default the state they are
             in now.
+        division: seed of what loading draws, such as the division into train and test where the data has none; by
+            default the run's own. Runs that share it score the same items, so that none of them trains on what another
+            is scored by.
+        tuning: score by data that is held out of training for that alone; what otherwise scores is then not looked at.
     """
 
     method: str
@@ -383,6 +387,8 @@ class Run:
     state: str | None = None
     train_on_all: bool = False
     files: str | None = None
+    division: int | None = None
+    tuning: bool = False
 
     def __post_init__(self) -> None:
         if self.files is None:
@@ -403,8 +409,8 @@ def load_once(run: Run, load: Callable[..., Data]) -> Data:
 
     Args:
         run: whose data it is.
-        load: makes it from those of `data`, `imperfect`, `seed`, `size`, `data_dir` and `download` that it has as
-            parameters.
+        load: makes it from those of `data`, `imperfect`, `seed`, `division`, `size`, `target`, `data_dir` and
+            `download` that it has as parameters.
 
     Raises:
         InputError: as `load`; if the files are not in the run's state any more.
@@ -414,6 +420,7 @@ def load_once(run: Run, load: Callable[..., Data]) -> Data:
         "data": run.data,
         "imperfect": run.imperfect,
         "seed": run.seed,
+        "division": run.seed if run.division is None else run.division,
         "size": getattr(settings, "size", None),
         "target": getattr(settings, "target", None),
         "data_dir": settings.data_dir,
