@@ -144,7 +144,7 @@ def test_the_items_and_the_network_that_are_kept_come_back(name, tmp_path):
     assert {name: values.mean(dtype=np.float64) for name, values in items.metrics.items()} == pytest.approx(
         {name: result["metrics"][name] for name in items.metrics}, rel=1e-5, abs=1e-6
     )
-    assert tasks.find(name).main in items.metrics or name == "graph"  # whose macro F1 is no mean over nodes
+    assert task_of(name).main in items.metrics or name == "graph"  # whose macro F1 is no mean over nodes
     if not result["shape"]:
         return  # of a graph, the rows of its nodes are kept
     net, about = tasks.load_net(tmp_path)

@@ -25,7 +25,7 @@ def gauge(monkeypatch):
     described = Description("", (Argument("data", str), Argument("seed", int, 0), Argument("factor", float, 1.0)))
     monkeypatch.setattr(catalogue, "papers", lambda: {"gauge": replace(PAPER, study="gauge")})
     monkeypatch.setattr(catalogue, "load_class", lambda slug: study)
-    for module in ("tasks.base", "registry.signatures"):
+    for module in ("tasks.base", "registry.catalogue", "registry.signatures"):
         monkeypatch.setattr(f"counterpoise.{module}.describe", lambda module, name: described)
 
 

@@ -4,8 +4,8 @@ A view is a random crop resized to a square, a flip, a colour jitter, a grey cop
 Norouzi, Hinton, "A Simple Framework for Contrastive Learning of Visual Representations", ICML 2020, arXiv 2002.05709,
 appendix A. Every step computes what torchvision's function of that name computes.
 
-Images come in as uint8 and go out as float32 in [-1, 1]: 0 becomes -1 and 255 becomes 1. In between, the steps work on
-[0, 1].
+Images come in as uint8 and go out in [-1, 1], as float32 or another default dtype of torch: 0 becomes -1 and 255
+becomes 1. In between, the steps work on [0, 1].
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def to_float(
         [-1.0, -0.6000000238418579, 1.0]
     """
     _check_images(images)
-    unit = images.float().div_(255)
+    unit = images.to(torch.get_default_dtype()).div_(255)
     if size is not None:
         check_number("size", size, at_least=1, whole=True)
         unit = functional.interpolate(unit, (size, size), mode="bilinear", antialias=True)
@@ -190,7 +190,7 @@ class Views(nn.Module):
         _check_images(images)
         # Mixed precision would round the pixels.
         with torch.autocast(images.device.type, enabled=False):
-            x = self._crop(images.float().div_(255), generator)
+            x = self._crop(images.to(torch.get_default_dtype()).div_(255), generator)
             if self.jitter > 0 and self.jitter_probability > 0:
                 x = self._jitter(x, generator)
             if self.grayscale > 0 and x.shape[1] == 3:

@@ -137,7 +137,7 @@ class Method(Learner):
         if kind == "mild" and isinstance(self.augment, Views):
             return self.augment.mild()(pixels)
         if kind == "plain" or self.augment is None:
-            return pixels.float() / 127.5 - 1 if pixels.dtype == torch.uint8 else pixels
+            return pixels.to(torch.get_default_dtype()) / 127.5 - 1 if pixels.dtype == torch.uint8 else pixels
         return self.augment(pixels)
 
 

@@ -60,7 +60,7 @@ def few_steps(
     if (epochs is None) == (steps is None):
         raise InputError(f"epochs: expected either epochs or steps, got {epochs} and {steps}")
     for name, value in given.items():
-        if value is not None:
+        if value is not None or name not in ("epochs", "steps"):
             check_number(name, value, at_least=1, whole=True)
     batch_size = min(batch_size, images)
     each = -(-(images // batch_size) // accumulate)
