@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from counterpoise import commands
-from counterpoise.commands.claim import check_runnable, judge, judge_claim, runs, settle
+from counterpoise.commands.claim import check_runnable, judge, judge_claim, reference_runs, runs, settle
 from counterpoise.engine import tuning
 from counterpoise.errors import InputError, RunFailed
 from counterpoise.registry import catalogue
@@ -127,8 +127,14 @@ def test_a_requirement_holds_by_its_mean_over_the_seeds():
             },
             "claim dcl: tune: is not for the task graph, whose labelled nodes all score",
         ),
-        ({"requires": (Statement("over raw", "knn", {"b": 1, "raw": -1}),)}, "cannot be run: raw$"),
-        ({"requires": (Statement("s", "knn", {"start": 1, "untrained:a": -1}),)}, "cannot be run: start, untrained:a$"),
+        (
+            {"requires": (Statement("s", "knn", {"b": 1, "teacher": -1}),)},
+            "claim dcl: requires: teacher: the arm a has no teacher to score",
+        ),
+        (
+            {"requires": (Statement("s", "knn", {"start:b": 1, "untrained:a": -1}),)},
+            "claim dcl: requires: start:b: the arm b has no start to score",
+        ),
         ({"settings": {"epoch": 1}}, "claim dcl: settings: setting of pretrain 'epoch' is not known"),
     ],
 )
@@ -156,8 +162,14 @@ def test_a_claim_that_cannot_be_run_is_refused_before_anything_is(tmp_path, monk
 
 @pytest.fixture
 def figures(monkeypatch):
-    """Runs without running: the kNN accuracy of an arm by its method."""
-    knn = {"dcl": 0.75, "simclr": 0.5}
+    """Runs and traces without running: the kNN accuracy of an arm by its method."""
+    knn = {"dcl": 0.75, "simclr": 0.5, "raw": 0.375, "untrained": 0.25}
+
+    def trace_all(runs):
+        rest = {"dtype": "float64", "projections": [], "scores": {}, "items": 0}
+        return {label: {**rest, "losses": [knn[run.method]]} for label, run in runs.items()}
+
+    monkeypatch.setattr(commands.claim, "trace_all", trace_all)
 
     def run_all(runs, out, jobs, console):
         done = {"status": "done", "seconds": 1.0, "notes": ["a note"]}
@@ -190,6 +202,43 @@ def test_a_record_holds_what_was_required_and_is_verified_with_it(tmp_path, monk
     assert "declared in another way" in verify(requires=other)[1]
     figures["simclr"] = figures["dcl"] = 0.625  # both statements differ, the requirement first
     assert "must be run again. b is above 0.4" in verify()[1]
+
+
+def test_a_record_stands_by_its_traces_and_nothing_is_run(tmp_path, monkeypatch, capsys, figures):
+    monkeypatch.setattr(commands.claim, "declared", lambda: {"dcl": CLAIM})
+    folders = {"ledger": str(tmp_path / "l"), "out": str(tmp_path / "o")}
+    (record,) = commands.claim.claim(["dcl"], quiet=True, **folders)
+    assert record["traces"].keys() == {"a", "b"}
+    assert record["processor"]
+    path = tmp_path / "l" / "dcl.json"
+    path.write_text(json.dumps({**record, "code": "of old"}))
+    run_all = commands.claim.run_all
+    monkeypatch.setattr(commands.claim, "run_all", lambda *_: pytest.fail("it was run"))
+    (stands,) = commands.claim.claim(["dcl"], verify=True, **folders)
+    assert stands["code"] == CLAIM.code()
+    assert "stands, the traces of all arms agree" in capsys.readouterr().out
+    monkeypatch.setattr(commands.claim, "run_all", run_all)
+    figures["dcl"] = 0.8125
+    path.write_text(json.dumps({**record, "code": "of old"}))
+    assert commands.claim.claim(["dcl"], verify=True, **folders) == []
+    said = " ".join(capsys.readouterr().out.split())
+    assert "its traces differ, so that the first seed is run: a: losses 1: 0.8125, recorded 0.75" in said
+    assert "must be run again" in said
+
+
+def test_a_claim_may_require_more_than_what_costs_no_training(tmp_path, figures):
+    over = Statement("a beats raw inputs", "knn", {"a": 1, "raw": -1})
+    claim = replace(CLAIM, requires=(over, Statement("raw beats untrained", "knn", {"raw:b": 1, "untrained": -1})))
+    record = settle(claim, tmp_path, console=Console(quiet=True))
+    assert [one["verdict"] for one in record["requires"]] == ["holds", "holds"]
+    assert record["references"].keys() == {"raw", "raw:b", "untrained"}
+    assert record["verdict"] == "confirmed"
+    figures["raw"] = 0.875
+    assert settle(claim, tmp_path, console=Console(quiet=True))["verdict"] == "out of regime"
+    own = runs(claim)
+    found = reference_runs(claim, own)
+    assert {run.seed for run in found.values()} == {0, 1}
+    assert found["raw:b", 0].data == own["b", 0].data
 
 
 TUNED = replace(CLAIM, tune={"lr": [0.001, 0.01], "batch_size": [16, 32]}, settings={"epochs": 1, "device": "cpu"})
@@ -262,6 +311,7 @@ def test_a_claim_that_is_tuned_is_verified_with_what_was_chosen(tmp_path, monkey
     seen = []
     (tmp_path / "l" / "dcl.json").write_text(json.dumps({**record, "code": "of old", "chosen": {}}))
     assert commands.claim.claim(["dcl"], verify=True, quiet=True, **folders) == []
+    del record["traces"]  # by which it would stand
     (tmp_path / "l" / "dcl.json").write_text(json.dumps({**record, "code": "of old"}))
 
     def run_all(runs, out, jobs, console):
@@ -344,7 +394,8 @@ def test_a_record_stands_for_new_code_if_its_first_seed_gives_the_same_figures(t
         ({"statements": [other]}, "must be run again. "),
         ({"seeds": 7}, "dcl: is declared in another way since"),
     ):
-        path.write_text(json.dumps({**record, "code": "of old", **changed}))
+        bare = {name: value for name, value in record.items() if name != "traces"}  # by which it would stand
+        path.write_text(json.dumps({**bare, "code": "of old", **changed}))
         assert commands.claim.claim(["dcl"], verify=True, **folders) == []
         assert said in " ".join(capsys.readouterr().out.split())
         assert read(tmp_path / "l", CLAIM)["stale"]

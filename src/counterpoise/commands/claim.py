@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, fields
 from datetime import datetime, timezone
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ import counterpoise
 from counterpoise.commands.evidence import POINT, ItemsOf, difference, figure, summary, unit_of
 from counterpoise.commands.tuning import chooser, division_of, tune_claim
 from counterpoise.engine.pool import run_all
+from counterpoise.engine.traces import Trace, agree, processor, trace_all
 from counterpoise.errors import InputError, RunFailed, printable, unknown
 from counterpoise.files import make_folder, make_output_folder, write_json, written
 from counterpoise.measure.intervals import Estimate, holds, interval, interval_of, verdict
@@ -53,9 +56,9 @@ def claim(
         slugs: whose claims.
         all: every declared claim.
         report: run nothing; write the page of recorded results.
-        verify: run only the first seed of those whose code has changed since they were recorded. A record of which this
-            gives the same figures, to the last digit, stands for the new code; of any other, what differs is printed.
-            Another kind of processor may round sums in another way.
+        verify: check those whose code has changed since they were recorded. A record stands for the new code where a
+            few steps of each arm give what they gave (its traces, within tolerances that hold for any processor), or
+            else its whole first seed the same figures, to the last digit; of any other, what differs is printed.
         jobs: runs at the same time, in processes of their own.
         ledger: folder of the recorded results, one JSON file a claim.
         page: the Markdown file that `report` writes.
@@ -91,7 +94,9 @@ def claim(
     for one in chosen:  # what is no record must not be replaced
         read(folder, one)
     if verify:
-        return [record for one in chosen if (record := verified(one, folder, Path(out), jobs, console))]
+        known_traces = traced(chosen, folder, jobs)
+        found = [verified(one, folder, Path(out), jobs, console, known_traces.get(one.slug)) for one in chosen]
+        return [record for record in found if record]
     records = []
     for one in chosen:
         record = settle(one, Path(out), jobs, console)
@@ -119,16 +124,12 @@ def check_runnable(claim: Claim) -> None:
 
     Raises:
         InputError: for arguments, settings or values to try that its methods or task do not have; for arms that cannot
-            be tuned; for a claim which requires a reference, which cannot be done yet.
+            be tuned; for a requirement by a reference that its task does not have, or its arm does not stand on.
     """
     claim.check()
     if claim.spaces:
         chooser(claim)
-    if claim.references:
-        names = ", ".join(claim.references)
-        raise InputError(
-            f"claim {claim.slug}: requires: references cannot be scored yet, so that the claim cannot be run: {names}"
-        )
+    reference_runs(claim, runs(claim))
 
 
 def runs(claim: Claim, chosen: Mapping[str, Mapping[str, Any]] | None = None) -> dict[tuple[str, int], Run]:
@@ -153,6 +154,32 @@ def runs(claim: Claim, chosen: Mapping[str, Mapping[str, Any]] | None = None) ->
     return found
 
 
+def reference_runs(claim: Claim, arms: Mapping[tuple[str, int], Run]) -> dict[tuple[str, int], Run]:
+    """The runs of what a claim requires comparisons with, by name and seed; see `Claim.references`.
+
+    Args:
+        claim: what is declared.
+        arms: its runs. A reference has the data and settings of the arm after its colon, or else of the first.
+
+    Raises:
+        InputError: for a reference that the task does not have, and that is no model which the arm stands on.
+    """
+    task, found = find(claim.task), {}
+    for name in claim.references:
+        reference, _, arm = name.partition(":")
+        label = arm or next(iter(claim.arms))
+        for seed in range(claim.seeds):
+            run = arms[label, seed]
+            if reference in task.references:
+                one = task.reference_run(run, reference)
+            else:
+                one = next((given.run for given in task.given(run) if given.role == reference), None)
+            if one is None:
+                raise InputError(f"claim {claim.slug}: requires: {name}: the arm {label} has no {reference} to score")
+            found[name, seed] = one
+    return found
+
+
 def settle(claim: Claim, out: Path, jobs: int = 1, console: Console | None = None) -> dict[str, Any]:
     """Run a claim's arms over its seeds and judge its statements, if what it requires holds.
 
@@ -165,7 +192,8 @@ def settle(claim: Claim, out: Path, jobs: int = 1, console: Console | None = Non
     console.print(f"{claim.slug}: {claim.words}")
     folder = make_output_folder(out, "comparison")
     chosen = tune_claim(claim, {label: runs(claim)[label, 0] for label in claim.arms}, folder, jobs, console)
-    results = run_all(runs(claim, chosen), folder, jobs, console)
+    own = runs(claim, chosen)
+    results = run_all({**own, **reference_runs(claim, own)}, folder, jobs, console)
     items = ItemsOf(out)
     for (label, seed), result in results.items():
         if result["status"] == "failed":
@@ -179,6 +207,7 @@ def settle(claim: Claim, out: Path, jobs: int = 1, console: Console | None = Non
         "best": claim.best,
         "chosen": chosen,
         "arms": {label: _arm(label, results, claim.seeds, items) for label in claim.arms},
+        "references": {name: _arm(name, results, claim.seeds, items) for name in claim.references},
         "data": claim.data,
         "imperfect": list(claim.imperfect),
         "seeds": claim.seeds,
@@ -192,13 +221,23 @@ def settle(claim: Claim, out: Path, jobs: int = 1, console: Console | None = Non
             "torch": torch.__version__,
             "python": platform.python_version(),
         },
+        "traces": trace_all({label: own[label, 0] for label in claim.arms}),
+        "processor": processor(),
     }
 
 
 def verified(
-    claim: Claim, folder: Path, out: Path, jobs: int = 1, console: Console | None = None
+    claim: Claim,
+    folder: Path,
+    out: Path,
+    jobs: int = 1,
+    console: Console | None = None,
+    traces: dict[str, Trace] | None = None,
 ) -> dict[str, Any] | None:
-    """The record of a claim, if it stands: its first seed, run by the code as it is now, gives the same figures.
+    """The record of a claim, if it stands for the code as it is now.
+
+    It does where the traces of all arms agree (see `engine.traces`); or else, and of a record without traces, where the
+    first seed gives the same figures to the last digit.
 
     Args:
         claim: what is declared.
@@ -206,6 +245,7 @@ def verified(
         out: folder of the runs.
         jobs: runs at the same time.
         console: where the outcome is printed.
+        traces: of its arms, where these are known already.
 
     Returns:
         The record, or `None` where there is none, or it does not stand. Arms that are tuned have the arguments and
@@ -225,7 +265,13 @@ def verified(
         console.print(f"{claim.slug}: is declared in another way since; it must be run again")
         return None
     check_runnable(claim)
-    first = {key: run for key, run in runs(claim, record.get("chosen")).items() if key[1] == 0}
+    own = runs(claim, record.get("chosen"))
+    if "traces" in record:
+        traces = traces or trace_all({label: own[label, 0] for label in claim.arms})
+        if (differs := agree(record["traces"], traces)) is None:
+            return _standing(claim, record, folder, "the traces of all arms agree", console)
+        console.print(printable(f"{claim.slug}: its traces differ, so that the first seed is run: {differs}"))
+    first = {key: run for key, run in {**own, **reference_runs(claim, own)}.items() if key[1] == 0}
     results = run_all(first, make_output_folder(out, "comparison"), jobs, console)
     failed = [result["error"] for result in results.values() if result["status"] == "failed"]
     before = [*record.get("requires", []), *record["statements"]]
@@ -235,10 +281,35 @@ def verified(
             differs = f"{statement.says}: {now} with seed 0, recorded {recorded['values'][0]}"
             console.print(printable(f"{claim.slug}: must be run again. {differs}"))
             return None
+    return _standing(claim, record, folder, "the first seed gives the same figures", console)
+
+
+def _standing(claim: Claim, record: dict[str, Any], folder: Path, why: str, console: Console) -> dict[str, Any]:
+    """A record that stands, written for the code as it is now."""
     record |= {"code": claim.code(), "verified": datetime.now(timezone.utc).date().isoformat()}
     write_json(folder / f"{claim.slug}.json", record)
-    console.print(f"{claim.slug}: stands, the first seed gives the same figures")
+    console.print(f"{claim.slug}: stands, {why}")
     return record
+
+
+def traced(claims: Sequence[Claim], folder: Path, jobs: int) -> dict[str, dict[str, Trace]]:
+    """The traces of those claims whose records are stale and have some, several claims at a time.
+
+    Args:
+        claims: that are verified.
+        folder: of the ledger.
+        jobs: processes.
+    """
+    wanted = {}
+    for one in claims:
+        record = read(folder, one)
+        if record and record["stale"] and "traces" in record and _is_declared_alike(one, record):
+            own = runs(one, record.get("chosen"))
+            wanted[one.slug] = {label: own[label, 0] for label in one.arms}
+    if len(wanted) < 2 or jobs < 2:
+        return {slug: trace_all(arms) for slug, arms in wanted.items()}
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        return dict(zip(wanted, pool.map(trace_all, wanted.values()), strict=True))
 
 
 def _is_declared_alike(claim: Claim, record: Mapping[str, Any]) -> bool:

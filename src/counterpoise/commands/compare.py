@@ -414,7 +414,7 @@ def summarise(
     finished = sum(result["status"] == "done" for result in results.values())
     stopped = any(result["status"] == "stopped" for result in results.values())
     incomplete = f"Incomplete: stopped when {finished} of {len(results)} runs were done." if stopped else None
-    learnt = _learnt(methods, references, metrics, items, main) if main in metrics else None
+    learnt = _learnt(methods, references, metrics, items, main) if main else None
     return {"methods": methods, "references": references, "learnt": learnt, "incomplete": incomplete}
 
 

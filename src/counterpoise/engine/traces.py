@@ -108,7 +108,7 @@ def difference(recorded: Trace, now: Trace) -> str | None:
                 return f"{name} {number}: {new}, recorded {old}"
     if recorded["scores"].keys() != now["scores"].keys():
         return f"scores: {', '.join(now['scores'])}, recorded {', '.join(recorded['scores'])}"
-    one_item = 1.5 / max(recorded["items"], 1)
+    one_item = 1.5 / recorded["items"] if recorded["items"] else 0.0
     for name, old in recorded["scores"].items():
         new = now["scores"][name]
         if abs(new - old) > one_item and not _close(old, new, SCORES):
@@ -128,7 +128,7 @@ def _close(old: float, new: float, tolerance: float, scale: float = 0.0) -> bool
 def _traced(run: Run, dtype: str) -> Trace:
     """The trace of a shortened run, trained in a dtype."""
     task = tasks.find(run.task)
-    parts = task.sample(run, task.load(run), ITEMS)
+    parts = task.sample(run, task.parts(run), ITEMS)
     with TemporaryDirectory() as folder, default_dtype(DTYPES[dtype]):
         learner = task.make(run, parts, _models(task, run, parts, Path(folder)))
         if isinstance(learner, Learner):
@@ -166,7 +166,7 @@ def _models(task: Task[Any], run: Run, parts: Any, folder: Path) -> Offers:
             model = load_model(given, run, parts, folder)
         else:
             below, own = tasks.find(given.run.task), shortened(given.run)
-            data = below.sample(own, below.load(own), ITEMS)
+            data = below.sample(own, below.parts(own), ITEMS)
             learner = below.make(own, data, _models(below, own, data, folder))
             (place := folder / given.role).mkdir()
             below.train(own, learner, data, place)
@@ -204,6 +204,11 @@ def _model_name() -> str:
         lines = []
     named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return (named[0] if named else platform.processor()) or platform.machine()
+
+
+def trace_all(runs: Mapping[str, Run]) -> dict[str, Trace]:
+    """The traces of several runs by their labels, one after the other."""
+    return {label: trace(run) for label, run in runs.items()}
 
 
 def agree(recorded: Mapping[str, Trace], now: Mapping[str, Trace]) -> str | None:
