@@ -31,7 +31,7 @@ def test_the_examples_of_a_page_run(page):
         exec(compile(code, str(page), "exec"), {})
 
 
-@pytest.mark.parametrize("page", ["data", "models", "scaling", "scenes"])
+@pytest.mark.parametrize("page", ["data", "models", "scaling", "scenes", "tuning"])
 def test_the_examples_of_other_pages_run(page):
     examples = blocks(ROOT / "docs" / f"{page}.md", "python")
     assert examples

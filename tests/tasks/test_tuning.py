@@ -4,7 +4,9 @@ from dataclasses import fields, replace
 
 import pytest
 import torch
+from PIL import Image
 
+import counterpoise
 from counterpoise import tasks
 from counterpoise.commands.compare import parse_arms
 from counterpoise.commands.tuning import division_of
@@ -172,6 +174,45 @@ def test_hidden_labels_stay_hidden_and_their_images_are_trained_on():
     for part in (trial.train, trial.test):
         for item, label in zip(contents(part), part.labels.tolist(), strict=True):
             assert label < 0 or names[item] == part.classes[label]
+
+
+def test_a_model_that_a_trial_stands_on_is_trained_without_what_chooses():
+    trial = trial_run(run_of("pretrain"), {})
+    task = tasks.find("pretrain")
+    start = task.given_run(trial, "start", "simclr")
+    assert (start.tuning, start.division, start.seed) == (True, 100, 100)
+    assert contents(task.parts(start).train) == contents(task.parts(trial).train)
+
+
+def test_other_test_files_change_no_choice(tmp_path, rng):
+    def write(split, label, number):
+        path = tmp_path / "photos" / split / label / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        stripes = 30 * (torch.arange(16)[:, None] % 4 // 2).expand(16, 16)
+        noise = torch.randint(40, 200, (16, 16), generator=rng)
+        Image.fromarray((noise + (stripes if label == "level" else stripes.T)).to(torch.uint8).numpy()).save(path)
+
+    def compared(out):
+        settings = {"epochs": 8, "batch_size": 8, "device": "cpu", "references": False}
+        found = counterpoise.compare(
+            ["cross-entropy"], tmp_path / "photos", task="classify", seeds=1, tune=4, out=out, quiet=True, **settings
+        )
+        (method,) = found["tuning"]["methods"].values()
+        return found, method
+
+    for split, count in (("train", 30), ("test", 8)):
+        for label in ("level", "upright"):
+            for number in range(count):
+                write(split, label, number)
+    before, chosen = compared(tmp_path / "before")
+    for number in range(8):  # other images, half of the labels exchanged
+        write("test", ("level", "upright")[number % 2], number)
+    after, again = compared(tmp_path / "after")
+    assert again["arguments"] == chosen["arguments"]
+    assert [trial["figure"] for trial in again["trials"]] == [trial["figure"] for trial in chosen["trials"]]
+    assert len({trial["figure"] for trial in chosen["trials"]}) > 1
+    nll = [found["methods"][0]["runs"][0]["metrics"]["nll"] for found in (before, after)]
+    assert nll[0] != nll[1]  # the score does change
 
 
 def made(labels, classes):
