@@ -326,6 +326,17 @@ def test_a_claim_that_is_tuned_is_verified_with_what_was_chosen(tmp_path, monkey
     assert {run.method: run.arguments["lr"] for run in seen} == {"dcl": 0.01, "simclr": 0.001}
 
 
+def test_a_claim_of_which_all_trials_of_an_arm_fail_is_not_judged(tmp_path, monkeypatch, figures):
+    def run_all(runs, folder, jobs, console, ray=None):
+        failed = {"seed": 100, "status": "failed", "error": "Diverged: nan"}
+        done = {"status": "done", "seconds": 1.0, "folder": "f", **result(knn=0.5)}
+        return {key: failed if run.method == "dcl" else done for key, run in runs.items()}
+
+    monkeypatch.setattr(tuning, "run_all", run_all)
+    with pytest.raises(RunFailed, match="claim dcl: tune: a: all 4 trials failed; the first of them: Diverged: nan"):
+        settle(TUNED, tmp_path / "o")
+
+
 def test_a_claim_without_tuning_has_the_division_of_each_seed():
     assert {run.division for run in runs(CLAIM).values()} == {None}
 

@@ -10,7 +10,7 @@ import counterpoise
 from counterpoise.engine import execute, pool, tuning
 from counterpoise.engine.pool import run_all
 from counterpoise.engine.tuning import Arm, Grid, Sampled, trial_run, tune
-from counterpoise.errors import InputError, MissingExtra, RunFailed
+from counterpoise.errors import InputError, MissingExtra
 from counterpoise.registry.search import Range, defaults_of
 from counterpoise.terminal import make_console
 from counterpoise.training.run import ImageSettings, LearnerSettings, Run
@@ -144,8 +144,10 @@ def test_trials_that_fail_or_have_no_figure_are_worst(results, tmp_path):
     assert [trial.figure for trial in found.trials] == [None, None, -5.0]
     assert [trial.error for trial in found.trials] == ["Diverged: loss nan", found.trials[1].error, None]
     assert "has no knn" in found.trials[1].error
-    with pytest.raises(RunFailed, match="tune: all 2 trials of a failed; the first of them: Diverged: loss nan"):
-        tune(grid((0.1, 0.2)), "knn", "higher", tmp_path, 1, QUIET)
+    assert found.error is None
+    failed = tune(grid((0.1, 0.2)), "knn", "higher", tmp_path, 1, QUIET)["a"]
+    assert (failed.arguments, failed.settings) == ({}, {})
+    assert failed.error == "all 2 trials failed; the first of them: Diverged: loss nan"
     with pytest.raises(InputError, match="tune: figure to choose by 'knm' is not known; did you mean 'knn'"):
         tune(grid(), "knm", "higher", tmp_path, 1, QUIET)
     assert tune(grid(), "bend", "higher", tmp_path, 1, QUIET)["a"].arguments == {"lr": 0.2}  # a diagnostic
@@ -295,3 +297,20 @@ def test_tuning_without_optuna_is_refused_before_anything_is_written(monkeypatch
     with pytest.raises(MissingExtra, match="tune"):
         compared(tmp_path / "c", 2)
     assert not (tmp_path / "c").exists()
+
+
+def test_a_method_of_which_all_trials_fail_does_not_stop_the_others(tmp_path):
+    failing = tmp_path / "mine.py"
+    failing.write_text(
+        "from counterpoise.metric.regression import Regression\n\n\n"
+        "class Fails(Regression):\n    def loss(self, *batch):\n        raise ValueError('no loss')\n"
+    )
+    found = compared(tmp_path / "c", 2, ("regression", f"{failing}:Fails"))
+    good, bad = found["methods"][:2]
+    assert [run["status"] for run in good["runs"]] == ["done"] * 2
+    assert [run["status"] for run in bad["runs"]] == ["failed"] * 2
+    assert bad["arguments"] == {}
+    trials = found["tuning"]["methods"][bad["label"]]["trials"]
+    assert [trial["figure"] for trial in trials] == [None, None]
+    assert all("no loss" in trial["error"] for trial in trials)
+    assert "nothing, since all trials failed" in (tmp_path / "c" / "report.html").read_text(encoding="utf-8")

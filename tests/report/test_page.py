@@ -77,6 +77,10 @@ def test_the_page_says_how_arguments_were_chosen_and_what_it_cost(fake, tmp_path
     assert {"id": "tuning", "aria-labelledby": "tuning-title"} in page.all("section")
     assert {"href": "#tuning"} in page.all("a")
     assert "<img src=x" not in html
+    failed = {**TUNED, "arguments": {}, "trials": TRIALS[2:]}
+    results["tuning"]["methods"] = {"simclr": failed}
+    page = Page(write_report(results, tmp_path, tmp_path / "tuned.html").read_text("utf-8"))
+    assert "nothing, since all trials failed" in page.words
     results["tuning"]["by"], results["tuning"]["methods"] = "alignment", {"simclr": {**TUNED, "trials": TRIALS}}
     page = Page(write_report(results, tmp_path, tmp_path / "tuned.html").read_text("utf-8"))
     assert "flip=on0.6140.51" in page.words.replace(" ", "")

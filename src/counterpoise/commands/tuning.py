@@ -13,7 +13,7 @@ from counterpoise import tasks
 from counterpoise.engine.pool import Key
 from counterpoise.engine.tuning import Arm as TunedArm
 from counterpoise.engine.tuning import Grid, Sampled, load_optuna, trial_run, tune
-from counterpoise.errors import InputError
+from counterpoise.errors import InputError, RunFailed
 from counterpoise.registry import catalogue
 from counterpoise.registry.ledger import TUNING_SEED, Claim
 from counterpoise.registry.search import defaults_of, space_text, tuning_space
@@ -74,6 +74,8 @@ def tuned_arms(
 ) -> tuple[list[Arm], dict[str, Any] | None]:
     """The rows of a comparison with the arguments that tuning chose, and what its results say of that.
 
+    A method all of whose trials fail keeps its own arguments: its runs then fail, and those of the others go on.
+
     Args:
         arms: as they were asked for.
         runs: theirs, by label and seed.
@@ -112,12 +114,19 @@ def tune_claim(
         folder: of the claims' runs.
         jobs: trials at the same time.
         console: shows how far it is.
+
+    Raises:
+        RunFailed: where all trials of an arm fail, since a claim with runs missing has no verdict.
     """
     if not claim.spaces:
         return {}
     by, better = chooser(claim)
     arms = {label: TunedArm(runs[label], Grid(space)) for label, space in claim.spaces.items()}
-    return {label: found.content() for label, found in tune(arms, by, better, folder, jobs, console).items()}
+    chosen = tune(arms, by, better, folder, jobs, console)
+    for label, found in chosen.items():
+        if found.error:
+            raise RunFailed(f"claim {claim.slug}: tune: {label}: {found.error}")
+    return {label: found.content() for label, found in chosen.items()}
 
 
 def chooser(claim: Claim) -> tuple[str, str]:

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, Protocol
 from rich.console import Console
 
 from counterpoise.engine.pool import run_all
-from counterpoise.errors import MissingExtra, RunFailed, unknown
+from counterpoise.errors import MissingExtra, unknown
 from counterpoise.files import make_output_folder
 from counterpoise.registry.ledger import TUNING_SEED
 from counterpoise.registry.search import Range, Space, Spread, combinations
@@ -56,14 +56,21 @@ class Tuned:
     """What was chosen for one arm, and from what.
 
     Attributes:
-        arguments: of the method.
-        settings: of the task.
+        arguments: of the method; none where all trials failed.
+        settings: of the task; likewise.
         trials: in their order; of equal figures the first is chosen.
     """
 
     arguments: dict[str, Any]
     settings: dict[str, Any]
     trials: tuple[Trial, ...]
+
+    @property
+    def error(self) -> str | None:
+        """Why nothing could be chosen, where all trials failed."""
+        if any(trial.figure is not None for trial in self.trials):
+            return None
+        return f"all {len(self.trials)} trials failed; the first of them: {self.trials[0].error}"
 
     @property
     def seconds(self) -> float:
@@ -226,7 +233,6 @@ def tune(
 
     Raises:
         InputError: for a figure that no trial has.
-        RunFailed: where all trials of an arm failed, or have no such figure.
     """
     found: dict[str, list[Trial]] = {label: [] for label in arms}
     while wave := {label: asked for label, arm in arms.items() if (asked := arm.proposals.ask())}:
@@ -242,7 +248,7 @@ def tune(
             made = [_trial(arms[label].run, values, next(in_order), by) for values in asked]
             arms[label].proposals.tell([_height(trial, better) for trial in made])
             found[label] += made
-    return {label: _chosen(label, trials, by, better) for label, trials in found.items()}
+    return {label: _chosen(trials, better) for label, trials in found.items()}
 
 
 def trial_run(run: Run, values: Mapping[str, Any]) -> Run:
@@ -303,10 +309,10 @@ def _height(trial: Trial, better: str) -> float:
     return trial.figure if better == "higher" else -trial.figure
 
 
-def _chosen(label: str, trials: Sequence[Trial], by: str, better: str) -> Tuned:
+def _chosen(trials: Sequence[Trial], better: str) -> Tuned:
     best = max(trials, key=lambda trial: _height(trial, better))  # of equal ones the first
     if best.figure is None:
-        raise RunFailed(f"tune: all {len(trials)} trials of {label} failed; the first of them: {trials[0].error}")
+        return Tuned({}, {}, tuple(trials))
     return Tuned(best.arguments, best.settings, tuple(trials))
 
 

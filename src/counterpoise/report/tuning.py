@@ -39,12 +39,12 @@ def tuning(results: Json) -> Json | None:
 def _row(label: str, method: Mapping[str, Any], metric: Json) -> Json:
     trials: Sequence[Mapping[str, Any]] = method["trials"]
     chosen = {**method["arguments"], **method["settings"]}
-    best = next(trial for trial in trials if {**trial["arguments"], **trial["settings"]} == chosen)
+    figures = [trial["figure"] for trial in trials if {**trial["arguments"], **trial["settings"]} == chosen]
     return {
         "label": label,
         "space": method["space"],
         "chosen": [f"{name} = {_plain(value)}" for name, value in chosen.items()],
-        "figure": _figure(best["figure"], metric),
+        "figure": _figure(figures[0] if figures else None, metric),
         "default": _figure(trials[0]["figure"], metric),
         "failed": sum(trial["figure"] is None for trial in trials),
         "seconds": formatting.duration(method["seconds"]),
