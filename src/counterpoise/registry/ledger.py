@@ -569,7 +569,7 @@ def ledger_page(
         "its bound these seeds and items show in 80 % of cases, and how many seeds a difference of one point (0.01; of",
         "a figure that is no share, 1) needs. Out of regime: what the claim requires did not hold by its mean over the",
         "seeds, so that its statements are not judged, neither confirmed nor refuted. Verified: the code has changed",
-        "since that date, and on the other one gave the same figures, to the last digit, for the first seed.",
+        "since that date, and on the other one a few steps of every arm, or the whole first seed, gave what they gave.",
         "[How a claim is declared](../claims.md).",
         "",
         "| paper | verdict | seeds | date | command |",
