@@ -409,7 +409,8 @@ def stopping_at(run_number):
 
 
 def test_what_is_done_at_a_stop_is_reported_as_incomplete_and_the_next_call_goes_on(tmp_path, monkeypatch, capsys):
-    methods, out = ["simclr", "dcl", "moco"], {"out": str(tmp_path), "seeds": 1, **QUICK}
+    methods = ["simclr", "dcl", "moco"]
+    out = {"out": str(tmp_path), "seeds": 1, "references": False, **QUICK}
     with monkeypatch.context() as patch:
         patch.setattr(pool, "execute_run", stopping_at(3))
         with pytest.raises(KeyboardInterrupt):
@@ -650,4 +651,5 @@ def test_references_are_run_beside_methods_and_found_again_whatever_the_budget(t
     assert "raw inputs" in (tmp_path / "c" / "results.csv").read_text(encoding="utf-8")
     none = counterpoise.compare("simclr", "digits", seeds=1, out=tmp_path / "d", quiet=True, references=False, **QUICK)
     assert none["references"] == []
+    assert "--no-references" in none["command"]
     assert none["learnt"] is None

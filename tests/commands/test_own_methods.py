@@ -125,7 +125,7 @@ def test_an_argument_with_the_name_of_a_flag_of_every_run_is_given_with_the_meth
 
 def test_it_stands_beside_others_in_a_comparison(place):
     words = ["simclr", "./mine.py:Weighted:weight=2", "mine.py:Apart"]
-    content = counterpoise.compare(words, "photos", seeds=1, out="o", **QUICK)
+    content = counterpoise.compare(words, "photos", seeds=1, out="o", references=False, **QUICK)
     assert [row["label"] for row in content["methods"]] == words
     assert [run["status"] for row in content["methods"] for run in row["runs"]] == ["done"] * 3
     assert [row["title"] for row in content["methods"][1:]] == ["SimCLR, weighted.", "Apart"]
@@ -133,7 +133,7 @@ def test_it_stands_beside_others_in_a_comparison(place):
     before = {path.name for path in (place / "o" / "runs").iterdir()}
     assert len(before) == 3
     (place / "mine.py").write_text(MINE.replace("square()", "abs()"))
-    counterpoise.compare(words, "photos", seeds=1, out="o", **QUICK)
+    counterpoise.compare(words, "photos", seeds=1, out="o", references=False, **QUICK)
     assert len({path.name for path in (place / "o" / "runs").iterdir()} - before) == 2  # those of the file run again
 
 

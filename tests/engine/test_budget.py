@@ -112,7 +112,7 @@ def test_several_processes_are_not_measured():
 def test_results_and_commands_hold_the_steps(tmp_path, monkeypatch):
     monkeypatch.setattr(budget, "measure_pace", lambda run: Pace(20.0, 0.0, 4))
     options = {"batch_size": 512, "device": "cpu", "quiet": True, "minutes": 1}
-    content = compare(["simclr"], "digits", seeds=1, out=tmp_path / "all", **options)
+    content = compare(["simclr"], "digits", seeds=1, out=tmp_path / "all", references=False, **options)
     assert content["settings"]["steps"] == 3
     assert content["settings"]["minutes"] is None
     assert "--steps 3 " in content["command"]

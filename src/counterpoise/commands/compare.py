@@ -177,13 +177,16 @@ def compare(
     head = {
         "counterpoise": counterpoise.__version__,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "command": command_line(arms, source, task, imperfect, seeds, against, jobs, ray, folder, shared, tune),
+        "command": command_line(
+            arms, source, task, imperfect, seeds, against, jobs, ray, folder, shared, tune, references
+        ),
         **about_task.declared(shared),
         "settings": {**asdict(shared), "seeds": seeds, "imperfect": list(imperfect)},
         "baseline": against,
         **({} if tuning is None else {"tuning": tuning}),
     }
-    runs |= {(arm.label, seed): replace(run, seed=seed) for arm, run in beside.items() for seed in range(seeds)}
+    quick = {(arm.label, seed): replace(run, seed=seed) for arm, run in beside.items() for seed in range(seeds)}
+    runs = {**quick, **runs}
     rows = Rows(arms, against, list(beside))
     try:
         results = run_all(runs, folder, jobs, console, ray)
@@ -362,6 +365,7 @@ def command_line(
     folder: Path,
     settings: Settings,
     tune: int = 0,
+    references: bool = True,
 ) -> str:
     """The command that repeats a comparison."""
     words = ["counterpoise", "compare", "--task", task, "--data", data]
@@ -374,6 +378,7 @@ def command_line(
         if value != f.default:
             flag = f"--{f.name.replace('_', '-')}"
             words += [flag] if value is True else [flag, str(value)]
+    words += [] if references else ["--no-references"]
     words += ["--ray", ray] if ray else ["--jobs", str(jobs)]
     words += ["--out", str(folder)]
     return shlex.join(words)
