@@ -18,11 +18,13 @@ from counterpoise.metric.metrix import (
     MeanAndMax,
     Metrix,
     MetrixLoss,
+    SimilarityContrastiveLoss,
     Triples,
     hardest_negatives,
     last_pooling,
     log_one_plus_sum,
     mixed_contrastive,
+    mixed_contrastive_similarity,
     mixed_multi_similarity,
     mixed_proxy_anchor,
     mixing_pairs,
@@ -34,7 +36,7 @@ from counterpoise.nets import backbone
 from counterpoise.training.trainer import fit
 from worlds import Encoder, seeded
 
-BASES = ["contrastive", "multi-similarity", "proxy-anchor"]
+BASES = ["contrastive", "contrastive-similarity", "multi-similarity", "proxy-anchor"]
 KINDS = ["positive-negative", "anchor-negative"]
 N, D, C = 8, 5, 4  # the last class is not in the batch, another one has a single image
 Z = torch.randn(N, D, generator=seeded(0), dtype=torch.float64)
@@ -81,6 +83,11 @@ def written_out(loss, z, labels, share, kind, hardest=None):
         if loss.base == "contrastive":
             terms += [(anchors[a] - v).norm() for v in mixtures]
             continue
+        if loss.base == "contrastive-similarity":
+            pulls = sum(share * -(anchors[a] @ v) for v in mixtures)
+            pushes = sum((1 - share) * max(anchors[a] @ v - c["margin"], 0 * z[0, 0]) for v in mixtures)
+            sums += [pulls + pushes + 0 * z[0, 0]]
+            continue
         plus = sum(share * math.e ** (-c["alpha"] * (anchors[a] @ v - c["margin"])) for v in mixtures)
         if proxies:
             minus = sum((1 - share) * math.e ** (c["alpha"] * (anchors[a] @ v + c["margin"])) for v in mixtures)
@@ -118,6 +125,8 @@ def test_mixtures_with_hard_labels_are_the_base_losses(labels):
     torch.testing.assert_close(found, losses.MultiSimilarityLoss(3, 40, 0.4)(Z, labels))
     found = mixed_contrastive((z[anchor] - z[item]).norm(dim=1), y, 1.3)
     torch.testing.assert_close(found, losses.ContrastiveLoss(0, 1.3)(Z, labels))
+    found = mixed_contrastive_similarity((z[anchor] * z[item]).sum(1), y, N, 0.3)
+    torch.testing.assert_close(found, SimilarityContrastiveLoss(0.3)(Z, labels))
     theirs = losses.ProxyAnchorLoss(C, D, 0.2, 20).double()
     anchor, item = torch.ones(C, N).nonzero(as_tuple=True)
     y = (anchor == labels[item]).double()
@@ -160,6 +169,54 @@ def test_contrastive_is_linear_in_the_label(rng):
     assert at[0] > 0.01
     far = mixed_contrastive(d + 1, torch.zeros_like(d), 0.5)
     assert far == 0
+
+
+@pytest.mark.parametrize("margin", [0.5, -0.2])
+def test_the_papers_contrastive_loss_anchor_by_anchor(margin):
+    """Without a margin on the positives, and with an anchor that has none."""
+    ours, theirs = Z.clone().requires_grad_(), Z.clone().requires_grad_()
+    z, sums = F.normalize(theirs, dim=1), []
+    for a in range(N):
+        others = [b for b in range(N) if b != a]
+        sums += [-(z[a] @ z[b]) if LABELS[a] == LABELS[b] else (z[a] @ z[b] - margin).relu() for b in others]
+    value = SimilarityContrastiveLoss(margin)(ours, LABELS)
+    torch.testing.assert_close(value, sum(sums) / N)
+    value.backward()
+    (sum(sums) / N).backward()
+    torch.testing.assert_close(ours.grad, theirs.grad)
+    assert sum(s.item() > 0 for s in sums) > 4
+
+
+def test_a_single_mixture_of_the_papers_contrastive_loss():
+    """By hand: pulled by -y up to the margin; beyond it the slope is 1 - 2y, so only y above a half still pulls."""
+    s = torch.tensor([0.4, 0.8], dtype=torch.float64, requires_grad=True)
+    for y, expected, slopes in ((0.25, [-0.1, 0.025], [-0.25, 0.5]), (0.75, [-0.3, -0.525], [-0.75, -0.5])):
+        for i in range(2):
+            value = mixed_contrastive_similarity(s[i, None], torch.full((1,), y, dtype=s.dtype), anchors=1)
+            assert value.item() == pytest.approx(expected[i])
+            (slope,) = torch.autograd.grad(value, s)
+            assert slope[i].item() == pytest.approx(slopes[i])
+    with_more = mixed_contrastive_similarity(s, torch.ones_like(s), anchors=4)
+    assert with_more.item() == pytest.approx(-(0.4 + 0.8) / 4)  # anchors without mixtures count
+    assert mixed_contrastive_similarity(s[:0], s[:0], anchors=3) == 0
+
+
+def test_the_papers_constants_fill_what_is_not_given():
+    loss = MetrixLoss(preset="paper")
+    assert loss.constants == {"margin": 0.77, "alpha": 17.97, "beta": 75.66}
+    assert loss.loss.miner.epsilon == 0.39
+    assert (loss.loss.objective.base, loss.loss.objective.alpha, loss.loss.objective.beta) == (0.77, 17.97, 75.66)
+    own = MetrixLoss()
+    assert (own.constants, own.loss.miner.epsilon) == ({"margin": 0.5, "alpha": 2.0, "beta": 50.0}, 0.1)
+    some = MetrixLoss(preset="paper", alpha=3.0, epsilon=0.2)
+    assert (some.constants["alpha"], some.constants["beta"], some.loss.miner.epsilon) == (3.0, 75.66, 0.2)
+    for base in ("contrastive", "contrastive-similarity", "proxy-anchor"):
+        assert made(base, preset="paper").constants == made(base).constants
+    reached = method(mixing="embedding", preset="paper", epsilon=0.3).objective
+    assert (reached.constants, reached.loss.miner.epsilon) == (loss.constants, 0.3)
+    found = MetrixLoss(preset="paper", weight=0.0).double()(Z, LABELS)
+    mined = reached.loss.miner.__class__(0.39)(Z, LABELS)
+    torch.testing.assert_close(found, losses.MultiSimilarityLoss(17.97, 75.66, 0.77)(Z, LABELS, mined))
 
 
 def test_where_a_mixture_starts_to_be_a_positive():
@@ -267,6 +324,17 @@ def test_utilization(rng):
     assert utilization(x[:1], -x[:1]) == pytest.approx(4)
 
 
+def test_utilization_of_embeddings_as_they_are(rng):
+    q, x, v = (torch.randn(n, 6, generator=rng) * 3 for n in (30, 20, 25))
+    expected = torch.cdist(q.double(), torch.cat([x, v]).double()).amin(1).square().mean()
+    assert utilization(q, x, v, normalize=False) == pytest.approx(float(expected), rel=1e-5)
+    assert utilization(2 * q, 2 * x, 2 * v, normalize=False) == pytest.approx(4 * float(expected), rel=1e-5)
+    assert utilization(q, q, normalize=False) == pytest.approx(0, abs=1e-5)
+    assert utilization(F.normalize(q), F.normalize(x), normalize=False) == pytest.approx(utilization(q, x), abs=1e-6)
+    with pytest.raises(InputError, match="mixed: expected rows of a length of at most 1e\\+08"):
+        utilization(q, x, 1e30 * v, normalize=False)
+
+
 LABELS_12 = torch.arange(12) % 3
 PIXELS = torch.randint(0, 256, (12, 1, 16, 16), generator=seeded(1), dtype=torch.uint8)
 VIEW = PIXELS.float() / 127.5 - 1
@@ -353,7 +421,8 @@ def test_what_is_mixed_and_what_the_net_does_for_it(mixing, pooling, base):
 
     torch.testing.assert_close(found, it.objective.of_all(z, LABELS_12, share, "positive-negative", mixed))
     plain, _ = it.objective.base_loss(z, LABELS_12)
-    assert found > plain
+    assert (found - plain).abs() > 1e-3
+    assert found > plain or base == "contrastive-similarity"  # whose sums may be negative
 
 
 def test_mixed_maps_under_a_mean_are_mixed_embeddings_before_their_length_is_1():
@@ -429,6 +498,21 @@ def test_diagnostics_measure_how_near_training_came(mixing):
     assert it.visited(single)[1].shape == (0, 4)
 
 
+def test_diagnostics_of_embeddings_as_the_network_gives_them():
+    for mixing in ("input", "feature", "embedding"):
+        unit, it = method(mixing=mixing), method(mixing=mixing, normalize_utilization=False)
+        train = Images(PIXELS, LABELS_12, ("a", "b", "c"), "noise")
+        test = Images(PIXELS.flip(3), LABELS_12, ("a", "b", "c"), "noise")
+        found, plain = it.diagnostics(train, train, test), unit.diagnostics(train, train, test)
+        z, keys = (it.eval().encoder(VIEW.flip(3)).detach(), it.encoder(VIEW).detach())
+        assert found["utilization"] == pytest.approx(torch.cdist(z, keys).amin(1).square().mean().item(), rel=1e-4)
+        assert found["utilization"] != pytest.approx(plain["utilization"], rel=0.01)
+        assert found["utilization_mixed"] <= found["utilization"]
+        longest = it.visited(train)[1].norm(dim=1)
+        assert (longest < keys.norm(dim=1).max() * 1.01).all()
+        assert not torch.allclose(longest, torch.ones_like(longest), atol=0.01)
+
+
 def two_losses(rank=None, world=1):
     """Losses and averaged gradients of whole methods, of which a process takes its share; one is ahead in its draws."""
     found = []
@@ -484,7 +568,7 @@ def test_bad_input_is_refused_by_name():
     assert it.look(VIEW[:2])[1].shape[:2] == (2, 512)
     with pytest.raises(InputError, match="base 'multisimilarity' is not known; did you mean 'multi-similarity'"):
         MetrixLoss("multisimilarity")
-    for wrong in ({"mixing": "inputs"}, {"pairs": "positive"}, {"pooling": "max"}):
+    for wrong in ({"mixing": "inputs"}, {"pairs": "positive"}, {"pooling": "max"}, {"preset": "papers"}):
         with pytest.raises(InputError, match=f"{next(iter(wrong))} '.*' is not known"):
             method(**wrong)
     for wrong in ({"weight": -1}, {"hardest": 0}, {"concentration": 0}, {"alpha": 0}, {"margin": 2}):
@@ -492,6 +576,13 @@ def test_bad_input_is_refused_by_name():
             method(mixing="embedding", **wrong)
     with pytest.raises(InputError, match="alpha: the base loss 'contrastive' has none, got 3"):
         MetrixLoss("contrastive", alpha=3)
+    with pytest.raises(InputError, match=r"epsilon: the base loss 'contrastive-similarity' has none, got 0\.2"):
+        MetrixLoss("contrastive-similarity", epsilon=0.2)
+    for wrong in ({"epsilon": -0.1}, {"base": "contrastive-similarity", "margin": 1.5}):
+        with pytest.raises(InputError, match=list(wrong)[-1]):
+            MetrixLoss(**wrong)
+    with pytest.raises(InputError, match="anchors: expected a whole number of at least 1"):
+        mixed_contrastive_similarity(Z[0], Z[0].abs().clamp(max=1), 0)
     with pytest.raises(InputError, match="classes and dim: expected numbers"):
         MetrixLoss("proxy-anchor")
     with pytest.raises(InputError, match="pairs: expected positive-negative"):

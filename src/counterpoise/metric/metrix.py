@@ -27,23 +27,38 @@ from counterpoise.metric.learner import Embedder, EmbeddingLoss, ProxyLearner, c
 from counterpoise.metric.multi_similarity import MultiSimilarityLoss
 from counterpoise.metric.proxy_anchor import ProxyAnchorLoss
 from counterpoise.nets import embed
-from counterpoise.ops.checks import check_finite, check_integers, check_matrix, check_number, check_same_shape
+from counterpoise.ops.checks import (
+    check_finite,
+    check_integers,
+    check_lengths,
+    check_matrix,
+    check_number,
+    check_same_shape,
+)
 from counterpoise.ops.neighbours import nearest
 from counterpoise.ops.processes import gather
 from counterpoise.ops.similarity import normalize_rows
 
-Base = Literal["contrastive", "multi-similarity", "proxy-anchor"]
+Base = Literal["contrastive", "contrastive-similarity", "multi-similarity", "proxy-anchor"]
 Mixing = Literal["input", "feature", "embedding"]
 Kind = Literal["positive-negative", "anchor-negative"]
 Drawn = Literal["positive-negative", "anchor-negative", "either"]
 Pooling = Literal["mean", "mean+max"]
+Preset = Literal["own", "paper"]
 Make = Callable[[Int[Tensor, " mixtures"], Int[Tensor, " mixtures"]], Float[Tensor, "mixtures dim"]]
 
 # Constants of each base loss: the argument's name in its mixed form, and in the base loss itself.
 NUMBERS: dict[str, dict[str, str]] = {
     "contrastive": {"margin": "margin"},
+    "contrastive-similarity": {"margin": "margin"},
     "multi-similarity": {"margin": "base", "alpha": "alpha", "beta": "beta"},
     "proxy-anchor": {"margin": "margin", "alpha": "alpha"},
+}
+# Constants that only the base loss has: they choose its pairs.
+MINING: dict[str, tuple[str, ...]] = {"multi-similarity": ("epsilon",)}
+# Constants in the authors' code; of the other base losses they are the defaults here.
+PAPER: dict[str, dict[str, float]] = {
+    "multi-similarity": {"margin": 0.77, "alpha": 17.97, "beta": 75.66, "epsilon": 0.39}
 }
 CHUNK = 512  # images that are mixed with each other at a time to measure utilization
 
@@ -220,6 +235,39 @@ def mixed_contrastive(
     return _mean_above_zero(positivity * distance) + _mean_above_zero((1 - positivity) * (margin - distance).relu())
 
 
+def mixed_contrastive_similarity(
+    similarity: Float[Tensor, " mixtures"],
+    positivity: Float[Tensor, " mixtures"],
+    anchors: int,
+    margin: float = 0.5,
+) -> Float[Tensor, ""]:
+    r"""The paper's contrastive loss of mixtures: sums of $-y\, s$ and of $(1-y) [s - m]_+$, the mean over all anchors.
+
+    With y = 1 for positives and y = 0 for negatives this is the unmixed loss. Sums grow with the number of mixtures.
+
+    Args:
+        similarity: s, the similarity of each mixture to its anchor.
+        positivity: y, from 0 to 1.
+        anchors: number of anchors, including those without mixtures; at least 1.
+        margin: m.
+
+    Returns:
+        Any number: the sum over positives has no lower bound of its own.
+
+    Raises:
+        InputError: for different shapes, NaN, or numbers out of range.
+
+    Examples:
+        >>> mixed_contrastive_similarity(torch.tensor([0.5, 1.0]), torch.tensor([1.0, 0.5]), anchors=1)  # -1 + 0.25
+        tensor(-0.7500)
+    """
+    _check_vectors(similarity=similarity, positivity=positivity)
+    _check_shares("positivity", positivity)
+    check_number("anchors", anchors, at_least=1, whole=True)
+    check_number("margin", margin)
+    return ((1 - positivity) * (similarity - margin).relu() - positivity * similarity).sum() / anchors
+
+
 def mixed_multi_similarity(
     similarity: Float[Tensor, " mixtures"],
     positivity: Float[Tensor, " mixtures"],
@@ -305,16 +353,18 @@ def utilization(
     queries: Float[Tensor, "queries dim"],
     training: Float[Tensor, "examples dim"],
     mixed: Float[Tensor, "mixtures dim"] | None = None,
+    normalize: bool = True,
 ) -> float:
     r"""Utilization, $\frac{1}{|Q|} \sum_q \min_x \lVert f(q) - f(x) \rVert^2$: distance of test from training items.
 
     Args:
-        queries: embeddings of the test items Q; all embeddings are normalised here.
+        queries: embeddings of the test items Q.
         training: embeddings of the training examples.
         mixed: embeddings of mixtures used in training.
+        normalize: normalise all embeddings here; otherwise they are used as they are.
 
     Returns:
-        From 0 to 4; lower is nearer. Mixtures can only lower it.
+        From 0, and to 4 of normalised embeddings; lower is nearer. Mixtures can only lower it.
 
     Raises:
         InputError: for shapes that do not match, NaN, or no rows.
@@ -323,16 +373,53 @@ def utilization(
         >>> test, train = torch.tensor([[1.0, 1.0]]), torch.eye(2)
         >>> round(utilization(test, train), 4), utilization(test, train, mix(train[:1], train[1:], 0.5))
         (0.5858, 0.0)
+        >>> round(utilization(3 * test, train, normalize=False), 4)  # from (3, 3) to (1, 0)
+        13.0
     """
     check_matrix("queries", queries)
     check_matrix("training", training)
-    keys = normalize_rows(training)
+    given = {"queries": queries, "training": training}
     if mixed is not None:
         check_matrix("mixed", mixed, at_least=0)
         check_same_shape(training=training[:1], mixed=mixed.new_zeros(1, mixed.shape[1]))
-        keys = torch.cat([keys, normalize_rows(mixed)])
-    distance, _ = nearest(normalize_rows(queries), keys, 1, "euclidean")
+        given["mixed"] = mixed
+    for name, rows in given.items():
+        if not normalize:
+            check_lengths(name, rows)
+        given[name] = normalize_rows(rows) if normalize else rows
+    queries, *keys = given.values()
+    distance, _ = nearest(queries, torch.cat(keys), 1, "euclidean")
     return float(distance.square().mean())
+
+
+class SimilarityContrastiveLoss(EmbeddingLoss):
+    r"""The paper's contrastive loss: `loss(embeddings, labels)`.
+
+    $\sum_{p \in P(a)} -s(a, p) + \sum_{n \in N(a)} [s(a, n) - m]_+$ with cosines s, the mean over all anchors.
+
+    Args:
+        margin: m, the cosine below which negatives cost nothing, from -1 to 1.
+
+    Examples:
+        >>> z = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]])
+        >>> round(SimilarityContrastiveLoss()(z, torch.tensor([0, 0, 1])).item(), 4)  # 2 (0 + 0.1 + 0.3) / 3
+        0.2667
+    """
+
+    def __init__(self, margin: float = 0.5):
+        super().__init__()
+        check_number("margin", margin, at_least=-1, at_most=1)
+        self.margin = margin
+
+    def of_all(self, embeddings: Float[Tensor, "batch dim"], labels: Labels) -> Float[Tensor, ""]:
+        """The loss of labelled rows that are already gathered from all processes."""
+        check_pairs(labels)
+        with torch.autocast(embeddings.device.type, enabled=False):
+            z = normalize_rows(embeddings.to(torch.promote_types(embeddings.dtype, torch.float32)))
+            similarity = z @ z.T
+        others = ~torch.eye(len(z), dtype=torch.bool, device=z.device)
+        same = (labels[:, None] == labels)[others].to(z.dtype)
+        return mixed_contrastive_similarity(similarity[others], same, len(z), self.margin)
 
 
 class MetrixLoss(nn.Module):
@@ -341,7 +428,8 @@ class MetrixLoss(nn.Module):
     Positives and negatives are those of the base loss, which multi-similarity mines.
 
     Args:
-        base: "contrastive", "multi-similarity" or "proxy-anchor".
+        base: "contrastive", of distances as in the public code; "contrastive-similarity", the paper's sums of
+            similarities; "multi-similarity"; or "proxy-anchor".
         weight: w, at least 0; 0 gives the base loss itself.
         hardest: number of negatives mixed for each anchor, the most similar ones; `None` mixes all.
         margin: margin of the base loss; `None` takes its default, as for `alpha` and `beta`.
@@ -349,6 +437,9 @@ class MetrixLoss(nn.Module):
         beta: sharpness of multi-similarity's negatives.
         classes: number of classes; required by proxy-anchor.
         dim: embedding dimension; required by proxy-anchor.
+        epsilon: mining margin of multi-similarity, at least 0; `None` takes its default.
+        preset: constants that are `None`: the base loss's "own" defaults; or the "paper"'s, which for multi-similarity
+            are margin 0.77, alpha 17.97, beta 75.66 and epsilon 0.39, and otherwise the defaults.
     """
 
     loss: Any
@@ -363,15 +454,21 @@ class MetrixLoss(nn.Module):
         beta: float | None = None,
         classes: int | None = None,
         dim: int | None = None,
+        epsilon: float | None = None,
+        preset: Preset = "own",
     ):
         super().__init__()
         if base not in NUMBERS:
             raise unknown("base", base, NUMBERS)
+        if preset not in get_args(Preset):
+            raise unknown("preset", preset, get_args(Preset))
         check_number("weight", weight, at_least=0)
         if hardest is not None:
             check_number("hardest", hardest, at_least=1, whole=True)
         self.base, self.weight, self.hardest, self.classes = base, weight, hardest, classes
-        self.loss = _base_loss(base, classes, dim, margin=margin, alpha=alpha, beta=beta)
+        numbers = {"margin": margin, "alpha": alpha, "beta": beta, "epsilon": epsilon}
+        chosen = {name: value for name, value in numbers.items() if value is not None}
+        self.loss = _base_loss(base, classes, dim, **((PAPER.get(base, {}) if preset == "paper" else {}) | chosen))
         self.constants = {name: getattr(self.loss, own) for name, own in NUMBERS[base].items()}
 
     def forward(
@@ -407,7 +504,7 @@ class MetrixLoss(nn.Module):
     def base_loss(self, embeddings: Float[Tensor, "batch dim"], labels: Labels) -> tuple[Float[Tensor, ""], Found]:
         """The unmixed loss of the rows of all processes, and the pairs that it uses."""
         embeddings = embeddings.to(torch.promote_types(embeddings.dtype, torch.float32))
-        if self.base == "proxy-anchor":
+        if self.base in ("proxy-anchor", "contrastive-similarity"):
             return self.loss.of_all(embeddings, labels), self.pairs(embeddings, labels)
         check_pairs(labels)
         found = self.pairs(embeddings, labels)  # mined once for both losses
@@ -452,7 +549,7 @@ class MetrixLoss(nn.Module):
         """The positives and negatives of the base loss."""
         if self.base == "multi-similarity":
             return Found(*self.loss.miner(embeddings, labels))
-        if self.base == "contrastive":
+        if self.base.startswith("contrastive"):
             return Found(*pml("utils.loss_and_miner_utils").get_all_pairs_indices(labels))
         classes = labels.unique()
         own, negatives = (classes[:, None] != labels).nonzero(as_tuple=True)
@@ -471,6 +568,8 @@ class MetrixLoss(nn.Module):
         if self.base == "contrastive":
             distance = torch.linalg.vector_norm(anchors - mixtures, dim=1)
             return mixed_contrastive(distance, positivity, **self.constants)
+        if self.base == "contrastive-similarity":
+            return mixed_contrastive_similarity((anchors * mixtures).sum(1), positivity, count, **self.constants)
         form = mixed_multi_similarity if self.base == "multi-similarity" else mixed_proxy_anchor
         return form((anchors * mixtures).sum(1), positivity, anchor, count, **self.constants)
 
@@ -489,7 +588,8 @@ class Metrix(ProxyLearner):
         encoder: maps images to features; a run keeps it with a linear layer on top that makes the embeddings.
         samples: number of training images.
         classes: number of classes.
-        base: base loss: "contrastive", "multi-similarity" or "proxy-anchor".
+        base: base loss: "contrastive", of distances as in the public code; "contrastive-similarity", the paper's sums
+            of similarities; "multi-similarity"; or "proxy-anchor".
         mixing: what is mixed: "input", the images; "feature", the backbone's last convolution map; or "embedding".
         pairs: whether negatives are mixed with positives or with the anchor; "either" draws it for each batch, but
             proxies are never mixed.
@@ -500,6 +600,11 @@ class Metrix(ProxyLearner):
         margin: margin of the base loss; `None` takes its default, as for `alpha` and `beta`.
         alpha: sharpness of multi-similarity's positives, or of proxy-anchor.
         beta: sharpness of multi-similarity's negatives.
+        epsilon: mining margin of multi-similarity, at least 0; `None` takes its default.
+        preset: constants that are `None`: the base loss's "own" defaults; or the "paper"'s, which for multi-similarity
+            are margin 0.77, alpha 17.97, beta 75.66 and epsilon 0.39, and otherwise the defaults.
+        normalize_utilization: measure utilization between normalised embeddings, on which the losses are defined;
+            otherwise between embeddings as the network gives them.
         **recipe: arguments of `ProxyLearner`.
     """
 
@@ -521,6 +626,9 @@ class Metrix(ProxyLearner):
         margin: float | None = None,
         alpha: float | None = None,
         beta: float | None = None,
+        epsilon: float | None = None,
+        preset: Preset = "own",
+        normalize_utilization: bool = True,
         **recipe: Any,
     ):
         super().__init__(encoder, samples, classes, **recipe)
@@ -530,10 +638,10 @@ class Metrix(ProxyLearner):
         if base == "proxy-anchor" and pairs == "anchor-negative":
             raise InputError("pairs: expected positive-negative, since the anchors of proxy-anchor are not images")
         check_number("concentration", concentration, above=0)
-        self.mixing, self.concentration = mixing, concentration
+        self.mixing, self.concentration, self.normalize_utilization = mixing, concentration, normalize_utilization
         self.pairs = "positive-negative" if base == "proxy-anchor" else pairs
         hardest = 1 if hardest is None and mixing == "input" else hardest
-        self.objective = MetrixLoss(base, weight, hardest, margin, alpha, beta, classes, self.features)
+        self.objective = MetrixLoss(base, weight, hardest, margin, alpha, beta, classes, self.features, epsilon, preset)
         if mixing == "feature" or pooling == "mean+max":
             self.pool = last_pooling(encoder)
         if pooling == "mean+max":
@@ -599,8 +707,8 @@ class Metrix(ProxyLearner):
         queries = embed(self.encoder, test, to_float)
         training, mixed = self.visited(train)
         return {
-            "utilization": utilization(queries, training),
-            "utilization_mixed": utilization(queries, training, mixed),
+            "utilization": utilization(queries, training, normalize=self.normalize_utilization),
+            "utilization_mixed": utilization(queries, training, mixed, self.normalize_utilization),
         }
 
     @torch.no_grad()
@@ -614,6 +722,8 @@ class Metrix(ProxyLearner):
             for chunk in torch.randperm(len(train)).split(CHUNK):
                 pixels, labels, _ = train.__getitems__(chunk.tolist())
                 embeddings, mixable = self.look(to_float(pixels.to(device)))
+                if self.mixing == "embedding" and not self.normalize_utilization:
+                    mixable = embeddings  # else mixtures of length 1 would be measured from embeddings of any length
                 other = torch.randperm(len(chunk))
                 pairs = (labels != labels[other]) & (labels >= 0) & (labels[other] >= 0)
                 share, _ = self.draw(device)
@@ -647,18 +757,19 @@ def last_pooling(backbone: nn.Module) -> str:
     return modules[places[-1]][0]
 
 
-def _base_loss(base: str, classes: int | None, dim: int | None, **given: float | None) -> EmbeddingLoss:
+def _base_loss(base: str, classes: int | None, dim: int | None, **given: float) -> EmbeddingLoss:
     """The base loss with the given constants; refuse constants that it does not take."""
-    numbers = {name: value for name, value in given.items() if value is not None}
-    for name, value in numbers.items():
-        if name not in NUMBERS[base]:
+    for name, value in given.items():
+        if name not in (*NUMBERS[base], *MINING.get(base, ())):
             raise InputError(f"{name}: the base loss '{base}' has none, got {value}")
-    own = {NUMBERS[base][name]: value for name, value in numbers.items()}
+    own = {NUMBERS[base].get(name, name): value for name, value in given.items()}
     if base == "contrastive":
         return ContrastiveLoss(**own)
+    if base == "contrastive-similarity":
+        return SimilarityContrastiveLoss(**own)
     if base == "multi-similarity":
-        if "margin" in numbers:
-            check_number("margin", numbers["margin"], at_least=-1, at_most=1)  # the base loss calls it `base`
+        if "margin" in given:
+            check_number("margin", given["margin"], at_least=-1, at_most=1)  # the base loss calls it `base`
         return MultiSimilarityLoss(**own)
     if classes is None or dim is None:
         raise InputError("classes and dim: expected numbers for the proxies of proxy-anchor, got none")
