@@ -60,6 +60,53 @@ def test_curves_from_the_matrix_of_distances(far, monkeypatch):
     torch.testing.assert_close(in_parts.utility, found.utility, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("grid", [(0.2, 0.9, 1.0, 1.7), (0.6,), (0.0, 2.0)])
+def test_shares_at_a_users_distances_from_the_matrix(grid):
+    z, y = F.normalize(ROWS, dim=1).numpy(), LABELS.numpy()
+    distances = np.linalg.norm(z[:, None] - z[None], axis=2)
+    found = utility_curves(ROWS, LABELS, distances=grid)
+    assert found.thresholds.tolist() == list(grid)
+    for c in range(5):
+        own = np.array([distances[i, j] for i in range(48) for j in range(i) if y[i] == y[j] == c])
+        others = distances[y == c][:, y != c].ravel()
+        np.testing.assert_allclose(found.sensitivity[c], [(own <= d).mean() for d in grid], atol=1e-12)
+        np.testing.assert_allclose(found.specificity[c], [(others > d).mean() for d in grid], atol=1e-12)
+    torch.testing.assert_close(found.utility, harmonic_mean(found.sensitivity, found.specificity), rtol=0, atol=0)
+    as_tensor = utility_curves(ROWS, LABELS, distances=torch.tensor(grid, dtype=torch.float64))
+    assert all(torch.equal(a, b) for a, b in zip(as_tensor[:2], found[:2], strict=True))
+
+
+def test_the_calibration_range_as_a_users_distances_is_the_same():
+    found = utility_curves(ROWS, LABELS)
+    again = utility_curves(ROWS, LABELS, distances=found.thresholds)
+    for name in ("thresholds", "utility", "sensitivity", "specificity"):
+        torch.testing.assert_close(getattr(again, name), getattr(found, name), rtol=0, atol=0)
+
+
+def test_the_integral_over_a_grid_is_by_trapezoids(rng):
+    curves = torch.rand(30, 6, generator=rng, dtype=torch.float64)
+    grid = torch.tensor([0.1, 0.15, 0.5, 0.6, 1.4, 1.9], dtype=torch.float64)
+
+    def mean(values):
+        steps = [(values[i] + values[i + 1]) / 2 * (grid[i + 1] - grid[i]) for i in range(5)]
+        return float(sum(steps) / 1.8)
+
+    assert opis(curves, grid) == pytest.approx(mean(((curves - curves.mean(0)) ** 2).mean(0)))
+    order = np.argsort([mean(curve) for curve in curves])
+    gap = curves[order[-3:].copy()].mean(0) - curves[order[:3].copy()].mean(0)
+    assert epsilon_opis(curves, 0.1, grid) == pytest.approx(mean(gap**2))
+    assert abs(opis(curves, grid) - opis(curves)) > 1e-4
+    # A curve that is flat has the same mean on any grid, and one threshold is its own mean.
+    flat = curves[:, :1].expand(-1, 6)
+    assert opis(flat, grid) == pytest.approx(opis(flat)) == pytest.approx(opis(curves[:, :1], grid[:1]))
+    # A grid without equal spaces gives what a fine one does, where the mean of its points does not.
+    fine = torch.linspace(0, 1, 1001, dtype=torch.float64)
+    coarse = torch.linspace(0, 1, 41, dtype=torch.float64) ** 3
+    both = [torch.stack([x, 1 - x**2]) for x in (fine, coarse)]
+    assert opis(both[1], coarse) == pytest.approx(opis(both[0]), rel=0.02)
+    assert opis(both[1]) != pytest.approx(opis(both[0]), rel=0.2)
+
+
 def test_curves_depend_on_classes_and_angles_alone(rng):
     found = utility_curves(ROWS, LABELS)
     order = torch.randperm(48, generator=rng)
@@ -144,6 +191,16 @@ def test_bad_input_is_refused_by_name():
     for far, name in (((0.0, 0.1), r"far\[0\]"), ((0.2, 0.1), r"far\[1\]"), ((0.2, 1.1), r"far\[1\]")):
         with pytest.raises(InputError, match=name):
             utility_curves(ROWS, LABELS, far)
+    for wrong in ((), (0.5, 0.5), (0.6, 0.5), (-0.1,), (2.1,), (math.nan,), 0.5):
+        with pytest.raises(InputError, match="distances: expected"):
+            utility_curves(ROWS, LABELS, distances=wrong)
+    for beside in ({"far": (0.1, 0.2)}, {"thresholds": 11}):
+        with pytest.raises(InputError, match="distances: expected none beside far or thresholds"):
+            utility_curves(ROWS, LABELS, distances=(0.5,), **beside)
+    for grid in (torch.ones(2), torch.tensor([0.2, 0.1]), torch.ones(3), torch.tensor([0.1, math.nan])):
+        for measure in (opis, lambda utility, grid: epsilon_opis(utility, 0.1, grid)):
+            with pytest.raises(InputError, match="thresholds: "):
+                measure(torch.eye(2), grid)
     with pytest.raises(InputError, match="thresholds: expected a whole number of at least 1"):
         utility_curves(ROWS, LABELS, thresholds=0)
     with pytest.raises(InputError, match=r"epsilon: expected a number above 0 and of at most 0\.5"):

@@ -8,7 +8,10 @@ import torch
 from pytorch_metric_learning import losses
 from torch.nn import functional as F
 
+from counterpoise.data import Images
+from counterpoise.data.views import to_float
 from counterpoise.errors import InputError
+from counterpoise.measure.opis import opis, utility_curves
 from counterpoise.metric.learner import ProxyLearner
 from counterpoise.metric.tcm import BASES, TCM, TCMLoss, tcm
 from counterpoise.registry import catalogue
@@ -139,10 +142,29 @@ def test_normalized_softmax_is_a_softmax_of_cosines():
     assert [len(group["params"]) for group in method.parameter_groups()] == [2, 2, 1]
 
 
+def test_diagnostics_measure_the_test_classes_at_a_users_distances(rng):
+    pixels = torch.randint(0, 256, (20, 1, 4, 4), generator=rng, dtype=torch.uint8)
+    labels = torch.arange(20) % 3
+    test, probe = (Images(pixels[part], labels[part], ("a", "b", "c"), "noise") for part in (slice(12), slice(12, 20)))
+    assert made().diagnostics(test, probe, test) == {}
+    method = made(distances=(0.3, 0.5, 1.1))
+    found = method.diagnostics(test, probe, test)
+    z = F.normalize(method.eval().encoder(to_float(pixels)), dim=1).detach()
+    curves = utility_curves(z, labels, distances=(0.3, 0.5, 1.1))
+    assert found.pop("opis_at_distances") == pytest.approx(opis(curves.utility, curves.thresholds), abs=1e-9)
+    assert list(found) == [f"{name}_at_{d}" for name in ("sensitivity", "specificity") for d in (0.3, 0.5, 1.1)]
+    expected = [*curves.sensitivity.mean(0).tolist(), *curves.specificity.mean(0).tolist()]
+    assert list(found.values()) == pytest.approx(expected, abs=1e-9)
+    assert 0 < found["sensitivity_at_0.3"] < found["sensitivity_at_1.1"]
+
+
 @pytest.mark.usefixtures("plain_shapes")
 def test_bad_input_is_refused_by_name():
     for wrong in ({"margin_plus": 1.1}, {"margin_minus": -2}, {"lambda_plus": -1}, {"lambda_minus": math.nan}):
         with pytest.raises(InputError, match=next(iter(wrong))):
             TCMLoss(**wrong)
+    for wrong in ((0.5, 0.4), (), (3.0,)):
+        with pytest.raises(InputError, match="distances: expected"):
+            made(distances=wrong)
     with pytest.raises(InputError, match="did you mean 'triplet'"):
         made(base="triplets")

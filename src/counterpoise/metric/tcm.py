@@ -14,14 +14,18 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from counterpoise.data import Images
+from counterpoise.data.views import to_float
 from counterpoise.errors import unknown
 from counterpoise.learners.method import Labels
+from counterpoise.measure.opis import check_distances, opis, utility_curves
 from counterpoise.metric.arcface import ArcFaceLoss
 from counterpoise.metric.contrastive import ContrastiveLoss
 from counterpoise.metric.learner import EmbeddingLoss, ProxyLearner, ProxyLoss, check_pairs
 from counterpoise.metric.multi_similarity import MultiSimilarityLoss
 from counterpoise.metric.proxy_anchor import ProxyAnchorLoss
 from counterpoise.metric.triplet import TripletLoss
+from counterpoise.nets import embed
 from counterpoise.nets.heads import linear
 from counterpoise.ops.checks import check_integers, check_matrix, check_number
 from counterpoise.ops.similarity import normalize_rows
@@ -138,6 +142,8 @@ class TCM(ProxyLearner):
         margin_minus: cosine that pairs of two classes should stay below, from -1 to 1.
         lambda_plus: weight of the pairs of one class, at least 0; with both weights at 0, the base loss remains.
         lambda_minus: weight of the pairs of two classes, at least 0.
+        distances: thresholds at which the diagnostics measure the test classes, from 0 to 2 in ascending order; `None`
+            leaves them out. Training does not depend on them.
         **recipe: arguments of `ProxyLearner`.
     """
 
@@ -151,6 +157,7 @@ class TCM(ProxyLearner):
         margin_minus: float = 0.5,
         lambda_plus: float = 1.0,
         lambda_minus: float = 1.0,
+        distances: tuple[float, ...] | None = None,
         **recipe: Any,
     ):
         super().__init__(encoder, samples, classes, **recipe)
@@ -159,7 +166,23 @@ class TCM(ProxyLearner):
         linear(self.features, self.features)  # consumes random numbers, so that proxies start as in the recorded runs
         self.objective = PAIRS[base]() if base in PAIRS else PROXIES[base](classes, self.features)
         self.penalty = TCMLoss(margin_plus, margin_minus, lambda_plus, lambda_minus)
+        self.distances = None if distances is None else check_distances(distances)
 
     def embedding_loss(self, embeddings: Float[Tensor, "batch dim"], labels: Labels) -> Float[Tensor, ""]:
         """The base loss plus the penalty."""
         return self.objective.of_all(embeddings, labels) + self.penalty.of_all(embeddings, labels)
+
+    def diagnostics(self, train: Images, probe: Images, test: Images) -> dict[str, float]:
+        """OPIS over the given distances, and at each of them the mean sensitivity and specificity of the test classes.
+
+        The images are those by which retrieval is scored: `test` and `probe`. Empty without distances.
+        """
+        if self.distances is None:
+            return {}
+        embeddings = torch.cat([embed(self.encoder, images, to_float) for images in (test, probe)])
+        curves = utility_curves(embeddings, torch.cat([test.labels, probe.labels]), distances=self.distances)
+        found = {"opis_at_distances": opis(curves.utility, curves.thresholds)}
+        for name, shares in (("sensitivity", curves.sensitivity), ("specificity", curves.specificity)):
+            means = shares.mean(0).tolist()
+            found |= {f"{name}_at_{d:g}": mean for d, mean in zip(self.distances.tolist(), means, strict=True)}
+        return found
