@@ -25,8 +25,8 @@ WEIGHTS = {
 }
 
 
-def plain(z, y, shares, window, temperature, weight, plus_one=False, parts=None):
-    """Each anchor's mixtures as vectors, made of `parts`, which do not learn."""
+def plain(z, y, shares, window, temperature, weight, plus_one=False, parts=None, separate_shift=False):
+    """Each anchor's mixtures as vectors, made of `parts`, which do not learn; or each group less its own maximum."""
     unit = z / z.norm(dim=1, keepdim=True)
     parts = unit.detach() if parts is None else parts
     w, n, losses = WEIGHTS[weight], len(z), []
@@ -34,6 +34,7 @@ def plain(z, y, shares, window, temperature, weight, plus_one=False, parts=None)
         others = [k for k in range(n) if k != a]
         terms = [(unit[a] @ unit[b] / temperature, w(y[b] - y[a])) for b in others]
         pulls = [unit[a] @ unit[b] / temperature for b in others if y[b] == y[a]]
+        rows, real = len(terms), len(pulls)
         for k in others:
             if shares is not None and y[k] != y[a]:
                 mixture = shares[a, k] * parts[a] + (1 - shares[a, k]) * parts[k]
@@ -45,6 +46,10 @@ def plain(z, y, shares, window, temperature, weight, plus_one=False, parts=None)
                     share = (y[k] - y[a]) / (y[k] - y[j])
                     pulls.append(unit[a] @ (share * parts[j] + (1 - share) * parts[k]) / temperature)
                     terms.append((pulls[-1], w(0.0)))
+        if separate_shift and len(terms) > rows:
+            own, mixed = (unit[a] @ unit[a]).item() / temperature, max(s.item() for s, _ in terms[rows:])
+            terms = [(s - own, v) for s, v in terms[:rows]] + [(s - mixed, v) for s, v in terms[rows:]]
+            pulls = [s - own for s in pulls[:real]] + [s - mixed for s in pulls[real:]]
         log_z = torch.stack([s + math.log(v) for s, v in terms]).logsumexp(0)
         if pulls or plus_one:
             losses.append(sum((log_z - s for s in pulls), torch.zeros(())) / (len(pulls) + plus_one))
@@ -62,6 +67,45 @@ def test_mixtures_written_out_give_the_same_value_and_gradient(weight, shares, w
     value.backward()
     expected.backward()
     torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize("weight", ["linear", "none"])
+@pytest.mark.parametrize(("shares", "window"), [(SHARES, 2.5), (None, 2.5), (SHARES, 0.0), (None, 0.0)])
+@pytest.mark.parametrize("plus_one", [False, True])
+def test_each_group_less_its_own_maximum(weight, shares, window, plus_one):
+    """As the authors' code subtracts them, from rows and from mixtures; without mixtures it changes nothing."""
+    ours, theirs = (Z.clone().requires_grad_() for _ in range(2))
+    value = supremix(ours, Y, shares, window, 0.4, weight, plus_one, separate_shift=True)
+    expected = plain(theirs, Y, shares, window, 0.4, weight, plus_one, separate_shift=True)
+    torch.testing.assert_close(value, expected, rtol=1e-12, atol=1e-12)
+    value.backward()
+    expected.backward()
+    torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-11, atol=1e-12)
+    common = supremix(Z, Y, shares, window, 0.4, weight, plus_one)
+    if shares is None and not window:
+        assert torch.equal(value, common)
+    else:
+        assert abs(value - common) > 0.01
+
+
+def test_a_separate_shift_by_hand():
+    """As below, but the mixture, at 1/4T, is raised to 1/T: its weight is that of the anchor itself."""
+    z, y = torch.eye(2, dtype=torch.float64).repeat(2, 1), torch.tensor([1, 4, 1, 4])
+    expected = math.log(math.e**2 + 2 * 4 + 2 * 3.25 * math.e**2) - 2
+    found = supremix(z, y, 0.25, temperature=0.5, separate_shift=True)
+    assert found.item() == pytest.approx(expected, abs=1e-12)
+    loss = SupReMixLoss(0.5, separate_shift=True)
+    torch.testing.assert_close(loss(z, y), supremix(z, y, 0.2, temperature=0.5, separate_shift=True))
+
+
+def test_a_separate_shift_is_finite_in_parts_and_at_the_least_temperature(monkeypatch):
+    expected = plain(Z, Y, SHARES, 2.5, 1e-3, "linear", separate_shift=True)
+    torch.testing.assert_close(supremix(Z, Y, SHARES, 2.5, 1e-3, separate_shift=True), expected)
+    whole = supremix(Z, Y, SHARES, 2.5, 0.4, separate_shift=True)
+    monkeypatch.setattr(module, "PART", 1)
+    torch.testing.assert_close(supremix(Z, Y, SHARES, 2.5, 0.4, separate_shift=True), whole)
+    alone = torch.full((6,), 7)  # no mixture to shift
+    torch.testing.assert_close(supremix(Z[:6], alone, separate_shift=True), supremix(Z[:6], alone))
 
 
 def test_the_gradient_is_the_slope_while_the_parts_of_mixtures_stay():
@@ -263,6 +307,16 @@ def test_the_method_is_the_loss_of_all_views_and_without_its_parts_that_of_supco
     expected = made(SupConRegression, temperature=0.2, bin=2.0)
     given = VIEWS, LABELS, torch.arange(6)
     torch.testing.assert_close(off.loss(*given), expected.loss(*given))
+
+
+def test_the_method_reaches_the_separate_shift_and_the_authors_width():
+    torch.manual_seed(0)
+    method = SupReMix(Encoder(9, 5, 1), mix_neg="none", dim=128, separate_shift=True).eval()
+    z = torch.cat([method.head(method.encoder(view)) for view in VIEWS])
+    assert z.shape == (12, 128)
+    expected = supremix(z, LABELS.repeat(2), None, 5.0, 0.3, separate_shift=True)
+    torch.testing.assert_close(method.loss(VIEWS, LABELS, torch.arange(6)), expected)
+    assert abs(expected - supremix(z, LABELS.repeat(2), None, 5.0, 0.3)) > 1e-3
 
 
 def test_bins_keep_the_unit():

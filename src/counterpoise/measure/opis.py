@@ -76,7 +76,7 @@ def _harmonic_mean(a: Tensor, b: Tensor) -> Tensor:
     return 2 * a * b / total.where(total > 0, 1)
 
 
-def check_distances(distances: Sequence[float] | Float[Tensor, " thresholds"]) -> Float64[Tensor, " thresholds"]:
+def check_distances(distances: Sequence[float]) -> Float64[Tensor, " thresholds"]:
     """The thresholds for `utility_curves`; refuse numbers that are none.
 
     Args:
@@ -89,8 +89,7 @@ def check_distances(distances: Sequence[float] | Float[Tensor, " thresholds"]) -
         >>> check_distances((0.5, 1))
         tensor([0.5000, 1.0000], dtype=torch.float64)
     """
-    numbers = distances.tolist() if isinstance(distances, Tensor) else distances
-    listed = check_numbers("distances", numbers, at_least=0, at_most=2)
+    listed = check_numbers("distances", distances, at_least=0, at_most=2)
     if any(b <= a for a, b in pairwise(listed)):
         raise InputError(f"distances: expected ascending numbers, got {listed}")
     return torch.tensor(listed, dtype=torch.float64)
@@ -101,7 +100,7 @@ def utility_curves(
     labels: Integer[Tensor, " n"],
     far: tuple[float, float] = FAR,
     thresholds: int = THRESHOLDS,
-    distances: Sequence[float] | Float[Tensor, " thresholds"] | None = None,
+    distances: Sequence[float] | None = None,
 ) -> Curves:
     """The utility of each class over the calibration range, if pairs within a threshold count as one class.
 
@@ -229,11 +228,11 @@ def opis(utility: Float[Tensor, "classes thresholds"], thresholds: Float[Tensor,
         InputError: for a wrong shape, NaN, no thresholds, or thresholds that do not ascend.
 
     Examples:
-        >>> opis(torch.tensor([[0.5, 1.0], [0.5, 0.5]]))
-        0.03125
         >>> utility = torch.tensor([[0.5, 1.0, 1.0], [0.5, 0.5, 0.5]])  # variances 0, 1/16, 1/16
         >>> opis(utility, torch.tensor([0.5, 0.75, 1.5]))  # half of a quarter of the range, and all of the rest
         0.0546875
+        >>> opis(utility[:, :2])
+        0.03125
     """
     _check_utility(utility)
     return float(_mean_over(utility.var(0, unbiased=False), _checked_thresholds(utility, thresholds)))
@@ -260,7 +259,10 @@ def epsilon_opis(
         InputError: for `epsilon` out of range, and as in `opis`.
 
     Examples:
-        >>> epsilon_opis(torch.tensor([[0.5, 1.0], [0.5, 0.5], [0.5, 0.7]]))
+        >>> utility = torch.tensor([[0.5, 1.0, 1.0], [0.5, 0.5, 0.5], [0.5, 0.7, 0.7]])
+        >>> epsilon_opis(utility, 0.1, torch.tensor([0.5, 0.75, 1.5]))
+        0.21875
+        >>> epsilon_opis(utility[:, :2])
         0.125
     """
     check_number("epsilon", epsilon, above=0, at_most=0.5)

@@ -143,6 +143,7 @@ def supremix(
     temperature: float = 0.3,
     weight: Weight = "linear",
     plus_one: bool = False,
+    separate_shift: bool = False,
 ) -> Float[Tensor, ""]:
     r"""Mean over anchors of $-\frac{1}{|P|} \sum_{p \in P} \big( s_p/T - \log \sum_{b \ne a} w_b e^{s_b/T} \big)$.
 
@@ -163,6 +164,8 @@ def supremix(
         temperature: T, above 0.
         weight: w as a function of the distance, see `log_weight`.
         plus_one: divide by $|P| + 1$, so that an anchor without a positive counts as 0; otherwise it is left out.
+        separate_shift: raise the similarities of each anchor's mixtures, as the authors' code does, until the largest
+            is that of the anchor with itself, 1. Mixtures then weigh more in the inner sum.
 
     Raises:
         InputError: for wrong shapes, fewer than 3 rows (the loss of 2 is 0), NaN, numbers out of range, or if no row
@@ -194,7 +197,7 @@ def supremix(
     mixed = (start - first) * (last - end)
     positives = end - start - 1 + mixed
     losses = map_row_chunks(
-        partial(_losses, temperature=temperature, weight=weight),
+        partial(_losses, temperature=temperature, weight=weight, separate_shift=separate_shift),
         [z, order.argsort()[row], anchors, bounds, positives, shares],
         [gather(z)[order], numbers],
         columns=8 * (len(order) + int(mixed.max())),
@@ -221,6 +224,7 @@ def _losses(
     numbers: Float[Tensor, " all"],
     temperature: float,
     weight: Weight,
+    separate_shift: bool,
 ) -> Float[Tensor, " batch"]:
     """The sum of each anchor's terms over its positives; keys are sorted by target, `place` is the anchor's index."""
     real, fixed = z @ keys.T / temperature, z @ keys.detach().T / temperature
@@ -228,19 +232,38 @@ def _losses(
     is_self = place[:, None] == torch.arange(len(keys), device=place.device)
     is_positive = (gap == 0) & ~is_self
     logits = [(real + log_weight(gap, weight).to(z.dtype)).masked_fill(is_self, -torch.inf)]
-    if shares is not None:
-        negatives = shares * fixed.gather(1, place[:, None]) + (1 - shares) * fixed
-        negatives = negatives + log_weight((1 - shares) * gap, weight).to(z.dtype)
-        logits.append(negatives.masked_fill(gap == 0, -torch.inf))
-    shared = torch.cat(logits, 1)
     anchor, below, above, share = hard_positives(anchors, numbers, bounds)
     share = share.to(z.dtype)
     hard = share * fixed[anchor, below] + (1 - share) * fixed[anchor, above]
+    negatives = None
+    if shares is not None:
+        negatives = shares * fixed.gather(1, place[:, None]) + (1 - shares) * fixed
+        negatives = negatives.masked_fill(gap == 0, -torch.inf)
+    if separate_shift:
+        raised = _raised(real, negatives, hard, anchor)
+        hard = hard + raised[anchor]
+        negatives = None if negatives is None else negatives + raised[:, None]
+    if negatives is not None and shares is not None:
+        logits.append(negatives + log_weight((1 - shares) * gap, weight).to(z.dtype))
+    shared = torch.cat(logits, 1)
     # Subtract one maximum from all logits, so that real rows and mixtures keep their proportion.
     top = shared.detach().amax(1).scatter_reduce(0, anchor, hard.detach(), "amax")
     total = (shared - top[:, None]).exp().sum(1).index_add(0, anchor, (hard - top[anchor]).exp())
     pull = real.masked_fill(~is_positive, 0).sum(1).index_add(0, anchor, hard)
     return positives * (top + total.log()) - pull
+
+
+def _raised(
+    real: Float[Tensor, "batch all"],
+    negatives: Float[Tensor, "batch all"] | None,
+    hard: Float[Tensor, " mixtures"],
+    anchor: Int[Tensor, " mixtures"],
+) -> Float[Tensor, " batch"]:
+    """The largest logit of each anchor's rows, itself included, less that of its mixtures; 0 where it has none."""
+    top = real.detach().amax(1)
+    mixed = torch.full_like(top, -torch.inf) if negatives is None else negatives.detach().amax(1)
+    mixed = mixed.scatter_reduce(0, anchor, hard.detach(), "amax")
+    return (top - mixed).where(mixed.isfinite(), 0)
 
 
 class SupReMixLoss(nn.Module):
@@ -256,6 +279,7 @@ class SupReMixLoss(nn.Module):
         weight: weight in the denominator of a pair at distance d: "linear" is d + 1, "square" is d² + 1,
             "inverse-linear" and "inverse-square" are their inverses, "none" is 1.
         plus_one: divide by the number of positives plus one, so that anchors without positives count as 0.
+        separate_shift: raise the similarities of each anchor's mixtures as the authors' code does, see `supremix`.
     """
 
     surrogate = True
@@ -267,13 +291,14 @@ class SupReMixLoss(nn.Module):
         mix_neg: MixNeg = "other",
         weight: Weight = "linear",
         plus_one: bool = False,
+        separate_shift: bool = False,
     ):
         super().__init__()
         _check(window, temperature, weight)
         if mix_neg not in get_args(MixNeg):
             raise unknown("mix_neg", mix_neg, get_args(MixNeg))
         self.temperature, self.window, self.weight, self.plus_one = temperature, window, weight, plus_one
-        self.mix_neg = mix_neg
+        self.mix_neg, self.separate_shift = mix_neg, separate_shift
 
     def draw(self, targets: Real[Tensor, " batch"]) -> Float[Tensor, "batch all"] | None:
         """Draw the anchor's share in each of its hard negatives; `None` if none are mixed.
@@ -305,7 +330,16 @@ class SupReMixLoss(nn.Module):
         elif shares is None:
             own, other = BETA[self.mix_neg]
             given = own / (own + other)
-        return supremix(embeddings, targets, given, self.window, self.temperature, self.weight, self.plus_one)
+        return supremix(
+            embeddings,
+            targets,
+            given,
+            self.window,
+            self.temperature,
+            self.weight,
+            self.plus_one,
+            self.separate_shift,
+        )
 
 
 class SupReMix(Regressor):
@@ -323,7 +357,9 @@ class SupReMix(Regressor):
             "inverse-linear" and "inverse-square" are their inverses, "none" is 1.
         bin: width of the bins into which targets are put; 0 leaves targets unchanged.
         hidden: width of the projection head's hidden layer.
-        dim: width of the projection.
+        dim: width of the projection; 128 in the authors' code.
+        separate_shift: raise the similarities of each anchor's mixtures until the largest is 1, as the authors' code
+            does; mixtures then weigh more beside samples.
         **recipe: arguments of `Method`.
     """
 
@@ -337,13 +373,16 @@ class SupReMix(Regressor):
         bin: float = 0.0,
         hidden: int = 256,
         dim: int = 64,
+        separate_shift: bool = False,
         **recipe: Any,
     ):
         super().__init__(encoder, **recipe)
         check_number("bin", bin, at_least=0)
         self.bin = bin
         self.head = mlp(self.features, hidden, dim)
-        self.objective = SupReMixLoss(temperature, window, mix_neg, weight, plus_one=self.views == 1)
+        self.objective = SupReMixLoss(
+            temperature, window, mix_neg, weight, plus_one=self.views == 1, separate_shift=separate_shift
+        )
 
     def check_data(self, images: Targets, batch_size: int, shares: int = 1) -> None:
         """Check as `Regressor` does, and refuse rows without any positive, since the loss of one view is then 0."""

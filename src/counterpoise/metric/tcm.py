@@ -166,7 +166,7 @@ class TCM(ProxyLearner):
         linear(self.features, self.features)  # consumes random numbers, so that proxies start as in the recorded runs
         self.objective = PAIRS[base]() if base in PAIRS else PROXIES[base](classes, self.features)
         self.penalty = TCMLoss(margin_plus, margin_minus, lambda_plus, lambda_minus)
-        self.distances = None if distances is None else check_distances(distances)
+        self.distances = None if distances is None else check_distances(distances).tolist()
 
     def embedding_loss(self, embeddings: Float[Tensor, "batch dim"], labels: Labels) -> Float[Tensor, ""]:
         """The base loss plus the penalty."""
@@ -184,5 +184,5 @@ class TCM(ProxyLearner):
         found = {"opis_at_distances": opis(curves.utility, curves.thresholds)}
         for name, shares in (("sensitivity", curves.sensitivity), ("specificity", curves.specificity)):
             means = shares.mean(0).tolist()
-            found |= {f"{name}_at_{d:g}": mean for d, mean in zip(self.distances.tolist(), means, strict=True)}
+            found |= {f"{name}_at_{d:g}": mean for d, mean in zip(self.distances, means, strict=True)}
         return found
