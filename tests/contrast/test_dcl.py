@@ -1,12 +1,14 @@
 """DCL and DCLW against their plain forms, closed forms, and the algebra that the paper rests on."""
 
+import copy
 import math
 
 import pytest
 import torch
 from torch.nn import functional as F
 
-from counterpoise.contrast.dcl import DCL, DCLLoss, dcl, npc_multiplier, von_mises_fisher_weights
+from counterpoise.contrast.dcl import DCL, DCLLoss, dcl, npc_multiplier, queue_dcl, von_mises_fisher_weights
+from counterpoise.contrast.moco import queue_nce
 from counterpoise.errors import InputError
 from worlds import Encoder, seeded
 
@@ -203,3 +205,149 @@ def test_the_method_compares_the_projections_of_both_views(weighted, rng):
     weights = mises_fisher(z1, z2, 0.3) if weighted else None
     value = method.loss(views, torch.full((N,), -1), torch.arange(N))
     torch.testing.assert_close(value, dcl_rows(gram(z1, z2), T, weights).mean())
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_one_way_takes_the_first_views_rows_as_anchors(weighted):
+    weights = mises_fisher(Z1, Z2) if weighted else 1.0
+    loss = DCLLoss(T, weighted, one_way=True)
+    torch.testing.assert_close(loss(Z1, Z2), one_way(Z1, Z2, weights=weights), rtol=0, atol=1e-12)
+    both = (loss(Z1, Z2) + loss(Z2, Z1)) / 2
+    torch.testing.assert_close(both, DCLLoss(T, weighted)(Z1, Z2), rtol=0, atol=1e-12)
+
+
+def test_the_sum_over_one_direction_is_that_direction():
+    single = DCLLoss(T, one_way=True)(Z1, Z2)
+    assert DCLLoss(T, one_way=True, reduction="sum")(Z1, Z2) == single
+    torch.testing.assert_close(DCLLoss(T, reduction="sum")(Z1, Z2), single + DCLLoss(T, one_way=True)(Z2, Z1))
+
+
+def test_one_way_gives_the_second_view_a_gradient_as_candidates():
+    z1, z2 = Z1.clone().requires_grad_(), Z2.clone().requires_grad_()
+    dcl(z1, z2, T, one_way=True).backward()
+    assert z1.grad.abs().max() > 0
+    assert z2.grad.abs().max() > 0
+    assert torch.autograd.gradcheck(lambda a, b: dcl(a, b, T, one_way=True), (z1, z2))
+
+
+def plain_queue(queries, keys, queue, temperature=T, weights=1.0):
+    """The loss of each query, term by term."""
+    q, k, queue = (F.normalize(x, dim=1) for x in (queries, keys, queue))
+    negatives = (q @ queue.T / temperature).exp().sum(1).log()
+    return negatives - weights * (q * k).sum(1) / temperature
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("detach", [False, True])
+def test_queue_form_against_all_logits(weighted, detach, rng):
+    queue = 3 * torch.randn(11, 5, generator=rng, dtype=torch.float64)
+    queries, keys = (2 * z.clone().requires_grad_() for z in (Z1, Z2))
+    value = DCLLoss(T, weighted, 0.4, detach_weights=detach)(queries, keys, queue)
+    weights = mises_fisher(F.normalize(queries, dim=1), F.normalize(keys, dim=1), 0.4) if weighted else torch.ones(N)
+    expected = plain_queue(queries, keys, queue, weights=weights.detach() if detach else weights).mean()
+    torch.testing.assert_close(value, expected, rtol=0, atol=1e-12)
+    found = torch.autograd.grad(value, (queries, keys))
+    torch.testing.assert_close(found, torch.autograd.grad(expected, (queries, keys)), rtol=0, atol=1e-12)
+
+
+def test_queue_form_is_moco_without_the_positive_in_the_denominator(rng):
+    """As for two views, InfoNCE is larger by the log of one plus the positive's share beside the negatives."""
+    queue = F.normalize(torch.randn(9, 5, generator=rng, dtype=torch.float64), dim=1)
+    positive = ((Z1 * Z2).sum(1) / T).exp()
+    ratio = positive / (Z1 @ queue.T / T).exp().sum(1)
+    torch.testing.assert_close(queue_nce(Z1, Z2, queue, T) - queue_dcl(Z1, Z2, queue, T), ratio.log1p().mean())
+
+
+def test_queue_form_of_orthogonal_negatives_by_hand():
+    z = torch.eye(4, dtype=torch.float64)
+    torch.testing.assert_close(queue_dcl(z[:1], z[:1], z[1:], 0.25).item(), math.log(3) - 4)
+
+
+@pytest.mark.usefixtures("plain_shapes")
+def test_queue_form_refuses_by_name():
+    with pytest.raises(InputError, match="z1 and queue: expected the same width, got 5 and 4"):
+        DCLLoss()(Z1, Z2, Z1[:, :4])
+    with pytest.raises(InputError, match="queue: expected at least 1 rows, got 0"):
+        DCLLoss()(Z1, Z2, Z1[:0])
+    with pytest.raises(InputError, match="z1 and z2: expected"):
+        DCLLoss()(Z1, Z2[1:], Z1)
+    with pytest.raises(InputError, match="negatives: 5 of 35 numbers are NaN"):
+        queue_dcl(Z1, Z2, torch.cat([Z1[:1] * math.nan, Z1[1:]]))
+    with pytest.raises(InputError, match="weights: expected one for each of the 7 samples"):
+        queue_dcl(Z1, Z2, Z1, weights=torch.ones(6))
+    with pytest.raises(InputError, match="temperature: expected a number above 0, got 0"):
+        queue_dcl(Z1, Z2, Z1, 0)
+    with pytest.raises(InputError, match="negatives"):
+        queue_dcl(Z1, Z2, Z1 * 1e30, normalize=False)
+
+
+def batch(rng, size=4):
+    return [torch.randn(size, 1, 4, 4, generator=rng) for _ in range(2)], torch.full((size,), -1), torch.arange(size)
+
+
+def made(**arguments):
+    torch.manual_seed(0)
+    return DCL(Encoder(), **{"temperature": T, "hidden": 8, "dim": 3, "queue": 10, **arguments})
+
+
+def test_the_one_way_method_has_the_default_methods_weights(rng):
+    method, default = made(form="one-way"), made()
+    assert method.state_dict().keys() == default.state_dict().keys()
+    assert all(torch.equal(x, default.state_dict()[name]) for name, x in method.state_dict().items())
+    given = batch(rng)
+    z1, z2 = (F.normalize(z, dim=1) for z in method.projections(given[0]))
+    torch.testing.assert_close(method.loss(*given), one_way(z1, z2))
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_the_moco_method_contrasts_queries_with_keys_and_the_queue_as_it_was(weighted, rng):
+    method = made(form="moco", weighted=weighted)
+    twin, given = copy.deepcopy(method), batch(rng)
+    value = method.loss(*given)
+    queries, keys = twin.head(twin.encoder(given[0][0])), twin.key_head(twin.key_encoder(given[0][1]))
+    weights = mises_fisher(F.normalize(queries, dim=1), F.normalize(keys, dim=1)) if weighted else 1.0
+    torch.testing.assert_close(value, plain_queue(queries, keys, twin.queue, weights=weights).mean())
+    torch.testing.assert_close(method.queue, torch.cat([twin.queue[4:], F.normalize(keys, dim=1)]))
+
+
+def test_the_moco_method_trains_encoder_and_head_and_moves_the_keys_by_their_share(rng):
+    method = made(form="moco", momentum=0.9)
+    assert not any(isinstance(module, torch.nn.BatchNorm1d) for module in method.modules())
+    method.loss(*batch(rng)).backward()
+    assert {name.split(".")[0] for name, p in method.named_parameters() if p.grad is not None} == {"encoder", "head"}
+    before = method.key_encoder.weight.clone()
+    with torch.no_grad():
+        method.encoder.weight.add_(1.0)
+    method.loss(*batch(rng))
+    torch.testing.assert_close(method.key_encoder.weight, before + 0.1)
+
+
+def test_of_a_batch_larger_than_the_queue_the_last_keys_stay(rng):
+    method, given = made(form="moco", queue=3), batch(rng, 8)
+    keys = method.key_head(method.key_encoder(given[0][1]))
+    method.loss(*given)
+    torch.testing.assert_close(method.queue, F.normalize(keys, dim=1)[-3:])
+
+
+def test_evaluation_changes_neither_queue_nor_key_encoder(rng):
+    method = made(form="moco").eval()
+    before = copy.deepcopy(method.state_dict())
+    with torch.no_grad():
+        method.encoder.weight.add_(1.0)
+    method.loss(*batch(rng))
+    after = method.state_dict()
+    assert all(torch.equal(x, after[name]) for name, x in before.items() if not name.startswith("encoder"))
+
+
+@pytest.mark.usefixtures("plain_shapes")
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("form", "moca", "form 'moca' is not known; did you mean 'moco'"),
+        ("queue", 0, "queue: expected a whole number"),
+        ("momentum", 1.5, "momentum: expected a number"),
+    ],
+)
+def test_the_methods_arguments_are_refused_by_name(name, value, message):
+    with pytest.raises(InputError, match=message):
+        made(**{name: value})
