@@ -1,5 +1,6 @@
 """The authors' pairwise sums written out with whole matrices, the limits of the weights, and what must not matter."""
 
+import copy
 import itertools
 
 import pytest
@@ -197,6 +198,16 @@ def test_queue_form_against_whole_matrices(rng):
     torch.testing.assert_close(loss(queries, positives[:, 0], queue), loss(queries, positives[:, :1], queue), **EXACT)
 
 
+def test_queue_form_without_the_batch_is_attraction_and_repulsion_by_the_queue(rng):
+    queue = F.normalize(torch.randn(11, 5, generator=rng, dtype=torch.float64), dim=1)
+    loss = CACRQueueLoss(in_batch=False, alpha=2.0, beta=3.0)
+    positives = UNIT[1:].transpose(0, 1)
+    expected = 2 * attraction(UNIT[0], positives).mean() + 3 * repulsion(UNIT[0], queue).mean()
+    torch.testing.assert_close(loss(UNIT[0], positives, queue), expected, **EXACT)
+    alone = [loss(UNIT[0, [i]], positives[[i]], queue) for i in range(7)]
+    torch.testing.assert_close(torch.stack(alone).mean(), expected, **EXACT)
+
+
 def test_queue_form_gives_keys_and_queue_no_gradient():
     inputs = [x.clone().requires_grad_() for x in (UNIT[0], UNIT[1:].transpose(0, 1), UNIT[2])]
     CACRQueueLoss()(*inputs).backward()
@@ -278,3 +289,107 @@ def test_method_takes_the_given_number_of_views_and_trains_the_encoder():
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in method.encoder.parameters())
     with pytest.raises(InputError, match="views: expected a whole number of at least 2, got 1"):
         CACR(Encoder(4, features=6), views=1)
+
+
+def batch(rng, views=3, size=6):
+    return [torch.randn(size, 1, 2, 2, generator=rng) for _ in range(views)], *[torch.arange(size)] * 2
+
+
+def made(**arguments):
+    torch.manual_seed(0)
+    return CACR(Encoder(4, features=6), **{"views": 3, "hidden": 8, "dim": 3, "queue": 10, **arguments})
+
+
+def test_the_default_method_keeps_nothing_but_encoder_and_head():
+    assert {name.split(".")[0] for name in made().state_dict()} == {"encoder", "head"}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"alpha": 2.0, "beta": 0.5, "class_prior": 0.1},
+        {"cost": "rbf", "t_rbf": 0.7, "beta": 3.0},
+        {"detach_weights": True, "t_pos": 3.0},
+    ],
+)
+def test_the_methods_arguments_reach_the_loss_of_a_batch(options, rng):
+    method, given = made(**options), batch(rng)
+    for own in (method.loss(*given), CACRLoss(**options)(torch.stack(method.projections(given[0])))):
+        own.backward()
+    gradient = method.encoder.weight.grad / 2  # of both
+    method.encoder.weight.grad = None
+    method.loss(*given).backward()
+    torch.testing.assert_close(method.encoder.weight.grad, gradient)
+    assert method.loss(*given) != made().loss(*given)
+
+
+@pytest.mark.parametrize("in_batch", [True, False])
+def test_the_queue_method_averages_over_the_views_and_keeps_the_last_ones_keys(in_batch, rng):
+    method = made(form="queue", t_pos=0.5, t_neg=1.5, alpha=2.0, beta=3.0, in_batch=in_batch)
+    twin, given = copy.deepcopy(method), batch(rng)
+    value = method.loss(*given)
+    q = [twin.head(twin.encoder(view)) for view in given[0]]
+    k = [twin.key_head(twin.key_encoder(view)) for view in given[0]]  # before the first step, both are the same
+    loss = CACRQueueLoss(0.5, 1.5, 2.0, 3.0, in_batch=in_batch)
+    expected = sum(
+        loss(q[x], torch.stack([k[y], k[z]], dim=1), twin.queue) for x, y, z in ((0, 1, 2), (1, 0, 2), (2, 0, 1))
+    )
+    torch.testing.assert_close(value, expected / 3)
+    torch.testing.assert_close(method.queue, torch.cat([twin.queue[6:], F.normalize(k[2], dim=1)]))
+    assert not any(isinstance(module, torch.nn.BatchNorm1d) for module in method.modules())
+
+
+def test_the_queue_method_without_weights_has_equal_ones(rng):
+    method, given = made(form="queue", weights="none"), batch(rng)
+    twin = copy.deepcopy(method)
+    twin.objective = CACRQueueLoss(t_pos=0, t_neg=0)
+    torch.testing.assert_close(method.loss(*given), twin.loss(*given), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("cost", ["euclidean", "rbf"])
+def test_the_momentum_method_averages_over_the_key_views(cost, rng):
+    method = made(form="momentum", cost=cost, temperature=0.4)
+    twin, given = copy.deepcopy(method), batch(rng)
+    value = method.loss(*given)
+    p = [twin.predictor(twin.head(twin.encoder(view))) for view in given[0]]
+    k = [twin.key_head(twin.key_encoder(view)) for view in given[0]]
+    loss = CACRMomentumLoss(0.4, cost)
+    expected = sum(loss(torch.stack([p[x], p[y]]), k[z]) for x, y, z in ((1, 2, 0), (0, 2, 1), (0, 1, 2)))
+    torch.testing.assert_close(value, expected / 3)
+
+
+@pytest.mark.parametrize("form", ["queue", "momentum"])
+def test_only_what_is_trained_gets_a_gradient_and_keys_follow_by_their_share(form, rng):
+    method = made(form=form, momentum=0.9)
+    method.loss(*batch(rng)).backward()
+    learnt = {name.split(".")[0] for name, p in method.named_parameters() if p.grad is not None}
+    assert learnt == {"encoder", "head"} | ({"predictor"} if form == "momentum" else set())
+    before = method.key_encoder.weight.clone()
+    with torch.no_grad():
+        method.encoder.weight.add_(1.0)
+    method.loss(*batch(rng))
+    torch.testing.assert_close(method.key_encoder.weight, before + 0.1)
+    method.eval()
+    state = copy.deepcopy(method.state_dict())
+    method.loss(*batch(rng))
+    assert all(torch.equal(x, method.state_dict()[name]) for name, x in state.items())
+
+
+@pytest.mark.usefixtures("plain_shapes")
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"form": "que"}, "form 'que' is not known; did you mean 'queue'"),
+        ({"form": "queue", "cost": "rbf"}, "cost: expected 'euclidean' in the form 'queue', got 'rbf'"),
+        ({"form": "queue", "class_prior": 0.1}, "class_prior: expected 0.0 in the form 'queue', got 0.1"),
+        ({"form": "momentum", "alpha": 2.0}, "alpha: expected 1.0 in the form 'momentum', got 2.0"),
+        ({"form": "momentum", "weights": "none"}, "weights: expected 'both' in the form 'momentum', got 'none'"),
+        ({"queue": 0}, "queue: expected a whole number"),
+        ({"momentum": 1.5}, "momentum: expected a number"),
+        ({"temperature": 0.0}, "temperature: expected a number above 0, got 0"),
+        ({"alpha": -1.0}, "alpha: expected a number of at least 0, got -1"),
+    ],
+)
+def test_the_methods_arguments_are_refused_by_name(options, message):
+    with pytest.raises(InputError, match=message):
+        made(**options)

@@ -22,8 +22,11 @@ from counterpoise.contrast.negatives import Exclude, check_negatives
 from counterpoise.contrast.projected import ProjectedMethod
 from counterpoise.errors import InputError, unknown
 from counterpoise.learners.method import ImageViews, Index, Labels
+from counterpoise.nets.heads import mlp
+from counterpoise.nets.momentum import momentum_copy, update_momentum_encoder
 from counterpoise.ops import processes
 from counterpoise.ops.checks import (
+    check_counts,
     check_finite,
     check_lengths,
     check_matrix,
@@ -34,6 +37,7 @@ from counterpoise.ops.similarity import normalize_rows, similarity_logsumexp, si
 
 Weights = Literal["both", "positive", "negative", "none"]
 Cost = Literal["euclidean", "rbf"]
+Form = Literal["batch", "queue", "momentum"]
 
 
 def attraction(
@@ -290,7 +294,8 @@ class CACRQueueLoss(nn.Module):
     """CACR against a queue of earlier keys, for one view as the query: `loss(queries, positives, negatives)`.
 
     Positives and the queue come from a momentum encoder and get no gradient; the other queries of the batch are
-    negatives too. Average it over the views. With `detach_weights` its gradient is not the derivative of its value.
+    negatives too, unless `in_batch` is false. Average it over the views. With `detach_weights` its gradient is not the
+    derivative of its value.
 
     Args:
         t_pos: sharpness of the positives' weights, at least 0.
@@ -298,6 +303,7 @@ class CACRQueueLoss(nn.Module):
         alpha: factor of the attraction.
         beta: factor of the repulsion.
         detach_weights: stop the gradient at the weights.
+        in_batch: the batch's other queries are negatives, beside the queue.
 
     Examples:
         >>> one, other = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])
@@ -314,12 +320,13 @@ class CACRQueueLoss(nn.Module):
         alpha: float = 1.0,
         beta: float = 1.0,
         detach_weights: bool = True,
+        in_batch: bool = True,
     ):
         super().__init__()
         for name, value in {"t_pos": t_pos, "t_neg": t_neg, "alpha": alpha, "beta": beta}.items():
             check_number(name, value, at_least=0)
         self.t_pos, self.t_neg, self.alpha, self.beta = t_pos, t_neg, alpha, beta
-        self.detach_weights = detach_weights
+        self.detach_weights, self.in_batch = detach_weights, in_batch
 
     def forward(
         self,
@@ -349,14 +356,19 @@ class CACRQueueLoss(nn.Module):
             normalize_rows(positives).detach().reshape(batch, -1, dim),
             normalize_rows(negatives).detach(),
         )
-        row = global_row_indices(q)
+        attracted = _attraction(q, k, self.t_pos, self.detach_weights)
+        return gather(self.alpha * attracted + self.beta * self._repulsion(q, queue)).mean()
+
+    def _repulsion(self, queries: Tensor, queue: Tensor) -> Float[Tensor, " batch"]:
+        if not self.in_batch:
+            return _repulsion(queries, queue, self.t_neg, None, self.detach_weights, gather_distributed=False)
+        row = global_row_indices(queries)
         queue = queue if processes.is_first() else queue[:0]  # all processes hold the queue, but it counts once
         identities = torch.cat([row.new_full((len(queue),), -1), row])
-        attracted = _attraction(q, k, self.t_pos, self.detach_weights)
-        repelled = _repulsion(
-            q, torch.cat([queue, q]), self.t_neg, (row, identities), self.detach_weights, gather_distributed=True
+        negatives = torch.cat([queue, queries])
+        return _repulsion(
+            queries, negatives, self.t_neg, (row, identities), self.detach_weights, gather_distributed=True
         )
-        return gather(self.alpha * attracted + self.beta * repelled).mean()
 
 
 class CACRMomentumLoss(nn.Module):
@@ -425,12 +437,32 @@ class CACR(ProjectedMethod):
     Args:
         encoder: images to features; what a run keeps.
         views: random views of each image, at least 2; the time of a step grows with it.
-        t_pos: sharpness of the positives' weights, at least 0.
-        t_neg: sharpness of the negatives' weights, at least 0; the authors take 0.9 (CIFAR-10) or 2 (larger sets).
+        t_pos: sharpness of the positives' weights, at least 0; not of the form "momentum".
+        t_neg: sharpness of the negatives' weights, at least 0; the authors take 0.9 (CIFAR-10) or 2 (larger sets); not
+            of the form "momentum".
         weights: which samples are weighted by their distance; the others are weighted equally.
-        cost: of the repulsion: minus the distance, or the log of a mean of radial basis functions.
+        cost: of the repulsion: minus the distance, or the log of a mean of radial basis functions. In the form
+            "momentum", where the authors take "rbf", that is a cross-entropy over the keys.
+        alpha: factor of the attraction, at least 0.
+        beta: factor of the repulsion, at least 0.
+        t_rbf: of the form "batch", sharpness of the radial basis functions, above 0.
+        class_prior: of the form "batch", probability that a negative has the query's class, from 0 to below 1; above 0
+            corrects the "euclidean" repulsion for it. The authors take 0.1.
+        detach_weights: of the form "batch", stop the gradient at the weights; the other forms always do.
+        form: what a view is compared with: "batch", the other views as they are; "queue", keys of the other views from
+            a momentum encoder, and a queue of earlier keys; "momentum", as in MoCo v3, predictions for the other views
+            with each view's key.
+        in_batch: of the form "queue", the batch's other queries are negatives, beside the queue.
+        queue: of the form "queue", number of keys that serve as negatives; below the number of training images.
+        momentum: of the forms "queue" and "momentum", share of the key encoder that stays at each step, from 0 to 1.
+        temperature: of the form "momentum", divides distances in all weights, above 0; the authors take 1 for a ResNet
+            and 0.2 for a ViT.
+        hidden: width of the hidden layer of the projection head, and of the predictor of the form "momentum".
+        dim: width of the projection.
         **recipe: arguments of `ProjectedMethod`.
     """
+
+    queue: Tensor
 
     def __init__(
         self,
@@ -440,16 +472,77 @@ class CACR(ProjectedMethod):
         t_neg: float = 2.0,
         weights: Weights = "both",
         cost: Cost = "euclidean",
+        alpha: float = 1.0,
+        beta: float = 1.0,
+        t_rbf: float = 2.0,
+        class_prior: float = 0.0,
+        detach_weights: bool = False,
+        form: Form = "batch",
+        in_batch: bool = True,
+        queue: int = 4096,
+        momentum: float = 0.99,
+        temperature: float = 1.0,
+        hidden: int = 256,
+        dim: int = 64,
         **recipe: Any,
     ):
-        super().__init__(encoder, **recipe)
+        super().__init__(encoder, hidden=hidden, dim=dim, **recipe)
         check_number("views", views, at_least=2, whole=True)
-        self.views = views
-        self.objective = CACRLoss(t_pos, t_neg, weights=weights, cost=cost)
+        if form not in get_args(Form):
+            raise unknown("form", form, get_args(Form))
+        check_counts(queue=queue)
+        check_number("momentum", momentum, at_least=0, at_most=1)
+        self.views, self.form, self.momentum = views, form, momentum
+        among_views = CACRLoss(t_pos, t_neg, alpha, beta, weights, cost, t_rbf, class_prior, detach_weights)
+        in_momentum = CACRMomentumLoss(temperature, cost)
+        self.objective: nn.Module = among_views
+        if form == "queue":
+            _only_in_batches(form, cost=(cost, "euclidean"), class_prior=(class_prior, 0.0))
+            # `among_views` has set the sharpness of equal weights to 0.
+            self.objective = CACRQueueLoss(among_views.t_pos, among_views.t_neg, alpha, beta, in_batch=in_batch)
+            # As in MoCo: batch normalisation would let a query find its key by the batch that both are in.
+            self.head = mlp(self.features, hidden, dim, batch_norm=False)
+            # The queue starts with random directions, which the first batches replace.
+            self.register_buffer("queue", normalize_rows(torch.randn(queue, dim)))
+        elif form == "momentum":
+            _only_in_batches(
+                form, weights=(weights, "both"), alpha=(alpha, 1.0), beta=(beta, 1.0), class_prior=(class_prior, 0.0)
+            )
+            self.objective = in_momentum
+            self.head = mlp(self.features, hidden, dim, last_norm=True)
+            self.predictor = mlp(dim, hidden, dim)
+        if form != "batch":
+            self.key_encoder, self.key_head = momentum_copy(self.encoder), momentum_copy(self.head)
 
     def loss(self, images: ImageViews, labels: Labels, index: Index) -> Float[Tensor, ""]:
-        """CACR of the projections of all views."""
-        return self.objective(torch.stack(self.projections(images)))
+        """CACR of the projections of all views; in training mode, updates the momentum encoder and the queue."""
+        z = torch.stack(self.projections(images))
+        if self.form == "batch":
+            return self.objective(z)
+        keys, numbers = self._keys(images), range(len(z))
+        others = [[v for v in numbers if v != x] for x in numbers]
+        if self.form == "momentum":
+            predicted = torch.stack([self.predictor(view) for view in z])
+            return torch.stack([self.objective(predicted[others[x]], keys[x]) for x in numbers]).mean()
+        losses = [self.objective(z[x], keys[others[x]].transpose(0, 1), self.queue) for x in numbers]
+        if self.training:
+            newest = normalize_rows(gather(keys[-1])).to(self.queue.dtype)  # as the authors: of one view alone
+            self.queue = torch.cat([self.queue, newest])[-len(self.queue) :]  # the oldest leave
+        return torch.stack(losses).mean()
+
+    @torch.no_grad()
+    def _keys(self, images: ImageViews) -> Float[Tensor, "views batch dim"]:
+        if self.training:
+            update_momentum_encoder(self.encoder, self.key_encoder, self.momentum)
+            update_momentum_encoder(self.head, self.key_head, self.momentum)
+        return torch.stack([self.key_head(self.key_encoder(view)) for view in images])
+
+
+def _only_in_batches(form: str, **values: tuple[object, object]) -> None:
+    """Refuse values that a form does not have, rather than pass them over."""
+    for name, (value, expected) in values.items():
+        if value != expected:
+            raise InputError(f"{name}: expected {expected!r} in the form '{form}', got {value!r}")
 
 
 def _check_views(views: Tensor, least: int) -> None:

@@ -112,7 +112,7 @@ def queue_dcl(
 
     Examples:
         >>> key = torch.tensor([[1.0, 0.0]])
-        >>> queue_dcl(key, key, torch.tensor([[0.0, 1.0]]), temperature=0.5)  # -1/T + log 1
+        >>> queue_dcl(key, key, torch.tensor([[0.0, 1.0]]), temperature=0.5, weights=torch.ones(1))  # -1/T + log 1
         tensor(-2.)
     """
     check_number("temperature", temperature, above=0)
