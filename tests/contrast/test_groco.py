@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from counterpoise.contrast.groco import (
@@ -16,6 +17,8 @@ from counterpoise.contrast.groco import (
     soft_sort,
 )
 from counterpoise.contrast.simclr import nt_xent
+from counterpoise.data import Images
+from counterpoise.data.views import Views
 from counterpoise.errors import InputError
 from worlds import Encoder, seeded
 
@@ -259,3 +262,103 @@ def test_the_method_compares_the_projections_of_all_views(compare, rng):
     pairs = (softmax(z[0], z[1]) + softmax(z[0], z[2]) + softmax(z[1], z[2])) / 3
     expected = GroCoLoss(3, 2.0)(z) if compare == "sorting" else pairs
     torch.testing.assert_close(method.loss(views, torch.full((N,), -1), torch.arange(N)), expected)
+
+
+class Pooled(nn.Sequential):
+    """An encoder of images of any size, without batch normalisation, so that views do not depend on each other."""
+
+    features = 4
+
+    def __init__(self):
+        super().__init__(nn.Conv2d(1, 4, 3), nn.Tanh(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
+def multi_crop(**arguments):
+    torch.manual_seed(0)
+    given = {"augment": Views(28, blur=0.3), "small_views": 3, "hidden": 8, "dim": 3, "negatives": 4, **arguments}
+    return GroCo(Pooled(), **given)
+
+
+def pixels(rng, batch=N):
+    return torch.randint(0, 256, (batch, 1, 28, 28), generator=rng, dtype=torch.uint8)
+
+
+def test_small_views_come_last_and_in_their_own_size(rng):
+    index = torch.arange(N)
+    views = multi_crop().views_of(pixels(rng), index, index)
+    assert [view.shape[-1] for view in views] == [28, 28, 12, 12, 12]
+    assert not torch.equal(views[3], views[4])
+    assert multi_crop(small_size=1.0).views_of(pixels(rng), index, index)[-1].shape[-1] == 28
+
+
+def test_small_views_differ_from_the_others_in_part_and_size_alone():
+    method = multi_crop(small_crop=(0.1, 0.2))
+    small, large = vars(method.small()), vars(method.augment)
+    assert {name for name in small if small[name] != large[name]} == {"size", "crop"}
+    assert small["crop"] == (0.1, 0.2)
+
+
+def test_a_small_view_shows_its_share_of_the_image():
+    """Of a ramp from left to right, a crop shows a range as wide as the crop is."""
+    ramp = torch.arange(100, dtype=torch.uint8).expand(200, 1, 100, 100)
+    method = multi_crop(augment=Views(100, ratio=(1.0, 1.0), jitter=0.0, grayscale=0.0), small_crop=(0.04, 0.09))
+    index = torch.arange(200)
+    for view, low, high in zip(method.views_of(ramp, index, index)[1:3], (44, 19), (100, 31), strict=True):
+        width = (view.amax((1, 2, 3)) - view.amin((1, 2, 3))) * 127.5
+        assert low - 4 < width.min()
+        assert width.max() < high
+
+
+@pytest.mark.parametrize("compare", ["sorting", "softmax"])
+def test_small_views_are_anchors_but_no_positives(compare, rng):
+    method = multi_crop(compare=compare)
+    index = torch.arange(N)
+    views = method.views_of(pixels(rng), index, index)
+    z = torch.stack([method.head(method.encoder(view)) for view in views]).detach()
+    if compare == "sorting":
+        expected = GroCoLoss(4, positive_views=2)(z)
+        torch.testing.assert_close(expected.double(), plain(z.double(), 4, large=2), rtol=1e-4, atol=1e-5)
+    else:
+        pairs = [(0, 1), (0, 2), (0, 3), (0, 4), (1, 2), (1, 3), (1, 4)]
+        expected = sum(HardNTXentLoss(4)(z[a], z[b]) for a, b in pairs) / len(pairs)
+    torch.testing.assert_close(method.loss(views, index, index).detach(), expected)
+
+
+def test_without_small_views_nothing_changes(rng):
+    """Neither the weights nor the random numbers that views are drawn by."""
+    given, index = pixels(rng), torch.arange(N)
+    drawn = []
+    for method in (multi_crop(small_views=0), GroCo(Pooled(), augment=Views(28, blur=0.3), hidden=8, dim=3)):
+        torch.manual_seed(1)
+        drawn.append(method.views_of(given, index, index))
+    torch.testing.assert_close(*drawn, rtol=0, atol=0)
+    weights = [multi_crop(small_views=n).state_dict() for n in (0, 3)]
+    torch.testing.assert_close(*weights, rtol=0, atol=0)
+
+
+def test_checking_the_data_leaves_the_method_as_it_was(rng):
+    method = multi_crop()
+    before = {name: x.clone() for name, x in method.state_dict().items()}
+    method.check_data(Images(pixels(rng), torch.arange(N) % 2, ("a", "b"), "noise"), 4)
+    torch.testing.assert_close(method.state_dict(), before, rtol=0, atol=0)
+    assert method.training
+    assert method.encoder.training
+
+
+@pytest.mark.usefixtures("plain_shapes")
+def test_small_views_that_cannot_be_are_refused(rng):
+    images = Images(pixels(rng), torch.arange(N) % 2, ("a", "b"), "noise")
+    with pytest.raises(InputError, match="small_size: the encoder does not take 2x2 pixels"):
+        multi_crop(small_size=0.01).check_data(images, 4)
+    with pytest.raises(InputError, match="small_views: are crops of images and need `Views` as `augment`, got none"):
+        multi_crop(augment=None).check_data(images, 4)
+    with pytest.raises(InputError, match=r"small_views: .* got Identity"):
+        multi_crop(augment=nn.Identity()).views_of(images.pixels, images.labels, images.labels)
+    with pytest.raises(InputError, match="small_crop: expected two shares 0 < low <= high <= 1, got"):
+        multi_crop(small_crop=(0.2, 0.1))
+    with pytest.raises(InputError, match="small_crop: expected two shares"):
+        multi_crop(small_crop=(0.2,))
+    with pytest.raises(InputError, match="small_size: expected a number above 0 and of at most 1, got 0"):
+        multi_crop(small_size=0.0)
+    with pytest.raises(InputError, match="small_views: expected a whole number of at least 0, got -1"):
+        multi_crop(small_views=-1)

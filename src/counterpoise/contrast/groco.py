@@ -10,17 +10,20 @@ sorting network then yields how much of each element ends up among the ranks of 
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 from typing import Any, Literal, get_args
 
 import torch
-from jaxtyping import Float, Integer
+from jaxtyping import Float, Integer, Shaped
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from counterpoise.data import Images
+from counterpoise.data.views import Views
 from counterpoise.errors import InputError, unknown
-from counterpoise.learners.method import ImageViews, Index, Labels, Method
+from counterpoise.learners.method import Index, Labels, Method
 from counterpoise.nets.heads import mlp
 from counterpoise.ops.checks import (
     check_counts,
@@ -35,6 +38,8 @@ from counterpoise.ops.processes import gather, global_row_indices
 from counterpoise.ops.similarity import normalize_rows
 
 Compare = Literal["sorting", "softmax"]
+SizedViews = list[Float[Tensor, "batch channel _ _"]]  # of two sizes, the large ones first
+LEAST_SIDE = 2  # of a view in pixels
 
 
 def soft_sort(
@@ -320,7 +325,7 @@ class GroCo(Method):
     """Contrastive pretraining without labels that constrains the order of similarities instead of their values.
 
     Args:
-        encoder: images to features; what a run keeps.
+        encoder: images to features; what a run keeps. With small views, it must take images of two sizes.
         views: random views of each image, at least 2; the time of a step grows with it.
         negatives: number of an anchor's most similar negatives that are compared; all if there are fewer.
         steepness: of the sorting network's comparisons, above 0.
@@ -328,6 +333,11 @@ class GroCo(Method):
             negatives over all pairs of views.
         temperature: of that softmax, above 0.
         stop_gradient: only anchors get a gradient.
+        small_views: further views of each image, crops of a small part of it at a lower resolution (multi-crop), which
+            are anchors but no positives; the authors take 6, or 0.
+        small_crop: smallest and largest share of the image's area that a small view keeps; the authors' other views
+            keep 0.14 and more, `--augmentations crop=0.14`.
+        small_size: side of a small view as a share of the other views', above 0, at most 1; 96 of 224 pixels is 0.43.
         hidden: width of the projection head's hidden layers.
         dim: width of the projection, which is batch-normalised.
         **recipe: arguments of `Method`.
@@ -342,22 +352,79 @@ class GroCo(Method):
         compare: Compare = "sorting",
         temperature: float = 0.5,
         stop_gradient: bool = True,
+        small_views: int = 0,
+        small_crop: tuple[float, float] = (0.05, 0.14),
+        small_size: float = 0.43,
         hidden: int = 256,
         dim: int = 64,
         **recipe: Any,
     ):
         super().__init__(encoder, **recipe)
         check_number("views", views, at_least=2, whole=True)
+        check_number("small_views", small_views, at_least=0, whole=True)
+        check_number("small_size", small_size, above=0, at_most=1)
         if compare not in get_args(Compare):
             raise unknown("compare", compare, get_args(Compare))
-        self.views, self.compare = views, compare
+        _check_shares("small_crop", small_crop)
+        self.views, self.compare, self.small_views = views, compare, small_views
+        self.small_crop, self.small_size = small_crop, small_size
         self.head = mlp(self.features, hidden, dim, layers=3, last_norm=True)
-        self.sorting = GroCoLoss(negatives, steepness, stop_gradient=stop_gradient)
+        self.sorting = GroCoLoss(
+            negatives, steepness, positive_views=views if small_views else 0, stop_gradient=stop_gradient
+        )
         self.softmax = HardNTXentLoss(negatives, temperature, stop_gradient)
 
-    def loss(self, images: ImageViews, labels: Labels, index: Index) -> Float[Tensor, ""]:
-        """GroCo, or the softmax, of the projections of all views."""
+    def check_data(self, images: Images, batch_size: int, shares: int = 1) -> None:
+        """Check as any method does, and refuse small views of what is no image, or that the encoder cannot take."""
+        super().check_data(images, batch_size, shares)
+        if not self.small_views:
+            return
+        small = self.small().size
+        blank = torch.zeros(1, images.pixels.shape[1], small, small, device=self.device, dtype=self.dtype)
+        encoder = copy.deepcopy(self.encoder).eval()  # so that no statistics of the encoder's change
+        try:
+            encoder(blank)
+        except (RuntimeError, ValueError, AssertionError) as error:
+            reason = " ".join(str(error).split())
+            raise InputError(f"small_size: the encoder does not take {small}x{small} pixels ({reason})") from error
+
+    def small(self) -> Views:
+        """The random views that small views are drawn by: as the others, but for their part of the image and size."""
+        large = self.augment
+        if not isinstance(large, Views):
+            got = "none" if large is None else type(large).__name__
+            raise InputError(f"small_views: are crops of images and need `Views` as `augment`, got {got}")
+        return Views(
+            max(LEAST_SIDE, round(self.small_size * large.size)),
+            crop=self.small_crop,
+            ratio=large.ratio,
+            flip=large.flip,
+            jitter=large.jitter,
+            jitter_probability=large.jitter_probability,
+            grayscale=large.grayscale,
+            blur=large.blur,
+        )
+
+    def views_of(
+        self, pixels: Shaped[Tensor, "batch *shape"], labels: Shaped[Tensor, " batch"], index: Index
+    ) -> list[Float[Tensor, "batch ..."]]:
+        """The views of each image, and then its small ones."""
+        large = super().views_of(pixels, labels, index)
+        if not self.small_views:
+            return large
+        small = self.small()
+        return large + [small(pixels).to(self.dtype) for _ in range(self.small_views)]
+
+    def loss(self, images: SizedViews, labels: Labels, index: Index) -> Float[Tensor, ""]:
+        """GroCo, or the softmax, of the projections of all views, of which the small ones come last."""
         embeddings = [self.head(self.encoder(view)) for view in images]
         if self.compare == "sorting":
             return self.sorting(torch.stack(embeddings))
-        return torch.stack([self.softmax(*pair) for pair in itertools.combinations(embeddings, 2)]).mean()
+        # Two small views show different parts of the image: no pair.
+        pairs = [(a, b) for a, b in itertools.combinations(range(len(embeddings)), 2) if a < self.views]
+        return torch.stack([self.softmax(embeddings[a], embeddings[b]) for a, b in pairs]).mean()
+
+
+def _check_shares(name: str, shares: tuple[float, float]) -> None:
+    if len(shares) != 2 or not 0 < shares[0] <= shares[1] <= 1:
+        raise InputError(f"{name}: expected two shares 0 < low <= high <= 1, got {shares}")
