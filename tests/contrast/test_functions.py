@@ -24,7 +24,7 @@ OF_COSINES = {
     **dict.fromkeys(("simclr.nt_xent", "dcl.dcl", "dcl.von_mises_fisher_weights", "dcl.npc_multiplier"), ("z1", "z2")),
     **dict.fromkeys(("genview.nt_xent_pairs", "sbcl.sbcl", "sbcl.class_contrast"), ("z1", "z2")),
     **dict.fromkeys(("hydra.gated_similarity", "hydra.hydra", "hydra.info_nce"), ("queries", "keys")),
-    **dict.fromkeys(("moco.queue_nce", "mochi.mixed_nce"), ("queries", "positives", "negatives")),
+    **dict.fromkeys(("moco.queue_nce", "mochi.mixed_nce", "dcl.queue_dcl"), ("queries", "positives", "negatives")),
     **dict.fromkeys(("mochi.hardest_indices", "contrastive_behaviour.penalty_entropy"), ("queries", "negatives")),
     "contrastive_behaviour.hard_contrastive": ("queries", "positives", "negatives"),
     "contrastive_behaviour.simple_contrastive": ("queries", "positives", "negatives"),

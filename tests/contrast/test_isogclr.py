@@ -1,5 +1,6 @@
 """The paper's algorithm written out with whole matrices, the dual's calculus, and a state that moves when it should."""
 
+import copy
 import math
 
 import numpy as np
@@ -9,15 +10,19 @@ from scipy.optimize import brentq, minimize_scalar
 from torch.nn import functional as F
 
 from counterpoise.contrast.isogclr import (
+    CaptionedImages,
     ISogCLR,
     ISogCLRLoss,
     ISogCLRPairLoss,
+    ISogCLRPairs,
     robust_objective,
     temperature_gradient,
 )
 from counterpoise.data import Images
+from counterpoise.data.views import to_float
 from counterpoise.errors import InputError
 from counterpoise.ops.similarity import similarity_softmax
+from counterpoise.training.trainer import CHECKPOINT, fit, read_checkpoint
 from worlds import Encoder, seeded
 
 Z1 = torch.randn(6, 4, generator=seeded(0), dtype=torch.float64)
@@ -373,3 +378,107 @@ def test_diagnostics_are_empty_for_temperatures_that_never_moved():
     method = ISogCLR(Encoder(4, features=6), samples=1110, eta=0.0, tau=0.2)
     labels = torch.arange(3).repeat_interleave(torch.tensor([1000, 100, 10]))
     assert method.diagnostics(*labelled(labels)) == {}
+
+
+def places(side=6):
+    """Images of one bright square each, and two texts of each that name its row and column."""
+    row, column = torch.arange(side).repeat_interleave(side), torch.arange(side).repeat(side)
+    images = torch.zeros(side * side, 1, 2 * side, 2 * side, dtype=torch.uint8)
+    for i, (r, c) in enumerate(zip(row.tolist(), column.tolist(), strict=True)):
+        images[i, 0, 2 * r : 2 * r + 2, 2 * c : 2 * c + 2] = 255
+    named = torch.cat([F.one_hot(row, side), F.one_hot(column, side)], dim=1).float()
+    return CaptionedImages(images, torch.cat([named, 2 * named]), torch.arange(side * side).repeat(2))
+
+
+def pairs(**arguments):
+    torch.manual_seed(0)
+    given = {"images": 36, "texts": 72, "dim": 16, "rho": 0.2, "tau": 0.2, "lr": 0.01}
+    return ISogCLRPairs(Encoder(144, 32), Encoder(12, 32), **{**given, **arguments})
+
+
+def test_a_batch_of_captioned_images_has_a_text_of_each():
+    owner = torch.tensor([2, 0, 1, 2, 2])
+    data = CaptionedImages(torch.arange(3.0), torch.arange(5.0), owner)
+    torch.manual_seed(0)
+    drawn = [data.__getitems__([2, 0]) for _ in range(200)]
+    for images, texts, image_index, text_index in drawn:
+        assert image_index.tolist() == images.tolist() == [2, 0]
+        assert owner[text_index].tolist() == [2, 0]
+        assert texts.tolist() == text_index.tolist()
+    times = torch.stack([text_index[0] for *_, text_index in drawn]).bincount(minlength=5)
+    assert (times[[0, 3, 4]] > 40).all()  # each with a probability of 1/3
+
+
+def test_pairs_are_compared_by_the_loss_of_their_embeddings():
+    data, learner = places(), pairs()
+    batch = data.__getitems__([3, 1, 8, 20])
+    twin = copy.deepcopy(learner.objective)
+    image, text = learner.net["image"](batch[0] / 127.5 - 1), learner.net["text"](batch[1])
+    torch.testing.assert_close(learner.loss(*batch), twin(image, text, *batch[2:]))
+    torch.testing.assert_close(learner.objective.images.log_s, twin.images.log_s)
+
+
+class Halves(torch.nn.Module):
+    """A view that is half of each pixel."""
+
+    def forward(self, images):
+        assert images.dtype == torch.uint8
+        return images / 2
+
+
+def test_images_of_pairs_are_seen_as_their_views():
+    batch = places().__getitems__([3, 1, 8, 20])
+    learner = pairs(augment=Halves())
+    image, text = learner.net["image"](batch[0] / 2), learner.net["text"](batch[1])
+    expected = copy.deepcopy(learner.objective)(image, text, *batch[2:])
+    torch.testing.assert_close(learner.loss(*batch), expected)
+
+
+@pytest.mark.parametrize("reference", [False, True])
+def test_the_authors_form_is_an_argument_of_the_method_and_of_pairs(reference, rng):
+    torch.manual_seed(0)
+    method = ISogCLR(Encoder(), samples=5, reference=reference)
+    views, index = [torch.randn(5, 1, 4, 4, generator=rng) for _ in range(2)], torch.arange(5)
+    loss = ISogCLRLoss(5, reference=reference)
+    torch.testing.assert_close(method.loss(views, index, index), loss(*method.projections(views), index))
+    torch.testing.assert_close(method.objective.state.log_s, loss.state.log_s)
+    learner, batch = pairs(reference=reference), places().__getitems__([3, 1, 8, 20])
+    given = learner.net["image"](to_float(batch[0])), learner.net["text"](batch[1])
+    loss = ISogCLRPairLoss(36, 72, rho=0.2, tau=0.2, reference=reference)
+    torch.testing.assert_close(learner.loss(*batch), loss(*given, *batch[2:]))
+
+
+def test_pairs_learn_to_find_each_other(tmp_path):
+    data, learner = places(), pairs()
+
+    def found():
+        image, text = learner.net["image"](to_float(data.images)), learner.net["text"](data.texts[:36])
+        return (F.normalize(text, dim=1) @ F.normalize(image, dim=1).T).argmax(1).eq(torch.arange(36)).float().mean()
+
+    before = found()
+    fit(learner, data, epochs=30, batch_size=18, seed=0, folder=tmp_path, device="cpu")
+    assert before < 0.3
+    assert found() > 0.9
+    assert len(learner.objective.texts.tau.unique()) > 50
+    fresh = pairs()
+    fresh.load_state_dict(read_checkpoint(tmp_path / CHECKPOINT)["state_dict"])
+    torch.testing.assert_close(fresh.objective.texts.tau, learner.objective.texts.tau, rtol=0, atol=0)
+
+
+@pytest.mark.usefixtures("plain_shapes")
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: CaptionedImages(torch.eye(3), torch.eye(2), torch.tensor([0, 2])), "owner: .* 3 images, 1 has none"),
+        (lambda: CaptionedImages(torch.eye(2), torch.eye(2), torch.tensor([0, 2])), "owner: .*2"),
+        (lambda: CaptionedImages(torch.eye(2), torch.eye(2), torch.tensor([0.5, 1])), "owner: expected .*integers"),
+        (lambda: CaptionedImages(torch.eye(2)[:0], torch.eye(2), torch.tensor([0, 1])), "images: expected a whole"),
+        (lambda: ISogCLRPairs(torch.nn.Linear(2, 2), Encoder(), 2, 2), "image_encoder: expected a module with"),
+        (lambda: ISogCLRPairs(Encoder(), torch.nn.Linear(2, 2), 2, 2), "text_encoder: expected a module with"),
+        (lambda: pairs(dim=0), "dim: expected a whole number"),
+        (lambda: pairs().loss(*places().__getitems__([3, 3])), "image_index: sample 3 occurs 2 times"),
+    ],
+)
+def test_pairs_that_cannot_be_are_refused(call, message):
+    with pytest.raises(InputError, match=message):
+        call()

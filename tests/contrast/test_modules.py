@@ -74,6 +74,8 @@ NEEDS = {
     "isogclr.ISogCLRLoss": {"samples": 8},
     "isogclr.ISogCLRPairLoss": {"images": 8, "texts": 8},
     "isogclr.ISogCLR": {**TINY, "samples": 8},
+    "isogclr.CaptionedImages": {"images": torch.eye(2), "texts": torch.eye(2), "owner": torch.arange(2)},
+    "isogclr.ISogCLRPairs": {"image_encoder": Encoder(), "text_encoder": Encoder(), "images": 8, "texts": 8},
     "mcl.Stages": {"encoder": Encoder(64, features=8, channels=1), "stages": 2},
     "mcl.MCL": {**TINY, "samples": 8},
     "meow.MEOWLoss": {},

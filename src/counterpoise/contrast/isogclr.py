@@ -15,13 +15,16 @@ import math
 from typing import Any
 
 import torch
-from jaxtyping import Float, Integer
+from jaxtyping import Float, Integer, Shaped
 from scipy.stats import spearmanr
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from counterpoise.contrast.projected import ProjectedMethod
 from counterpoise.data import Images
+from counterpoise.data.views import to_input
 from counterpoise.errors import InputError
+from counterpoise.learners.learner import Learner
 from counterpoise.learners.method import ImageViews, Index, Labels
 from counterpoise.nets.constants import ExactConstants
 from counterpoise.ops.checks import (
@@ -405,6 +408,7 @@ class ISogCLR(ProjectedMethod):
         tau: initial temperature.
         tau_min: least temperature, above 0.
         tau_max: largest temperature.
+        reference: as the authors' code: running means start at 0, and the loss that is shown is a surrogate's.
         **recipe: arguments of `ProjectedMethod`.
     """
 
@@ -419,10 +423,11 @@ class ISogCLR(ProjectedMethod):
         tau: float = 0.1,
         tau_min: float = 0.05,
         tau_max: float = 1.0,
+        reference: bool = False,
         **recipe: Any,
     ):
         super().__init__(encoder, **recipe)
-        self.objective = ISogCLRLoss(samples, rho, gamma, eta, beta, tau, tau_min, tau_max)
+        self.objective = ISogCLRLoss(samples, rho, gamma, eta, beta, tau, tau_min, tau_max, reference)
 
     def loss(self, images: ImageViews, labels: Labels, index: Index) -> Float[Tensor, ""]:
         """iSogCLR of the projections of both views."""
@@ -441,6 +446,128 @@ class ISogCLR(ProjectedMethod):
             return {}
         means = torch.zeros(len(classes), dtype=tau.dtype).index_add_(0, member, tau) / sizes
         return {"temperature_correlation": float(spearmanr(sizes, means).statistic)}
+
+
+class CaptionedImages(Dataset):
+    """Images with one text or more each, as `ISogCLRPairs` trains on: a batch has a random text of each of its images.
+
+    Args:
+        images: uint8 pixels, or other inputs of the image encoder.
+        texts: inputs of the text encoder, such as token numbers or the vectors of a frozen encoder.
+        owner: the image of each text, from 0; every image has at least one.
+
+    Raises:
+        InputError: for no image, an owner that is out of range, and an image without a text.
+
+    Examples:
+        >>> data = CaptionedImages(torch.zeros(2, 1, 8, 8), torch.eye(3), owner=torch.tensor([1, 0, 1]))
+        >>> images, texts, image_index, text_index = data.__getitems__([0])
+        >>> len(data), text_index.tolist(), texts.tolist()
+        (2, [1], [[0.0, 1.0, 0.0]])
+    """
+
+    def __init__(
+        self,
+        images: Shaped[Tensor, "images ..."],
+        texts: Shaped[Tensor, "texts ..."],
+        owner: Integer[Tensor, " texts"],
+    ):
+        check_counts(images=len(images))
+        owner = check_integers("owner", owner, len(texts), low=0, high=len(images))
+        self.images, self.texts, self.counts = images, texts, owner.bincount(minlength=len(images))
+        if len(without := (self.counts == 0).nonzero()):
+            raise InputError(f"owner: expected a text for each of the {len(images)} images, {int(without[0])} has none")
+        self.by_image = owner.argsort(stable=True)
+        self.first = self.counts.cumsum(0) - self.counts
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The images, a text of each, and the numbers of both."""
+        image = torch.as_tensor(indices)
+        nth = (torch.rand(len(image), dtype=torch.float64) * self.counts[image]).long()
+        text = self.by_image[self.first[image] + nth]
+        return self.images[image], self.texts[text], image, text
+
+
+class ISogCLRPairs(Learner):
+    """iSogCLR on pairs of images and texts: both are embedded in one space, by two encoders and a linear layer on each.
+
+    Train it by `training.trainer.fit` on `CaptionedImages`, or by Lightning on batches as `loss` takes them.
+
+    Args:
+        image_encoder: images to features [batch, image_encoder.features].
+        text_encoder: texts, as the data has them, to features [batch, text_encoder.features].
+        images: number of training images.
+        texts: number of training texts.
+        dim: width of the common embedding.
+        rho: KL radius in nats; keep it below the log of the batch's number of negatives, or all temperatures fall to
+            `tau_min`.
+        gamma: weight of the batch in the running mean over negatives, above 0, at most 1.
+        eta: step size of the temperatures; 0 keeps them fixed, which is SogCLR.
+        beta: weight of the batch in the temperatures' smoothed gradient, above 0, at most 1.
+        tau: initial temperature.
+        tau_min: least temperature, above 0.
+        tau_max: largest temperature.
+        reference: as the authors' code: the positive counts among the negatives, running means start at 0, and the loss
+            that is shown is a surrogate's.
+        augment: uint8 images to one random view each; `None` only scales pixels to [-1, 1].
+        **recipe: arguments of `Learner`.
+
+    Attributes:
+        net: what embeds images, `net["image"]`, and texts, `net["text"]`; compare by cosine.
+        objective: its `images` and `texts` hold the temperatures.
+    """
+
+    net: nn.ModuleDict
+
+    def __init__(
+        self,
+        image_encoder: nn.Module,
+        text_encoder: nn.Module,
+        images: int,
+        texts: int,
+        dim: int = 256,
+        rho: float = 6.0,
+        gamma: float = 0.8,
+        eta: float = 0.03,
+        beta: float = 0.9,
+        tau: float = 0.01,
+        tau_min: float = 0.005,
+        tau_max: float = 1.0,
+        reference: bool = False,
+        augment: nn.Module | None = None,
+        **recipe: Any,
+    ):
+        super().__init__(**recipe)
+        check_counts(dim=dim)
+        self.augment = augment
+        self.net = nn.ModuleDict(
+            {
+                "image": _embedding("image_encoder", image_encoder, dim),
+                "text": _embedding("text_encoder", text_encoder, dim),
+            }
+        )
+        self.objective = ISogCLRPairLoss(images, texts, rho, gamma, eta, beta, tau, tau_min, tau_max, reference)
+
+    def loss(
+        self,
+        images: Shaped[Tensor, "batch ..."],
+        texts: Shaped[Tensor, "batch ..."],
+        image_index: Integer[Tensor, " batch"],
+        text_index: Integer[Tensor, " batch"],
+    ) -> Float[Tensor, ""]:
+        """iSogCLR of the embeddings of a batch of pairs, in which no image and no text occurs twice."""
+        view = to_input(images) if self.augment is None else self.augment(images)
+        return self.objective(self.net["image"](view), self.net["text"](texts), image_index, text_index)
+
+
+def _embedding(name: str, encoder: nn.Module, dim: int) -> nn.Sequential:
+    features = getattr(encoder, "features", None)
+    if not isinstance(features, int):
+        raise InputError(f"{name}: expected a module with an attribute `features`, the length of its feature vectors")
+    return nn.Sequential(encoder, nn.Linear(features, dim))
 
 
 def _with_value(gradient: Tensor, value: Tensor) -> Tensor:
