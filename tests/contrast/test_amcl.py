@@ -10,12 +10,15 @@ from counterpoise.contrast.amcl import (
     AMCL,
     AMCLLoss,
     MultiHeadProjector,
+    PairTemperature,
     adaptive_contrast,
     adaptive_cross_correlation,
     adaptive_negative_cosine,
+    nearest_pairs,
     omega,
     pair_temperature,
 )
+from counterpoise.contrast.moco import MoCo
 from counterpoise.contrast.simclr import nt_xent
 from counterpoise.data import Images
 from counterpoise.errors import InputError
@@ -294,7 +297,7 @@ def loss_of(method):
 def test_the_method_predicts_temperatures_from_normalised_projections():
     method = made(heads=2, beta=0.3, low=0.2, high=1.5, top_k=2)
     z = [F.normalize(method.head(method.encoder(view)), dim=-1) for view in VIEWS]
-    expected = written_out(*z, *(method.phi(x) for x in z), beta=0.3, low=0.2, high=1.5, top_k=2)
+    expected = written_out(*z, *(method.phi.phi(x) for x in z), beta=0.3, low=0.2, high=1.5, top_k=2)
     assert loss_of(method).item() == pytest.approx(expected, rel=1e-5)
 
 
@@ -322,7 +325,7 @@ def test_diagnostics_report_the_temperatures(rng):
     images = Images(pixels, torch.arange(9) % 3, ("a", "b", "c"), "noise")
     method = made(low=0.2, high=1.4, heads=1)
     figures = method.diagnostics(images, images, images)
-    phi = method.phi(F.normalize(method.head(method.encoder(method.view(pixels))), dim=-1))[:, 0]
+    phi = method.phi.phi(F.normalize(method.head(method.encoder(method.view(pixels))), dim=-1))[:, 0]
     positive = (0.2 + 1.2 * (phi * phi).sum(1).sigmoid()).mean().item()  # without augmentations both views are equal
     assert figures["tau_positive"] == pytest.approx(positive, rel=1e-5)
     assert figures["tau_negative"] != pytest.approx(positive, rel=1e-5)
@@ -333,3 +336,250 @@ def test_diagnostics_report_the_temperatures(rng):
     figures = method.diagnostics(images, images, images)
     assert figures == pytest.approx({"tau_positive": 1.4, "tau_negative": 1.4, "tau_difference": 0, "tau_at_bound": 1})
     assert made("constant").diagnostics(images, images, images) == {}
+
+
+def side_by_side(tau, low=LOW, high=HIGH):
+    """The authors' form of a temperature, written out for one pair: a network of both rows, and a sigmoid."""
+
+    def of(a, b):
+        first, _, last = tau
+        hidden = (first.weight @ torch.cat([a / a.norm(), b / b.norm()]) + first.bias).clamp(min=0)
+        return low + (high - low) / (1 + math.exp(-(last.weight @ hidden + last.bias).item()))
+
+    return of
+
+
+@pytest.mark.parametrize("network", ["product", "joint"])
+def test_a_temperature_of_any_pair_by_one_network_for_all_heads(network, rng):
+    torch.manual_seed(0)
+    tau = PairTemperature(D, LOW, HIGH, network, hidden=16).double()
+    a, b = 3 * random(rng, 4, C, D), random(rng, 4, C, D) / 7
+    found = tau(a, b)
+    assert found.shape == (4, C)
+    assert LOW < found.min() < found.max() < HIGH
+    torch.testing.assert_close(found[:, 1], tau(a[:, 1], b[:, 1]))
+    for i in range(4):
+        if network == "joint":
+            expected = side_by_side(tau)(a[i, 0], b[i, 0])
+        else:
+            expected = temperature(*(tau.phi(F.normalize(x[i, 0], dim=0)) for x in (a, b)))
+        assert found[i, 0].item() == pytest.approx(expected)
+    assert torch.allclose(found, tau(b, a)) == (network == "product")
+
+
+@pytest.mark.parametrize("top_k", [1, 3, 10])
+@pytest.mark.parametrize("positive_competes", [False, True])
+def test_any_temperature_of_two_rows_written_out(top_k, positive_competes):
+    """A joint network's; and the product's, for which this is the loss by phi of all rows."""
+    torch.manual_seed(0)
+    loss, tau = AMCLLoss(BETA, LOW, HIGH, top_k, positive_competes), PairTemperature(D, LOW, HIGH).double()
+    found = loss.pairs_by(Z1, Z2, tau).loss(D, BETA)
+    torch.testing.assert_close(found, loss(Z1, Z2, *(tau.phi(F.normalize(z, dim=-1)) for z in (Z1, Z2))))
+    joint = PairTemperature(D, LOW, HIGH, "joint").double()
+    pairs, of, z = loss.pairs_by(Z1, Z2, joint), side_by_side(joint), torch.cat([Z1, Z2])
+    for i, c in ((0, 0), (4, 2), (N + 1, 1)):
+        p = (i + N) % (2 * N)
+        others = [k for k in range(2 * N) if k != i and (positive_competes or k != p)]
+        nearest = sorted(others, key=lambda k: -cosine(z[i, c], z[k, c]))[:top_k]
+        assert pairs.tau_pos[i, c].item() == pytest.approx(of(z[i, c], z[p, c]))
+        assert pairs.tau_neg[i, c].tolist() == pytest.approx([of(z[i, c], z[k, c]) for k in nearest])
+        assert pairs.negatives[i, c].tolist() == pytest.approx([cosine(z[i, c], z[k, c]) for k in nearest])
+
+
+QUEUE = random(seeded(4), 9, C, D)
+
+
+@pytest.mark.parametrize("top_k", [1, 4, 9])
+def test_a_queue_of_negatives_written_out(top_k):
+    """Equation 2.1, anchor by anchor and head by head; a queue has negatives for each head."""
+    torch.manual_seed(0)
+    joint = PairTemperature(D, LOW, HIGH, "joint").double()
+    of, total = side_by_side(joint), 0.0
+
+    def prior(tau):
+        return BETA * (D / 2 * math.log(tau) + 1 / tau)
+
+    for i in range(N):
+        for c in range(C):
+            tau = of(Z1[i, c], Z2[i, c])
+            total += prior(tau) - cosine(Z1[i, c], Z2[i, c]) / tau
+            for k in sorted(range(9), key=lambda k: -cosine(Z1[i, c], QUEUE[k, c]))[:top_k]:
+                tau = of(Z1[i, c], QUEUE[k, c])
+                total += (cosine(Z1[i, c], QUEUE[k, c]) / tau - prior(tau)) / top_k
+    found = nearest_pairs(Z1, Z2, QUEUE, joint, top_k).loss(D, BETA)
+    assert found.item() == pytest.approx(total / N, abs=1e-12)
+
+
+def constant(tau):
+    return lambda a, b: a.new_full(a.shape[:-1], tau)
+
+
+def test_excluded_keys_of_a_queue_are_no_candidates():
+    owners = (torch.arange(N), torch.arange(9) % N)
+    found = nearest_pairs(Z1, Z2, QUEUE, constant(0.5), 2, owners).negatives
+    for i in range(N):
+        allowed = [k for k in range(9) if k % N != i]
+        expected = sorted((cosine(Z1[i, 1], QUEUE[k, 1]) for k in allowed), reverse=True)[:2]
+        assert found[i, 1].tolist() == pytest.approx(expected)
+    with pytest.raises(InputError, match="negatives: expected at least top_k = 1 that are not excluded for each"):
+        nearest_pairs(Z1, Z2, QUEUE, constant(0.5), 1, (torch.zeros(N).long(), torch.zeros(9).long()))
+
+
+def test_a_queue_s_loss_has_no_gradient_for_its_far_keys_and_one_in_double_precision():
+    keys = QUEUE.clone().requires_grad_()
+    nearest_pairs(Z1[:1], Z2[:1], keys, constant(0.5)).loss(D, BETA).backward()
+    assert (keys.grad.abs().sum(-1) > 0).sum(0).tolist() == [1] * C
+    torch.manual_seed(0)
+    tau = PairTemperature(D, LOW, HIGH, "joint", hidden=8).double()
+    given = [x.clone().requires_grad_() for x in (Z1[:3], Z2[:3], QUEUE)]
+    assert torch.autograd.gradcheck(lambda *x: nearest_pairs(*x, tau, 2).loss(D, BETA), given, fast_mode=True)
+
+
+@pytest.mark.usefixtures("plain_shapes")
+def test_a_queue_or_a_pair_of_another_shape_is_refused():
+    with pytest.raises(
+        InputError, match=r"anchors and negatives: expected rows of the same shape, got \[6, 3, 5\] and"
+    ):
+        nearest_pairs(Z1, Z2, QUEUE[:, :2], constant(0.5))
+    with pytest.raises(InputError, match="negatives: expected at least top_k = 10 rows, got 9"):
+        nearest_pairs(Z1, Z2, QUEUE, constant(0.5), top_k=10)
+    with pytest.raises(InputError, match="negatives: 135 of 135 numbers are NaN"):
+        nearest_pairs(Z1, Z2, QUEUE * math.nan, constant(0.5))
+    with pytest.raises(InputError, match="network 'jiont' is not known; did you mean 'joint'"):
+        PairTemperature(D, network="jiont")
+    with pytest.raises(InputError, match=r"z1: expected rows of width 4, got shape \[6, 3, 5\]"):
+        PairTemperature(4).double()(Z1, Z2)
+
+
+def test_a_joint_network_serves_the_method():
+    method = made(pair_network="joint", top_k=2)
+    z1, z2 = (method.head(method.encoder(view)) for view in VIEWS)
+    expected = AMCLLoss(top_k=2).pairs_by(z1, z2, method.phi).loss(D, 0.1)
+    torch.testing.assert_close(loss_of(method), expected)
+    loss_of(method).backward()
+    assert all(p.grad.abs().max() > 0 for p in method.parameters())
+
+
+def test_the_positive_may_compete_in_the_method():
+    method = made("constant", positive_competes=True)
+    z1, z2 = (method.head(method.encoder(view)) for view in VIEWS)
+    torch.testing.assert_close(loss_of(method), AMCLLoss(0.1, 0.1, 0.1, positive_competes=True)(z1, z2, z1, z2))
+    assert loss_of(method) >= loss_of(made("constant"))
+
+
+def queued(form="adaptive", **arguments):
+    return made(form, base="moco", queue=10, momentum=0.75, **arguments)
+
+
+def test_with_a_queue_one_head_and_nt_xent_it_is_moco():
+    """Step by step: the loss, the key encoder and the queue."""
+    ours = queued("nt-xent", heads=1, temperature=0.3)
+    torch.manual_seed(0)
+    moco = MoCo(Encoder(), temperature=0.3, queue=10, momentum=0.75, hidden=8, dim=D)
+    moco.load_state_dict(
+        {name.replace("head.heads.0", "head"): x for name, x in ours.state_dict().items()} | {"queue": ours.queue[:, 0]}
+    )
+    for _ in range(3):
+        with torch.no_grad():
+            ours.encoder.weight += 0.1
+            moco.encoder.weight += 0.1
+        given = (VIEWS, torch.full((N,), -1), torch.arange(N))
+        torch.testing.assert_close(ours.loss(*given), moco.loss(*given))
+    torch.testing.assert_close(ours.queue[:, 0], moco.queue)
+    torch.testing.assert_close(ours.key_encoder.weight, moco.key_encoder.weight)
+    assert ours.pointer == moco.pointer == 3 * N % 10
+
+
+@pytest.mark.parametrize("form", ["adaptive", "constant"])
+@pytest.mark.parametrize("network", ["product", "joint"])
+def test_with_a_queue_the_method_contrasts_with_the_queue_as_it_was(form, network):
+    if form == "constant" and network == "joint":
+        with pytest.raises(InputError, match="pair_network: expected 'product', since no network gives"):
+            queued(form, pair_network=network)
+        return
+    method = queued(form, pair_network=network, top_k=2)
+    before = method.queue.clone()
+    queries, keys = method.head(method.encoder(VIEWS[0])), method.key_head(method.key_encoder(VIEWS[1]))
+    tau = method.phi if form == "adaptive" else constant(0.1)
+    expected = nearest_pairs(queries, keys, before, tau, 2).loss(D, 0.1)
+    value = loss_of(method)
+    torch.testing.assert_close(value, expected)
+    torch.testing.assert_close(method.queue, torch.cat([F.normalize(keys, dim=-1), before[N:]]))
+    value.backward()
+    assert all(p.grad is None for p in [*method.key_encoder.parameters(), *method.key_head.parameters()])
+    assert all(p.grad is not None for p in [*method.encoder.parameters(), *method.head.parameters()])
+    method.eval()
+    assert torch.equal(loss_of(method), loss_of(method))
+
+
+@pytest.mark.parametrize("network", ["product", "joint"])
+def test_simsiam_s_heads_predict_the_other_view_s_projection(network):
+    method = made(base="simsiam", pair_network=network, beta=0.3)
+    h1, h2 = (method.projector(method.encoder(view)) for view in VIEWS)
+    z1, z2 = method.head(h1), method.head(h2)
+    taus = [method.phi(z, h[:, None].expand(-1, C, -1)) for z, h in ((z1, h2), (z2, h1))]
+    expected = adaptive_negative_cosine(z1, z2, h1, h2, *taus, beta=0.3)
+    torch.testing.assert_close(loss_of(method), expected)
+    loss_of(method).backward()
+    assert all(p.grad is not None for p in method.parameters())
+
+
+def test_simsiam_with_one_head_and_temperature_1_is_simsiam():
+    method = made("constant", base="simsiam", heads=1, temperature=1.0, beta=0.0)
+    h1, h2 = (method.projector(method.encoder(view)) for view in VIEWS)
+    p1, p2 = (method.head.heads[0](h) for h in (h1, h2))
+    plain = -(F.cosine_similarity(p1, h2.detach()) + F.cosine_similarity(p2, h1.detach())).mean() / 2
+    torch.testing.assert_close(loss_of(method), plain)
+    found, expected = (torch.autograd.grad(loss, method.encoder.weight) for loss in (loss_of(method), plain))
+    torch.testing.assert_close(found, expected)
+
+
+def test_barlow_twins_learns_a_temperature_for_each_entry():
+    plain = made("constant", base="barlow-twins", temperature=1.0, beta=0.0, off_diagonal=0.02)
+    z1, z2 = (plain.head(plain.encoder(view)) for view in VIEWS)
+    expected = sum(barlow(z1[:, c], z2[:, c], 0.02) for c in range(3))
+    torch.testing.assert_close(loss_of(plain), expected)
+    method = made(base="barlow-twins", low=0.2, high=1.4, beta=0.3, off_diagonal=0.02)
+    with torch.no_grad():
+        method.entries[1] += 0.5
+    tau = torch.full((3, D, D), 0.8)
+    tau[1] = 0.2 + 1.2 / (1 + math.exp(-0.5))
+    torch.testing.assert_close(loss_of(method), adaptive_cross_correlation(z1, z2, tau, 0.3, 0.02))
+    loss_of(method).backward()
+    assert (method.entries.grad != 0).all()
+    assert not any(name == "entries" for name, p in plain.named_parameters() if p.requires_grad)
+
+
+def test_each_base_reports_its_temperatures(rng):
+    pixels = torch.randint(0, 256, (9, 1, 4, 4), generator=rng, dtype=torch.uint8)
+    images = Images(pixels, torch.arange(9) % 3, ("a", "b", "c"), "noise")
+    for base in ("moco", "simsiam", "barlow-twins"):
+        method = made(base=base, low=0.2, high=1.4)
+        state = {name: x.clone() for name, x in method.state_dict().items()}
+        figures = method.diagnostics(images, images, images)
+        assert all(torch.equal(state[name], x) for name, x in method.state_dict().items())
+        assert method.training
+        assert 0.2 < figures["tau_positive"] < 1.4
+        assert figures["tau_at_bound"] == 0
+        assert ("tau_negative" in figures) == (base != "simsiam")
+        if base == "barlow-twins":
+            expected = {"tau_positive": 0.8, "tau_negative": 0.8, "tau_difference": 0, "tau_at_bound": 0}
+            assert figures == pytest.approx(expected, abs=1e-6)
+
+
+def test_choices_that_mean_nothing_are_refused():
+    for base in ("simsiam", "barlow-twins"):
+        with pytest.raises(InputError, match=f"form: expected 'adaptive' or 'constant', since {base} has no NT-Xent"):
+            made("nt-xent", base=base)
+        with pytest.raises(InputError, match="positive_competes: expected False, or the base 'simclr'"):
+            made(base=base, positive_competes=True)
+    with pytest.raises(InputError, match="base 'mocco' is not known; did you mean 'moco'"):
+        made(base="mocco")
+    with pytest.raises(InputError, match="pair_network 'sum' is not known"):
+        made(pair_network="sum")
+    with pytest.raises(InputError, match="queue: expected a whole number of at least 1, got 0"):
+        made(base="moco", queue=0)
+    with pytest.raises(InputError, match="momentum: expected a number"):
+        made(base="moco", momentum=2)
+    with pytest.raises(InputError, match="off_diagonal: expected a number"):
+        made(base="barlow-twins", off_diagonal=-1)

@@ -400,3 +400,149 @@ def test_a_scale_that_makes_no_sense_is_refused():
     torch.testing.assert_close(gate(labels.to(torch.uint8), labels.to(torch.uint16)), gate(labels, labels))
     with pytest.raises(InputError, match="partners: expected integers from 0 to 2, got 3"):
         gate(labels, labels + 1)
+
+
+def by_rows(queries, keys, labels, partners, gates, share=0.0, scale=10.0, similarity="cosine"):
+    """The mean over the anchors of each one's mean, one pair at a time."""
+    logits = scale * (
+        similarities(queries, keys, gates, similarity)
+        - share * F.normalize(queries, dim=1) @ F.normalize(keys, dim=1).T
+    )
+    found = []
+    for i in range(len(queries)):
+        if min(labels[i], partners[i]) < 0:
+            continue
+        negatives = [logits[i, n] for n in range(len(keys)) if labels[n] not in (labels[i], partners[i])]
+        own = [
+            torch.stack([*negatives, logits[i, j]]).logsumexp(0) - logits[i, j]
+            for j in range(len(keys))
+            if labels[j] == partners[i]
+        ]
+        found.append(torch.stack(own).mean() if own else logits.new_zeros(()))
+    return torch.stack(found).mean()
+
+
+@SIMILARITIES
+@pytest.mark.parametrize("share", [None, 0.4])
+def test_means_of_rows_and_a_share_of_the_plain_cosine_written_out(similarity, share):
+    """An anchor whose partner class is absent counts as 0; images without a label do not count."""
+    ours, theirs = ([x.clone().requires_grad_() for x in (Q, K, GATES)] for _ in range(2))
+    value = hydra(*ours[:2], LABELS, PARTNERS, ours[2], 10.0, similarity, "rows", share)
+    expected = by_rows(*theirs[:2], LABELS, PARTNERS, theirs[2], share or 0.0, similarity=similarity)
+    torch.testing.assert_close(value, expected, rtol=1e-12, atol=1e-12)
+    value.backward()
+    expected.backward()
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a.grad, b.grad, rtol=1e-9, atol=1e-12)
+
+
+def test_where_all_anchors_have_as_many_positives_both_means_are_one():
+    labels, partners = torch.arange(N) % C, (torch.arange(N) + 1) % C
+    rows, pairs = (hydra(Q, K, labels, partners, GATES, reduction=r) for r in ("rows", "pairs"))
+    torch.testing.assert_close(rows, pairs)
+    assert hydra(Q, K, torch.zeros(N).long(), torch.ones(N).long(), GATES, reduction="rows") == 0
+    assert hydra(Q, K, torch.full((N,), -1), torch.full((N,), -1), GATES, reduction="rows") == 0
+
+
+def test_with_open_gates_and_dots_the_whole_cosine_leaves_nothing():
+    """All similarities are 0: log(1 + negatives) for each positive."""
+    one = torch.ones_like(GATES)
+    value = hydra(Q, K, LABELS, PARTNERS, one, 7.0, "dot", subtract=1.0)
+    torch.testing.assert_close(value, plain(Q * 0, K, LABELS, PARTNERS, one))
+
+
+def test_the_subtracted_share_is_learnt():
+    share = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x: hydra(Q, K, LABELS, PARTNERS, GATES, subtract=x), share)
+    loss = HydraLoss(0.1, subtract=0.3, reduction="rows")
+    expected = hydra(Q, K, LABELS, PARTNERS, GATES, 10.0, reduction="rows", subtract=0.3)
+    torch.testing.assert_close(loss(Q, K, LABELS, PARTNERS, GATES), expected)
+    loss(Q, K, LABELS, PARTNERS, GATES).backward()
+    assert loss.share.grad.abs() > 1e-3
+    assert [name for name, _ in HydraLoss().named_parameters()] == ["log_scale"]
+
+
+@pytest.mark.parametrize("noise", ["gumbel", "stochastic"])
+def test_noisy_gates_vary_in_training_alone(noise):
+    torch.manual_seed(0)
+    gate, (own, other) = Filter(C, D, noise=noise), (torch.arange(N) % C, torch.arange(N) // C)
+    first, second = gate(own, other), gate(own, other)
+    assert not torch.equal(first, second)
+    assert 0 <= first.min() < first.max() <= 1
+    gate.eval()
+    x = gate.mlp((gate.embedding(own) + gate.embedding(other)) / 2)
+    torch.testing.assert_close(gate(own, other), x.sigmoid() if noise == "gumbel" else (x + 0.5).clamp(0, 1))
+
+
+def test_the_noise_of_gates_has_its_distribution():
+    """Gumbel noise has the mean 0.5772 and the variance π²/6; a stochastic gate at 0 is 0 or 1 with 16 % each."""
+    torch.manual_seed(0)
+    zeros = torch.zeros(1, 200_000, dtype=torch.float64)
+    noise = torch.logit(Filter(C, D, noise="gumbel")._gate(zeros))
+    assert noise.mean().item() == pytest.approx(0.5772, abs=0.02)
+    assert noise.var().item() == pytest.approx(math.pi**2 / 6, abs=0.05)
+    gates = Filter(C, D, noise="stochastic")._gate(zeros)
+    assert (gates == 0).double().mean().item() == pytest.approx(0.1587, abs=0.005)
+    assert (gates == 1).double().mean().item() == pytest.approx(0.1587, abs=0.005)
+    assert gates.mean().item() == pytest.approx(0.5, abs=0.005)
+
+
+def test_the_method_hands_its_arguments_to_loss_and_filter():
+    method = made(gate="stochastic", reduction="rows", learn_scale=False, subtract=0.2, similarity="dot")
+    assert (method.objective.reduction, method.objective.share.item()) == ("rows", pytest.approx(0.2))
+    assert not method.objective.log_scale.requires_grad
+    assert (method.filter.noise, method.filter.joint) == ("stochastic", True)
+    torch.manual_seed(1)
+    value = method.loss(VIEWS, LABELS, INDEX)
+    z1, z2 = (method.head(method.encoder(view)) for view in VIEWS)
+    partners = method.partners_of(LABELS, INDEX)
+    torch.manual_seed(1)
+    gates = method.filter(LABELS.clamp(min=0), partners.clamp(min=0))
+    pairs = ((z1, z2), (z2, z1))
+    expected = sum(hydra(*pair, LABELS, partners, gates, 10.0, "dot", "rows", 0.2) for pair in pairs) / 2
+    torch.testing.assert_close(value, expected)
+
+
+def test_shuffled_labels_are_seen_by_the_filter_alone():
+    """As many of each class as before, of other images, and the same ones in all epochs."""
+    method = made(filter_labels="shuffled", same_class=0.5)
+    labels = torch.where(torch.arange(20) < 3, -1, IMAGES.labels)
+    images = Images(IMAGES.pixels, labels, IMAGES.classes, "some unlabelled")
+    method.start_epoch(images, 0)
+    seen = method.seen_labels.clone()
+    assert torch.equal(seen < 0, labels < 0)
+    assert torch.equal(seen.sort().values, labels.sort().values)
+    assert not torch.equal(seen, labels)
+    method.start_epoch(images, 1)
+    assert torch.equal(method.seen_labels, seen)
+    queries, own = [method.head(method.encoder(view)) for view in VIEWS], labels[INDEX]
+    partners, shown = method.partners_of(own, INDEX), seen[INDEX]
+    other = method.partners_of(shown, INDEX)
+    losses = []
+    for partner, (a, b) in ((partners, (shown, other)), (own, (shown, shown))):
+        gates = method.filter(a.clamp(min=0), b.clamp(min=0))
+        pairs = (queries, reversed(queries))
+        losses.append(sum(hydra(q, k, own, partner, gates) for q, k in zip(*pairs, strict=True)) / 2)
+    torch.testing.assert_close(method.loss(VIEWS, own, INDEX), (losses[0] + 0.5 * losses[1]) / 1.5)
+
+
+@pytest.mark.usefixtures("plain_shapes")
+def test_choices_that_are_unknown_are_refused():
+    for wrong, match in (
+        ({"reduction": "row"}, "reduction 'row' is not known; did you mean 'rows'"),
+        ({"filter_labels": "other"}, "filter_labels 'other' is not known"),
+        (
+            {"gate": "open", "filter_labels": "shuffled"},
+            "filter_labels: expected 'own', since an open gate has no filter",
+        ),
+        ({"subtract": -1}, "subtract: expected a number of at least 0, got -1"),
+    ):
+        with pytest.raises(InputError, match=match):
+            made(**wrong)
+    with pytest.raises(InputError, match="noise 'gumble' is not known; did you mean 'gumbel'"):
+        Filter(C, D, noise="gumble")
+    with pytest.raises(InputError, match="reduction 'row' is not known"):
+        hydra(Q, K, LABELS, reduction="row")
+    for bad in (math.nan, torch.tensor(math.nan), torch.ones(2)):
+        with pytest.raises(InputError, match="subtract: "):
+            hydra(Q, K, LABELS, subtract=bad)

@@ -16,6 +16,7 @@ from counterpoise.contrast.mochi import (
     hardest_indices,
     mix,
     mixed_nce,
+    shuffled_groups,
 )
 from counterpoise.contrast.moco import MoCo, queue_nce
 from counterpoise.data import Images
@@ -410,3 +411,90 @@ def test_draws_of_other_shapes_are_refused():
     for name, wrong in (("pairs", good.pairs[..., :1]), ("partners", good.partners[0]), ("pairs", good.pairs[:0])):
         with pytest.raises(InputError, match=f"draws.{name}: expected"):
             MIXING(Q, K, draws=good._replace(**{name: wrong}))
+
+
+def test_pairs_without_replacement_are_uniform_over_pairs_of_different_negatives():
+    counts = torch.tensor([2, 4, 1000])
+    draws = draw(counts, 30_000, 0, torch.Generator().manual_seed(2), replace=False)
+    for i, count in enumerate(counts.tolist()):
+        first, second = draws.pairs[i].unbind(1)
+        assert (first != second).all()
+        for ranks in (first, second):
+            assert 0 <= ranks.min() <= ranks.max() < count
+            assert ranks.double().mean().item() == pytest.approx((count - 1) / 2, abs=0.01 * count)
+    table = torch.bincount(4 * draws.pairs[1, :, 0] + draws.pairs[1, :, 1], minlength=16).view(4, 4)
+    apart = table[~torch.eye(4, dtype=torch.bool)].double()
+    assert ((apart - 2500).square() / 2500).sum() < 40  # chi-squared: 11 degrees of freedom
+    same = draw(counts, 30_000, 0, torch.Generator().manual_seed(2))
+    assert torch.equal(draws.pairs[..., 0], same.pairs[..., 0])
+    assert torch.equal(draws.alpha, same.alpha)
+
+
+def test_pairs_without_replacement_need_two_negatives():
+    with pytest.raises(InputError, match="counts: expected at least 2 negatives for pairs without replacement, got 1"):
+        HardNegativeMixing(N, pairs=2, query_pairs=1, replace=False)(Q, K[:1])
+    assert HardNegativeMixing(N, pairs=0, query_pairs=3, replace=False)(Q, K[:1]).shape == (B, 3, D)
+
+
+def test_without_replacement_no_mixture_of_two_is_a_key_of_the_queue():
+    """Of two opposite corners of a square, a mixture lies on a key only where both are that key."""
+    keys = torch.eye(2, dtype=torch.float64)
+    query = F.normalize(torch.ones(1, 2, dtype=torch.float64))
+    for replace in (True, False):
+        mixing = HardNegativeMixing(2, 50, 0, replace)
+        found = mixing(query, keys, generator=torch.Generator().manual_seed(0))[0]
+        assert (found.amax(1) > 1 - 1e-9).any() == replace
+
+
+def test_mixtures_with_the_query_may_begin_later_or_sooner_than_those_of_negatives(rng):
+    given, images = batch(rng), images_of(rng, 4)
+    for plain, query_plain in ((1, 2), (2, 1)):
+        method = made(plain_epochs=plain, query_plain_epochs=query_plain, num_hard=4, pairs=6, query_pairs=5)
+        queries = method.head(method.encoder(given[0][0])).detach()
+        for epoch in range(3):
+            method.start_epoch(images, epoch)
+            torch.manual_seed(epoch)
+            found = method.mixtures(queries, None)
+            torch.manual_seed(epoch)
+            both = method.mixing(queries, method.queue)
+            expected = [both[:, :6]] * (epoch >= plain) + [both[:, 6:]] * (epoch >= query_plain)
+            assert (found is None) == (not expected)
+            if expected:
+                assert torch.equal(found, torch.cat(expected, dim=1))
+    assert made(plain_epochs=3).query_plain_epochs == 3
+
+
+def test_groups_of_the_batch_have_statistics_of_their_own_and_keys_their_places(rng):
+    images = torch.randn(7, 3, generator=rng)
+    seen = []
+
+    def centred(some):
+        seen.append(some)
+        return some - some.mean(0)
+
+    torch.manual_seed(0)
+    found = shuffled_groups(centred, images, groups=3)
+    assert sorted(len(some) for some in seen) == [2, 2, 3]
+    for some in seen:
+        rows = [int((images == row).all(1).nonzero()) for row in some]
+        torch.testing.assert_close(found[rows], some - some.mean(0))
+    assert sorted(torch.cat(seen)[:, 0].tolist()) == sorted(images[:, 0].tolist())
+    assert torch.equal(shuffled_groups(centred, images, groups=1), images - images.mean(0))
+    with pytest.raises(InputError, match="groups: expected at most 3 for 7 images a process, got 4"):
+        shuffled_groups(centred, images, groups=4)
+
+
+def test_the_key_encoder_normalises_groups_in_training_alone(rng):
+    method, given = made(key_groups=2), batch(rng)
+    method.key_head = torch.nn.Sequential(torch.nn.BatchNorm1d(4, affine=False), *method.key_head)
+    torch.manual_seed(1)
+    found = method.keys(given[0][1])
+    order = (torch.manual_seed(1), torch.randperm(4))[1]
+    for some in order.chunk(2):
+        torch.testing.assert_close(found[some], method.key_head(method.key_encoder(given[0][1][some])))
+    method.eval()
+    torch.testing.assert_close(method.keys(given[0][1]), method.key_head(method.key_encoder(given[0][1])))
+    with pytest.raises(InputError, match="key_groups: expected a whole number of at least 1, got 0"):
+        made(key_groups=0)
+    with pytest.raises(InputError, match="query_plain_epochs: expected a whole number of at least 0, got -1"):
+        made(query_plain_epochs=-1)

@@ -25,6 +25,7 @@ from counterpoise.nets.heads import mlp
 from counterpoise.nets.momentum import momentum_copy, update_momentum_encoder
 from counterpoise.ops.checks import (
     check_counts,
+    check_finite,
     check_integers,
     check_lengths,
     check_matrix,
@@ -37,8 +38,11 @@ from counterpoise.ops.processes import gather, global_row_indices
 from counterpoise.ops.similarity import normalize_rows, similarity_logsumexp
 
 Similarity = Literal["cosine", "dot"]
-Gate = Literal["joint", "product", "open"]
+Gate = Literal["joint", "product", "open", "gumbel", "stochastic"]
+Noise = Literal["none", "gumbel", "stochastic"]
 Partners = Literal["arbitrary", "distinct", "identical"]
+Reduction = Literal["pairs", "rows"]
+FilterLabels = Literal["own", "shuffled"]
 
 ABSENT = -1e30  # logit of an excluded key
 
@@ -98,6 +102,8 @@ def hydra(
     gates: Float[Tensor, "batch dim"] | None = None,
     scale: float | Float[Tensor, ""] = 10.0,
     similarity: Similarity = "cosine",
+    reduction: Reduction = "pairs",
+    subtract: float | Float[Tensor, ""] | None = None,
 ) -> Float[Tensor, ""]:
     r"""Contrastive loss of each image with its partner class, through its gate: the mean over all positive pairs (i, j)
     of $-\log \frac{e^{a S_{ij}}}{e^{a S_{ij}} + \sum_{n \in N(i)} e^{a S_{in}}}$.
@@ -113,6 +119,9 @@ def hydra(
         gates: $g$ of `gated_similarity`, one per image; if not given, all features pass.
         scale: $a > 0$, the inverse temperature.
         similarity: "cosine" or "dot"; see `gated_similarity`.
+        reduction: "pairs" is the mean over all positive pairs; "rows" the mean over the anchors of the mean over an
+            anchor's positives, which is 0 if there is none, so that large classes count no more than small ones.
+        subtract: share of the plain cosine that is subtracted from each similarity; none if not given.
 
     Returns:
         The loss in nats, at least 0; 0 if no partner class is in the batch, or no negatives are left.
@@ -131,12 +140,22 @@ def hydra(
     gates = torch.ones_like(queries) if gates is None else gates
     labels, partners = _check(queries, keys, labels, partners, gates, similarity)
     _check_scale(scale)
+    if reduction not in get_args(Reduction):
+        raise unknown("reduction", reduction, get_args(Reduction))
     keys, key_labels = gather(keys), gather(labels)
-    scale = torch.as_tensor(scale, dtype=torch.promote_types(queries.dtype, torch.float32), device=queries.device)
-    rows, shared = [queries, gates, labels, partners], [keys, key_labels, scale]
+    scale = _as_number(scale, queries)
+    share = None if subtract is None else _as_number(_checked_share(subtract), queries)
+    rows, shared = [queries, gates, labels, partners], [keys, key_labels, scale, share]
     sums = map_row_chunks(partial(_sums, similarity=similarity), rows, shared, columns=len(keys))
-    losses, positives = gather(sums).sum(0)
-    return losses / positives.clamp(min=1)
+    if reduction == "rows":
+        anchors = ((labels >= 0) & (partners >= 0)).to(sums.dtype)
+        sums = torch.stack([sums[:, 0] / sums[:, 1].clamp(min=1), anchors], dim=1)
+    losses, count = gather(sums).sum(0)
+    return losses / count.clamp(min=1)
+
+
+def _as_number(value: float | Tensor, like: Tensor) -> Float[Tensor, ""]:
+    return torch.as_tensor(value, dtype=torch.promote_types(like.dtype, torch.float32), device=like.device)
 
 
 def _sums(
@@ -147,10 +166,14 @@ def _sums(
     keys: Float[Tensor, "m dim"],
     key_labels: Integer[Tensor, " m"],
     scale: Float[Tensor, ""],
+    share: Float[Tensor, ""] | None,
     similarity: Similarity,
 ) -> Float[Tensor, "n 2"]:
     """The sum of the losses of each anchor's positives, and the number of its positives."""
-    logits = scale * _gated_similarity(queries, keys, gates, similarity)
+    similarities = _gated_similarity(queries, keys, gates, similarity)
+    if share is not None:
+        similarities = similarities - share * (normalize_rows(queries) @ normalize_rows(keys).T)
+    logits = scale * similarities
     own, partner = labels[:, None] == key_labels, partners[:, None] == key_labels
     negatives = logits.masked_fill(own | partner, ABSENT).logsumexp(1, keepdim=True)
     positive = partner & ((labels >= 0) & (partners >= 0))[:, None]
@@ -193,6 +216,16 @@ def _check_scale(scale: float | Tensor) -> None:
     check_values("scale", scale, above=0)
 
 
+def _checked_share(share: float | Tensor) -> float | Tensor:
+    if isinstance(share, Tensor) and share.ndim:
+        raise InputError(f"subtract: expected one number, got shape {list(share.shape)}")
+    if isinstance(share, Tensor):
+        check_finite("subtract", share)
+    else:
+        check_number("subtract", share)
+    return share
+
+
 class HydraLoss(ExactConstants):
     """`hydra` as a module with a learnable scale: `loss(queries, keys, labels, partners, gates)`.
 
@@ -200,17 +233,32 @@ class HydraLoss(ExactConstants):
         temperature: above 0; the scale starts as its inverse. 0.1 in SimLAP, 0.05 in Hydra.
         learn_scale: make the scale a parameter.
         similarity: "cosine" of the gated rows, or "dot", their plain inner product.
+        reduction: mean over positive "pairs", or over "rows"; see `hydra`.
+        subtract: initial value of a learnt share of the plain cosine that is subtracted, at least 0; 0 has none.
     """
 
     log_scale: nn.Parameter
+    share: nn.Parameter | None
 
-    def __init__(self, temperature: float = 0.1, learn_scale: bool = True, similarity: Similarity = "cosine"):
+    def __init__(
+        self,
+        temperature: float = 0.1,
+        learn_scale: bool = True,
+        similarity: Similarity = "cosine",
+        reduction: Reduction = "pairs",
+        subtract: float = 0.0,
+    ):
         super().__init__()
+        check_number("subtract", subtract, at_least=0)
+        if reduction not in get_args(Reduction):
+            raise unknown("reduction", reduction, get_args(Reduction))
         check_number("temperature", temperature, above=0)
         if similarity not in get_args(Similarity):
             raise unknown("similarity", similarity, get_args(Similarity))
         self.register_exact("log_scale", -torch.tensor(temperature, dtype=torch.float64).log(), learn=learn_scale)
         self.similarity: Similarity = similarity
+        self.reduction: Reduction = reduction
+        self.share = nn.Parameter(torch.tensor(float(subtract))) if subtract else None
 
     def forward(
         self,
@@ -221,7 +269,8 @@ class HydraLoss(ExactConstants):
         gates: Float[Tensor, "batch dim"] | None = None,
     ) -> Float[Tensor, ""]:
         """The loss of a batch; see `hydra`."""
-        return hydra(queries, keys, labels, partners, gates, self.log_scale.exp(), self.similarity)
+        scale = self.log_scale.exp()
+        return hydra(queries, keys, labels, partners, gates, scale, self.similarity, self.reduction, self.share)
 
 
 class Filter(nn.Module):
@@ -233,6 +282,9 @@ class Filter(nn.Module):
         joint: one gate from the mean embedding of both classes; otherwise the product of the two classes' gates.
         width: width of the embedding of a class.
         hidden: width of the MLP's hidden layer.
+        noise: of each number of a gate in training; without it in evaluation mode. "gumbel" adds Gumbel noise before
+            the sigmoid; "stochastic" replaces the sigmoid by $\min(1, \max(0, x + 1/2 + \varepsilon))$ with
+            $\varepsilon \sim N(0, 1/4)$, whose numbers may be 0 or 1.
 
     Examples:
         >>> gates = Filter(classes=10, dim=4)(torch.tensor([3, 7]), torch.tensor([7, 3]))
@@ -240,10 +292,20 @@ class Filter(nn.Module):
         (torch.Size([2, 4]), True)
     """
 
-    def __init__(self, classes: int, dim: int, joint: bool = True, width: int = 512, hidden: int = 1024):
+    def __init__(
+        self,
+        classes: int,
+        dim: int,
+        joint: bool = True,
+        width: int = 512,
+        hidden: int = 1024,
+        noise: Noise = "none",
+    ):
         super().__init__()
         check_counts(classes=classes, dim=dim, width=width, hidden=hidden)
-        self.classes, self.joint = classes, joint
+        if noise not in get_args(Noise):
+            raise unknown("noise", noise, get_args(Noise))
+        self.classes, self.joint, self.noise = classes, joint, noise
         self.embedding = nn.Embedding(classes, width)
         self.mlp = nn.Sequential(
             nn.ReLU(),
@@ -266,8 +328,16 @@ class Filter(nn.Module):
         partners = check_integers("partners", partners, len(labels), low=0, high=self.classes)
         own, other = self.embedding(labels), self.embedding(partners)
         if self.joint:
-            return self.mlp((own + other) / 2).sigmoid()
-        return self.mlp(own).sigmoid() * self.mlp(other).sigmoid()
+            return self._gate(self.mlp((own + other) / 2))
+        return self._gate(self.mlp(own)) * self._gate(self.mlp(other))
+
+    def _gate(self, x: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch dim"]:
+        if self.noise == "stochastic":
+            noise = torch.randn_like(x) / 2 if self.training else 0
+            return (x + 0.5 + noise).clamp(0, 1)
+        if self.noise == "gumbel" and self.training:
+            x = x - torch.empty_like(x).exponential_().log()  # minus the logarithm of an exponential: Gumbel noise
+        return x.sigmoid()
 
 
 def info_nce(
@@ -306,6 +376,7 @@ class Hydra(Method):
         partners: "arbitrary" takes the class of another image of the batch, "distinct" another class, which may be
             absent from the batch, "identical" the image's own.
         gate: "joint" for both classes, the "product" of the two classes' gates, or "open", which disables the filter.
+            "gumbel" and "stochastic" are joint gates with noise, as in `Filter`.
         similarity: "cosine" of the gated rows, or "dot", their plain inner product.
         temperature: above 0; inverse of the initial value of the learnable scale.
         same_class: weight of the contrast with the image's own class, at least 0; that with the partner class has
@@ -318,11 +389,18 @@ class Hydra(Method):
             filter.
         hidden: width of the projection head's hidden layer.
         dim: width of the projection.
+        reduction: mean over all positive "pairs"; or over "rows", the anchors, of the mean over an anchor's positives.
+        learn_scale: learn the scale; otherwise it stays the inverse of the temperature.
+        subtract: initial value of a learnt share of the plain cosine that is subtracted from each similarity; 0 has
+            none.
+        filter_labels: classes that the filter sees: an image's "own"; or those of all images, "shuffled" once among
+            them, a control whose gates have nothing to do with the classes that are contrasted.
         **recipe: arguments of `Method`.
     """
 
     shuffle: Tensor
     warming: Tensor
+    seen_labels: Tensor
 
     def __init__(
         self,
@@ -340,6 +418,10 @@ class Hydra(Method):
         warm_epochs: int = 0,
         hidden: int = 256,
         dim: int = 64,
+        reduction: Reduction = "pairs",
+        learn_scale: bool = True,
+        subtract: float = 0.0,
+        filter_labels: FilterLabels = "own",
         **recipe: Any,
     ):
         super().__init__(encoder, **recipe)
@@ -354,13 +436,19 @@ class Hydra(Method):
             raise unknown("partners", partners, get_args(Partners))
         if gate not in get_args(Gate):
             raise unknown("gate", gate, get_args(Gate))
+        if filter_labels not in get_args(FilterLabels):
+            raise unknown("filter_labels", filter_labels, get_args(FilterLabels))
+        if gate == "open" and filter_labels == "shuffled":
+            raise InputError("filter_labels: expected 'own', since an open gate has no filter, got 'shuffled'")
+        self.filter_labels = filter_labels
         self.classes, self.partners = classes, partners
         self.same_class, self.instance, self.instance_temperature = same_class, instance, instance_temperature
         self.momentum, self.warm_epochs = momentum, warm_epochs
         # Batch normalisation at the end would undo the gates.
         self.head = nn.Sequential(mlp(self.features, hidden, dim), nn.LayerNorm(dim))
-        self.filter = None if gate == "open" else Filter(classes, dim, joint=gate == "joint")
-        self.objective = HydraLoss(temperature, similarity=similarity)
+        noise: Noise = gate if gate == "gumbel" or gate == "stochastic" else "none"
+        self.filter = None if gate == "open" else Filter(classes, dim, joint=gate != "product", noise=noise)
+        self.objective = HydraLoss(temperature, learn_scale, similarity, reduction, subtract)
         if momentum is not None:
             check_number("momentum", momentum, at_least=0, at_most=1)
             self.predictor = mlp(dim, hidden, dim)
@@ -368,6 +456,8 @@ class Hydra(Method):
             self.key_head = momentum_copy(self.head)
         self.register_buffer("shuffle", torch.randperm(samples))
         self.register_buffer("warming", torch.tensor(warm_epochs > 0))
+        if filter_labels == "shuffled":
+            self.register_buffer("seen_labels", torch.full((samples,), -1))
 
     def start_epoch(self, images: Images, epoch: int) -> None:
         """Draw the order that pairs the images of a batch with their partners in this epoch."""
@@ -377,6 +467,10 @@ class Hydra(Method):
             raise InputError(f"labels: Hydra contrasts classes, but all {len(images)} training images have one")
         self.shuffle.copy_(torch.randperm(len(self.shuffle)))
         self.warming.fill_(epoch < self.warm_epochs)
+        if self.filter_labels == "shuffled" and epoch == 0:
+            labelled = (images.labels >= 0).nonzero()[:, 0]
+            order = labelled[torch.randperm(len(labelled))]
+            self.seen_labels[labelled.to(self.device)] = images.labels[order].to(self.seen_labels)
 
     def partners_of(self, labels: Labels, index: Index) -> Int64[Tensor, " batch"]:
         """The partner class of each image, drawn from the batch of all processes."""
@@ -397,9 +491,12 @@ class Hydra(Method):
                     update_momentum_encoder(self.encoder, self.key_encoder, self.momentum)
                     update_momentum_encoder(self.head, self.key_head, self.momentum)
                 keys = [self.key_head(self.key_encoder(view)) for view in images]
-        loss = self.contrast(queries, keys, labels, self.partners_of(labels, index))
+        seen = self.seen_labels[index] if self.filter_labels == "shuffled" else None
+        pair = None if seen is None else (seen, self.partners_of(seen, index))
+        loss = self.contrast(queries, keys, labels, self.partners_of(labels, index), pair)
         if self.same_class:
-            loss = loss + self.same_class * self.contrast(queries, keys, labels, labels)
+            pair = None if seen is None else (seen, seen)
+            loss = loss + self.same_class * self.contrast(queries, keys, labels, labels, pair)
         if self.instance:
             pairs = zip(queries, reversed(keys), strict=True)
             losses = [info_nce(query, key, self.instance_temperature) for query, key in pairs]
@@ -412,11 +509,21 @@ class Hydra(Method):
         keys: list[Float[Tensor, "batch dim"]],
         labels: Labels,
         partners: Labels,
+        seen: tuple[Labels, Labels] | None = None,
     ) -> Float[Tensor, ""]:
-        """Hydra's loss between each view's queries and the other view's keys."""
+        """Hydra's loss between each view's queries and the other view's keys.
+
+        Args:
+            queries: of each view.
+            keys: of each view.
+            labels: class of each image.
+            partners: partner class of each image.
+            seen: what the filter takes for these two; themselves if not given.
+        """
         if self.warming:
             queries, keys = [z.detach() for z in queries], [z.detach() for z in keys]
         # An image without a label is no anchor, so that its gate does not matter.
-        gates = self.filter(labels.clamp(min=0), partners.clamp(min=0)) if self.filter is not None else None
+        own, other = (classes.clamp(min=0) for classes in seen or (labels, partners))
+        gates = self.filter(own, other) if self.filter is not None else None
         pairs = zip(queries, reversed(keys), strict=True)
         return torch.stack([self.objective(query, key, labels, partners, gates) for query, key in pairs]).mean()

@@ -11,6 +11,7 @@ no gradient.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
@@ -58,17 +59,25 @@ class Draws(NamedTuple):
     beta: Float[Tensor, "batch query_pairs"]
 
 
-def draw(counts: Integer[Tensor, " batch"], pairs: int, query_pairs: int, generator: Generator | None = None) -> Draws:
-    """Independent uniform draws for each query, with replacement.
+def draw(
+    counts: Integer[Tensor, " batch"],
+    pairs: int,
+    query_pairs: int,
+    generator: Generator | None = None,
+    replace: bool = True,
+) -> Draws:
+    """Independent uniform draws for each query.
 
     Args:
         counts: number of hard negatives of each query.
         pairs: s, number of mixtures of two negatives.
         query_pairs: s', number of mixtures of a negative with the query.
         generator: source of the random numbers, on the device of `counts`; torch's global one if not given.
+        replace: draw the two negatives of a pair with replacement, so that one in `counts` pairs is a negative alone;
+            otherwise they always differ. Mixtures are drawn independently of each other in both cases.
 
     Raises:
-        InputError: for a query without a negative, or a number below 0.
+        InputError: for a query without a negative, or with one where a pair needs two, or a number below 0.
 
     Examples:
         >>> draw(torch.tensor([4, 4]), pairs=3, query_pairs=2).pairs.shape
@@ -77,11 +86,19 @@ def draw(counts: Integer[Tensor, " batch"], pairs: int, query_pairs: int, genera
     check_number("pairs", pairs, at_least=0, whole=True)
     check_number("query_pairs", query_pairs, at_least=0, whole=True)
     counts, device = check_integers("counts", counts, counts.numel(), low=1), counts.device
+    if not replace and pairs and (counts < 2).any():
+        query = int((counts < 2).nonzero()[0])
+        raise InputError(
+            f"counts: expected at least 2 negatives for pairs without replacement, got 1 for query {query}"
+        )
     first, second, alpha, partners, beta = torch.rand(
         len(counts), 3 * pairs + 2 * query_pairs, generator=generator, device=device
     ).split([pairs] * 3 + [query_pairs] * 2, dim=1)
-    ranks = torch.stack([first, second], dim=2) * counts[:, None, None]
-    return Draws(ranks.long(), alpha, (partners * counts[:, None]).long(), beta / 2)
+    ranks = (torch.stack([first, second], dim=2) * counts[:, None, None]).long()
+    if not replace:  # the second is so many places after the first, around the end
+        steps = 1 + (second * (counts - 1)[:, None]).long()
+        ranks[..., 1] = (ranks[..., 0] + steps) % counts[:, None]
+    return Draws(ranks, alpha, (partners * counts[:, None]).long(), beta / 2)
 
 
 def hardest_indices(
@@ -216,14 +233,15 @@ class HardNegativeMixing(nn.Module):
         num_hard: N, number of each query's most similar negatives that are mixed; all if there are fewer.
         pairs: s, mixtures of two of them, with weights uniform in (0, 1).
         query_pairs: s', mixtures of one of them with the query, whose weight is uniform in (0, 1/2).
+        replace: draw the two of a pair with replacement; otherwise they differ, which takes two negatives a query.
     """
 
-    def __init__(self, num_hard: int = 1024, pairs: int = 512, query_pairs: int = 256):
+    def __init__(self, num_hard: int = 1024, pairs: int = 512, query_pairs: int = 256, replace: bool = True):
         super().__init__()
         check_counts(num_hard=num_hard)
         check_number("pairs", pairs, at_least=0, whole=True)
         check_number("query_pairs", query_pairs, at_least=0, whole=True)
-        self.num_hard, self.pairs, self.query_pairs = num_hard, pairs, query_pairs
+        self.num_hard, self.pairs, self.query_pairs, self.replace = num_hard, pairs, query_pairs, replace
 
     @torch.no_grad()
     def forward(
@@ -254,7 +272,8 @@ class HardNegativeMixing(nn.Module):
         index, counts = _hardest_indices(queries, negatives, self.num_hard, exclude)
         if draws is None:
             own = global_row_indices(queries)
-            draws = Draws(*(x[own] for x in draw(gather(counts), self.pairs, self.query_pairs, generator)))
+            drawn = draw(gather(counts), self.pairs, self.query_pairs, generator, self.replace)
+            draws = Draws(*(x[own] for x in drawn))
         else:
             draws = _checked(draws, counts)
         first, second, partners = (
@@ -289,6 +308,42 @@ class MixedNCELoss(nn.Module):
         return mixed_nce(queries, positives, negatives, synthetic, self.temperature, exclude)
 
 
+def shuffled_groups(
+    encode: Callable[[Float[Tensor, "some ..."]], Float[Tensor, "some dim"]], images: Tensor, groups: int
+) -> Float[Tensor, "batch dim"]:
+    """Keys of a batch that is encoded in random groups, each with batch statistics of its own: shuffled BN.
+
+    A query and its key otherwise share the statistics of one batch, the queue's keys have others; a network can then
+    recognise the positive by them. He et al., "Momentum Contrast", section 3.3, shuffle images between processors.
+
+    Args:
+        encode: images to keys; called for each group.
+        images: the batch.
+        groups: how many, of sizes that differ by at most 1; 1 encodes the batch as it is.
+
+    Returns:
+        The keys in the order of the images.
+
+    Raises:
+        InputError: if a group would have fewer than 2 images.
+
+    Examples:
+        >>> images = torch.arange(6.0)[:, None]
+        >>> shuffled_groups(lambda some: some - some, images, groups=3).shape
+        torch.Size([6, 1])
+    """
+    check_counts(groups=groups)
+    if groups == 1:
+        return encode(images)
+    if len(images) < 2 * groups:
+        raise InputError(
+            f"groups: expected at most {len(images) // 2} for {len(images)} images a process, got {groups}"
+        )
+    order = torch.randperm(len(images), device=images.device)
+    keys = torch.cat([encode(images[some]) for some in order.tensor_split(groups)])
+    return keys[order.argsort()]
+
+
 class MoCHi(MoCo):
     """MoCo with synthetic negatives: the hardest of the queue, mixed with each other and with the query.
 
@@ -299,12 +354,17 @@ class MoCHi(MoCo):
         num_hard: number of each query's most similar negatives that are mixed.
         pairs: mixtures of two of them; 0 makes none.
         query_pairs: mixtures of one of them with the query; 0 makes none.
-        plain_epochs: epochs before the first mixtures are made.
+        plain_epochs: epochs before the first mixtures are made; the paper's warm-up is 10 to 15 of 200.
         negatives: "all" of the queue; "other-images", without older keys of the query's own image; or "other-classes",
             without those of the query's class: this reads labels, to show the cost of false negatives.
         momentum: from 0 to 1; share of the key encoder that stays at each step.
         hidden: width of the projection head's hidden layer.
         dim: width of the projection.
+        replace: draw the two negatives of a mixture with replacement; otherwise they always differ.
+        query_plain_epochs: epochs before the first mixtures with the query are made; as many as `plain_epochs` if not
+            given.
+        key_groups: random groups of the batch that the key encoder normalises separately in training, against batch
+            statistics that betray the positive; 1 leaves the batch whole.
         **recipe: arguments of `Method`.
     """
 
@@ -324,14 +384,21 @@ class MoCHi(MoCo):
         momentum: float = 0.99,
         hidden: int = 256,
         dim: int = 64,
+        replace: bool = True,
+        query_plain_epochs: int | None = None,
+        key_groups: int = 1,
         **recipe: Any,
     ):
         super().__init__(encoder, temperature, queue, momentum, hidden, dim, **recipe)
+        check_counts(key_groups=key_groups)
         check_number("plain_epochs", plain_epochs, at_least=0, whole=True)
+        query_plain_epochs = plain_epochs if query_plain_epochs is None else query_plain_epochs
+        check_number("query_plain_epochs", query_plain_epochs, at_least=0, whole=True)
         if negatives not in get_args(Kept):
             raise unknown("negatives", negatives, get_args(Kept))
-        self.plain_epochs, self.negatives = plain_epochs, negatives
-        self.mixing = HardNegativeMixing(num_hard, pairs, query_pairs)
+        self.plain_epochs, self.query_plain_epochs = plain_epochs, query_plain_epochs
+        self.negatives, self.key_groups = negatives, key_groups
+        self.mixing = HardNegativeMixing(num_hard, pairs, query_pairs, replace)
         self.objective = MixedNCELoss(temperature)  # type: ignore[assignment]
         self.register_buffer("owners", torch.full((queue,), NOBODY))
         self.register_buffer("epoch", torch.zeros((), dtype=torch.int64))
@@ -347,15 +414,31 @@ class MoCHi(MoCo):
             if self.training:
                 update_momentum_encoder(self.encoder, self.key_encoder, self.momentum)
                 update_momentum_encoder(self.head, self.key_head, self.momentum)
-            keys = self.key_head(self.key_encoder(images[1]))
+            keys = self.keys(images[1])
         own = labels if self.negatives == "other-classes" else index
         exclude = None if self.negatives == "all" else (own, self.owners)
-        mixtures = self.mixing(queries, self.queue, exclude) if self.epoch >= self.plain_epochs else None
-        loss = self.objective(queries, keys, self.queue, mixtures, exclude)
+        loss = self.objective(queries, keys, self.queue, self.mixtures(queries, exclude), exclude)
         if self.training:
             self.note(own)
             self.enqueue(keys)
         return loss
+
+    def keys(self, images: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch dim"]:
+        """The momentum encoder's keys; in training mode, each group of the batch has its own statistics."""
+        groups = self.key_groups if self.training else 1
+        return shuffled_groups(lambda some: self.key_head(self.key_encoder(some)), images, groups)
+
+    def mixtures(
+        self, queries: Float[Tensor, "batch dim"], exclude: Exclude | None
+    ) -> Float[Tensor, "batch mixtures dim"] | None:
+        """Those of the kinds that have begun by this epoch."""
+        begun = (bool(self.epoch >= self.plain_epochs), bool(self.epoch >= self.query_plain_epochs))
+        if not any(begun):
+            return None
+        mixtures = self.mixing(queries, self.queue, exclude)
+        if all(begun):
+            return mixtures
+        return mixtures[:, : self.mixing.pairs] if begun[0] else mixtures[:, self.mixing.pairs :]
 
     def note(self, own: Integer[Tensor, " batch"]) -> None:
         """Record the owners, images or classes, of the keys about to enter the queue; unlabelled images own none."""
