@@ -567,6 +567,7 @@ def test_each_base_reports_its_temperatures(rng):
             assert figures == pytest.approx(expected, abs=1e-6)
 
 
+@pytest.mark.usefixtures("plain_shapes")
 def test_choices_that_mean_nothing_are_refused():
     for base in ("simsiam", "barlow-twins"):
         with pytest.raises(InputError, match=f"form: expected 'adaptive' or 'constant', since {base} has no NT-Xent"):

@@ -16,17 +16,19 @@ from counterpoise.contrast.mcl import (
     MCL,
     Stages,
     cluster_batches,
+    image_text_loss,
     next_pseudo_labels,
     pooled_batches,
     redrawn,
 )
-from counterpoise.contrast.simclr import nt_xent
+from counterpoise.contrast.simclr import SimCLR, nt_xent
 from counterpoise.data import Images
 from counterpoise.data.views import to_float
 from counterpoise.errors import InputError
 from counterpoise.learners.learner import warmup_cosine
 from counterpoise.learners.method import Method
 from counterpoise.nets import backbone
+from counterpoise.nets.text import bag_of_words
 from counterpoise.ops.clusters import Clusters
 from counterpoise.training.trainer import fit
 from worlds import Encoder, seeded
@@ -387,3 +389,91 @@ def test_bad_input_is_refused_by_name(images, tmp_path):
         method(leftovers="dorp")
     with pytest.raises(InputError, match=r"batch_size: expected at most the . images of stage 1's largest cluster"):
         run(tmp_path, images, clusters=96, leftovers="drop", epochs=2)
+
+
+def test_a_single_stage_is_simclr_to_the_last_bit(images, tmp_path):
+    """The loss, the batches, the schedule, and the weights after training."""
+    made, watch = run(tmp_path / "mcl", images, epochs=2, stages=1)
+    torch.manual_seed(0)
+    simclr, other = SimCLR(backbone("small", 1, 16)), Watch()
+    fit(simclr, images, epochs=2, batch_size=8, seed=1, folder=tmp_path / "simclr", device="cpu", callbacks=(other,))
+    assert watch.batches == other.batches
+    assert watch.rates == pytest.approx(other.rates)
+    ours, theirs = made.encoder.current.state_dict(), simclr.encoder.state_dict()
+    assert all(torch.equal(ours[name], x) for name, x in theirs.items())
+
+
+def pair(rng, n=7, dim=4):
+    return torch.randn(2, n, dim, generator=rng, dtype=torch.float64)
+
+
+def test_clip_s_loss_is_the_mean_of_two_cross_entropies(rng):
+    x, y = pair(rng)
+    logits = F.normalize(3 * x, dim=1) @ F.normalize(y, dim=1).T / 0.3
+    expected = (F.cross_entropy(logits, torch.arange(7)) + F.cross_entropy(logits.T, torch.arange(7))) / 2
+    torch.testing.assert_close(image_text_loss(x, y / 5, temperature=0.3), expected)
+
+
+def test_images_with_one_text_are_no_negatives_and_those_without_do_not_count(rng):
+    x, y = pair(rng)
+    captions = torch.tensor([0, 1, 0, 2, -1, 1, -1])
+    s = F.normalize(x, dim=1) @ F.normalize(y, dim=1).T / 0.3
+    losses = []
+    for table in (s, s.T):
+        for i in range(7):
+            others = [table[i, n] for n in range(7) if captions[n] >= 0 and captions[n] != captions[i]]
+            if captions[i] >= 0:
+                losses.append(torch.stack([*others, table[i, i]]).logsumexp(0) - table[i, i])
+    given = [x.clone().requires_grad_(), y.clone().requires_grad_()]
+    value = image_text_loss(*given, captions, 0.3)
+    torch.testing.assert_close(value, torch.stack(losses).mean())
+    value.backward()
+    assert all((x.grad[captions < 0] == 0).all() for x in given)
+    assert torch.autograd.gradcheck(lambda a, b: image_text_loss(a, b, captions, 0.3), given)
+
+
+def test_texts_that_do_not_differ_teach_nothing(rng):
+    x, y = (z.requires_grad_() for z in pair(rng))
+    for captions in (torch.zeros(7).long(), torch.full((7,), -1)):
+        value = image_text_loss(x, y, captions)
+        value.backward()
+        assert value == 0
+        assert (x.grad == 0).all()
+
+
+@pytest.mark.usefixtures("plain_shapes")
+def test_pairs_of_images_and_texts_that_make_no_sense_are_refused(rng):
+    x, y = pair(rng)
+    with pytest.raises(InputError, match=r"images and texts: expected the same shape, got \[7, 4\] and \[7, 3\]"):
+        image_text_loss(x, y[:, :3])
+    with pytest.raises(InputError, match="captions: expected integers of at least -1, got -2"):
+        image_text_loss(x, y, torch.full((7,), -2))
+    with pytest.raises(InputError, match="temperature: expected a number above 0, got 0"):
+        image_text_loss(x, y, temperature=0)
+    with pytest.raises(
+        InputError, match="dim: expected none, since projections are as wide as the vectors of the texts"
+    ):
+        method(texts="words", dim=8)
+    with pytest.raises(InputError, match="sentence encoder 'wrods' is not known; did you mean 'words'"):
+        method(texts="wrods")
+
+
+def test_with_texts_each_stage_finds_the_name_of_an_image_s_class(images, tmp_path):
+    made, watch = run(tmp_path, images, texts="words", temperature=0.3)
+    names = bag_of_words(["a", "b", "c"])
+    assert torch.equal(made.names, names)
+    pure = [len(made.pseudo_labels[batch].unique()) == 1 for epoch, batch in watch.batches if epoch > 1]
+    assert sum(pure) >= 22
+    made.eval()
+    views, labels = [to_float(images.pixels[i : i + 6]) for i in (0, 6)], torch.tensor([0, 1, 2, -1, 1, 0])
+    z = [made.head(made.encoder.current(view)) for view in views]
+    expected = sum(image_text_loss(x, names[labels.clamp(min=0)], labels, 0.3) for x in z) / 2
+    torch.testing.assert_close(made.loss(views, labels, torch.arange(6)), expected)
+    again = method(texts="words")
+    again.load_state_dict(made.state_dict())
+    assert torch.equal(again.names, names)
+    with pytest.raises(
+        InputError, match="texts: expected classes with names, but none of 96 training images has a label"
+    ):
+        again.start_epoch(Images(images.pixels, torch.full((96,), -1), (), "unlabelled"), 0)
+    assert "names" not in method().state_dict()

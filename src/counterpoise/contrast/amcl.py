@@ -121,7 +121,9 @@ class PairTemperature(nn.Sequential):
         super().__init__(*mlp(*widths, batch_norm=False))
         self.dim, self.low, self.high, self.joint = dim, low, high, network == "joint"
 
-    def forward(self, z1: Float[Tensor, "*pairs dim"], z2: Float[Tensor, "*pairs dim"]) -> Float[Tensor, "*pairs"]:
+    def forward(  # type: ignore[override]  # of pairs, where a sequence takes one input
+        self, z1: Float[Tensor, "*pairs dim"], z2: Float[Tensor, "*pairs dim"]
+    ) -> Float[Tensor, "*pairs"]:
         """The temperature of each pair.
 
         Args:
@@ -565,9 +567,7 @@ class AMCL(Method):
             self.entries = nn.Parameter(torch.zeros(heads, dim, dim), requires_grad=form == "adaptive")
         elif form == "nt-xent":
             self.nt_xent = NTXentLoss(temperature)
-        elif form == "constant":
-            self.phi: nn.Module = nn.Identity()
-        else:
+        elif form == "adaptive":
             self.phi = PairTemperature(dim, low, high, pair_network)
         if base == "moco":
             self._make_queue(queue, momentum, heads, dim)
@@ -599,10 +599,11 @@ class AMCL(Method):
 
     def _batch_pairs(self, z1: Float[Tensor, "batch heads dim"], z2: Float[Tensor, "batch heads dim"]) -> Pairs:
         """Of equation 2.1 and 2.4. The rows' own outputs of a "product" network serve all of their pairs."""
-        if self.form == "adaptive" and self.phi.joint:
+        if self.form != "adaptive":  # the bounds are one number, whatever is multiplied
+            return self.objective.pairs(z1, z2, z1, z2)
+        if self.phi.joint:
             return self.objective.pairs_by(z1, z2, self.phi)
-        phi = self.phi.phi if self.form == "adaptive" else self.phi
-        return self.objective.pairs(z1, z2, *(phi(normalize_rows(z)) for z in (z1, z2)))
+        return self.objective.pairs(z1, z2, *(self.phi.phi(normalize_rows(z)) for z in (z1, z2)))
 
     def _queue_loss(self, images: ImageViews) -> Float[Tensor, ""]:
         queries = self.head(self.encoder(images[0]))

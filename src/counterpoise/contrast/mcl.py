@@ -10,6 +10,7 @@ import copy
 import itertools
 import math
 import warnings
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -17,6 +18,7 @@ import torch.distributed as dist
 from jaxtyping import Float, Int64, Integer
 from sklearn.metrics import normalized_mutual_info_score
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from counterpoise.contrast.projected import ProjectedMethod
 from counterpoise.contrast.simclr import NTXentLoss
@@ -26,11 +28,16 @@ from counterpoise.errors import InputError, unknown
 from counterpoise.learners.learner import warmup_cosine
 from counterpoise.learners.method import ImageViews, Index, Labels
 from counterpoise.nets import embed
-from counterpoise.ops.checks import check_counts, check_integers, check_number
+from counterpoise.nets.growing import growing
+from counterpoise.nets.text import sentence_encoder
+from counterpoise.ops.checks import check_counts, check_integers, check_matrix, check_number, check_same_shape
+from counterpoise.ops.chunking import map_row_chunks
 from counterpoise.ops.clusters import kmeans
+from counterpoise.ops.processes import gather, global_row_indices
 from counterpoise.ops.similarity import normalize_rows
 
 LEFTOVERS = ("pool", "drop")
+ABSENT = -1e30  # logit of a key that is no negative
 
 
 def next_pseudo_labels(
@@ -129,6 +136,70 @@ def pooled_batches(
     return found
 
 
+def image_text_loss(
+    images: Float[Tensor, "batch dim"],
+    texts: Float[Tensor, "batch dim"],
+    captions: Integer[Tensor, " batch"] | None = None,
+    temperature: float = 0.1,
+) -> Float[Tensor, ""]:
+    r"""CLIP's loss: each image finds its text among those of the batch, and each text its image.
+
+    Half of the mean over the pairs of $-\log \frac{e^{s_{ii}/T}}{e^{s_{ii}/T} + \sum_n e^{s_{in}/T}}$ with cosines
+    $s_{ij}$ of image i and text j, and half of the same with $s_{ni}$, n over the pairs with another text.
+
+    Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", ICML 2021,
+    arXiv 2103.00020.
+
+    Args:
+        images: one row per image; normalised here.
+        texts: the text of each image; normalised here.
+        captions: number of each text; pairs with equal ones are no negatives of each other, and one with -1, for none,
+            does not count. If not given, all texts differ.
+        temperature: T > 0.
+
+    Returns:
+        The loss in nats, at least 0; 0 where no text differs from another.
+
+    Raises:
+        InputError: for different shapes, no row, NaN, captions below -1, or a temperature that is not above 0.
+
+    Examples:
+        >>> z = torch.eye(3)
+        >>> round(image_text_loss(z, z, temperature=1.0).item(), 6)  # log(1 + 2/e)
+        0.551445
+    """
+    check_number("temperature", temperature, above=0)
+    check_same_shape(images=images, texts=texts)
+    check_matrix("images", images, at_least=0)
+    check_matrix("texts", texts, at_least=0)
+    rows = global_row_indices(images, "images", at_least=1)
+    captions = rows if captions is None else check_integers("captions", captions, len(images), low=-1)
+    images, texts = normalize_rows(images), normalize_rows(texts)
+    own = (images * texts).sum(1) / temperature
+    losses = -F.logsigmoid(own - _negatives(images, texts, captions, temperature))
+    losses = losses - F.logsigmoid(own - _negatives(texts, images, captions, temperature))
+    counted = (captions >= 0).to(own.dtype)
+    total, pairs = gather(torch.stack([losses * counted / 2, counted], dim=1)).sum(0)
+    return total / pairs.clamp(min=1)
+
+
+def _negatives(
+    queries: Float[Tensor, "batch dim"],
+    keys: Float[Tensor, "batch dim"],
+    captions: Int64[Tensor, " batch"],
+    temperature: float,
+) -> Float[Tensor, " batch"]:
+    """The log-sum-exp of each query's scaled similarities to the keys with another text."""
+    keys, numbers = gather(keys), gather(captions)
+    part = partial(_negatives_of, temperature=temperature)
+    return map_row_chunks(part, [queries, captions], [keys, numbers], columns=len(keys))
+
+
+def _negatives_of(queries: Tensor, captions: Tensor, keys: Tensor, numbers: Tensor, temperature: float) -> Tensor:
+    none = (captions[:, None] == numbers) | (numbers < 0)
+    return (queries @ keys.T / temperature).masked_fill(none, ABSENT).logsumexp(1)
+
+
 class Stages(nn.Module):
     """The encoders of all stages as one encoder, which concatenates their features unchanged.
 
@@ -205,10 +276,14 @@ class MCL(ProjectedMethod):
             share the clusters of fewer stages; "drop", as in the authors' code, leaves them out for the epoch.
         redraw: start each stage from new random weights; if not, from the given ones, as for a pretrained encoder.
         temperature: above 0.
+        texts: contrast images with the names of their classes as CLIP does, in place of two views with each other:
+            name of a frozen text encoder, "words", "minilm" or "hf:FOLDER". This reads the labels; the projection head
+            is then as wide as the texts' vectors. Images without a label only serve the clusters.
         **recipe: arguments of `ProjectedMethod`.
     """
 
     encoder: Stages
+    names: Tensor
     pseudo_labels: Tensor
     first_step: Tensor
     pure: Tensor
@@ -222,8 +297,13 @@ class MCL(ProjectedMethod):
         leftovers: Literal["pool", "drop"] = "pool",
         redraw: bool = True,
         temperature: float = 0.1,
+        texts: str | None = None,
         **recipe: Any,
     ):
+        if texts is not None:
+            if "dim" in recipe:
+                raise InputError("dim: expected none, since projections are as wide as the vectors of the texts")
+            recipe["dim"] = sentence_encoder(texts)(["a text"]).shape[1]
         super().__init__(encoder, **recipe)
         check_counts(samples=samples, clusters=clusters, stages=stages)
         if leftovers not in LEFTOVERS:
@@ -236,11 +316,18 @@ class MCL(ProjectedMethod):
         self.register_buffer("pseudo_labels", torch.zeros(samples, dtype=torch.int64))
         self.register_buffer("first_step", torch.zeros((), dtype=torch.int64))  # of the current stage
         self.register_buffer("pure", torch.zeros(stages))
+        self.texts = texts
+        if texts is not None:
+            self.register_buffer("names", torch.zeros(0, recipe["dim"]))
+            growing(self, "names")
 
     def loss(self, images: ImageViews, labels: Labels, index: Index) -> Float[Tensor, ""]:
-        """NT-Xent of the projections of both views, by the current stage's encoder."""
+        """NT-Xent of both views' projections by the current stage's encoder; or CLIP's loss of each and the names."""
         z1, z2 = (self.head(self.encoder.current(view)) for view in images)
-        return self.objective(z1, z2)
+        if self.texts is None:
+            return self.objective(z1, z2)
+        texts = self.names[labels.clamp(min=0)].to(z1.dtype)
+        return torch.stack([image_text_loss(z, texts, labels, self.objective.temperature) for z in (z1, z2)]).mean()
 
     def on_train_start(self) -> None:
         """Warn of stages for which there is no epoch."""
@@ -249,6 +336,8 @@ class MCL(ProjectedMethod):
 
     def start_epoch(self, images: Images, epoch: int) -> None:
         """Before the first epoch of each later stage, cluster the features of the last one and restart training."""
+        if self.texts is not None and epoch == 0:
+            self._encode_names(images)
         if epoch > 0 and self._stage_of(epoch) > int(self.encoder.stage):
             self._cluster(images)
             self.encoder.advance()
@@ -257,6 +346,14 @@ class MCL(ProjectedMethod):
                     layer.reset_parameters()
             self.trainer.optimizers[0].state.clear()
             self.first_step.fill_(self.global_step)
+
+    def _encode_names(self, images: Images) -> None:
+        if not (images.labels >= 0).any():
+            raise InputError(
+                f"texts: expected classes with names, but none of {len(images)} training images has a label"
+            )
+        assert self.texts is not None
+        self.names = sentence_encoder(self.texts)(list(images.classes)).to(self.names)
 
     def _cluster(self, images: Images) -> None:
         features = embed(self.encoder.current, images, to_float)
