@@ -429,6 +429,11 @@ def test_a_node_without_links_is_represented():
         ({"target": "venue"}, "expected features x of 'venue'"),
         ({"target": "editor"}, "node type 'editor'"),
         ({"edge_mask": 2.0}, "edge_mask"),
+        ({"edge_mask": (0.1, 1.5)}, "edge_mask: expected a number .* at most 1, got 1.5"),
+        ({"edge_mask": (0.1, 0.2, 0.3)}, "edge_mask: expected one number, or one for each of the 2 paths, got 3"),
+        ({"neighbours": (5, 0)}, "neighbours: expected a whole number of at least 1, got 0"),
+        ({"neighbours": (5, 2.5)}, "neighbours: expected a whole number"),
+        ({"neighbours": ()}, "neighbours: expected"),
     ],
 )
 def test_a_graph_or_option_that_does_not_fit_is_refused(options, message):
@@ -469,6 +474,42 @@ def test_the_concentration_is_passed_on(small, plain_shapes):
     assert not torch.equal(released.loss(), distance.loss())
     with pytest.raises(InputError, match="concentration 'release' is not known; did you mean 'released'"):
         Meow(small, clusters="4", concentration="release", negatives="learnt")
+
+
+def test_each_path_has_its_own_number_of_links_and_share_of_masked_ones(small):
+    counts = [path_counts(small, ("paper", other, "paper"))[-1] for other in ("author", "venue")]
+    method = Meow(small, clusters="4", neighbours=(3, 9), edge_mask=(0.5, 0.25), seed=3)
+    draws = np.random.default_rng(3)
+    masked_features(small["paper"].x.float(), 0.3, draws)
+    for path, whole, most, share in zip(method.paths, counts, (3, 9), (0.5, 0.25), strict=True):
+        kept = strongest(whole, most)
+        assert np.diff(kept.indptr).max() == most
+        links = path.links.to_dense().numpy()
+        assert np.allclose(links, normalised(kept).toarray(), atol=1e-7)
+        others = int((links[~np.eye(80, dtype=bool)] > 0).sum())
+        masked = path.masked.to_dense().numpy()
+        assert int((masked[~np.eye(80, dtype=bool)] > 0).sum()) == others - int(share * others)
+        assert np.allclose(masked, normalised(masked_links(kept, share, draws)).toarray(), atol=1e-7)
+
+
+def test_one_number_for_all_paths_is_that_number_for_each(small):
+    one, each = (
+        Meow(small, clusters="4", neighbours=neighbours, edge_mask=edge_mask)
+        for neighbours, edge_mask in ((7, 0.4), ((7, 7), [0.4, 0.4]))
+    )
+    for first, second in zip(one.paths, each.paths, strict=True):
+        assert torch.equal(first.links.to_dense(), second.links.to_dense())
+        assert torch.equal(first.masked.to_dense(), second.masked.to_dense())
+
+
+def test_the_released_settings_are_arguments(small):
+    """Those of ACM, which has two meta-paths, with fewer clusters than there are nodes; and of AdaMEOW on it."""
+    torch.manual_seed(0)
+    first = Meow(small, neighbours=(110, 700), edge_mask=(0.3, 0.2), clusters="10,30")
+    ada = {"negatives": "learnt", "tau": 1.0, "dropout": 0.3, "lr": 5e-5, "weight_decay": 1e-5}
+    second = Meow(small, neighbours=(690, 690), edge_mask=0.2, **ada)
+    assert all(torch.isfinite(method.loss()) for method in (first, second))
+    assert second.configure_optimizers().defaults["weight_decay"] == 1e-5
 
 
 def test_nodes_without_a_path_to_themselves_are_no_division_by_zero():

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
 import lightning
@@ -33,6 +34,7 @@ from counterpoise.ops.checks import (
     check_integers,
     check_matrix,
     check_number,
+    check_numbers,
     check_same_shape,
 )
 from counterpoise.ops.chunking import map_row_chunks
@@ -506,9 +508,10 @@ class Meow(lightning.LightningModule):
         clusters: number of clusters of each clustering, separated by commas.
         normalize: normalisation of learnt weights: "none", as published, or "row", which bounds the loss.
         tau: temperature, above 0.
-        neighbours: number of each node's links kept along a meta-path, the most similar ones.
+        neighbours: number of each node's links kept along a meta-path, the most similar ones; one for all meta-paths,
+            or one for each.
         feature_mask: share of the target's features removed from the masked view.
-        edge_mask: share of the links removed from it.
+        edge_mask: share of the links removed from it; one for all meta-paths, or one for each.
         hidden: width of all layers and of the result.
         dropout: probability of dropping an entry.
         lr: learning rate of Adam.
@@ -516,8 +519,8 @@ class Meow(lightning.LightningModule):
         seed: seed of the masks, which are drawn once.
 
     Raises:
-        InputError: for an unknown node type, a meta-path without edges, more clusters than nodes, or numbers out of
-            range.
+        InputError: for an unknown node type, a meta-path without edges, more clusters than nodes, numbers out of range,
+            or another number of them than of meta-paths.
     """
 
     def __init__(
@@ -532,9 +535,9 @@ class Meow(lightning.LightningModule):
         clusters: str = "100,300",
         normalize: Literal["none", "row"] = "none",
         tau: float = 0.4,
-        neighbours: int = 50,
+        neighbours: int | Sequence[int] = 50,
         feature_mask: float = 0.3,
-        edge_mask: float = 0.3,
+        edge_mask: float | Sequence[float] = 0.3,
         hidden: int = 64,
         dropout: float = 0.2,
         lr: float = 7e-4,
@@ -542,9 +545,9 @@ class Meow(lightning.LightningModule):
         seed: int = 0,
     ):
         super().__init__()
-        for name, share in (("feature_mask", feature_mask), ("edge_mask", edge_mask), ("dropout", dropout)):
+        for name, share in (("feature_mask", feature_mask), ("dropout", dropout)):
             check_number(name, share, at_least=0, at_most=1)
-        check_counts(neighbours=neighbours, hidden=hidden)
+        check_counts(hidden=hidden)
         check_number("prototypes", prototypes, at_least=0)
         check_number("seed", seed, at_least=0, whole=True)
         if concentration not in get_args(Concentration):
@@ -557,11 +560,14 @@ class Meow(lightning.LightningModule):
             raise unknown("negatives", negatives, ("clusters", "learnt", "uniform"))
         self.target = target or labelled_type(graph)
         chosen, draws = meta_paths(graph, self.target, paths), np.random.default_rng(seed)
+        most = _of_each("neighbours", neighbours, chosen, at_least=1, whole=True)
+        shares = _of_each("edge_mask", edge_mask, chosen, at_least=0, at_most=1)
         if graph[self.target].get("x") is None:
             raise InputError(f"graph: expected features x of '{self.target}', the nodes to represent")
         self.nodes = Nodes(graph, self.target, hidden, dropout, (feature_mask, draws))
         self.paths = nn.ModuleList(
-            Links(graph, path, neighbours, (edge_mask, draws), hidden, dropout) for path in chosen
+            Links(graph, path, kept, (share, draws), hidden, dropout)
+            for path, kept, share in zip(chosen, most, shares, strict=True)
         )
         kinds = sorted({kind for path in chosen for kind in path[1:-1]} - {self.target}) if contexts else []
         self.kinds, self.others = kinds, nn.ModuleList(Nodes(graph, kind, hidden, dropout) for kind in kinds)
@@ -698,6 +704,14 @@ def labelled_type(graph: Any) -> str:
     if len(found) != 1:
         raise InputError(f"target: expected the name of a node type, since {len(found)} types have labels")
     return found[0]
+
+
+def _of_each(name: str, given: Any, paths: list[Path], **limits: Any) -> list[Any]:
+    """The number of each meta-path, of one for all or one for each."""
+    numbers = check_numbers(name, given if isinstance(given, Sequence) else (given,), **limits)
+    if len(numbers) not in (1, len(paths)):
+        raise InputError(f"{name}: expected one number, or one for each of the {len(paths)} paths, got {len(numbers)}")
+    return numbers if len(numbers) == len(paths) else numbers * len(paths)
 
 
 def _numbers(clusters: str, nodes: int) -> list[int]:
