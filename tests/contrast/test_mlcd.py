@@ -337,6 +337,75 @@ def test_the_method_compares_features_with_the_prototypes_of_their_classes(form,
     torch.testing.assert_close(value, expected)
 
 
+class Rows(nn.Module):
+    """A frozen encoder: some rows of the image, as they are."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.width = width
+
+    def forward(self, images):
+        return images.flatten(1)[:, : self.width] + 0.1
+
+
+@pytest.mark.parametrize("width", [3, 4, 9])
+def test_prototypes_start_from_the_centres(width, images):
+    """Of 4 numbers they are the centres; of fewer they have their cosines; of more, cosines that rise with theirs."""
+    method = made(prototypes="centres", frozen=Rows(width))
+    torch.manual_seed(3)
+    method.start_epoch(images, 0)
+    features = F.normalize(Rows(width)(images.pixels.float() / 127.5 - 1), dim=1)
+    torch.manual_seed(3)
+    centres = F.normalize(kmeans(features, 6).centroids, dim=1)
+    found = method.prototypes.detach()
+    torch.testing.assert_close(found.norm(dim=1), torch.ones(6))
+    if width == 4:
+        torch.testing.assert_close(found, centres)
+    if width <= 4:
+        torch.testing.assert_close(found @ found.T, centres @ centres.T)
+        closest = (features @ centres.T).topk(2, dim=1).indices
+        assert torch.equal(method.targets, closest)
+    else:
+        off = ~torch.eye(6, dtype=torch.bool)
+        assert torch.corrcoef(torch.stack([(found @ found.T)[off], (centres @ centres.T)[off]]))[0, 1] > 0.5
+
+
+def test_the_start_of_the_prototypes_changes_nothing_else(images):
+    random, centres = made(frozen=Rows(4)), made(frozen=Rows(4), prototypes="centres")
+    assert torch.equal(random.prototypes, centres.prototypes)
+    before = random.prototypes.detach().clone()
+    for method in (random, centres):
+        torch.manual_seed(3)
+        method.start_epoch(images, 0)
+    assert torch.equal(random.prototypes, before)
+    assert torch.equal(random.targets, centres.targets)
+    assert random.state_dict().keys() == centres.state_dict().keys()
+    after = centres.prototypes.detach().clone()
+    centres.start_epoch(images, 1)
+    assert torch.equal(centres.prototypes, after)
+
+
+def test_at_the_start_each_image_is_near_its_centres_if_the_encoder_is_the_frozen_one(images):
+    """Then the positives have the largest scores: the loss is lower than from random prototypes."""
+    values = {}
+    for prototypes in ("random", "centres"):
+        method = made(frozen=Rows(4), prototypes=prototypes, positives=1, form="softmax")
+        method.start_epoch(images, 0)
+        method.encoder = Rows(4)
+        plain = images.pixels.float() / 127.5 - 1
+        values[prototypes] = method.loss([plain], images.labels, torch.arange(64)).item()
+    assert values["centres"] < min(values["random"], math.log(6))
+
+
+def test_a_centre_of_zero_leaves_its_prototype_as_it_was(images):
+    method = made(prototypes="centres")
+    before = method.prototypes.detach().clone()
+    method._start_from(torch.cat([torch.zeros(1, 4), 5 * torch.eye(4), torch.ones(1, 4)]))
+    assert torch.equal(method.prototypes[0], before[0])
+    torch.testing.assert_close(method.prototypes[1:5].detach(), torch.eye(4))
+    assert method.prototypes.requires_grad
+
+
 def test_clusters_are_as_many_as_the_images_at_most(images):
     few = images.subset(torch.arange(5))
     method = made(samples=5, clusters=128, positives=5)
@@ -369,3 +438,9 @@ def test_a_loss_that_no_negative_is_left_for_is_refused():
             MLCDLoss(form)(torch.eye(2), torch.eye(2)[:classes], torch.arange(classes).expand(2, classes))
     with pytest.raises(InputError, match="positives: expected fewer than the 6 clusters"):
         made(form="mlc", positives=6)
+
+
+@pytest.mark.usefixtures("plain_shapes")
+def test_an_unknown_start_of_the_prototypes_is_refused():
+    with pytest.raises(InputError, match="prototypes 'centers' is not known; did you mean 'centres'"):
+        made(prototypes="centers")

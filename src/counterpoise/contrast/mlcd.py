@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any, Literal, get_args
 
 import torch
+import torch.distributed as dist
 from jaxtyping import Bool, Float, Int64, Integer
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
@@ -27,6 +28,7 @@ from counterpoise.ops.processes import gather
 from counterpoise.ops.similarity import normalize_rows
 
 Form = Literal["mlcd", "mlc", "bce", "softmax"]
+Start = Literal["random", "centres"]
 
 
 def mlcd(
@@ -279,6 +281,8 @@ class MLCD(Method):
         ratio: share of an image's negative classes that is sampled at each step, above 0, at most 1.
         scale: factor of the cosines, above 0.
         form: "mlcd", or one of its baselines: "mlc", "bce", and "softmax", which uses only the nearest cluster.
+        prototypes: what they start from: "random" directions, or the "centres" of the clusters. Centres of another
+            width than the encoder's features are turned into theirs by random orthonormal axes.
         frozen: off-the-shelf encoder of images in [-1, 1], whose features are clustered; `None` takes `PatchFeatures`.
         **recipe: arguments of `Method`.
     """
@@ -295,10 +299,13 @@ class MLCD(Method):
         ratio: float = 0.1,
         scale: float = 16.0,
         form: Form = "mlcd",
+        prototypes: Start = "random",
         frozen: nn.Module | None = None,
         **recipe: Any,
     ):
         super().__init__(encoder, **recipe)
+        if prototypes not in get_args(Start):
+            raise unknown("prototypes", prototypes, get_args(Start))
         check_counts(samples=samples)
         check_number("clusters", clusters, at_least=2, whole=True)
         clusters = min(clusters, samples)
@@ -306,7 +313,7 @@ class MLCD(Method):
         check_number("positives", positives, at_least=1, at_most=clusters, whole=True)
         if positives == clusters and form in ("mlc", "softmax"):
             raise InputError(f"positives: expected fewer than the {clusters} clusters, or no class is a negative")
-        self.frozen = None if frozen is None else frozen.requires_grad_(False)
+        self.start, self.frozen = prototypes, None if frozen is None else frozen.requires_grad_(False)
         self.prototypes = nn.Parameter(normalize_rows(torch.randn(clusters, self.features)))
         self.objective = MLCDLoss(form, ratio, scale, seed=int(torch.randint(1 << 62, ())))
         # Until the images are clustered, each gets classes by its number.
@@ -320,6 +327,16 @@ class MLCD(Method):
         features = normalize_rows(embed(self.off_the_shelf(images), images, to_float, batch_size=64))
         centres = kmeans(features, len(self.prototypes)).centroids
         self.targets.copy_(nearest(features, centres, self.targets.shape[1])[1])
+        if self.start == "centres":
+            self._start_from(centres)
+
+    @torch.no_grad()
+    def _start_from(self, centres: Float[Tensor, "clusters width"]) -> None:
+        """Give the prototypes the directions of the centres; one whose centre is 0 keeps its own."""
+        found = normalize_rows(_turned(centres, self.features)).to(self.prototypes)
+        self.prototypes.copy_(found.where(found.any(1, keepdim=True), self.prototypes))
+        if dist.is_available() and dist.is_initialized():
+            dist.broadcast(self.prototypes, 0)  # an accelerator's sums may differ in the last bits
 
     def off_the_shelf(self, train: Images) -> nn.Module:
         """The encoder whose features are clustered; if none is given, `PatchFeatures` of the training images."""
@@ -350,6 +367,16 @@ class MLCD(Method):
             if values := probe_factors(known, probe.factors, unseen, test.factors).values():
                 found["off_the_shelf"] = sum(values) / len(values)
         return found
+
+
+def _turned(centres: Float[Tensor, "clusters width"], dim: int) -> Float[Tensor, "clusters dim"]:
+    """The centres as they are, or in `dim` numbers by random orthonormal axes.
+
+    More numbers keep all inner products, fewer keep them on average, up to a factor.
+    """
+    if centres.shape[1] == dim:
+        return centres
+    return centres @ nn.init.orthogonal_(centres.new_empty(dim, centres.shape[1])).T
 
 
 def _check_scores(positive: Tensor, negative: Tensor) -> None:
