@@ -1,5 +1,6 @@
 """Schedules and partitions in numbers, PDAE as a limit, which block learns from what, and editing by blocks."""
 
+import copy
 import math
 
 import pytest
@@ -11,6 +12,7 @@ from counterpoise.contrast.diti import (
     DiTiLoss,
     ResidualDecoder,
     TimeBlocks,
+    attribute_direction,
     attribute_loss,
     factor_size,
     residual_loss,
@@ -21,6 +23,7 @@ from counterpoise.contrast.diti import (
 from counterpoise.data import Images
 from counterpoise.errors import InputError
 from counterpoise.nets.diffusion import Schedule, UNet, ddim
+from counterpoise.training.trainer import fit
 from worlds import Encoder, seeded
 
 SCHEDULE = Schedule()
@@ -282,6 +285,171 @@ def test_edited_images():
     for first, last in ((0, 3), (1, 2), (1, 4), (2, 3)):
         assert (found.interpolate(x, y, first=first, last=last, steps=8) - edited).abs().max() > 1e-4
     assert plain.abs().max() <= 1
+
+
+class Watched(DiTi):
+    """Records the trained weights and the averages after every step."""
+
+    def optimizer_step(self, *arguments, **named):
+        super().optimizer_step(*arguments, **named)
+        trained = self.trained or {"encoder": self.encoder, "up": self.decoder.up}
+        pairs = zip((trained["encoder"], trained["up"]), (self.encoder, self.decoder.up), strict=True)
+        self.seen.append([[copy.deepcopy(net.state_dict()) for net in pair] for pair in pairs])
+
+
+def watched(folder, average, accumulate=1):
+    """Six steps on 24 images."""
+    torch.manual_seed(0)
+    found = Watched(Normalising(), dim=8, blocks=4, width=8, diffusion_epochs=0, average=average, lr=0.05)
+    found.start, found.seen = copy.deepcopy(found.state_dict()), []
+    pixels = torch.randint(0, 256, (24, 1, 8, 8), dtype=torch.uint8, generator=seeded(5))
+    images = Images(pixels, torch.full((24,), -1), (), "noise")
+    fit(found, images, epochs=2, batch_size=8, seed=0, folder=folder, accumulate=accumulate, device="cpu")
+    return found
+
+
+def test_what_is_kept_is_the_moving_average_of_the_weights(tmp_path):
+    found = watched(tmp_path, 0.75)
+    assert len(found.seen) == 6
+    for part, name in enumerate(("encoder", "decoder.up")):
+        start = {key.removeprefix(f"{name}."): x for key, x in found.start.items() if key.startswith(f"{name}.")}
+        parameters = [key for key, x in start.items() if x.is_floating_point() and "running" not in key]
+        for key in start:
+            values = [step[part][0][key] for step in found.seen]
+            expected = values[-1]  # statistics are copied
+            if key in parameters:
+                expected = 0.75**6 * start[key] + sum(0.25 * 0.75 ** (5 - k) * x for k, x in enumerate(values))
+            torch.testing.assert_close(found.seen[-1][part][1][key], expected)
+    assert all(not p.requires_grad for p in found.encoder.parameters())
+    assert found.net is found.encoder
+    assert found.seen[-1][0][1]["0.1.weight"].sub(found.seen[-1][0][0]["0.1.weight"]).abs().max() > 1e-3
+
+
+def test_averages_change_no_training_and_near_decay_zero_are_the_trained_weights(tmp_path):
+    plain, averaged, nearly = (watched(tmp_path / str(decay), decay) for decay in (0.0, 0.9, 1e-9))
+    for k in range(6):
+        for part in range(2):
+            for key, x in plain.seen[k][part][0].items():
+                assert torch.equal(averaged.seen[k][part][0][key], x)
+                torch.testing.assert_close(nearly.seen[k][part][1][key], x)
+    assert not any(key.startswith("trained") for key in plain.state_dict())
+
+
+def test_averages_move_once_a_step_of_the_optimiser(tmp_path):
+    found = watched(tmp_path, 0.75, accumulate=3)
+    assert len(found.seen) == 2
+
+
+def test_averages_are_resumed(tmp_path):
+    found = watched(tmp_path, 0.75)
+    again = watched(tmp_path, 0.75)  # nothing is left to train
+    assert not again.seen
+    for key, x in found.state_dict().items():
+        assert torch.equal(again.state_dict()[key], x)
+
+
+def test_the_direction_of_an_attribute_by_hand():
+    weight, deviation = torch.tensor([0.0, -3.0, 4.0]).double(), torch.tensor([7.0, 2.0, 0.5]).double()
+    expected = torch.tensor([0.0, -1.2 * math.sqrt(3), 0.4 * math.sqrt(3)]).double()
+    torch.testing.assert_close(attribute_direction(weight, deviation), expected)
+    torch.testing.assert_close(attribute_direction(1e30 * weight, deviation), expected)
+    torch.testing.assert_close(attribute_direction(weight).norm(), torch.tensor(3.0).double().sqrt())
+    weight.requires_grad_()
+    assert torch.autograd.gradcheck(attribute_direction, (weight, deviation))
+
+
+def small():
+    found = method()
+    found.schedule, found.blocks = Schedule(8), TimeBlocks(8, 4, 8)
+    nn.init.normal_(found.decoder.up.last[2].weight, std=0.05)
+    return found
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_manipulated_images_have_codes_along_the_direction(whole, rng):
+    """The noise is that of the own code; the code that decodes it is moved among standardised ones, as written out."""
+    found, x = small(), X[:2]
+    weight, mean, deviation = torch.randn(8, generator=rng), torch.randn(8, generator=rng), torch.rand(8, generator=rng)
+    with torch.no_grad():
+        z = found.encoder(x)
+        noise = ddim(found.predict(z, whole), found.schedule, x, 8, backwards=True)
+        standard = (z - mean) / deviation + 0.6 * math.sqrt(8) * weight / weight.norm()
+        moved = deviation * standard + mean
+        expected = ddim(found.predict(moved, whole), found.schedule, noise, 4).clamp(-1, 1)
+    edited = found.manipulate(x, attribute_direction(weight, deviation), scale=0.6, steps=4, whole=whole)
+    torch.testing.assert_close(edited, expected)
+    plain = found.manipulate(x, attribute_direction(weight, deviation), scale=0.0, steps=4, whole=whole)
+    assert (edited - plain).abs().max() > 1e-3
+    if not whole:
+        torch.testing.assert_close(plain, found.interpolate(x, x, steps=4))
+    else:
+        assert (
+            edited - found.manipulate(x, attribute_direction(weight, deviation), scale=0.6, steps=4)
+        ).abs().max() > 0
+        found.mode = "pdae"
+        same = found.manipulate(x, attribute_direction(weight, deviation), scale=0.6, steps=4)
+        torch.testing.assert_close(same, edited)
+
+
+def test_a_direction_of_zeros_at_the_end_leaves_later_blocks_alone():
+    """A direction in the last block is not seen by the earlier steps: only what is decoded before them changes."""
+    found, calls = small(), []
+    direction = torch.tensor([0.0] * 6 + [3.0] * 2)
+    decoder = found.decoder.forward
+    found.decoder.forward = lambda x, t, code: calls.append((int(t[0]), code)) or decoder(x, t, code)
+    found.manipulate(X[:1], direction, scale=1.0, steps=8)
+    z = found.encoder(X[:1])
+    for t, code in calls[8:]:
+        assert torch.equal(code, (z + direction) * found.blocks.seen(torch.tensor([t])))
+        assert code[0, 6:].any() == (t >= 6)
+
+
+def test_the_direction_of_an_attribute_raises_its_classifier_s_score():
+    """The attribute is the sign of one number of the code, whose scale is not that of the others."""
+    found = method()
+    values = torch.arange(400) % 2
+    pixels = torch.randint(0, 256, (400, 1, 8, 8), dtype=torch.uint8, generator=seeded(7))
+    pixels[:, 0, 0, 0] = (200 * values + 20).to(torch.uint8)
+
+    class Rows(nn.Module):
+        def forward(self, x):
+            return x[:, 0, 0, :] * torch.tensor([0.1, 1, 1, 1, 1, 1, 1, 1])
+
+    found.encoder = Rows()
+    images = Images(pixels, values, ("a", "b"), "made")
+    unknown = values.clone()
+    unknown[::5] = -1
+    for given in (values, unknown):
+        direction = found.attribute(images, given)
+        standard = direction / Rows()(pixels.float() / 127.5 - 1).std(0)
+        assert standard[0] > 0.95 * math.sqrt(8)
+        assert standard.norm().item() == pytest.approx(math.sqrt(8), rel=0.02)
+        other = found.attribute(images, torch.where(given < 0, given, 1 - given))
+        assert torch.cosine_similarity(other, direction, dim=0) < -0.8  # of another quarter of the images
+
+
+@pytest.mark.usefixtures("plain_shapes")
+def test_manipulation_and_averages_refuse_by_name():
+    found, images = small(), Images(torch.zeros(4, 1, 8, 8, dtype=torch.uint8), torch.zeros(4).long(), ("a",), "made")
+    with pytest.raises(InputError, match=r"direction: expected 8 numbers, got shape \[7\]"):
+        found.manipulate(X, torch.zeros(7))
+    with pytest.raises(InputError, match="direction: 8 of 8 numbers are NaN"):
+        found.manipulate(X, torch.full((8,), math.nan))
+    with pytest.raises(InputError, match="scale: expected"):
+        found.manipulate(X, torch.zeros(8), scale=math.inf)
+    with pytest.raises(InputError, match="steps: expected a whole number of at least 1 and of at most 8, got 9"):
+        found.manipulate(X, torch.zeros(8), steps=9)
+    with pytest.raises(InputError, match="values: expected images with the attribute, 1, and images without it, 0"):
+        found.attribute(images, torch.tensor([1, 1, -1, 1]))
+    with pytest.raises(InputError, match="values: expected integers from -1 to 1, got 2"):
+        found.attribute(images, torch.tensor([0, 1, 2, 1]))
+    with pytest.raises(InputError, match="weight: expected a direction, got zeros"):
+        attribute_direction(torch.zeros(3))
+    with pytest.raises(InputError, match="deviation: expected a number of at least 0, got -1"):
+        attribute_direction(torch.ones(3), -torch.ones(3))
+    for average in (-0.1, 1.0):
+        with pytest.raises(InputError, match="average: expected a number of at least 0 and below 1"):
+            method(average=average)
 
 
 def test_slerp_keeps_lengths_and_ends(rng):
