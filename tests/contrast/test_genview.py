@@ -15,6 +15,8 @@ from counterpoise.contrast.genview import (
     StableUnCLIP,
     foreground_maps,
     foreground_share,
+    moco_pairs,
+    moco_v3_pairs,
     noise_levels,
     nt_xent_pairs,
     pair_scores,
@@ -22,8 +24,10 @@ from counterpoise.contrast.genview import (
     principal_direction,
     project,
     quality_weights,
+    simsiam_pairs,
     weighted_mean,
 )
+from counterpoise.contrast.moco import queue_nce
 from counterpoise.contrast.simclr import nt_xent
 from counterpoise.data import Images
 from counterpoise.data.scenes import Scenes
@@ -145,6 +149,44 @@ def test_the_loss_of_each_pair_written_out(rng):
     torch.testing.assert_close(nt_xent_pairs(Z1, Z2, T), (rows[:N] + rows[N:]) / 2)
     weights = torch.rand(N, generator=rng, dtype=torch.float64)
     torch.testing.assert_close(GenViewLoss(T)(Z1, Z2, weights), (weights.repeat(2) * rows).mean())
+
+
+def unit(x):
+    return x / x.norm(dim=1, keepdim=True)
+
+
+def test_the_losses_of_the_hosts_written_out(rng):
+    p1, p2, k1, k2, queue = randn(rng, 5, N, 4)
+    queried = moco_pairs(p1, k1, queue, T)
+    torch.testing.assert_close(queried.mean(), queue_nce(p1, k1, queue, T))
+    symmetric, siamese = moco_v3_pairs(p1, p2, k1, k2, T), simsiam_pairs(p1, p2, k1, k2)
+    p1, p2, k1, k2, queue = (unit(x) for x in (p1, p2, k1, k2, queue))
+    for i in range(N):
+        logits = torch.cat([p1[i] @ k1[i : i + 1].T, p1[i] @ queue.T]) / T
+        torch.testing.assert_close(queried[i], -logits.log_softmax(0)[0])
+        first, second = (p1[i] @ k2.T / T).log_softmax(0)[i], (p2[i] @ k1.T / T).log_softmax(0)[i]
+        torch.testing.assert_close(symmetric[i], -2 * T * (first + second))
+        torch.testing.assert_close(siamese[i], -(p1[i] @ k2[i] + p2[i] @ k1[i]) / 2)
+
+
+def test_gradients_of_the_hosts_in_double_precision(rng):
+    p1, p2, k1, k2 = (x.requires_grad_() for x in randn(rng, 4, 3, 4))
+    assert torch.autograd.gradcheck(lambda *x: moco_pairs(*x, T), (p1, k1, k2))
+    assert torch.autograd.gradcheck(lambda *x: moco_v3_pairs(*x, T), (p1, p2, k1, k2))
+    assert torch.autograd.gradcheck(lambda *p: simsiam_pairs(*p, k1.detach(), k2.detach()), (p1, p2))
+    simsiam_pairs(p1, p2, k1, k2).sum().backward()
+    assert k1.grad is None
+    assert k2.grad is None
+    assert p1.grad.abs().max() > 0
+
+
+def test_the_hosts_of_one_pair_and_of_equal_rows():
+    """A single sample has no negative in the batch: MoCo v3's loss is 0. Equal rows: log of the candidates."""
+    assert moco_v3_pairs(*randn(seeded(4), 4, 1, 4)).item() == pytest.approx(0, abs=1e-12)
+    one = torch.ones(N, 3, dtype=torch.float64)
+    assert moco_v3_pairs(one, one, one, one, T).tolist() == pytest.approx([4 * T * math.log(N)] * N)
+    assert moco_pairs(one, one, one[:4], T).tolist() == pytest.approx([math.log(5)] * N)
+    assert simsiam_pairs(one, one, one, one).tolist() == pytest.approx([-1] * N)
 
 
 def test_a_weight_scales_its_pair_alone():
@@ -328,6 +370,111 @@ def test_the_method_weighs_pairs_by_their_frozen_tokens(gamma, rng):
     torch.testing.assert_close(method.loss(views, torch.zeros(N, dtype=torch.int64), torch.arange(N)), expected)
 
 
+HOSTS = ["moco", "moco-v3", "simsiam"]
+
+
+def hosted(given, host, **arguments):
+    return started(given, variations="class", host=host, temperature=T, hidden=8, dim=4, queue=7, **arguments)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 2.0])
+@pytest.mark.parametrize("host", HOSTS)
+def test_each_host_s_loss_is_weighed_pair_by_pair(host, gamma, rng):
+    given = images(rng)
+    method = hosted(given, host, gamma=gamma)
+    method.eval()
+    views = [torch.randn(N, 1, 8, 8, generator=rng) for _ in range(2)]
+    z = [method.head(method.encoder(view)) for view in views]
+    if method.key_encoder is not None:
+        nn.init.normal_(method.key_encoder[0].weight)
+        k = [method.key_encoder(view) for view in views]
+    if host == "moco":
+        losses = moco_pairs(z[0], k[1], method.queue, T)
+    elif host == "moco-v3":
+        losses = moco_v3_pairs(*(method.predictor(x) for x in z), *k, T)
+    else:
+        losses = simsiam_pairs(*(method.predictor(x) for x in z), *z)
+    weights = method.weights(*views) if gamma else torch.ones(N)
+    assert gamma == 0 or weights.std() > 1e-4
+    state = {name: x.clone() for name, x in method.state_dict().items()}
+    value = method.loss(views, torch.zeros(N, dtype=torch.int64), torch.arange(N))
+    torch.testing.assert_close(value, (weights * losses).mean())
+    assert all(torch.equal(x, state[name]) for name, x in method.state_dict().items())
+    value.backward()
+    assert all(p.grad is not None for p in [*method.encoder.parameters(), *method.head.parameters()])
+    if method.key_encoder is not None:
+        assert all(p.grad is None for p in method.key_encoder.parameters())
+
+
+@pytest.mark.parametrize("host", ["moco", "moco-v3"])
+def test_key_encoder_and_queue_move_while_training(host, rng):
+    given = images(rng)
+    method = hosted(given, host, momentum=0.75)
+    nn.init.normal_(method.encoder.weight)  # since the key encoder was copied
+    before, own = method.key_encoder[0].weight.clone(), method.encoder.weight.detach()
+    views = [torch.randn(N, 1, 8, 8, generator=rng) for _ in range(2)]
+    queue = method.queue.clone() if host == "moco" else None
+    for step in range(2):
+        method.loss(views, torch.zeros(N, dtype=torch.int64), torch.arange(N)).backward()
+        before = 0.75 * before + 0.25 * own
+        torch.testing.assert_close(method.key_encoder[0].weight, before)
+        if host == "moco":
+            slots = (N * step + torch.arange(N)) % 7
+            queue[slots] = F.normalize(method.key_encoder(views[1]), dim=1).detach()
+            torch.testing.assert_close(method.queue, queue)
+    assert host != "moco" or int(method.pointer) == 2 * N % 7
+
+
+def test_a_queue_gets_the_keys_of_images_and_of_variations(rng):
+    """In half of the pairs the views change their places, so that negatives are not all of variations."""
+    given = images(rng, count=40)
+    black = torch.zeros_like(given.pixels)
+    torch.manual_seed(0)
+    method = GenView(Encoder(64), 40, generator_epochs=0, generator_width=8, host="moco", generator=lambda *_: black)
+    method.start_epoch(given, 0)
+    plain = given.pixels.float() / 127.5 - 1
+    first, second = method.views_of(given.pixels, given.labels, torch.arange(40))
+    swapped = (first == -1).flatten(1).all(1)
+    assert 10 < swapped.sum() < 30
+    assert torch.equal(first[~swapped], plain[~swapped])
+    assert torch.equal(second[swapped], plain[swapped])
+    assert (second[~swapped] == -1).all()
+
+
+def test_heads_are_those_of_the_host(rng):
+    given = images(rng)
+    kinds = {host: [type(module).__name__ for module in hosted(given, host).head] for host in ["simclr", *HOSTS]}
+    assert kinds["simclr"] == ["Linear", "BatchNorm1d", "ReLU", "Linear"]
+    assert kinds["moco"] == ["Linear", "ReLU", "Linear"]
+    assert kinds["moco-v3"] == [*kinds["simclr"], "BatchNorm1d"]
+    assert kinds["simsiam"] == [*kinds["simclr"][:3], *kinds["simclr"], "BatchNorm1d"]
+    assert hosted(given, "simsiam").predictor[0].out_features == 1
+    assert hosted(given, "moco-v3").predictor[0].out_features == 8
+    assert hosted(given, "simclr").state_dict().keys() == started(given, variations="class").state_dict().keys()
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_each_host_learns_and_is_restored(host, rng):
+    given = images(rng)
+    method = hosted(given, host)
+    optimizer = torch.optim.SGD([p for p in method.parameters() if p.requires_grad], lr=0.05)
+    index, losses = torch.arange(12), []
+    for _ in range(25):
+        optimizer.zero_grad()
+        loss = method.loss([method.view(given.pixels), method.view(method.variations)], given.labels, index)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert sum(losses[-5:]) < sum(losses[1:6])  # the first queue is random
+    fresh = GenView(Encoder(64), 12, generator_epochs=1, generator_width=8, host=host, hidden=8, dim=4, queue=7)
+    fresh.load_state_dict(method.state_dict())
+    fresh.temperature, views = T, [torch.randn(N, 1, 8, 8, generator=rng) for _ in range(2)]
+    fresh.eval(), method.eval()
+    torch.testing.assert_close(
+        fresh.loss(views, given.labels[:N], index[:N]), method.loss(views, given.labels[:N], index[:N])
+    )
+
+
 class MeanColour(nn.Module):
     """Tokens that are colours of patches."""
 
@@ -382,6 +529,17 @@ def test_bad_input_is_refused_by_name(rng):
         weighted_mean(torch.ones(3), torch.ones(2))
     with pytest.raises(InputError, match="z1: expected at least 2 rows"):
         nt_xent_pairs(Z1[:1], Z2[:1])
+    with pytest.raises(InputError, match="host 'simsian' is not known; did you mean 'simsiam'"):
+        GenView(Encoder(), 3, host="simsian")
+    for name, wrong in {"queue": 0, "momentum": 1.5, "temperature": 0.0}.items():
+        with pytest.raises(InputError, match=f"{name}: expected"):
+            GenView(Encoder(), 3, **{name: wrong})
+    with pytest.raises(InputError, match="negatives: expected 4 columns, as queries has, got 3"):
+        moco_pairs(Z1, Z2, Z1[:, :3])
+    with pytest.raises(InputError, match="k2: 24 of 24 numbers are NaN"):
+        moco_v3_pairs(Z1, Z2, Z1, Z2 * math.nan)
+    with pytest.raises(InputError, match="p1 and p2 and z1 and z2: expected the same shape"):
+        simsiam_pairs(Z1, Z2, Z1, Z2[:2])
     with pytest.raises(InputError, match="variations 'clas' is not known; did you mean 'class'"):
         GenView(Encoder(), 3, variations="clas")
     with pytest.raises(InputError, match="generator_width: expected an even number, got 7"):

@@ -29,6 +29,7 @@ from counterpoise.nets.diffusion import Schedule, UNet, ddim, train_denoiser
 from counterpoise.nets.features import evaluation
 from counterpoise.nets.growing import growing
 from counterpoise.nets.heads import mlp
+from counterpoise.nets.momentum import momentum_copy, update_momentum_encoder
 from counterpoise.ops.checks import (
     check_counts,
     check_finite,
@@ -47,6 +48,7 @@ Maps = Float[Tensor, "batch rows columns"]
 Levels = Int64[Tensor, " batch"]
 Generator = Callable[[Pixels, Levels], Pixels]
 Source = Literal["diffusion", "class"]
+Host = Literal["simclr", "moco", "moco-v3", "simsiam"]
 
 SHARES = (0.2, 0.4, 0.6, 0.8)  # of foreground: noise level 0, 100, 200 and 300 up to these, 400 above
 SAMPLE = 10_000  # images from which the principal direction is computed
@@ -218,6 +220,112 @@ def nt_xent_pairs(
     others = similarity_logsumexp(z, scale=1 / temperature, exclude=itself, gather_distributed=True)
     z1, z2 = z.chunk(2)
     return others.view(2, -1).mean(0) - (z1 * z2).sum(1) / temperature
+
+
+def moco_pairs(
+    queries: Float[Tensor, "batch dim"],
+    keys: Float[Tensor, "batch dim"],
+    negatives: Float[Tensor, "queue dim"],
+    temperature: float = 0.2,
+) -> Float[Tensor, " batch"]:
+    r"""MoCo v2's loss of each pair, $-\log \frac{e^{s_+/T}}{e^{s_+/T} + \sum_k e^{s_k/T}}$; the mean is `queue_nce`.
+
+    Args:
+        queries: one row per sample, first view; normalised here, as are the others.
+        keys: of the same samples, second view, from the momentum encoder.
+        negatives: keys of earlier batches, which all queries share.
+        temperature: above 0.
+
+    Raises:
+        InputError: for mismatched shapes, no row, NaN, or a temperature that is not above 0.
+
+    Examples:
+        >>> moco_pairs(torch.ones(2, 3), torch.ones(2, 3), torch.ones(4, 3))  # log 5: one of five
+        tensor([1.6094, 1.6094])
+    """
+    check_number("temperature", temperature, above=0)
+    check_same_shape(queries=queries, keys=keys)
+    for name, x in {"queries": queries, "keys": keys, "negatives": negatives}.items():
+        check_matrix(name, x)
+    if negatives.shape[1] != queries.shape[1]:
+        raise InputError(f"negatives: expected {queries.shape[1]} columns, as queries has, got {negatives.shape[1]}")
+    queries, keys, negatives = (normalize_rows(x) for x in (queries, keys, negatives))
+    negative = similarity_logsumexp(queries, negatives, 1 / temperature)
+    return -F.logsigmoid((queries * keys).sum(1) / temperature - negative)
+
+
+def moco_v3_pairs(
+    p1: Float[Tensor, "batch dim"],
+    p2: Float[Tensor, "batch dim"],
+    k1: Float[Tensor, "batch dim"],
+    k2: Float[Tensor, "batch dim"],
+    temperature: float = 1.0,
+) -> Float[Tensor, " batch"]:
+    r"""MoCo v3's loss of each pair: $2T$ times the cross-entropies of either view's prediction and the other's keys.
+
+    The keys of all samples of the batch are candidates, and the own one is the positive. Chen, Xie, He, "An Empirical
+    Study of Training Self-Supervised Vision Transformers", ICCV 2021, arXiv 2104.02057, algorithm 1.
+
+    Args:
+        p1: predictions, one row per sample, first view; normalised here, as are the others.
+        p2: of the same samples, second view.
+        k1: keys of the first views, from the momentum encoder.
+        k2: keys of the second views.
+        temperature: $T > 0$.
+
+    Raises:
+        InputError: for different shapes, no row, NaN, or a temperature that is not above 0.
+
+    Examples:
+        >>> moco_v3_pairs(*[torch.ones(2, 3)] * 4)  # 4 log 2: twice two of them
+        tensor([2.7726, 2.7726])
+    """
+    check_number("temperature", temperature, above=0)
+    p1, p2, k1, k2 = _rows_alike(p1=p1, p2=p2, k1=k1, k2=k2)
+    each = (
+        similarity_logsumexp(p, k, 1 / temperature, gather_distributed=True) - (p * k).sum(1) / temperature
+        for p, k in ((p1, k2), (p2, k1))
+    )
+    return 2 * temperature * torch.stack(list(each)).sum(0)
+
+
+def simsiam_pairs(
+    p1: Float[Tensor, "batch dim"],
+    p2: Float[Tensor, "batch dim"],
+    z1: Float[Tensor, "batch dim"],
+    z2: Float[Tensor, "batch dim"],
+) -> Float[Tensor, " batch"]:
+    r"""SimSiam's loss of each pair, $-\frac12 (\cos(p_1, z_2) + \cos(p_2, z_1))$, without a gradient in the $z$.
+
+    Chen, He, "Exploring Simple Siamese Representation Learning", CVPR 2021, arXiv 2011.10566, equations 1 to 4.
+
+    Args:
+        p1: predictions, one row per sample, first view; normalised here, as are the others.
+        p2: of the same samples, second view.
+        z1: projections of the first views.
+        z2: projections of the second views.
+
+    Returns:
+        From -1 to 1.
+
+    Raises:
+        InputError: for different shapes, no row, or NaN.
+
+    Examples:
+        >>> a, b = torch.eye(2)[:1], torch.eye(2)[1:]
+        >>> simsiam_pairs(a, b, a, b), simsiam_pairs(a, b, b, a)
+        (tensor([-0.]), tensor([-1.]))
+    """
+    p1, p2, z1, z2 = _rows_alike(p1=p1, p2=p2, z1=z1.detach(), z2=z2.detach())
+    return -((p1 * z2).sum(1) + (p2 * z1).sum(1)) / 2
+
+
+def _rows_alike(**rows: Tensor) -> list[Tensor]:
+    """The rows, normalised, after the check that all are numbers of one shape."""
+    check_same_shape(**rows)
+    for name, x in rows.items():
+        check_matrix(name, x)
+    return [normalize_rows(x) for x in rows.values()]
 
 
 class GenViewLoss(nn.Module):
@@ -476,7 +584,7 @@ class StableUnCLIP:
 
 
 class GenView(Method):
-    """SimCLR on pairs of an image and its generated variation, each weighted by its quality.
+    """A contrastive or siamese method on pairs of an image and its generated variation, each weighted by its quality.
 
     One variation per image is generated before the first epoch and kept in the checkpoint.
 
@@ -491,8 +599,12 @@ class GenView(Method):
         generator_epochs: passes over the images to train the small diffusion model.
         generator_width: channels of the first level of its U-Net, a multiple of 2.
         temperature: above 0.
-        hidden: width of the projection head's hidden layer.
+        hidden: width of the projection head's hidden layers.
         dim: width of the projection.
+        host: whose loss and heads: "simclr"; "moco" (v2), with a queue; "moco-v3", with a predictor, and the batch as
+            negatives; or "simsiam", with a predictor and no negatives.
+        queue: number of keys that serve as negatives of "moco"; below the number of training images.
+        momentum: from 0 to 1; share of the key encoder of "moco" and "moco-v3" that stays at each step.
         generator: generates all variations in place of the small model: (uint8 images, noise levels) to uint8 images,
             such as `StableUnCLIP()`, or `lambda images, levels: ready` for precomputed variations.
         tokens: frozen encoder in place of the small model's: from RGB in [-1, 1] to tokens [batch dim rows columns].
@@ -502,6 +614,8 @@ class GenView(Method):
     variations: Tensor
     direction: Tensor
     wrong_pairs: Tensor
+    queue: Tensor
+    pointer: Tensor
 
     def __init__(
         self,
@@ -516,6 +630,9 @@ class GenView(Method):
         temperature: float = 0.1,
         hidden: int = 256,
         dim: int = 64,
+        host: Host = "simclr",
+        queue: int = 4096,
+        momentum: float = 0.99,
         generator: Generator | None = None,
         tokens: nn.Module | None = None,
         **recipe: Any,
@@ -523,6 +640,11 @@ class GenView(Method):
         super().__init__(encoder, **recipe)
         if variations not in get_args(Source):
             raise unknown("variations", variations, get_args(Source))
+        if host not in get_args(Host):
+            raise unknown("host", host, get_args(Host))
+        check_counts(queue=queue, hidden=hidden, dim=dim)
+        check_number("momentum", momentum, at_least=0, at_most=1)
+        check_number("temperature", temperature, above=0)
         check_number("gamma", gamma, at_least=0)
         check_number("share", share, at_least=0, at_most=1)
         check_number("wrong", wrong, at_least=0, at_most=1)
@@ -538,8 +660,15 @@ class GenView(Method):
         self.generated, self.generator = variations == "diffusion", generator
         self.tokens = None if tokens is None else tokens.requires_grad_(False)
         self.small: Any = small if tokens is None or (self.generated and generator is None) else None
-        self.head = mlp(self.features, hidden, dim)
+        self.host, self.momentum, self.temperature = host, momentum, temperature
+        self.head = _head(host, self.features, hidden, dim)
+        self.predictor: Any = _predictor(host, hidden, dim)
+        moving = host in ("moco", "moco-v3")
+        self.key_encoder: Any = momentum_copy(nn.Sequential(self.encoder, self.head)) if moving else None
         self.objective = GenViewLoss(temperature)
+        if host == "moco":
+            self.register_buffer("queue", normalize_rows(torch.randn(queue, dim)))
+            self.register_buffer("pointer", torch.zeros((), dtype=torch.int64))
         self.register_buffer("variations", torch.empty(0, dtype=torch.uint8))
         self.register_buffer("direction", torch.zeros(DIM))
         self.register_buffer("wrong_pairs", torch.zeros(samples, dtype=torch.bool))
@@ -582,13 +711,50 @@ class GenView(Method):
         return made
 
     def views_of(self, pixels: Pixels, labels: Labels, index: Index) -> ImageViews:
-        """As in any method, but the second view is taken from the variation."""
-        return [self.view(pixels), self.view(self.variations[index])]
+        """As in any method, but the second view is taken from the variation; for "moco", at random one of both."""
+        views = [self.view(pixels), self.view(self.variations[index])]
+        if self.host != "moco":
+            return views
+        first, second = views
+        swap = (torch.rand(len(first), device=first.device) < 0.5).view(-1, 1, 1, 1)
+        return [torch.where(swap, second, first), torch.where(swap, first, second)]
 
     def loss(self, images: ImageViews, labels: Labels, index: Index) -> Float[Tensor, ""]:
         """The weighted loss of the projections of two views, one of the image and one of its variation."""
-        z1, z2 = (self.head(self.encoder(view)) for view in images)
-        return self.objective(z1, z2, self.weights(*images) if self.gamma > 0 else None)
+        queries = [self.head(self.encoder(view)) for view in (images[:1] if self.host == "moco" else images)]
+        weights = self.weights(*images) if self.gamma > 0 else None
+        if self.host == "simclr":
+            return self.objective(*queries, weights)
+        return weighted_mean(self._losses(queries, images), weights)
+
+    def _losses(self, queries: list[Tensor], images: ImageViews) -> Float[Tensor, " batch"]:
+        """The host's loss of each pair; in training mode, updates key encoder and queue."""
+        if self.host == "moco":
+            (keys,) = self._keys(images[1:])
+            losses = moco_pairs(*queries, keys, self.queue, self.temperature)
+            if self.training:
+                self._enqueue(keys)
+            return losses
+        predicted = [self.predictor(query) for query in queries]
+        if self.host == "simsiam":
+            return simsiam_pairs(*predicted, *queries)
+        return moco_v3_pairs(*predicted, *self._keys(images), self.temperature)
+
+    @torch.no_grad()
+    def _keys(self, images: ImageViews) -> list[Float[Tensor, "batch dim"]]:
+        """The views' projections by the momentum encoder; in training mode, moves it first."""
+        if self.training:
+            update_momentum_encoder(nn.Sequential(self.encoder, self.head), self.key_encoder, self.momentum)
+        return [self.key_encoder(view) for view in images]
+
+    @torch.no_grad()
+    def _enqueue(self, keys: Float[Tensor, "batch dim"]) -> None:
+        """Replace the oldest keys in the queue with the newest ones of all processes."""
+        size = len(self.queue)
+        keys = normalize_rows(gather(keys)).to(self.queue.dtype)[-size:]
+        slots = (self.pointer + torch.arange(len(keys), device=keys.device)) % size
+        self.queue = self.queue.index_copy(0, slots, keys)  # a copy: the backward pass needs the queue as it was
+        self.pointer = (self.pointer + len(keys)) % size
 
     def weights(
         self, view1: Float[Tensor, "batch channels size size"], view2: Float[Tensor, "batch channels size size"]
@@ -615,6 +781,20 @@ class GenView(Method):
         encoder = self.small.tokens if self.tokens is None else self.tokens
         with evaluation(encoder):
             return encoder(images.to(self.device))
+
+
+def _head(host: Host, features: int, hidden: int, dim: int) -> nn.Module:
+    """The projection head as its host has it."""
+    if host == "moco":
+        return mlp(features, hidden, dim, batch_norm=False)
+    return mlp(features, hidden, dim, layers=3 if host == "simsiam" else 2, last_norm=host in ("moco-v3", "simsiam"))
+
+
+def _predictor(host: Host, hidden: int, dim: int) -> nn.Module | None:
+    """What predicts one view's projection from the other's: a quarter as wide inside as its output in SimSiam."""
+    if host == "simsiam":
+        return mlp(dim, max(1, dim // 4), dim)
+    return mlp(dim, hidden, dim) if host == "moco-v3" else None
 
 
 def _wide(x: Tensor) -> Tensor:
