@@ -315,6 +315,19 @@ def test_space_of_a_data_set():
     )
 
 
+@pytest.mark.parametrize(("resolution", "estimate"), [("sample", class_distance), ("evt", extreme_class_distance)])
+def test_the_resolution_of_a_data_set_leaves_out_distances_that_are_too_small(resolution, estimate):
+    """A copy of a point of another class: by "sample" its distance is the resolution, unless it does not count."""
+    points, labels = torch.cat([POINTS, POINTS[:1] + 1e-3]), torch.cat([LABELS, (LABELS[:1] + 1) % 3])
+    found = classification_space(points, labels, dimension=2, resolution=resolution, seed=3, above=0.01)
+    assert found.resolution == estimate(points, labels, above=0.01, seed=3)
+    assert found.resolution != estimate(points, labels, seed=3)
+    assert found.radius == classification_space(points, labels, dimension=2).radius
+    if resolution == "sample":
+        assert found.resolution == pytest.approx(class_distance(POINTS, LABELS), rel=0.5)
+        assert classification_space(points, labels, dimension=2).resolution == pytest.approx(2e-3, rel=1e-3)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 def test_other_precisions(dtype):
     points = POINTS.to(dtype)
@@ -366,6 +379,9 @@ def test_noise_raises_the_dimension_but_the_resolution_with_it():
             "points: expected more than 2",
         ),
         (lambda: classification_space(POINTS, LABELS, resolution="evd"), "did you mean 'evt'"),
+        (lambda: classification_space(POINTS, LABELS, above=-1), "above: expected a number of at least 0, got -1"),
+        (lambda: classification_space(POINTS, LABELS, 2, 0.1, above=-1), "above: expected a number of at least 0"),
+        (lambda: classification_space(POINTS, LABELS, 2, above=1e9), r"points: no distance between classes is above"),
     ],
 )
 def test_bad_input_is_refused_by_name(call, message):

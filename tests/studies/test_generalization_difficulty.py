@@ -1,8 +1,9 @@
 import pytest
 import torch
 
+from counterpoise.data import load
 from counterpoise.errors import InputError
-from counterpoise.measure.generalization_difficulty import class_distance
+from counterpoise.measure.generalization_difficulty import class_distance, extreme_class_distance
 from counterpoise.studies import generalization_difficulty
 from counterpoise.studies.generalization_difficulty import study
 
@@ -25,11 +26,24 @@ def test_a_study_gives_the_same_again_and_means_over_its_tasks():
         assert found[name] == pytest.approx((value + 9 * spheres[name]) / 10)
 
 
+def test_a_study_takes_the_authors_estimate_of_the_resolution_where_it_is_not_known():
+    train, _ = load("digits")
+    chosen = torch.randperm(len(train), generator=torch.Generator().manual_seed(5))[:300]
+    points, labels = train.pixels[chosen].flatten(1).float() / 255, train.labels[chosen]
+    found = study("digits", seed=5, samples=300, resolution="evt", above=1.0)
+    assert found["resolution"] == extreme_class_distance(points, labels, above=1.0, seed=5)
+    closer = study("digits", seed=5, samples=300, above=1.5)["resolution"]
+    assert closer == class_distance(points, labels, above=1.5, seed=5) > 1.5
+    assert study("spheres", 5, samples=100, resolution="evt") == study("spheres", 5, samples=100)
+
+
 @pytest.mark.usefixtures("plain_shapes")
 @pytest.mark.parametrize(
     ("call", "message"),
     [
         (lambda: study("digitz", 0), "digitz"),
+        (lambda: study("digits", 0, resolution="evd"), "did you mean 'evt'"),
+        (lambda: study("digits", 0, above=-1), "above: expected a number of at least 0, got -1"),
     ],
 )
 def test_bad_input_is_refused_by_name(call, message):

@@ -195,6 +195,7 @@ def classification_space(
     dimension: float | None = None,
     resolution: float | str = "sample",
     seed: int = 0,
+    above: float = 0.0,
 ) -> HypothesisSpace:
     """The hypothesis space of a labelled data set.
 
@@ -204,17 +205,21 @@ def classification_space(
         labels: class of each row, with at least two classes; -1 leaves a row out.
         dimension: intrinsic dimension; `None` rounds `intrinsic_dimension`.
         resolution: smallest distance between classes, or its estimate: "sample" (`class_distance`), or "evt"
-            (`extreme_class_distance`), which depends less on a single mislabelled point.
+            (`extreme_class_distance`), the authors' default, which depends less on a single mislabelled point.
         seed: of the rows and pairs that the estimates draw.
+        above: distances up to this one do not count in the estimate of the resolution, at least 0. The authors leave
+            out those below 1 from "sample", and none from "evt".
 
     Raises:
-        InputError: for a single class, coinciding points, NaN, wrong shapes, or numbers out of range.
+        InputError: for a single class, coinciding points, NaN, wrong shapes, numbers out of range, or if no distance is
+            above `above`.
 
     Examples:
         >>> points = torch.tensor([[0.0, 0.0], [0.0, 3.0], [4.0, 3.0]])
         >>> classification_space(points, torch.tensor([0, 0, 1]), dimension=2)
         HypothesisSpace(dimension=2, radius=5.0, resolution=4.0, combinations=2, outputs=1, bound=1.0)
     """
+    check_number("above", above, at_least=0)
     points, labels = _classes(points, labels)
     if dimension is None:
         dimension = max(1, round(intrinsic_dimension(points, seed=seed)))
@@ -222,7 +227,7 @@ def classification_space(
         if resolution not in ESTIMATES:
             raise unknown("resolution", resolution, ESTIMATES)
         estimate = class_distance if resolution == "sample" else extreme_class_distance
-        resolution = estimate(points, labels, seed=seed)
+        resolution = estimate(points, labels, above=above, seed=seed)
     radius = float(torch.linalg.vector_norm(points, dim=1).amax())
     classes = len(labels.unique())
     return HypothesisSpace(dimension, radius, resolution, classes, classes - 1)
