@@ -10,6 +10,7 @@ from counterpoise.errors import InputError
 from counterpoise.measure import bayesian_generalization as paper
 from counterpoise.measure.bayesian_generalization import (
     by_concept,
+    complexity_grid,
     concept_activations,
     description_length,
     generalise,
@@ -228,6 +229,36 @@ def test_the_mean_over_the_authors_grid():
     assert pooled_complexity(CURVES) == pytest.approx(np.mean(grid))
     assert (len(paper.REJECT), len(paper.CONVERGE)) == (80, 36)
     assert (paper.REJECT[0], paper.REJECT[-1], paper.CONVERGE[0], paper.CONVERGE[-1]) == (0.205, 0.6, 0.02, 0.195)
+
+
+def test_rejected_concepts_count_in_the_grid_as_in_a_single_pair():
+    """Of the second concept's losses, -.1, -.45 and .3, the last counts only where -.45 does not reject it."""
+    curves = doubles([0.375, 0.0, 0.5, 0.5], [0.6, 0.95, 0.2, 0.5])
+    grids = complexity_grid(curves), complexity_grid(curves, rejected=True)
+    for i in range(0, 80, 7):
+        for j in range(0, 36, 5):
+            for grid, rejected in zip(grids, (False, True), strict=True):
+                one = subjective_complexity(curves, paper.REJECT[i], paper.CONVERGE[j], rejected)
+                assert grid.log[i, j].item() == pytest.approx(one.log)
+                assert grid.validity[i].item() == one.validity
+    assert torch.equal(grids[0].log, grids[1].log)  # it loses nothing before it is rejected
+    curves[1, :2] = doubles(0.3, 0.95)
+    without, found = complexity_grid(curves), complexity_grid(curves, rejected=True)
+    few = torch.tensor(paper.REJECT) < 0.45
+    torch.testing.assert_close(found.log[few].exp(), without.log[few].exp() + 0.2)
+    assert torch.equal(found.log[~few], without.log[~few])
+    assert pooled_complexity(curves, rejected=True) == pytest.approx(found.log.mean().item())
+    assert pooled_complexity(curves, rejected=True) > pooled_complexity(curves)
+
+
+def test_the_grid_of_concepts_that_are_all_rejected_and_of_none_that_loses():
+    rejected = complexity_grid(doubles([0.3, 1.0, 0.2]), rejected=True)
+    assert rejected.log.isnan().all()
+    assert (rejected.validity == 0).all()
+    assert pooled_complexity(doubles([0.3, 1.0, 0.2]), rejected=True) is None
+    level = complexity_grid(torch.ones(2, 3))
+    assert (level.log == -math.inf).all()
+    assert (level.validity == 1).all()
 
 
 # Visual complexity

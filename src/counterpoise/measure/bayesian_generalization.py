@@ -396,13 +396,56 @@ def subjective_complexity(
     return SubjectiveComplexity(concepts, valid, float(valid.double().mean()), log)
 
 
-def pooled_complexity(accuracy: Float[Tensor, "concepts dim"]) -> float | None:
+class ComplexityGrid(NamedTuple):
+    """Subjective complexity for the authors' grid of 80 values of `reject` and 36 of `converge`.
+
+    Attributes:
+        log: `SubjectiveComplexity.log` of each pair; NaN where all concepts are rejected, minus infinity for no loss.
+        validity: share of valid concepts for each `reject`.
+    """
+
+    log: Float64[Tensor, "80 36"]
+    validity: Float64[Tensor, " 80"]
+
+
+def complexity_grid(accuracy: Float[Tensor, "concepts dim"], rejected: bool = False) -> ComplexityGrid:
+    """Logarithmic subjective complexity for each pair of the authors' grid of `reject` and `converge`.
+
+    The finite ones are the points of the authors' figures of the subjective complexity of a set, where `rejected` is
+    set.
+
+    Args:
+        accuracy: from `masked_accuracy`.
+        rejected: as in `subjective_complexity`.
+
+    Raises:
+        InputError: as `subjective_complexity` does.
+
+    Examples:
+        >>> found = complexity_grid(torch.tensor([[0.5, 0.85, 1.0, 0.9], [1.0, 0.2, 0.2, 0.5]]))
+        >>> round(found.log[0, 0].item(), 4), found.validity[[0, -1]].tolist()  # of the second a loss is -.5
+        (-0.7985, [0.5, 1.0])
+    """
+    loss = _losses(accuracy)
+    valid = torch.stack([(loss >= -reject).all(1) for reject in REJECT]).double()
+    counted = [loss.where(loss >= converge, 0) for converge in CONVERGE]
+    if rejected:  # of each concept what comes before its rejection; of a valid one that is all
+        before = torch.stack([((loss < -reject).cumsum(1) == 0) for reject in REJECT]).double()
+        sums = torch.einsum("rck,tck->rt", before, torch.stack(counted))
+    else:
+        sums = valid @ torch.stack([one.sum(1) for one in counted]).T
+    log = (sums / valid.sum(1, keepdim=True)).log()
+    return ComplexityGrid(log.where(valid.any(1, keepdim=True), math.nan), valid.mean(1))
+
+
+def pooled_complexity(accuracy: Float[Tensor, "concepts dim"], rejected: bool = False) -> float | None:
     """Mean of the logarithmic subjective complexity over the authors' grid of `reject` and `converge`.
 
     As in the authors' figures, the mean leaves out pairs that reject all concepts or give a complexity of 0.
 
     Args:
         accuracy: from `masked_accuracy`.
+        rejected: whether rejected concepts count as in the authors' figures; see `subjective_complexity`.
 
     Returns:
         The mean; `None` if it leaves out all pairs.
@@ -411,15 +454,13 @@ def pooled_complexity(accuracy: Float[Tensor, "concepts dim"]) -> float | None:
         InputError: as `subjective_complexity` does.
 
     Examples:
-        >>> round(pooled_complexity(torch.tensor([[0.5, 0.85, 1.0, 0.9], [1.0, 0.2, 0.2, 0.5]])), 4)
-        -0.8411
+        >>> accuracy = torch.tensor([[0.5, 0.85, 1.0, 0.9], [1.0, 0.5, 0.2, 0.5], [0.1, 0.0, 0.9, 0.4]])
+        >>> round(pooled_complexity(accuracy), 4), round(pooled_complexity(accuracy, rejected=True), 4)
+        (-0.8598, -0.1228)
     """
-    loss = _losses(accuracy)
-    valid = torch.stack([(loss >= -reject).all(1) for reject in REJECT]).double()
-    concepts = torch.stack([loss.where(loss >= converge, 0).sum(1) for converge in CONVERGE])
-    means = (valid @ concepts.T) / valid.sum(1, keepdim=True)  # NaN where all concepts are rejected
-    kept = means[means > 0]
-    return float(kept.log().mean()) if len(kept) else None
+    log = complexity_grid(accuracy, rejected).log
+    kept = log[log.isfinite()]
+    return float(kept.mean()) if len(kept) else None
 
 
 def _losses(accuracy: Tensor) -> Tensor:

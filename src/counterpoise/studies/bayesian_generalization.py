@@ -49,6 +49,7 @@ def study(
     items: int = 100,
     length: int = 4,
     draws: int = 10,
+    rejected: bool = False,
 ) -> dict[str, float]:
     """Run one seed of the three claims: a small network classifies objects in scenes of six families of rising clutter.
 
@@ -63,6 +64,8 @@ def study(
         items: number of test scenes of each concept, at least 5.
         length: number of attributes of a rule, at least 1.
         draws: number of sets of examples of each concept, at least 1.
+        rejected: whether the subjective complexity of a family counts the losses of rejected concepts up to their
+            rejection, as in the authors' figures.
 
     Returns:
         Masks: "over random", "over lowest" and "over activation", the accuracy with the K attributes of highest RoA
@@ -87,7 +90,7 @@ def study(
         check_number(name, value, at_least=low, whole=True)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return _study(data, seed, images, epochs, items, length, draws)
+        return _study(data, seed, images, epochs, items, length, draws, rejected)
 
 
 class _Family(NamedTuple):
@@ -99,7 +102,9 @@ class _Family(NamedTuple):
     similarity: Tensor
 
 
-def _study(data: str, seed: int, images: int, epochs: int, items: int, length: int, draws: int) -> dict[str, float]:
+def _study(
+    data: str, seed: int, images: int, epochs: int, items: int, length: int, draws: int, rejected: bool
+) -> dict[str, float]:
     train, test = (Objects.of(part.with_channels(1).pixels, part.labels) for part in load(data))
     concepts = int(train.labels.max()) + 1
     rng = np.random.default_rng(seed)
@@ -118,7 +123,7 @@ def _study(data: str, seed: int, images: int, epochs: int, items: int, length: i
         curves = _curves(pooled.mean, labels, head, known)
         modes = [_modes(pooled.peak, labels, known, concept, length, draws) for concept in range(concepts)]
         found.append(_Family(float(visual_complexity(described).mean()), curves, *torch.tensor(modes).T))
-    return {**_mask_figures(found), **_complexity_figures(found), **_mode_figures(found)}
+    return {**_mask_figures(found), **_complexity_figures(found, rejected), **_mode_figures(found)}
 
 
 class Objects(NamedTuple):
@@ -245,11 +250,11 @@ def _mask_figures(found: list[_Family]) -> dict[str, float]:
     return figures | {"least over random": float(gaps["over random"][: len(mean["roa"]) // 4].min())}
 
 
-def _complexity_figures(found: list[_Family]) -> dict[str, float]:
+def _complexity_figures(found: list[_Family], rejected: bool) -> dict[str, float]:
     figures: dict[str, float] = {}
     points = []
     for name, one in zip(FAMILIES, found, strict=True):
-        complexity = pooled_complexity(one.curves["roa"])
+        complexity = pooled_complexity(one.curves["roa"], rejected)
         figures |= {f"visual {name}": one.visual, f"accuracy {name}": float(one.curves["roa"][:, -1].mean())}
         figures[f"validity {name}"] = subjective_complexity(one.curves["roa"]).validity
         if complexity is not None:
