@@ -91,8 +91,8 @@ def results_json(detections):
     return [dict(zip(names, row, strict=True)) for row in zip(*(c.tolist() for c in columns), strict=True)]
 
 
-def cocoeval(truth_json, found_json, kind, cap, area):
-    """pycocotools' precision [thresholds recalls classes]."""
+def cocoeval(truth_json, found_json, kind, cap, area, what="precision"):
+    """pycocotools' precision [thresholds recalls classes], or its recall [thresholds classes]."""
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
@@ -104,4 +104,4 @@ def cocoeval(truth_json, found_json, kind, cap, area):
         judge.params.maxDets, judge.params.areaRng, judge.params.areaRngLbl = [cap], [list(area)], ["all"]
         judge.evaluate()
         judge.accumulate()
-    return judge.eval["precision"][..., 0, 0]
+    return judge.eval[what][..., 0, 0]

@@ -132,6 +132,47 @@ def test_worked_by_hand():
     assert pool.value == pytest.approx((34 * 1 + 33 * 0.5) / 101)  # recall 1/3 from the first, 2/3 at precision 2/4
 
 
+def plain_recall(detections, truth, members):
+    """Recall of categories taken together, as the mean over thresholds, by plain loops."""
+    ignored = truth.crowd if truth.ignored is None else truth.ignored
+    expected = int((np.isin(truth.labels, members) & ~ignored).sum())
+    found = []
+    for threshold in THRESHOLDS:
+        outcomes = plain_outcomes(detections, truth, threshold, range(len(detections)))
+        found.append(sum(o[3] in members and o[-1] is True for o in outcomes) / expected)
+    return np.mean(found)
+
+
+@pytest.mark.parametrize("federated", [False, True])
+def test_recalls_of_categories_and_pools_against_plain_loops(federated):
+    detections, truth = made(32, federated=federated)
+    fixed, pool = ap_fixed(detections, truth).recall, ap_pool(detections, truth).recall
+    classes = {c: plain_recall(detections, truth, [c]) for c in range(5)}
+    assert fixed.per_class == pytest.approx(classes)
+    assert fixed.value == pytest.approx(np.mean(list(classes.values())))
+    assert fixed.groups == pytest.approx({g: np.mean([classes[c] for c in m]) for g, m in GROUPS.items()})
+    assert pool.value == pytest.approx(plain_recall(detections, truth, range(5)))
+    assert pool.groups == pytest.approx({g: plain_recall(detections, truth, m) for g, m in GROUPS.items()})
+    assert pool.per_class == {}
+    assert pool.recalls.shape == (4, len(THRESHOLDS))
+
+
+def test_the_metric_gives_recalls_where_they_are_asked_for():
+    boxes, labels = torch.tensor([[0.0, 0.0, 9.0, 9.0], [20.0, 20.0, 29.0, 29.0]]), torch.tensor([3, 4])
+    target = [{"boxes": boxes, "labels": labels}]
+    preds = [{"boxes": boxes[:1], "labels": labels[:1], "scores": torch.tensor([0.7])}]
+    found = {}
+    for recall in (False, True):
+        metric = LargeVocabularyAP(groups={"r": [3], "f": [4]}, recall=recall)
+        metric.update(preds, target)
+        found[recall] = {name: float(value) for name, value in metric.compute().items()}
+    recalls = {name: value for name, value in found[True].items() if name.startswith("ar_")}
+    assert {name: value for name, value in found[True].items() if name not in recalls} == found[False]
+    names = ("ar_fixed", "ar_pool", "ar_image_cap")
+    expected = {f"{name}{group}": value for name in names for group, value in (("", 0.5), (" r", 1.0), (" f", 0.0))}
+    assert recalls == expected
+
+
 @pytest.mark.parametrize("federated", [False, True])
 def test_one_matching_serves_all_measures_and_caps(federated):
     detections, truth = made(27, federated=federated)

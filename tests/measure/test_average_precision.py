@@ -13,6 +13,7 @@ from counterpoise.measure.average_precision import (
     mean_over_classes,
     precision_at_recalls,
     ranking,
+    recall_reached,
 )
 from counterpoise.measure.detection import Detections, Truth
 from counterpoise.measure.matching import match
@@ -32,6 +33,41 @@ def test_ordinary_ap_is_pycocotools(area, cap, grid):
         assert ours.value == pytest.approx(theirs[theirs > -1].mean(), abs=1e-12)
     if cap == 10_000:
         assert ap_fixed(detections, truth, area=area).value == ours.value
+
+
+@pytest.mark.parametrize("cap", [1, 4, 100])
+def test_average_recall_is_pycocotools(cap):
+    detections, truth = made(30)
+    truth = only(truth, truth.labels != 3)  # no object of this category
+    detections = only(detections, detections.labels != 1)
+    for area in ((0, 1e10), (32**2, 96**2)):
+        theirs = cocoeval(coco_json(truth), results_json(detections), "bbox", cap, area, "recall")
+        ours = ap_image_cap(detections, truth, cap, per_class=True, area=area).recall
+        np.testing.assert_array_equal(ours.recalls, theirs.T)
+        assert ours.value == pytest.approx(theirs[theirs > -1].mean(), abs=1e-12)
+        assert ours.per_class == pytest.approx(dict(enumerate(theirs.mean(0))))
+        assert ours.per_class[3] == -1
+        assert ours.groups["f"] == pytest.approx(theirs[:, :2].mean())
+        assert ours.groups["c"] == pytest.approx(theirs[:, 2].mean())
+
+
+def test_recall_worked_by_hand():
+    matched = np.array([[True, True], [True, False], [False, False], [True, False]])
+    ignored = np.array([[False, False], [False, False], [True, False], [True, False]])
+    assert recall_reached(matched, ignored, 4).tolist() == [0.5, 0.25]
+    assert recall_reached(matched[:0], ignored[:0], 4).tolist() == [0, 0]
+    assert recall_reached(matched, ignored, 0).tolist() == [-1, -1]
+
+
+def test_recall_is_the_last_one_with_a_precision():
+    detections, truth = made(31)
+    found = ap_fixed(detections, truth, 20)
+    reached = found.curves > 0
+    last = np.where(reached.any(2), reached.shape[2] - 1 - reached[..., ::-1].argmax(2), 0) / 100
+    assert ((found.recall.recalls >= last - 1e-12) & (found.recall.recalls < last + 0.01)).all()
+    better = ap_fixed(detections, truth, 40).recall
+    assert better.value > found.recall.value
+    assert (better.recalls >= found.recall.recalls).all()
 
 
 def test_pycocotools_agrees_on_a_category_without_objects_and_on_one_without_detections():
@@ -90,6 +126,8 @@ def test_precision_never_falls_to_the_left():
             lambda: precision_at_recalls(BOX > 0, BOX[0] > 0, 1),
             r"expected one shape \[n, thresholds\], got \[1, 4\] and",
         ),
+        (lambda: recall_reached(BOX > 0, BOX > 0, 0.5), "expected: expected a whole number of at least 0, got 0.5"),
+        (lambda: recall_reached(BOX > 0, BOX[:0] > 0, 1), r"matched and ignored: expected one shape \[n, thresholds\]"),
         (lambda: ap_image_cap(ONE, OBJECT, 0), "max_dets: expected a whole number of at least 1, got 0"),
     ],
 )

@@ -122,6 +122,89 @@ def test_a_category_without_a_correct_detection():
     np.testing.assert_array_equal(grouped[others], kept[others])
 
 
+@pytest.mark.parametrize("method", ["histogram", "isotonic", "platt"])
+def test_one_map_for_all_categories_or_for_each_group(method):
+    detections, truth = made(33, found=600, grid=False)
+    matched = match(detections, truth, np.array([0.75])).matched[:, 0]
+    fit = dict(zip(("histogram", "isotonic", "platt", "beta", "temperature"), FITS, strict=True))[method]
+    overall = calibrate(detections, truth, method, grouping="overall")
+    np.testing.assert_array_equal(
+        overall(detections).scores, fit(detections.scores, matched)(detections.scores).clip(0, 1)
+    )
+    unseen = replace(ONE, labels=np.array([99]))
+    assert overall(unseen).scores == fit(detections.scores, matched)(unseen.scores)
+    grouped = calibrate(detections, truth, method, grouping="group")
+    for members in GROUPS.values():
+        rows = np.isin(detections.labels, members)
+        expected = fit(detections.scores[rows], matched[rows])(detections.scores[rows])
+        np.testing.assert_allclose(grouped(detections).scores[rows], expected)
+    assert grouped(unseen).scores == 0
+    kept = calibrate(detections, truth, method, otherwise="keep", grouping="group")
+    assert kept(unseen).scores == unseen.scores
+    np.testing.assert_array_equal(kept(detections).scores, grouped(detections).scores)
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(overall))(detections).scores, overall(detections).scores)
+
+
+def test_groupings_of_one_category_are_one():
+    detections, truth = made(34, found=600, grid=False)
+    detections, truth = only(detections, detections.labels == 4), only(truth, truth.labels == 4)
+    found = [calibrate(detections, truth, grouping=g)(detections).scores for g in ("class", "group", "overall")]
+    np.testing.assert_array_equal(found[0], found[1])
+    np.testing.assert_array_equal(found[0], found[2])
+
+
+def test_one_map_for_all_leaves_the_order_of_all():
+    """A rising map of all scores changes neither measure; one for each group changes the pool, and no category."""
+    detections, truth = made(35, found=600, grid=False)
+    train, train_truth = made(36, found=600, grid=False)
+    overall = calibrate(train, train_truth, "platt", grouping="overall")(detections)
+    grouped = calibrate(train, train_truth, "platt", grouping="group")(detections)
+    np.testing.assert_array_equal(ap_pool(overall, truth).curves, ap_pool(detections, truth).curves)
+    assert abs(ap_pool(grouped, truth).value - ap_pool(detections, truth).value) > 1e-4
+    np.testing.assert_array_equal(ap_fixed(grouped, truth).curves, ap_fixed(detections, truth).curves)
+
+
+def test_groups_and_all_without_a_correct_detection():
+    detections, truth = made(37, grid=False)
+    nothing = replace(truth, boxes=truth.boxes + 1000.0)
+    for grouping in ("group", "overall"):
+        assert (calibrate(detections, nothing, grouping=grouping)(detections).scores == 0).all()
+        kept = calibrate(detections, nothing, otherwise="keep", grouping=grouping)(detections)
+        np.testing.assert_array_equal(kept.scores, detections.scores)
+
+
+def test_a_category_without_detections_apart_from_one_with_wrong_ones():
+    """In training, category 3 has wrong detections alone, 2 has none; both are of one group."""
+    detections, truth = made(38, found=900, grid=False)
+    truth = replace(truth, groups={"a": [0, 2, 3], "b": [1, 4]})
+    train, seen = only(detections, detections.labels != 2), only(truth, truth.labels != 3)
+    two, three = detections.labels == 2, detections.labels == 3
+
+    def found(**choices):
+        return calibrate(train, seen, **choices)(detections).scores
+
+    group = found(otherwise="group")
+    assert (group[three] > 0).any()
+    values = {"zero": np.zeros(len(detections)), "keep": detections.scores, "group": group}
+    for otherwise, wrong in values.items():
+        for missing, none in values.items():
+            scores = found(otherwise=otherwise, missing=missing)
+            np.testing.assert_array_equal(scores[three], wrong[three])
+            np.testing.assert_array_equal(scores[two], none[two])
+            np.testing.assert_array_equal(scores[~(two | three)], group[~(two | three)])
+        np.testing.assert_array_equal(found(otherwise=otherwise), found(otherwise=otherwise, missing=otherwise))
+
+
+def test_calibration_error_of_the_higher_scores():
+    detections, truth = made(39, found=600, grid=False)
+    high = calibration_errors(detections, truth, min_score=0.3)
+    expected = calibration_errors(only(detections, detections.scores > 0.3), truth)
+    assert high.overall != calibration_errors(detections, truth).overall
+    # Matching goes by descending score, so that those left out change nothing of the others.
+    assert high.overall == pytest.approx(expected.overall)
+    assert high.per_class == pytest.approx(expected.per_class)
+
+
 def test_what_calibration_counts():
     """A detection not looked for, one unmatched of a category annotated in part, one that matched what is ignored."""
     box = np.array([[0.0, 0, 10, 10]])
@@ -231,6 +314,17 @@ def test_bins_are_a_whole_number(bins):
         (lambda: Calibration({}, "kep"), "did you mean 'keep'"),
         (lambda: calibrate(ONE, OBJECT, "isotonc"), "did you mean 'isotonic'"),
         (lambda: calibrate(ONE, OBJECT, otherwise="zeroo"), "did you mean 'zero'"),
+        (lambda: calibrate(ONE, OBJECT, grouping="clas"), "did you mean 'class'"),
+        (lambda: calibrate(ONE, OBJECT, missing="keeep"), "did you mean 'keep'"),
+        (
+            lambda: calibrate(ONE, OBJECT, grouping="group", missing="keep"),
+            "missing: expected it with grouping 'class'",
+        ),
+        (lambda: Calibration({}, 3), "otherwise '3' is not known"),
+        (
+            lambda: calibration_errors(ONE, OBJECT, min_score=1),
+            "min_score: expected a number of at least 0 and below 1",
+        ),
         (lambda: calibrate(ONE, OBJECT, iou=75), "iou: expected a number above 0 and of at most 1, got 75"),
         (lambda: expected_calibration_error(HALF[:0], ROW[:0] > 0), "scores: expected at least one, got none"),
         (lambda: expected_calibration_error(HALF, ROW > 0, 0), "bins: expected a whole number of at least 1"),

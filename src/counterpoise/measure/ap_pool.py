@@ -22,11 +22,13 @@ from counterpoise.data import coco
 from counterpoise.errors import InputError, unknown
 from counterpoise.measure.average_precision import (
     AveragePrecision,
+    AverageRecall,
     ap_image_cap_from_matches,
     best_per_class,
     mean_over_classes,
     precision_at_recalls,
     ranking,
+    recall_reached,
 )
 from counterpoise.measure.detection import Detections, Truth
 from counterpoise.measure.matching import ANY_SIZE, THRESHOLDS, Matches, match
@@ -141,13 +143,21 @@ def ap_pool_from_matches(matches: Matches, dets_per_class: int = 10_000) -> Aver
     """
     order = ranking(matches, best_per_class(matches.detections, dets_per_class))
     labels, objects = matches.detections.labels[order], matches.truth.labels[matches.expected]
-    curves = [precision_at_recalls(matches.matched[order], matches.ignored[order], len(objects))]
+    pools = [(order, len(objects))]
     for members in matches.truth.groups.values():
-        rows = order[np.isin(labels, members)]
-        expected = int(np.isin(objects, members).sum())
-        curves.append(precision_at_recalls(matches.matched[rows], matches.ignored[rows], expected))
-    means = [float(curve.mean()) for curve in curves]
-    return AveragePrecision(means[0], dict(zip(matches.truth.groups, means[1:], strict=True)), {}, np.stack(curves))
+        pools.append((order[np.isin(labels, members)], int(np.isin(objects, members).sum())))
+    flags = [(matches.matched[rows], matches.ignored[rows], expected) for rows, expected in pools]
+    curves, recalls = [[f(*one) for one in flags] for f in (precision_at_recalls, recall_reached)]
+    recall = AverageRecall(*_pool_means(recalls, matches))
+    return AveragePrecision(*_pool_means(curves, matches), recall)
+
+
+def _pool_means(
+    rows: list[np.ndarray], matches: Matches
+) -> tuple[float, dict[str, float], dict[int, float], np.ndarray]:
+    """The mean over all categories and those of the groups, from a row for each pool; no category has its own."""
+    first, *others = [float(row.mean()) for row in rows]
+    return first, dict(zip(matches.truth.groups, others, strict=True)), {}, np.stack(rows)
 
 
 class LargeVocabularyAP(Metric):
@@ -165,6 +175,7 @@ class LargeVocabularyAP(Metric):
         groups: categories by the name of their group (see `frequency_groups`).
         federated: whether `negative` counts. If not, annotators checked all images for all categories.
         box_format: "xyxy", "xywh" or "cxcywh".
+        recall: whether to compute the average recalls, too, "ar_fixed", "ar_pool" and "ar_image_cap".
         **options: of `Metric`.
 
     Raises:
@@ -192,6 +203,7 @@ class LargeVocabularyAP(Metric):
         groups: Mapping[str, Sequence[int]] | None = None,
         federated: bool = False,
         box_format: Literal["xyxy", "xywh", "cxcywh"] = "xyxy",
+        recall: bool = False,
         **options: Any,
     ):
         super().__init__(**options)
@@ -201,7 +213,7 @@ class LargeVocabularyAP(Metric):
             raise unknown("box_format", box_format, FORMATS)
         self.dets_per_class, self.max_dets = dets_per_class, max_dets
         self.groups = as_integer_lists("groups", groups or {})
-        self.federated, self.box_format = federated, box_format
+        self.federated, self.box_format, self.recall = federated, box_format, recall
         # All states are flat and of one dtype, so that they can be gathered with those of a process without images.
         # `counts` holds the number of rows of each image in each table, so that images get numbers only at the end.
         for name in (*COLUMNS, "counts"):
@@ -229,7 +241,7 @@ class LargeVocabularyAP(Metric):
             self._state("counts").append(tables[0].new_tensor([len(table) for table in tables]))
 
     def compute(self) -> dict[str, Tensor]:
-        """The three average precisions by name, and those of each group by names such as "ap_pool r"."""
+        """The three average precisions by name, then the recalls; those of each group have names such as "ap_pool r"."""
         found, objects, *listed = (_rows(self._state(name), columns) for name, columns in COLUMNS.items())
         counts = _rows(self._state("counts"), len(COLUMNS)).astype(int)
         image, object_image, *images = (np.repeat(np.arange(len(counts)), column) for column in counts.T)
@@ -253,8 +265,11 @@ class LargeVocabularyAP(Metric):
             "ap_pool": ap_pool_from_matches(matches, self.dets_per_class),
             "ap_image_cap": ap_image_cap_from_matches(matches, self.max_dets),
         }
-        named = {name: score.value for name, score in scores.items()}
-        named |= {f"{name} {group}": score.groups[group] for name, score in scores.items() for group in self.groups}
+        means: dict[str, AveragePrecision | AverageRecall] = dict(scores)
+        if self.recall:
+            means |= {name.replace("ap_", "ar_", 1): score.recall for name, score in scores.items()}
+        named = {name: mean.value for name, mean in means.items()}
+        named |= {f"{name} {group}": mean.groups[group] for name, mean in means.items() for group in self.groups}
         return {name: torch.tensor(value, device=self.device) for name, value in named.items()}
 
 

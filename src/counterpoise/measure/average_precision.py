@@ -1,4 +1,4 @@
-"""Average precision of matched detections, as COCO and LVIS define it."""
+"""Average precision and average recall of matched detections, as COCO and LVIS define them."""
 
 from __future__ import annotations
 
@@ -17,6 +17,23 @@ RECALLS = np.linspace(0.0, 1.0, 101)
 
 
 @dataclass(frozen=True, eq=False)
+class AverageRecall:
+    """An average recall (AR), the share of objects that the detections kept match; -1 if there is no object to detect.
+
+    Attributes:
+        value: AR from 0 to 1, a mean over the same thresholds and categories as AP.
+        groups: AR of each group of categories.
+        per_class: AR of each category; empty for AP-Pool.
+        recalls: recall at each threshold, in the same rows as the curves of AP.
+    """
+
+    value: float
+    groups: dict[str, float]
+    per_class: dict[int, float]
+    recalls: Float[np.ndarray, "curves thresholds"]
+
+
+@dataclass(frozen=True, eq=False)
 class AveragePrecision:
     """An average precision (AP); -1 if there is no object to detect.
 
@@ -26,12 +43,14 @@ class AveragePrecision:
         per_class: AP of each category; empty for AP-Pool, whose categories have no curve of their own.
         curves: precision at recalls 0, 0.01, … 1, one curve for each category; for AP-Pool one for all categories, then
             one for each group.
+        recall: the average recall of the same detections, as COCO and LVIS report it beside AP.
     """
 
     value: float
     groups: dict[str, float]
     per_class: dict[int, float]
     curves: Float[np.ndarray, "curves thresholds recalls"]
+    recall: AverageRecall
 
 
 def precision_at_recalls(
@@ -55,10 +74,7 @@ def precision_at_recalls(
         >>> precision_at_recalls(flags, np.zeros((3, 1), bool), expected=4)[0, [0, 25, 26, 50, 51]].round(3).tolist()
         [1.0, 1.0, 0.667, 0.667, 0.0]
     """
-    check_number("expected", expected, at_least=0, whole=True)
-    if matched.ndim != 2 or matched.shape != ignored.shape:
-        got = f"{list(matched.shape)} and {list(ignored.shape)}"
-        raise InputError(f"matched and ignored: expected one shape [n, thresholds], got {got}")
+    _check_flags(matched, ignored, expected)
     shape = matched.shape[1], len(RECALLS)
     if expected == 0:
         return np.full(shape, -1.0)
@@ -74,6 +90,38 @@ def precision_at_recalls(
     return found
 
 
+def recall_reached(
+    matched: Bool[np.ndarray, "n thresholds"], ignored: Bool[np.ndarray, "n thresholds"], expected: int
+) -> Float[np.ndarray, " thresholds"]:
+    """Recall of all detections, the share of objects that they match.
+
+    Args:
+        matched: whether each detection matches an object, at each threshold; in any order.
+        ignored: whether it counts as neither true nor false positive.
+        expected: number of objects to detect.
+
+    Returns:
+        The recalls; -1 everywhere if no object is expected.
+
+    Raises:
+        InputError: for wrong shapes, or a number of objects that is not a whole number of at least 0.
+
+    Examples:
+        >>> flags = np.array([[True, True], [False, False], [True, False]])
+        >>> recall_reached(flags, np.zeros((3, 2), bool), expected=4)
+        array([0.5 , 0.25])
+    """
+    _check_flags(matched, ignored, expected)
+    return (matched & ~ignored).sum(0) / expected if expected else np.full(matched.shape[1], -1.0)
+
+
+def _check_flags(matched: np.ndarray, ignored: np.ndarray, expected: int) -> None:
+    check_number("expected", expected, at_least=0, whole=True)
+    if matched.ndim != 2 or matched.shape != ignored.shape:
+        got = f"{list(matched.shape)} and {list(ignored.shape)}"
+        raise InputError(f"matched and ignored: expected one shape [n, thresholds], got {got}")
+
+
 def ap_image_cap(
     detections: Detections,
     truth: Truth,
@@ -84,7 +132,8 @@ def ap_image_cap(
 ) -> AveragePrecision:
     """Ordinary AP: keep the best detections of each image, then take the mean over categories.
 
-    COCO's mean average precision has `max_dets=100` and `per_class=True`, that of LVIS the defaults.
+    COCO's mean average precision has `max_dets=100` and `per_class=True`, that of LVIS the defaults. The average recall
+    with the same numbers of detections, COCO's AR@100 and LVIS's AR@300, is its attribute `recall`.
 
     Args:
         detections: in any order.
@@ -136,7 +185,7 @@ def ap_image_cap_from_matches(matches: Matches, max_dets: int = 300, per_class: 
 
 
 def mean_over_classes(matches: Matches, kept: Bool[np.ndarray, " n"]) -> AveragePrecision:
-    """Average precision of each category from the detections kept, and the mean over categories with objects.
+    """Average precision and recall of each category from the detections kept, and means over categories with objects.
 
     Args:
         matches: from `match`.
@@ -160,16 +209,22 @@ def mean_over_classes(matches: Matches, kept: Bool[np.ndarray, " n"]) -> Average
     objects = np.sort(matches.truth.labels[matches.expected])
     expected = np.searchsorted(objects, classes, side="right") - np.searchsorted(objects, classes)
     curves = np.full((len(classes), matches.matched.shape[1], len(RECALLS)), -1.0)
+    recalls = np.full(curves.shape[:2], -1.0)
     for row, part in enumerate(parts):
-        curves[row] = precision_at_recalls(matches.matched[part], matches.ignored[part], int(expected[row]))
+        flags = matches.matched[part], matches.ignored[part], int(expected[row])
+        curves[row], recalls[row] = precision_at_recalls(*flags), recall_reached(*flags)
     there = expected > 0
-    groups = {name: _mean(curves[there & np.isin(classes, m)]) for name, m in matches.truth.groups.items()}
-    per_class = {int(label): _mean(curves[row]) for row, label in enumerate(classes)}
-    return AveragePrecision(_mean(curves[there]), groups, per_class, curves)
+    members = {name: there & np.isin(classes, labels) for name, labels in matches.truth.groups.items()}
+
+    def means(rows: np.ndarray) -> tuple[float, dict[str, float], dict[int, float], np.ndarray]:
+        groups = {name: _mean(rows[inside]) for name, inside in members.items()}
+        return _mean(rows[there]), groups, {int(label): _mean(rows[k]) for k, label in enumerate(classes)}, rows
+
+    return AveragePrecision(*means(curves), AverageRecall(*means(recalls)))
 
 
-def _mean(curves: np.ndarray) -> float:
-    return float(curves.mean()) if curves.size else -1.0
+def _mean(rows: np.ndarray) -> float:
+    return float(rows.mean()) if rows.size else -1.0
 
 
 def best_per_class(detections: Detections, dets_per_class: int) -> Bool[np.ndarray, " n"]:

@@ -1,7 +1,8 @@
-"""Calibration of the scores of detections, a map for each category, and the expected calibration error.
+"""Calibration of the scores of detections, by default a map for each category, and the expected calibration error.
 
 The maps turn a score into an estimate of precision. Dave, Dollár, Ramanan, Kirillov, Girshick, arXiv 2102.01066,
-calibrate each category of a detector on its own, so that scores mean the same in all of them.
+calibrate each category of a detector on its own, so that scores mean the same in all of them, and compare that with one
+map for each group of categories of similar frequency, and with one for all.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from counterpoise.ops.checks import check_number
 
 Method = Literal["histogram", "isotonic", "platt", "beta", "temperature"]
 Otherwise = Literal["zero", "keep", "group"]
+Grouping = Literal["class", "group", "overall"]
 ScoreMap = Callable[[np.ndarray], np.ndarray]
 
 
@@ -216,13 +218,20 @@ def _logistic(features: Callable[[np.ndarray], np.ndarray], weight: np.ndarray, 
     return expit(x @ weight[: x.shape[1]] + (weight[-1] if len(weight) > x.shape[1] else 0.0))
 
 
+def _same(scores: np.ndarray) -> np.ndarray:
+    return scores
+
+
+FIXED: dict[str, ScoreMap] = {"zero": np.zeros_like, "keep": _same}  # maps that need no fit
+
+
 @dataclass(frozen=True)
 class Calibration:
     """A map of scores for each category, as `calibrate` fits it; a call with detections calibrates them.
 
     Attributes:
         maps: a function from scores to calibrated scores for each category.
-        otherwise: the scores of other categories: "zero" sets them to 0, "keep" leaves them.
+        otherwise: the scores of other categories: "zero" sets them to 0, "keep" leaves them; or a map for all of them.
 
     Raises:
         InputError: for another value of `otherwise`.
@@ -234,18 +243,18 @@ class Calibration:
     """
 
     maps: Mapping[int, ScoreMap]
-    otherwise: Literal["zero", "keep"] = "zero"
+    otherwise: Literal["zero", "keep"] | ScoreMap = "zero"
 
     def __post_init__(self) -> None:
-        if self.otherwise not in ("zero", "keep"):
-            raise unknown("otherwise", self.otherwise, ("zero", "keep"))
+        if self.otherwise not in tuple(FIXED) and not callable(self.otherwise):
+            raise unknown("otherwise", self.otherwise, FIXED)
 
     def __call__(self, detections: Detections) -> Detections:
         """Return the detections with calibrated scores; the given scores rank those that become equal."""
-        scores = detections.scores.copy() if self.otherwise == "keep" else np.zeros(len(detections))
+        scores = np.zeros(len(detections))
+        otherwise = self.otherwise if callable(self.otherwise) else FIXED[self.otherwise]
         for label, rows in _by_label(detections.labels):
-            if label in self.maps:
-                scores[rows] = np.clip(self.maps[label](detections.scores[rows]), 0, 1)
+            scores[rows] = np.clip(self.maps.get(label, otherwise)(detections.scores[rows]), 0, 1)
         return replace(detections, scores=scores, ties=detections.scores)
 
 
@@ -257,8 +266,10 @@ def calibrate(
     otherwise: Otherwise = "zero",
     dets_per_class: int = 10_000,
     drop_ignored: bool = False,
+    grouping: Grouping = "class",
+    missing: Otherwise | None = None,
 ) -> Calibration:
-    """Fit for each category a map from its scores to the share of correct detections.
+    """Fit for each category, or for several together, a map from their scores to the share of correct detections.
 
     Args:
         detections: on images set aside for calibration. Detections in images that were not checked for their category
@@ -272,9 +283,14 @@ def calibrate(
         dets_per_class: number of detections kept of each category over all images.
         drop_ignored: whether to leave out detections that are neither true nor false positives. The authors count them
             as correct if they match an object and as wrong if not.
+        grouping: what has a map of its own: "class", each category; "group", each group of the truth (as
+            `frequency_groups` makes them); "overall", all detections together. With the last two, `otherwise` holds for
+            categories of no group and for groups without a correct detection, where "group" means "zero".
+        missing: with grouping "class", the scores of a category without any detection, if other than `otherwise`.
 
     Raises:
-        InputError: for an unknown name, a number out of range, and as `match` does.
+        InputError: for an unknown name, a number out of range, `missing` with another grouping than "class", and as
+            `match` does.
 
     Examples:
         >>> truth = Truth(np.array([1, 2]), np.array([0, 0]), np.array([[0.0, 0.0, 9.0, 9.0]] * 2))
@@ -285,17 +301,41 @@ def calibrate(
     """
     if method not in FITS:
         raise unknown("method", method, FITS)
+    _check_choices(otherwise, grouping, missing)
+    labels, scores, correct = _outcomes(detections, truth, iou, dets_per_class, drop_ignored)
+
+    def fitted(rows: np.ndarray) -> ScoreMap | None:
+        return FITS[method](scores[rows], correct[rows]) if correct[rows].any() else None
+
+    rest: Literal["zero", "keep"] = "keep" if otherwise == "keep" else "zero"
+    if grouping == "overall":
+        return Calibration({}, fitted(np.arange(len(labels))) or rest)
+    by_group: dict[int, ScoreMap] = {}
+    if "group" in (grouping, otherwise, missing):
+        for members in truth.groups.values():
+            if found := fitted(np.isin(labels, members)):
+                by_group |= dict.fromkeys(map(int, members), found)
+    if grouping == "group":
+        return Calibration(by_group, rest)
+    by_class = {label: fitted(rows) for label, rows in _by_label(labels)}
+    own = {label: found for label, found in by_class.items() if found}
+    if missing is None or missing == otherwise:
+        return Calibration((by_group if otherwise == "group" else {}) | own, rest)
+    wrong = by_class.keys() - own.keys()
+    maps = dict(by_group) if missing == "group" else {}
+    maps |= {label: by_group.get(label, FIXED["zero"]) if otherwise == "group" else FIXED[rest] for label in wrong}
+    return Calibration(maps | own, "keep" if missing == "keep" else "zero")
+
+
+def _check_choices(otherwise: str, grouping: str, missing: str | None) -> None:
     if otherwise not in get_args(Otherwise):
         raise unknown("otherwise", otherwise, get_args(Otherwise))
-    labels, scores, correct = _outcomes(detections, truth, iou, dets_per_class, drop_ignored)
-    fit = FITS[method]
-    maps: dict[int, ScoreMap] = {}
-    for members in truth.groups.values() if otherwise == "group" else ():
-        rows = np.isin(labels, members)
-        if correct[rows].any():
-            maps |= dict.fromkeys(map(int, members), fit(scores[rows], correct[rows]))
-    maps |= {label: fit(scores[rows], correct[rows]) for label, rows in _by_label(labels) if correct[rows].any()}
-    return Calibration(maps, "keep" if otherwise == "keep" else "zero")
+    if grouping not in get_args(Grouping):
+        raise unknown("grouping", grouping, get_args(Grouping))
+    if missing is not None and missing not in get_args(Otherwise):
+        raise unknown("missing", missing, get_args(Otherwise))
+    if missing is not None and grouping != "class":
+        raise InputError(f"missing: expected it with grouping 'class' alone, got grouping '{grouping}'")
 
 
 def _by_label(labels: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
@@ -362,7 +402,12 @@ class CalibrationErrors(NamedTuple):
 
 
 def calibration_errors(
-    detections: Detections, truth: Truth, iou: float = 0.75, bins: int = 20, dets_per_class: int = 10_000
+    detections: Detections,
+    truth: Truth,
+    iou: float = 0.75,
+    bins: int = 20,
+    dets_per_class: int = 10_000,
+    min_score: float = 0.0,
 ) -> CalibrationErrors:
     """Expected calibration error of detections: overall, of each category and of each group.
 
@@ -372,6 +417,8 @@ def calibration_errors(
         iou: the overlap with an object from which a detection is correct, above 0 and at most 1.
         bins: number of bins of equal width.
         dets_per_class: number of detections kept of each category over all images.
+        min_score: if above 0, only detections of a higher score count; the authors take 0.3 to compare with others, and
+            else 0.
 
     Raises:
         InputError: as `match` does, and for numbers out of range.
@@ -383,7 +430,10 @@ def calibration_errors(
         >>> calibration_errors(found, truth).overall
         0.225
     """
+    check_number("min_score", min_score, at_least=0, below=1)
     labels, scores, correct = _outcomes(detections, truth, iou, dets_per_class, drop_ignored=False)
+    if min_score:
+        labels, scores, correct = (column[scores > min_score] for column in (labels, scores, correct))
 
     def error(rows: np.ndarray) -> float:
         return expected_calibration_error(scores[rows], correct[rows], bins) if len(rows) else math.nan

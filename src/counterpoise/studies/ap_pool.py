@@ -16,7 +16,7 @@ from scipy.special import expit
 from counterpoise.errors import unknown
 from counterpoise.measure.ap_pool import ap_fixed_from_matches, ap_pool_from_matches
 from counterpoise.measure.average_precision import ap_image_cap_from_matches, best_per_class
-from counterpoise.measure.calibration import Method, calibrate, calibration_errors
+from counterpoise.measure.calibration import Grouping, Method, calibrate, calibration_errors
 from counterpoise.measure.detection import Detections, Truth
 from counterpoise.measure.matching import match
 from counterpoise.ops.arrays import as_numbers
@@ -97,6 +97,7 @@ def study(
     classes: int = 60,
     max_dets: int = 20,
     top: int = 600,
+    grouping: Grouping = "class",
 ) -> dict[str, float]:
     """Run one seed of the claim: ordinary AP can be gamed, AP-Fixed cannot, and calibration raises AP-Pool alone.
 
@@ -112,6 +113,8 @@ def study(
         classes: number of categories; a third of them is rare, a third common, and a third frequent.
         max_dets: number of detections that ordinary AP keeps of each image.
         top: number of detections that each category keeps over all images in the change "top".
+        grouping: what has a calibration of its own: "class", each category, "group", the rare, the common and the
+            frequent ones, or "overall", all together.
 
     Returns:
         In points: "rarity gain" and "top gain", what these changes add to the rare categories' ordinary AP; "rarity
@@ -133,6 +136,8 @@ def study(
     check_number("seed", seed, at_least=0, whole=True)
     if calibration not in get_args(Method):
         raise unknown("calibration", calibration, get_args(Method))
+    if grouping not in get_args(Grouping):
+        raise unknown("grouping", grouping, get_args(Grouping))
     check_number("images", images, at_least=1, whole=True)
     check_number("classes", classes, at_least=3, whole=True)
     check_number("top", top, at_least=1, whole=True)
@@ -143,13 +148,13 @@ def study(
     train, test = (simulate(n, score_maps, rng, spread) for n in (2 * images, images))
     order = np.argsort(-train.counts, kind="stable")
     groups = {name: part.tolist() for name, part in zip("fcr", np.array_split(order, 3), strict=True)}
-    truth = replace(test.truth, groups=groups)
+    learnt, truth = (replace(one.truth, groups=groups) for one in (train, test))
     plain = test.detections
     changed = {
         "plain": plain,
         "rarity": _rarest_first(plain, order),
         "top": _best_alone(plain, top),
-        "calibrated": calibrate(train.detections, train.truth, calibration)(plain),
+        "calibrated": calibrate(train.detections, learnt, calibration, grouping=grouping)(plain),
     }
     errors = {"ece": plain, "ece calibrated": changed["calibrated"]}
     return _points(changed, truth, max_dets) | {
