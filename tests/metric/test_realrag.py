@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from counterpoise.data import Images
 from counterpoise.errors import InputError
+from counterpoise.metric import realrag
 from counterpoise.metric.realrag import (
     Judge,
     PipelineGenerator,
@@ -95,6 +96,44 @@ def test_a_query_alone_has_its_reflective_negative_or_is_refused():
 def test_rows_of_no_known_object_are_like_no_other():
     unknown, apart = torch.tensor([0, 0, -1, 1, -1, 1]), torch.tensor([0, 0, 2, 1, 3, 1])
     torch.testing.assert_close(real_rag(Q, P, R, T, unknown), real_rag(Q, P, R, T, apart))
+
+
+def test_a_learnt_temperature_is_where_it_starts_and_has_the_gradient_of_the_formula():
+    loss = RealRAGLoss(T, learn_temperature=True).double()
+    assert list(loss.state_dict()) == ["log_scale"]
+    assert list(RealRAGLoss(T).state_dict()) == []
+    absent = torch.arange(N) == 2
+    value = loss(Q, P, R, LABELS, absent)
+    torch.testing.assert_close(value, RealRAGLoss(T)(Q, P, R, LABELS, absent))
+    value.backward()
+    q, p, r = (F.normalize(x, dim=1) for x in (Q, P, R))
+    own = torch.eye(N, dtype=torch.bool)
+    others = (q @ p.T).masked_fill((LABELS[:, None] == LABELS) & ~own, -math.inf)
+    cosines = torch.cat([others, (q * r).sum(1).masked_fill(absent, -math.inf)[:, None]], 1)
+    means = ((cosines / T).softmax(1) * cosines.nan_to_num(neginf=0)).sum(1)  # d/da of log-sum-exp of a·s
+    torch.testing.assert_close(loss.log_scale.grad, ((means - (q * p).sum(1)) / T).mean())
+
+    def by_scale(log_scale):
+        return real_rag(Q, P, R, (-log_scale).exp(), LABELS, absent)
+
+    assert torch.autograd.gradcheck(by_scale, (torch.tensor(1.2, dtype=torch.float64, requires_grad=True),))
+
+
+def test_a_learnt_temperature_falls_where_pairs_are_apart_and_stays_above_a_hundredth():
+    apart = torch.eye(N, dtype=torch.float64)
+    loss = RealRAGLoss(T, learn_temperature=True).double()
+    optimizer = torch.optim.SGD(loss.parameters(), lr=1e3)
+    loss(apart, apart, None).backward()
+    optimizer.step()
+    assert loss.log_scale > math.log(100)
+    loss.eval()(apart, apart, None)
+    assert loss.log_scale > math.log(100)  # nothing changes outside of training
+    loss.train()(apart, apart, None)
+    assert loss.temperature.item() == pytest.approx(0.01)
+    optimizer.zero_grad()
+    loss(apart, apart.roll(1, 0), None).backward()
+    optimizer.step()
+    assert loss.temperature > 1  # it can return from the bound
 
 
 def test_a_reflective_negative_is_pushed_from_its_own_query_alone():
@@ -460,6 +499,89 @@ def test_diagnostics_measure_what_is_retrieved_and_generated(rng):
         assert found[f"{name} gain"] == found[f"{name} lookalike"] == 0
 
 
+class Letters(nn.Module):
+    """A text encoder of the shape of a user's: counts of letters, and a linear layer; it keeps what it was asked."""
+
+    features = 5
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.asked = nn.Linear(26, 5), []
+
+    def forward(self, texts):
+        self.asked.append(list(texts))
+        counts = [[text.count(chr(97 + k)) for k in range(26)] for text in texts]
+        return self.layer(torch.tensor(counts).float())
+
+
+def test_a_text_encoder_of_the_user_gets_each_name_once_and_learns(rng):
+    given, letters = squares(rng), Letters()
+    method = started(given, lookalikes(given, [1, 5, 3, 7]), temperature=T, text_encoder=letters)
+    assert "captions" not in method.state_dict()
+    views = [torch.randn(N, 1, 8, 8, generator=rng) for _ in range(2)]
+    labels = torch.tensor([3, 1, 1, 3, 0, -1])
+    value = method.loss(views, labels, torch.arange(N))
+    assert letters.asked == [[given.classes[k] for k in (0, 1, 3)]]
+    queries = method.text([given.classes[label] for label in labels[:5].tolist()])
+    positives, negatives = (method.encoder(view)[:5] for view in views)
+    expected = written_out(*(x.detach().double() for x in (queries, positives, negatives)), labels[:5], (0, 1, 2, 3))
+    torch.testing.assert_close(value, expected.mean().float())
+    value.backward()
+    assert letters.layer.weight.grad.abs().max() > 0
+    torch.testing.assert_close(method.queries(["north", "a"]), method.text(["north", "a"]))
+    assert queries.shape == (5, D)
+
+
+def test_a_text_encoder_is_trained_and_resumed_with_the_rest(tmp_path, rng):
+    given = squares(rng, each=4)
+    states = []
+    for epochs in ((2,), (1, 2)):
+        for last in epochs:
+            torch.manual_seed(0)
+            method = RealRAG(Encoder(64, features=5), 16, 4, dim=D, generator_epochs=1, text_encoder=Letters())
+            fit(method, given, epochs=last, batch_size=8, seed=0, folder=tmp_path / str(len(epochs)), device="cpu")
+        states.append(method.state_dict())
+    assert states[0].keys() == states[1].keys()
+    torch.manual_seed(0)
+    assert not torch.equal(states[0]["text.0.layer.weight"], Letters().layer.weight)
+
+
+def test_sentence_encoders_by_name_have_their_own_width(rng, monkeypatch):
+    given = squares(rng)
+
+    def encode(texts):
+        return torch.tensor([[float(len(text)), 1.0, 0.0] for text in texts])
+
+    monkeypatch.setattr(realrag, "sentence_encoder", {"minilm": encode}.get)
+    method = started(given, lookalikes(given, [1, 5, 3, 7]), sentences="minilm")
+    assert torch.equal(method.captions, encode(given.classes))
+    torch.testing.assert_close(method.queries(["north"]), method.text(encode(["north"])).detach())
+
+
+def test_the_learnt_temperature_of_the_method_moves_and_is_reported(tmp_path, rng):
+    given = squares(rng, each=4)
+    found, generator = {}, lookalikes(given, [1, 5, 3, 7])
+    for learn in (False, True):
+        torch.manual_seed(0)
+        method = RealRAG(
+            Encoder(64, features=5),
+            *(16, 4),
+            dim=D,
+            generator=lambda prompts, shown: generator(prompts, shown) if shown is None else shown,
+            frozen=Frozen(),
+            temperature=0.5,
+            learn_temperature=learn,
+            lr=0.05,
+        )
+        fit(method, given, epochs=2, batch_size=8, seed=0, folder=tmp_path / str(learn), device="cpu")
+        found[learn] = method.diagnostics(given, given, given)
+    assert found[True].keys() - found[False].keys() == {"temperature"}
+    assert found[True]["temperature"] == pytest.approx(method.objective.temperature.item())
+    assert abs(found[True]["temperature"] - 0.5) > 0.01
+    groups = [g for g in method.parameter_groups() if any(p is method.objective.log_scale for p in g["params"])]
+    assert [g["weight_decay"] for g in groups] == [0.0]
+
+
 @pytest.mark.usefixtures("plain_shapes")
 def test_bad_input_is_refused_by_name():
     loss = RealRAGLoss()
@@ -475,6 +597,12 @@ def test_bad_input_is_refused_by_name():
         loss(Q, P, R, LABELS, torch.zeros(5, dtype=torch.bool))
     with pytest.raises(InputError, match="temperature: expected a number above 0, got 0"):
         RealRAGLoss(0)
+    with pytest.raises(InputError, match="temperature: expected a number above 0, got -1"):
+        real_rag(Q, P, R, torch.tensor(-1.0))
+    wrong = started(squares(seeded(4)), lookalikes(squares(seeded(4)), [1, 5, 3, 7]), text_encoder=Letters())
+    wrong.text[0].forward = lambda texts: torch.zeros(len(texts), 4)
+    with pytest.raises(InputError, match=r"text_encoder: expected features of shape \[2, 5\], got \[2, 4\]"):
+        wrong.queries(["a", "b"])
     with pytest.raises(InputError, match="image_labels: expected one integer for each of the 6 rows"):
         reflective_negatives(Q, P, LABELS, LABELS[:5])
     with pytest.raises(InputError, match="queries: expected one for each of the 2 prompts, got 6"):
@@ -494,6 +622,10 @@ def test_bad_input_is_refused_by_name():
         ({"known": 0}, "known: expected a number above 0"),
         ({"generator": Tiny()}, "generator and frozen: expected both of them or neither, got one"),
         ({"generator_epochs": -1}, "generator_epochs: expected a whole number of at least 0"),
+        ({"sentences": "word"}, "sentence encoder 'word' is not known; did you mean 'words'"),
+        ({"sentences": "minilm", "text_encoder": Letters()}, "sentences: expected it without a text_encoder"),
+        ({"text_encoder": nn.Linear(3, 4)}, "text_encoder: expected a module with an attribute `features`"),
+        ({"temperature": 0.005, "learn_temperature": True}, "temperature: expected a number of at least 0.01"),
         ({"generator_width": 1}, "generator_width: expected a whole number of at least 2"),
     ):
         with pytest.raises(InputError, match=message):

@@ -241,7 +241,7 @@ class LargeVocabularyAP(Metric):
             self._state("counts").append(tables[0].new_tensor([len(table) for table in tables]))
 
     def compute(self) -> dict[str, Tensor]:
-        """The three average precisions by name, then the recalls; those of each group have names such as "ap_pool r"."""
+        """The average precisions by name, then the recalls; those of each group have names such as "ap_pool r"."""
         found, objects, *listed = (_rows(self._state(name), columns) for name, columns in COLUMNS.items())
         counts = _rows(self._state("counts"), len(COLUMNS)).astype(int)
         image, object_image, *images = (np.repeat(np.arange(len(counts)), column) for column in counts.T)

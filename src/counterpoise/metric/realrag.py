@@ -7,6 +7,7 @@ and generation from a prompt and its retrieved image.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -23,13 +24,14 @@ from counterpoise.data import Images
 from counterpoise.data.views import to_float
 from counterpoise.errors import InputError, unknown
 from counterpoise.learners.method import ImageViews, Index, Labels
-from counterpoise.metric.learner import MetricLearner
+from counterpoise.metric.learner import Embedder, MetricLearner
 from counterpoise.nets import embed
+from counterpoise.nets.constants import ExactConstants
 from counterpoise.nets.diffusion import Schedule, UNet, ddim
 from counterpoise.nets.heads import mlp
 from counterpoise.nets.minimize import train_one_cycle
-from counterpoise.nets.text import WORD_DIM, bag_of_words
-from counterpoise.ops.checks import check_integers, check_matrix, check_number, check_same_shape
+from counterpoise.nets.text import WORD_DIM, bag_of_words, sentence_encoder
+from counterpoise.ops.checks import check_integers, check_matrix, check_number, check_same_shape, check_values
 from counterpoise.ops.neighbours import nearest
 from counterpoise.ops.processes import gather, global_row_indices
 from counterpoise.ops.similarity import normalize_rows, similarity_logsumexp
@@ -44,13 +46,14 @@ SKETCH, RIDGE = 16, 0.1  # side of the small generator's sketches; ridge penalty
 SIDE = 28  # largest side of the judge's input images
 DRAWS = 4  # images of each prompt that the judge sees
 PART = 256  # images processed at a time
+LEAST = 0.01  # the smallest learnt temperature, as in CLIP
 
 
 def real_rag(
     queries: Rows,
     positives: Rows,
     reflective: Rows | None,
-    temperature: float = 0.07,
+    temperature: float | Float[Tensor, ""] = 0.07,
     labels: Int[Tensor, " batch"] | None = None,
     absent: Bool[Tensor, " batch"] | None = None,
 ) -> Float[Tensor, " all"]:
@@ -64,7 +67,7 @@ def real_rag(
         positives: embedding of a real image for each prompt.
         reflective: embedding of the real image most similar to what the generator draws for each prompt; `None` uses
             no reflective negatives.
-        temperature: T, above 0.
+        temperature: T, above 0; a tensor can have a gradient.
         labels: object of each row; rows of the same object are not negatives; -1 equals no other row. `None`: all rows
             differ.
         absent: marks rows without a reflective negative, whose row in `reflective` is ignored.
@@ -86,7 +89,10 @@ def real_rag(
     check_same_shape(**given)
     for name, x in given.items():
         check_matrix(name, x)
-    check_number("temperature", temperature, above=0)
+    if isinstance(temperature, Tensor):
+        check_values("temperature", temperature, above=0)
+    else:
+        check_number("temperature", temperature, above=0)
     if absent is not None and absent.shape != queries.shape[:1]:
         raise InputError(f"absent: expected one for each of the {len(queries)} rows, got {list(absent.shape)}")
     if absent is not None and absent.dtype != torch.bool:
@@ -110,22 +116,39 @@ def real_rag(
     return gather(torch.stack(terms).logsumexp(0) - terms[0])
 
 
-class RealRAGLoss(nn.Module):
+class RealRAGLoss(ExactConstants):
     """The mean of `real_rag` over the queries: `loss(queries, positives, reflective, labels)`.
 
     Args:
         temperature: above 0.
+        learn_temperature: whether the temperature is learnt, starting from `temperature`, which is then at least 0.01.
+            As in CLIP, the parameter is the logarithm of its inverse, and in training the inverse stays at most 100.
+
+    Attributes:
+        log_scale: the parameter of a learnt temperature; absent otherwise.
 
     Examples:
         >>> x = torch.eye(2)
         >>> round(RealRAGLoss(temperature=1.0)(x, x, -x).item(), 6)  # log(1 + 1/e + 1/e²)
         0.407606
+        >>> round(RealRAGLoss(learn_temperature=True).log_scale.item(), 4)  # log(1 / 0.07)
+        2.6593
     """
 
-    def __init__(self, temperature: float = 0.07):
+    log_scale: nn.Parameter
+
+    def __init__(self, temperature: float = 0.07, learn_temperature: bool = False):
         super().__init__()
         check_number("temperature", temperature, above=0)
-        self.temperature = temperature
+        self.start, self.learn_temperature = temperature, learn_temperature
+        if learn_temperature:
+            check_number("temperature", temperature, at_least=LEAST)
+            self.register_exact("log_scale", -torch.tensor(temperature, dtype=torch.float64).log(), learn=True)
+
+    @property
+    def temperature(self) -> float | Float[Tensor, ""]:
+        """The temperature, as a tensor with a gradient if it is learnt."""
+        return (-self.log_scale).exp() if self.learn_temperature else self.start
 
     def forward(
         self,
@@ -140,6 +163,9 @@ class RealRAGLoss(nn.Module):
         Raises:
             InputError: as `real_rag`.
         """
+        if self.learn_temperature and self.training:
+            with torch.no_grad():  # after the last step, as it were: at the bound it can still return
+                self.log_scale.clamp_(max=-math.log(LEAST))
         return real_rag(queries, positives, reflective, self.temperature, labels, absent).mean()
 
 
@@ -403,11 +429,18 @@ class RealRAG(MetricLearner):
         generator_epochs: passes over the images of these classes.
         generator_width: channels of the first level of the generator's U-Net, a multiple of 2.
         temperature: above 0.
-        hidden: width of the text encoder's hidden layer.
+        learn_temperature: whether the temperature is learnt, as in CLIP, starting from `temperature`, which is then at
+            least 0.01.
+        sentences: frozen encoder of the class names, from whose vectors a small MLP makes the embeddings: "words", sums
+            of fixed random vectors of words; "minilm" or "hf:PATH", sentence encoders of `nets.text` (extra `text`).
+        hidden: width of the MLP's hidden layer.
         generator: replaces the small generator; maps (prompts, references or None) to uint8 images, such as
             `PipelineGenerator`. Its known classes are then those without a reflective negative.
         frozen: encoder of float images in [-1, 1] whose features measure image similarity; required with `generator`,
             in place of the small generator's features.
+        text_encoder: replaces `sentences` and the MLP: maps a list of texts to [texts, features], such as CLIP's text
+            tower with its tokeniser. Its attribute `features` is this width; a linear layer on top makes the
+            embeddings. It is trained with the image encoder, but for parameters that need no gradient.
         **recipe: arguments of `MetricLearner`.
     """
 
@@ -427,9 +460,12 @@ class RealRAG(MetricLearner):
         generator_epochs: int = 10,
         generator_width: int = 8,
         temperature: float = 0.07,
+        learn_temperature: bool = False,
+        sentences: str = "words",
         hidden: int = 256,
         generator: Generator | None = None,
         frozen: nn.Module | None = None,
+        text_encoder: nn.Module | None = None,
         **recipe: Any,
     ):
         super().__init__(encoder, samples, **recipe)
@@ -446,12 +482,23 @@ class RealRAG(MetricLearner):
         self.small: Any = SmallGenerator(channels, generator_width) if generator is None else None
         self.generator = generator
         self.frozen: Any = None if frozen is None else frozen.requires_grad_(False)
-        normalized = nn.LayerNorm(WORD_DIM, elementwise_affine=False)
-        self.text = nn.Sequential(normalized, mlp(WORD_DIM, hidden, self.features, batch_norm=False))
-        self.objective = RealRAGLoss(temperature)
+        self.names: Sequence[str] = ()  # of the training images' classes, during training
+        self.encode: Any = None  # texts to the vectors that `text` takes; without it, `text` takes texts
+        width = 0
+        if text_encoder is None:
+            self.encode = sentence_encoder(sentences)
+            width = WORD_DIM if sentences == "words" else self.encode(["a"]).shape[1]
+            normalized = nn.LayerNorm(width, elementwise_affine=False)
+            self.text = nn.Sequential(normalized, mlp(width, hidden, self.features, batch_norm=False))
+        elif sentences != "words":
+            raise InputError(f"sentences: expected it without a text_encoder, which replaces it, got '{sentences}'")
+        else:
+            self.text = Embedder(text_encoder, _width(text_encoder), self.features)
+        self.objective = RealRAGLoss(temperature, learn_temperature)
         self.pixels: Any = None  # of the training images, during training
         self.register_buffer("known", torch.zeros(classes, dtype=torch.bool))
-        self.register_buffer("captions", torch.zeros(classes, WORD_DIM))
+        if text_encoder is None:
+            self.register_buffer("captions", torch.zeros(classes, width))
         self.register_buffer("negatives", torch.full((classes,), -1))
 
     def check_data(self, images: Images, batch_size: int, shares: int = 1) -> None:
@@ -467,9 +514,10 @@ class RealRAG(MetricLearner):
     def start_epoch(self, images: Images, epoch: int) -> None:
         """Before the first epoch, train the small generator and find each class's reflective negative."""
         super().start_epoch(images, epoch)
-        self.pixels = images.pixels
+        self.pixels, self.names = images.pixels, images.classes
         if epoch == 0:
-            self.captions.copy_(bag_of_words(images.classes))
+            if self.encode is not None:
+                self.captions.copy_(self.encode(images.classes))
             self.reflect(images)
         if self.pairs == "known":
             self.class_of[~self.known[self.class_of]] = -1
@@ -523,12 +571,33 @@ class RealRAG(MetricLearner):
         embedded = self.encoder(torch.cat([view, negatives[present]]))
         positives = embedded[: len(view)]
         reflective = torch.zeros_like(positives).index_put((present,), embedded[len(view) :])
-        return self.objective(self.text(self.captions[labels]), positives, reflective, labels, ~present)
+        return self.objective(self._queries_of(labels), positives, reflective, labels, ~present)
+
+    def _queries_of(self, labels: Labels) -> Float[Tensor, "batch dim"]:
+        """The embedding of each image's class name; a text encoder gets every name once."""
+        if self.encode is not None:
+            return self.text(self.captions[labels])
+        distinct, place = labels.unique(return_inverse=True)
+        return self._of_texts([self.names[label] for label in distinct.tolist()])[place]
+
+    def _of_texts(self, texts: Sequence[str]) -> Float[Tensor, "texts dim"]:
+        if self.encode is not None:
+            return self.text(self.encode(texts).to(self.device))
+        encoder, layer = self.text
+        made = encoder(list(texts))
+        if made.shape != (len(texts), layer.in_features):
+            wanted = [len(texts), layer.in_features]
+            raise InputError(f"text_encoder: expected features of shape {wanted}, got {list(made.shape)}")
+        return layer(made)
 
     @torch.no_grad()
     def queries(self, prompts: Sequence[str]) -> Float[Tensor, "prompts dim"]:
-        """The retriever's embeddings of texts."""
-        return self.text(bag_of_words(prompts).to(self.device)).cpu()
+        """The retriever's embeddings of texts, in evaluation mode."""
+        training = self.text.training
+        self.text.eval()
+        found = self._of_texts(prompts).cpu()
+        self.text.train(training)
+        return found
 
     def diagnostics(self, train: Images, probe: Images, test: Images) -> dict[str, float]:
         """How well images are retrieved and generated for the names of unseen and of known classes.
@@ -540,7 +609,7 @@ class RealRAG(MetricLearner):
         share for which the retrieved image is of another class and the most similar to the generator's own drawing.
         `novel accuracy`: the share of generated images that the judge assigns to the wanted class, `novel without` the
         same without retrieval, and `novel gain` their difference. `known …`: the same for classes that the generator
-        knows. `reflective`: the share of training classes with a reflective negative.
+        knows. `reflective`: the share of training classes with a reflective negative. `temperature`: if it is learnt.
         """
         shift = len(train.classes)
         labels = torch.cat([train.labels, *(torch.where(x.labels < 0, -1, x.labels + shift) for x in (probe, test))])
@@ -550,6 +619,8 @@ class RealRAG(MetricLearner):
         objects = torch.cat([embed(self.encoder, images, to_float) for images in (train, probe)])
         frozen = self.frozen_features(pixels)
         found = {"reflective": float((self.negatives >= 0).float().mean())}
+        if self.objective.learn_temperature:
+            found["temperature"] = float(self.objective.log_scale.detach().neg().exp())
         names = [*train.classes, *test.classes]
         novel = probe.labels.unique()
         for name, wanted in (("novel", novel[novel >= 0] + shift), ("known", self.known.cpu().nonzero().flatten())):
@@ -580,6 +651,15 @@ class RealRAG(MetricLearner):
 
     def _draw_like(self, pixels: Pixels) -> Generator:
         return lambda prompts, references: self.draw(prompts, references, like=pixels)
+
+
+def _width(text_encoder: Any) -> int:
+    features = getattr(text_encoder, "features", None)
+    if not isinstance(features, int) or not isinstance(text_encoder, nn.Module):
+        raise InputError(
+            "text_encoder: expected a module with an attribute `features`, the length of its feature vectors"
+        )
+    return features
 
 
 class Judge:
