@@ -367,7 +367,7 @@ class GroCo(Method):
             raise unknown("compare", compare, get_args(Compare))
         _check_shares("small_crop", small_crop)
         self.views, self.compare, self.small_views = views, compare, small_views
-        self.small_crop, self.small_size = small_crop, small_size
+        self.full_size, self.small_crop, self.small_size = views, small_crop, small_size
         self.head = mlp(self.features, hidden, dim, layers=3, last_norm=True)
         self.sorting = GroCoLoss(
             negatives, steepness, positive_views=views if small_views else 0, stop_gradient=stop_gradient
@@ -380,7 +380,7 @@ class GroCo(Method):
         if not self.small_views:
             return
         small = self.small().size
-        blank = torch.zeros(1, images.pixels.shape[1], small, small, device=self.device, dtype=self.dtype)
+        blank = torch.zeros(1, images.pixels.shape[1], small, small, device=self.device).to(self.dtype)
         encoder = copy.deepcopy(self.encoder).eval()  # so that no statistics of the encoder's change
         try:
             encoder(blank)
@@ -421,7 +421,7 @@ class GroCo(Method):
         if self.compare == "sorting":
             return self.sorting(torch.stack(embeddings))
         # Two small views show different parts of the image: no pair.
-        pairs = [(a, b) for a, b in itertools.combinations(range(len(embeddings)), 2) if a < self.views]
+        pairs = [(a, b) for a, b in itertools.combinations(range(len(embeddings)), 2) if a < self.full_size]
         return torch.stack([self.softmax(embeddings[a], embeddings[b]) for a, b in pairs]).mean()
 
 
