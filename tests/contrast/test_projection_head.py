@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from counterpoise.contrast.projection_head import (
+    Digits,
     FixedReweightHead,
     ProjectionHead,
     SpectralContrastiveLoss,
@@ -21,6 +22,7 @@ from counterpoise.contrast.projection_head import (
     kept_features,
     least_loss,
     linear_weights,
+    overlay,
     population_loss,
     reweighting,
     spectral_contrastive,
@@ -28,8 +30,8 @@ from counterpoise.contrast.projection_head import (
     weight_inequality,
 )
 from counterpoise.contrast.simclr import nt_xent
-from counterpoise.contrast.supcon import SupConLoss
-from counterpoise.data import Images
+from counterpoise.contrast.supcon import SupConLoss, supcon
+from counterpoise.data import Images, load
 from counterpoise.errors import InputError
 from worlds import Encoder, seeded
 
@@ -249,6 +251,30 @@ def test_bad_input_is_refused_by_name():
         ProjectionHead(Encoder(48), head="mpl")
     with pytest.raises(InputError, match="drop: expected a number of at least 0 and of at most 1, got 2"):
         ProjectionHead(Encoder(48), drop=2)
+    images, digits = torch.zeros(2, 3, 4, 4), torch.zeros(2, 1, 4, 4)
+    for wrong, message in (
+        ({"objective": "supcom"}, "objective 'supcom' is not known; did you mean 'supcon'"),
+        ({"objective": "cross-entropy"}, "classes: expected the number of classes for objective 'cross-entropy', got"),
+        ({"overlay": "mnits"}, "overlay 'mnits' is not known; did you mean 'mnist'"),
+        ({"strength": 0}, "strength: expected a number above 0 and of at most 1, got 0"),
+    ):
+        with pytest.raises(InputError, match=message):
+            ProjectionHead(Encoder(48), **wrong)
+    for arguments, message in (
+        ((images[0], digits), r"images: expected \[batch, channel, height, width\], got shape \[3, 4, 4\]"),
+        ((images - 1, digits), "images: expected a number of at least 0 and of at most 1, got -1"),
+        ((images, digits[:1]), r"digits: expected \[2, 1, height, width\], got shape \[1, 1, 4, 4\]"),
+        ((images, images), r"digits: expected \[2, 1, height, width\], got shape \[2, 3, 4, 4\]"),
+        ((images, digits, 2), "strength: expected a number of at least 0 and of at most 1, got 2"),
+        ((images[..., :1], digits), "images: expected at least 2 pixels in height and width, got 4 and 1"),
+    ):
+        with pytest.raises(InputError, match=message):
+            overlay(*arguments)
+    bare = Images(torch.zeros(4, 1, 1, 3, dtype=torch.uint8), torch.full((4,), -1), (), "bare")
+    with pytest.raises(InputError, match="labels: expected some for objective 'cross-entropy', got none"):
+        ProjectionHead(Encoder(3), objective="cross-entropy", classes=2).check_data(bare, 4)
+    with pytest.raises(InputError, match=r"overlay: expected images of at least 2x2 pixels, got \[1, 3\]"):
+        ProjectionHead(Encoder(3), overlay="mnist").check_data(bare, 4)
     with pytest.raises(InputError, match="drop: expected images of 3 channels, one of them red, got 1"):
         drop_red(torch.zeros(2, 1, 4, 4), torch.zeros(2, 1, 4, 4), 0.5)
 
@@ -276,6 +302,130 @@ def test_the_method_drops_red_before_it_compares(rng):
     torch.manual_seed(0)
     close(value, nt_xent(*map(method.encoder, drop_red(*views, 1.0)), temperature=0.5).item())
     assert value != nt_xent(*map(method.encoder, views), temperature=0.5)
+
+
+LABELLED = torch.tensor([0, 1, 0, 2, -1, 1, -1])
+
+
+@pytest.mark.parametrize("head", ["none", "mlp", "fixed"])
+def test_the_objectives_see_the_output_of_the_head(head, rng):
+    views = [torch.randn(N, 3, 4, 4, generator=rng) for _ in range(2)]
+    found = {}
+    for objective in ("ntxent", "supcon", "cross-entropy", "spectral"):
+        torch.manual_seed(0)
+        found[objective] = ProjectionHead(Encoder(48), head=head, kappa=2.0, dim=3, objective=objective, classes=3)
+    z1, z2 = map(found["ntxent"].project, views)
+    known = LABELLED >= 0
+    logits = found["cross-entropy"].objective(torch.cat([z1[known], z2[known]]))
+    expected = {
+        "ntxent": nt_xent(z1, z2, temperature=0.5),
+        "supcon": supcon(torch.cat([z1, z2]), torch.tensor([0, 1, 0, 2, 3, 1, 4] * 2), temperature=0.5),
+        "cross-entropy": F.cross_entropy(logits, LABELLED[known].repeat(2)),
+        "spectral": spectral_contrastive(z1, z2),
+    }
+    for objective, method in found.items():
+        close(method.loss(views, LABELLED, torch.arange(N)), expected[objective].item())
+    nothing = torch.full((N,), -1)
+    close(found["supcon"].loss(views, nothing, torch.arange(N)), expected["ntxent"].item())  # each image by itself
+    assert found["cross-entropy"].loss(views, nothing, torch.arange(N)) == 0
+
+
+@pytest.mark.parametrize("objective", ["supcon", "cross-entropy"])
+def test_supervised_gradients_are_weighted_by_the_fixed_head(objective, rng):
+    """Of the last linear layer: coordinate i has the gradient of the loss at the head's output, times its weight."""
+    method = ProjectionHead(Encoder(48), head="fixed", kappa=2.0, objective=objective, classes=3)
+    views = [torch.randn(N, 3, 4, 4, generator=rng) for _ in range(2)]
+    outputs = []
+    method.head.register_forward_hook(lambda _, __, z: outputs.append(z) or z.retain_grad())
+    method.loss(views, LABELLED, torch.arange(N)).backward()
+    slope = sum(z.grad.T @ view.flatten(1) for z, view in zip(outputs, views, strict=True))
+    close(method.encoder.weight.grad, torch.tensor([1.0, 0.5, 0.25, 0.125])[:, None] * slope, rtol=1e-4, atol=1e-7)
+    assert slope.abs().amax(1).min() > 0
+
+
+def test_overlay_written_out(rng):
+    images = torch.rand(3, 3, 8, 6, generator=rng)
+    digits = torch.zeros(3, 1, 4, 3)
+    digits[:, :, 1:3, 1:] = torch.rand(3, 1, 2, 2, generator=rng) + 0.01
+    digits /= digits.max()
+    for strength in (0.3, 0.7, 1.0):
+        found = overlay(images, digits, strength)
+        expected = images.clone()
+        for i in range(3):
+            for row in range(4):
+                for column in range(3):
+                    if (ink := digits[i, 0, row, column]) > 0:
+                        place = (i, slice(None), 2 + row, 1 + column)
+                        expected[place] = (1 - strength) * images[place] + strength * ink
+        close(found, expected)
+    assert torch.equal(overlay(images, digits, 0.0), images)
+    assert torch.equal(overlay(images, torch.zeros_like(digits), 1.0), images)
+    large = digits.repeat_interleave(4, 2).repeat_interleave(4, 3)
+    changed = (overlay(images, large, 1.0) != images).any(1)
+    assert changed.any()
+    assert not changed[:, [0, 1, 6, 7]].any()  # resized to the middle half
+    assert not changed[:, :, [0, 4, 5]].any()
+
+
+def test_each_image_keeps_its_digit():
+    mnist = load("mnist").test.subset(torch.arange(5))
+    digits, index = Digits(mnist, seed=3), torch.arange(12)
+    labels = digits.labels(index)
+    assert torch.equal(labels[:5], labels[5:10])
+    assert sorted(labels[:5].tolist()) == sorted(mnist.labels.tolist())
+    pixels = torch.full((12, 3, 9, 9), 60, dtype=torch.uint8)
+    found = digits.on(pixels, index, 0.7)
+    assert torch.equal(found[[7, 2]], digits.on(pixels[:2], index[[7, 2]], 0.7))
+    own = mnist.pixels[(mnist.labels == labels[4]).nonzero()[0]].float() / 255
+    expected = (overlay(pixels[:1].float() / 255, own, 0.7) * 255).round()
+    close(found[4].float(), expected[0])
+    assert torch.equal(Digits(mnist, seed=3).labels(index), labels)
+
+
+def test_an_overlaid_digit_is_dropped_in_one_view_of_a_share_of_the_images():
+    """Before the augmentations, so that what is behind the digit is there again."""
+    torch.manual_seed(0)
+    method = ProjectionHead(Encoder(64), overlay="mnist", strength=1.0, drop=0.6)
+    pixels, index = torch.full((2000, 1, 8, 8), 51, dtype=torch.uint8), torch.arange(2000)
+    method.augment = lambda x: x.float() / 255
+    views = method.views_of(pixels, torch.full((2000,), -1), index)
+    with_digit = method.digits.on(pixels, index, 1.0).float() / 255
+    lost = torch.stack([(view == 0.2).flatten(1).all(1) for view in views])
+    assert not lost.all(0).any()
+    for view, chosen in zip(views, lost, strict=True):
+        assert torch.equal(view[~chosen], with_digit[~chosen])
+        assert chosen.float().mean().item() == pytest.approx(0.3, abs=0.03)
+    method.drop = 0.0
+    assert all(torch.equal(view, with_digit) for view in method.views_of(pixels, index, index))
+    plain = ProjectionHead(Encoder(64), drop=0.6)
+    plain.augment = method.augment
+    assert all((view == 0.2).all() for view in plain.views_of(pixels, index, index))
+
+
+def test_a_dropped_digit_leaves_the_colours_of_an_overlaid_image():
+    method = ProjectionHead(Encoder(48), head="none", overlay="mnist", drop=1.0)
+    views = [torch.randn(N, 3, 4, 4, generator=seeded(5)) for _ in range(2)]
+    value = method.loss(views, torch.full((N,), -1), torch.arange(N))
+    close(value, nt_xent(*map(method.encoder, views), temperature=0.5).item())
+
+
+def test_diagnostics_read_the_overlaid_digit():
+    """Features are the pixels in the middle, which show the digit; the head lets through one pixel of the frame."""
+    method = ProjectionHead(Encoder(400, features=100), head="mlp", dim=2, overlay="mnist", strength=1.0)
+    middle = torch.arange(400).view(20, 20)[5:15, 5:15].flatten()
+    with torch.no_grad():
+        for layer in (method.encoder, method.head[0], method.head[2]):
+            layer.weight.zero_()
+            layer.bias.zero_()
+        method.encoder.weight[torch.arange(100), middle] = 1.0
+        method.head[2].bias.copy_(torch.tensor([1.0, 2.0]))
+    grey = Images(torch.full((500, 1, 20, 20), 90, dtype=torch.uint8), torch.arange(500) % 2, ("a", "b"), "grey")
+    found = method.diagnostics(grey, grey, grey)
+    assert found["before overlay"] > 0.5
+    assert found["after overlay"] < 0.25
+    assert found["gain overlay"] == found["before overlay"] - found["after overlay"]
+    assert found["before label"] < 0.65  # digits know nothing of it
+    assert method.diagnostics(grey, grey.subset(torch.arange(0)), grey) == {}
 
 
 def coloured(count, seed):

@@ -12,14 +12,17 @@ the views damage, are better read before the head than after it.
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from typing import Any, Literal, get_args
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor, nn
+from torch.nn import functional
 
 from counterpoise.contrast.simclr import NTXentLoss
-from counterpoise.data import Images
+from counterpoise.contrast.supcon import SupConLoss
+from counterpoise.data import Images, load
 from counterpoise.data.views import to_float
 from counterpoise.errors import InputError, unknown
 from counterpoise.learners.method import ImageViews, Index, Labels, Method
@@ -39,6 +42,9 @@ from counterpoise.ops.checks import (
 from counterpoise.ops.processes import gather, global_row_indices
 
 Head = Literal["none", "mlp", "fixed"]
+Objective = Literal["ntxent", "supcon", "cross-entropy", "spectral"]
+Overlay = Literal["none", "mnist"]
+PART = 256  # images overlaid at a time
 SMALLEST = 1e-6  # coordinates of smaller weight hardly train
 RED = 0
 
@@ -430,27 +436,121 @@ def drop_red(
 def _drop_red(first: Tensor, second: Tensor, probability: float) -> ImageViews:
     if first.shape[1] != 3:
         raise InputError(f"drop: expected images of 3 channels, one of them red, got {first.shape[1]}")
-    drawn = torch.rand(len(first), device=first.device)
-    # One draw decides both whether and in which view: the lower half of those selected lose it in the first.
-    lost = (drawn < probability / 2, (drawn >= probability / 2) & (drawn < probability))
     views = [first.clone(), second.clone()]
-    for view, chosen in zip(views, lost, strict=True):
+    for view, chosen in zip(views, _lost(len(first), probability, first.device), strict=True):
         view[chosen, RED] = -1.0
     return views
 
 
+def _lost(count: int, probability: float, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Which images lose something in their first view, and which in their second."""
+    drawn = torch.rand(count, device=device)
+    # One draw decides both whether and in which view: the lower half of those selected lose it in the first.
+    return drawn < probability / 2, (drawn >= probability / 2) & (drawn < probability)
+
+
+def overlay(
+    images: Float[Tensor, "batch channel height width"],
+    digits: Float[Tensor, "batch 1 digit_height digit_width"],
+    strength: float = 0.7,
+) -> Float[Tensor, "batch channel height width"]:
+    r"""Images with a digit in the middle, half as high and wide: $(1 - s) \text{image} + s\,\text{digit}$.
+
+    The digit is blended in where its resized picture is above 0; the rest of the image stays as it is. The paper
+    puts MNIST on CIFAR-10 in this way: the digit is the downstream task, and views may lose it.
+
+    Args:
+        images: from 0 to 1, of at least 2 pixels in height and width.
+        digits: one for each image, from 0 to 1, in grey.
+        strength: $s$, from 0 to 1; at 1 the digit hides the image behind it.
+
+    Raises:
+        InputError: for different numbers of images and digits, other shapes, NaN, or numbers out of range.
+
+    Examples:
+        >>> overlay(torch.full((1, 1, 2, 4), 0.5), torch.ones(1, 1, 8, 8), strength=0.5)
+        tensor([[[[0.5000, 0.7500, 0.7500, 0.5000],
+                  [0.5000, 0.5000, 0.5000, 0.5000]]]])
+    """
+    for name, x in (("images", images), ("digits", digits)):
+        if x.ndim != 4 or not x.numel():
+            raise InputError(f"{name}: expected [batch, channel, height, width], got shape {list(x.shape)}")
+        check_values(name, x, at_least=0, at_most=1)
+    if digits.shape[1] != 1 or len(digits) != len(images):
+        raise InputError(f"digits: expected [{len(images)}, 1, height, width], got shape {list(digits.shape)}")
+    check_number("strength", strength, at_least=0, at_most=1)
+    height, width = images.shape[2:]
+    if min(height, width) < 2:
+        raise InputError(f"images: expected at least 2 pixels in height and width, got {height} and {width}")
+    return _overlay(images, digits, strength)
+
+
+def _overlay(images: Tensor, digits: Tensor, strength: float) -> Tensor:
+    height, width = images.shape[2:]
+    small = functional.interpolate(digits, (height // 2, width // 2), mode="bilinear", antialias=True)
+    top, left = (height - height // 2) // 2, (width - width // 2) // 2
+    shown = functional.pad(small, (left, width - width // 2 - left, top, height - height // 2 - top))
+    return torch.where(shown > 0, (1 - strength) * images + strength * shown, images)
+
+
+class Digits:
+    """Digits in a random order, of which each image has one: image i the digit i, and again from the start.
+
+    Args:
+        images: the digits, in grey.
+        seed: of their order.
+
+    Examples:
+        >>> pixels, labels = torch.zeros(2, 1, 28, 28, dtype=torch.uint8), torch.tensor([4, 7])
+        >>> digits = Digits(Images(pixels, labels, tuple("0123456789"), "digits"))
+        >>> sorted(digits.labels(torch.arange(4)).tolist())
+        [4, 4, 7, 7]
+    """
+
+    def __init__(self, images: Images, seed: int = 0):
+        self.images = images
+        self.order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
+
+    def labels(self, index: Index) -> Int64[Tensor, " batch"]:
+        """The class of the digit that each image has."""
+        return self.images.labels[self._chosen(index)]
+
+    def on(
+        self, pixels: UInt8[Tensor, "batch channel height width"], index: Index, strength: float
+    ) -> UInt8[Tensor, "batch channel height width"]:
+        """The images, each with its digit."""
+        parts = zip(pixels.split(PART), self._chosen(index).split(PART), strict=True)
+        return torch.cat([self._part(part, self.images.pixels[chosen], strength) for part, chosen in parts])
+
+    def _chosen(self, index: Index) -> Int64[Tensor, " batch"]:
+        return self.order[index.cpu() % len(self.order)]
+
+    @staticmethod
+    def _part(pixels: Tensor, digits: Tensor, strength: float) -> Tensor:
+        made = _overlay(pixels.float() / 255, digits.to(pixels.device).float() / 255, strength)
+        return (made * 255).round().to(torch.uint8)
+
+
 class ProjectionHead(Method):
-    """SimCLR with a choice of head, evaluated by linear probes before and after it.
+    """A contrastive or supervised loss with a choice of head, evaluated by linear probes before and after it.
 
     Args:
         encoder: images to features; what a run keeps.
         head: "fixed" multiplies coordinate i by kappa to the power of -i; "mlp" has one hidden layer as wide as the
             features; "none" compares the features themselves.
-        kappa: base of the fixed head's weights; 1 is no head.
-        temperature: above 0.
+        kappa: base of the fixed head's weights; 1 is no head. For 512 features the authors take 1.05 with "ntxent", 1.5
+            with "supcon" and 1.2 with "cross-entropy".
+        temperature: of "ntxent" and "supcon", above 0.
         dim: width of the "mlp" head's output.
-        drop: probability that one view of a colour image loses its red channel, after all other augmentations; jitter
-            and grayscale mix the channels before.
+        drop: probability that one view of an image loses its digit, if there is an `overlay`, before all other
+            augmentations, or else the red channel of a colour image, after all of them; jitter and grayscale mix the
+            channels before.
+        objective: loss of the head's outputs: "ntxent", as in SimCLR; "supcon", with labels; "cross-entropy" of a
+            linear classifier on them, with labels; "spectral", that of the theory.
+        overlay: "mnist" puts a digit in the middle of each training image, which the diagnostics then read as the
+            factor "overlay"; "none" takes images as they are.
+        strength: of the digit over the image, above 0 and at most 1, where it hides the image.
+        classes: number of classes; required by "cross-entropy".
         **recipe: arguments of `Method`.
     """
 
@@ -462,38 +562,81 @@ class ProjectionHead(Method):
         temperature: float = 0.5,
         dim: int = 64,
         drop: float = 0.0,
+        objective: Objective = "ntxent",
+        overlay: Overlay = "none",
+        strength: float = 0.7,
+        classes: int | None = None,
         **recipe: Any,
     ):
         super().__init__(encoder, **recipe)
         check_counts(dim=dim)
         check_number("drop", drop, at_least=0, at_most=1)
-        self.drop = drop
+        check_number("strength", strength, above=0, at_most=1)
+        if overlay not in get_args(Overlay):
+            raise unknown("overlay", overlay, get_args(Overlay))
+        self.drop, self.overlay, self.strength, self.kind = drop, overlay, strength, objective
         self.head = _head(head, self.features, kappa, dim)
-        self.objective = NTXentLoss(temperature)
+        self.objective = _objective(objective, temperature, dim if head == "mlp" else self.features, classes)
+        self.digits = None if overlay == "none" else Digits(load(overlay).train)
+
+    def check_data(self, images: Images, batch_size: int, shares: int = 1) -> None:
+        """Refuse images without labels for "cross-entropy", and those too small for a digit."""
+        super().check_data(images, batch_size, shares)
+        if self.kind == "cross-entropy" and not (images.labels >= 0).any():
+            raise InputError("labels: expected some for objective 'cross-entropy', got none")
+        if self.digits and min(images.pixels.shape[2:]) < 2:
+            raise InputError(f"overlay: expected images of at least 2x2 pixels, got {list(images.pixels.shape[2:])}")
 
     def project(self, images: Float[Tensor, "batch channel size size"]) -> Float[Tensor, "batch dim"]:
         """The head's output, which the loss compares. `encoder(images)` is its input."""
         return self.head(self.encoder(images))
 
+    def views_of(self, pixels: Tensor, labels: Labels, index: Index) -> ImageViews:
+        """Two views of each image, of which at most one has lost the digit of an overlay."""
+        if self.digits is None:
+            return super().views_of(pixels, labels, index)
+        shown = self.digits.on(pixels, index, self.strength)
+        lost = _lost(len(pixels), self.drop, pixels.device)
+        return [self.view(torch.where(x[:, None, None, None], pixels, shown)).to(self.dtype) for x in lost]
+
     def loss(self, images: ImageViews, labels: Labels, index: Index) -> Float[Tensor, ""]:
-        """NT-Xent of the head's outputs for both views."""
+        """The objective of the head's outputs for both views."""
         first, second = images
-        if self.drop:
+        if self.drop and self.digits is None:
             first, second = _drop_red(first, second, self.drop)
         z1, z2 = self.project(first), self.project(second)
+        if self.kind == "cross-entropy":
+            losses = functional.cross_entropy(
+                self.objective(torch.cat([z1, z2])), labels.repeat(2), ignore_index=-1, reduction="none"
+            )
+            return gather(losses).sum() / gather(labels.repeat(2) >= 0).sum().clamp(min=1)
+        if self.kind == "supcon":
+            own = gather(labels).max().clamp(min=0) + 1 + global_row_indices(labels)  # each without a label is a class
+            return self.objective(torch.cat([z1, z2]), torch.where(labels < 0, own, labels).repeat(2))
         return self.objective(z1, z2)
 
     def diagnostics(self, train: Images, probe: Images, test: Images) -> dict[str, float]:
         """Linear probes before and after the head for each factor of the images, or the label, and their difference.
 
-        The probe standardises its input, so the fixed head makes no difference to it.
+        The probe standardises its input, so the fixed head makes no difference to it. With an overlay the images have
+        digits as in training, those of `test` other ones, and the factor "overlay" is the digit.
         """
+        if self.digits:
+            test_digits = Digits(load(self.overlay).test)
+            probe, test = self._overlaid(probe, Digits(self.digits.images, seed=1)), self._overlaid(test, test_digits)
         before, after = (self._read(net, probe, test) for net in (self.encoder, nn.Sequential(self.encoder, self.head)))
         return {
             **{f"before {name}": value for name, value in before.items()},
             **{f"after {name}": value for name, value in after.items()},
             **{f"gain {name}": value - after[name] for name, value in before.items()},
         }
+
+    def _overlaid(self, images: Images, digits: Digits) -> Images:
+        if not len(images):
+            return images
+        index = torch.arange(len(images))
+        factors = {**_factors(images), "overlay": digits.labels(index)}
+        return replace(images, pixels=digits.on(images.pixels, index, self.strength), factors=factors)
 
     def _read(self, net: nn.Module, probe: Images, test: Images) -> dict[str, float]:
         if not len(probe):
@@ -510,6 +653,20 @@ def _head(name: Head, features: int, kappa: float, dim: int) -> nn.Module:
     if name == "none":
         return nn.Identity()
     raise unknown("head", name, get_args(Head))
+
+
+def _objective(name: Objective, temperature: float, width: int, classes: int | None) -> nn.Module:
+    """The loss of the head's outputs; for cross-entropy, the classifier of them."""
+    if name == "cross-entropy":
+        if classes is None:
+            raise InputError("classes: expected the number of classes for objective 'cross-entropy', got none")
+        check_counts(classes=classes)
+        return nn.Linear(width, classes)
+    if name not in get_args(Objective):
+        raise unknown("objective", name, get_args(Objective))
+    if name == "spectral":
+        return SpectralContrastiveLoss()
+    return SupConLoss(temperature) if name == "supcon" else NTXentLoss(temperature)
 
 
 def _factors(images: Images) -> dict[str, Tensor]:
