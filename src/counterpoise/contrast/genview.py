@@ -730,15 +730,16 @@ class GenView(Method):
     def _losses(self, queries: list[Tensor], images: ImageViews) -> Float[Tensor, " batch"]:
         """The host's loss of each pair; in training mode, updates key encoder and queue."""
         if self.host == "moco":
-            (keys,) = self._keys(images[1:])
-            losses = moco_pairs(*queries, keys, self.queue, self.temperature)
+            (query,), (keys,) = queries, self._keys(images[1:])
+            losses = moco_pairs(query, keys, self.queue, self.temperature)
             if self.training:
                 self._enqueue(keys)
             return losses
-        predicted = [self.predictor(query) for query in queries]
+        p1, p2 = (self.predictor(query) for query in queries)
         if self.host == "simsiam":
-            return simsiam_pairs(*predicted, *queries)
-        return moco_v3_pairs(*predicted, *self._keys(images), self.temperature)
+            return simsiam_pairs(p1, p2, *queries)
+        k1, k2 = self._keys(images)
+        return moco_v3_pairs(p1, p2, k1, k2, self.temperature)
 
     @torch.no_grad()
     def _keys(self, images: ImageViews) -> list[Float[Tensor, "batch dim"]]:
