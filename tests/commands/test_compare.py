@@ -293,8 +293,8 @@ def test_a_folder_of_png_files(photos, tmp_path, capsys):
     assert any("broken.png" in w for row in results["methods"] for run in row["runs"] for w in run["warnings"])
     rows = list(csv.DictReader((out / "results.csv").open()))
     assert [(r["label"], r["seed"], r["status"]) for r in rows] == [
-        ("simclr", "0", "done"), ("simclr", "1", "done"), ("dcl", "0", "done"), ("dcl", "1", "done"),
-    ]  # fmt: skip
+        (label, seed, "done") for label in ("simclr", "dcl", "raw inputs", "untrained encoder") for seed in "01"
+    ]
     dcl = results["methods"][1]
     mine, base = ([float(r["knn"]) for r in rows if r["label"] == label] for label in ("dcl", "simclr"))
     assert dcl["difference"]["knn"]["mean"] == pytest.approx(sum(a - b for a, b in zip(mine, base, strict=True)) / 2)

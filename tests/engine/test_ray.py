@@ -47,7 +47,7 @@ def test_models_that_runs_stand_on_are_trained_over_a_cluster_once_and_to_the_sa
     (tmp_path / "mine.py").write_text(worlds.NEAR)
     monkeypatch.chdir(tmp_path)
     methods = ["./mine.py:Near", "./mine.py:Near:weight=2"]
-    options = {**QUICK, "seeds": 1}
+    options = {**QUICK, "seeds": 1, "references": False}
     spread = counterpoise.compare(methods, "digits", ray="local", out="spread", **options)
     alone = counterpoise.compare(methods, "digits", out="alone", **options)
     for mine, theirs in zip(spread["methods"], alone["methods"], strict=True):

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.slow
 EPOCHS = 2
 OPTIONS = ["--batch-size", "16", "--device", "cpu", "--epochs", str(EPOCHS)]
 TRAIN = ["train", "--method", "simclr", "--quiet", *OPTIONS]
-COMPARE = ["compare", "--methods", "simclr,dcl", "--seeds", "1", *OPTIONS]
+COMPARE = ["compare", "--methods", "simclr,dcl", "--seeds", "1", "--no-references", *OPTIONS]
 
 many = pytest.mark.faults
 mounts = pytest.mark.skipif(not can_mount(), reason="needs unshare, and a system that lets users mount for themselves")

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 
 EPOCHS = 5
 OPTIONS = ["--batch-size", "16", "--device", "cpu", "--epochs", str(EPOCHS)]
-COMPARE = ["compare", "--methods", "simclr,dcl", "--seeds", "2", *OPTIONS]
+COMPARE = ["compare", "--methods", "simclr,dcl", "--seeds", "2", "--no-references", *OPTIONS]
 TRAIN = ["train", "--method", "isogclr", "--quiet", *OPTIONS]
 SCALE = {"few": 2, "many": 12}
 
@@ -62,7 +62,7 @@ def test_a_model_that_runs_stand_on(server, photos, tmp_path):
     """Killed while the model itself trains, and again while a run that stands on it does."""
     (tmp_path / "mine.py").write_text(worlds.NEAR)
     epochs = 40
-    words = ["compare", "--methods", f"{tmp_path}/mine.py:Near", "--seeds", "1", *photos]
+    words = ["compare", "--methods", f"{tmp_path}/mine.py:Near", "--seeds", "1", "--no-references", *photos]
     words += ["--batch-size", "16", "--device", "cpu", "--epochs", str(epochs)]
     whole, cut = (Work(tmp_path / name, 2, epochs, models=1) for name in ("whole", "cut"))
     server.run([*words, "--out", str(whole.out)])

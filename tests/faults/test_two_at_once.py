@@ -14,7 +14,7 @@ pytestmark = pytest.mark.slow
 EPOCHS = 8
 OPTIONS = ["--batch-size", "16", "--device", "cpu", "--epochs", str(EPOCHS)]
 COMMANDS = {
-    "comparison": (["compare", "--methods", "simclr,dcl", "--seeds", "1", *OPTIONS], 2),
+    "comparison": (["compare", "--methods", "simclr,dcl", "--seeds", "1", "--no-references", *OPTIONS], 2),
     "training": (["train", "--method", "simclr", *OPTIONS], 1),
 }
 each = pytest.mark.parametrize("what", COMMANDS)

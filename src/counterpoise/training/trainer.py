@@ -210,7 +210,7 @@ def _apply(
     torch.manual_seed(epoch_seed(seed, 0) + (1 << 62))
     learner.to(resolve(device)).start_epoch(data, 0)
     learner.eval()
-    row = {"epoch": 1.0, "seconds": time.perf_counter() - start}
+    row: dict[str, float] = {"epoch": 1, "seconds": time.perf_counter() - start}
     if probe is not None:
         row |= probe(learner)[0]
     write_curve(folder / "curve.csv", [row])
