@@ -155,8 +155,17 @@ CALLS = {
     "measure.retrieval.retrieval_each": lambda: call(rows(4, 2), pair_labels(4), rows(4, 2), pair_labels(4)),
     "contrast.dcl.dcl": lambda: call(rows(4, 2), rows(4, 2), 0.5, torch.rand(4)),
     "contrast.hydra.hydra": lambda: call(
-        rows(4, 2), rows(4, 2), pair_labels(4), pair_labels(4).flip(0), torch.rand(4, 2), 10.0, "dot"
+        rows(4, 2),
+        rows(4, 2),
+        pair_labels(4),
+        pair_labels(4).flip(0),
+        torch.rand(4, 2),
+        10.0,
+        "dot",
+        "rows",
+        torch.tensor(0.5),
     ),
+    "contrast.mcl.image_text_loss": lambda: call(rows(4, 2), rows(4, 2), pair_labels(4)),
     "contrast.hydra.gated_similarity": lambda: call(rows(3, 2), rows(4, 2), torch.rand(3, 2)),
     "contrast.contrastive_behaviour.penalty_entropy": lambda: call(rows(3, 2), rows(4, 2), 0.3, own(3, 4)),
     "contrast.contrastive_behaviour.hard_contrastive": lambda: call(

@@ -325,7 +325,7 @@ def shuffled_groups(
         The keys in the order of the images.
 
     Raises:
-        InputError: if a group would have fewer than 2 images.
+        InputError: for NaN, or if a group would have fewer than 2 images.
 
     Examples:
         >>> images = torch.arange(6.0)[:, None]
@@ -333,6 +333,7 @@ def shuffled_groups(
         torch.Size([6, 1])
     """
     check_counts(groups=groups)
+    check_finite("images", images)
     if groups == 1:
         return encode(images)
     if len(images) < 2 * groups:
