@@ -355,7 +355,7 @@ class MoCHi(MoCo):
         num_hard: number of each query's most similar negatives that are mixed.
         pairs: mixtures of two of them; 0 makes none.
         query_pairs: mixtures of one of them with the query; 0 makes none.
-        plain_epochs: epochs before the first mixtures are made; the paper's warm-up is 10 to 15 of 200.
+        plain_epochs: epochs before the first mixtures are made: the paper's warm-up.
         negatives: "all" of the queue; "other-images", without older keys of the query's own image; or "other-classes",
             without those of the query's class: this reads labels, to show the cost of false negatives.
         momentum: from 0 to 1; share of the key encoder that stays at each step.
