@@ -464,6 +464,9 @@ def overlay(
         digits: one for each image, from 0 to 1, in grey.
         strength: $s$, from 0 to 1; at 1 the digit hides the image behind it.
 
+    Returns:
+        The images in float32, or float64 for float64.
+
     Raises:
         InputError: for different numbers of images and digits, other shapes, NaN, or numbers out of range.
 
@@ -482,7 +485,8 @@ def overlay(
     height, width = images.shape[2:]
     if min(height, width) < 2:
         raise InputError(f"images: expected at least 2 pixels in height and width, got {height} and {width}")
-    return _overlay(images, digits, strength)
+    dtype = torch.promote_types(torch.promote_types(images.dtype, digits.dtype), torch.float32)
+    return _overlay(images.to(dtype), digits.to(dtype), strength)
 
 
 def _overlay(images: Tensor, digits: Tensor, strength: float) -> Tensor:
