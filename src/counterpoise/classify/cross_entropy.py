@@ -38,6 +38,8 @@ def balanced_weights(counts: Integer[Tensor, " classes"]) -> Float[Tensor, " cla
         >>> balanced_weights(torch.tensor([6, 2, 0]))
         tensor([0.6667, 2.0000, 0.0000])
     """
+    if not isinstance(counts, Tensor):
+        raise InputError(f"counts: expected a vector of integers, one for each class, got {counts!r}")
     counts = check_integers("counts", counts, rows=counts.numel(), low=0)
     if not counts.any():
         raise InputError("counts: expected a class with labels, got none")

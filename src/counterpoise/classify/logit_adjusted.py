@@ -78,6 +78,8 @@ def class_log_prior(counts: Integer[Tensor, " classes"]) -> Float[Tensor, " clas
         >>> class_log_prior(torch.tensor([8, 2])).exp()
         tensor([0.8000, 0.2000])
     """
+    if not isinstance(counts, Tensor):
+        raise InputError(f"counts: expected a vector of integers, one for each class, got {counts!r}")
     counts = check_integers("counts", counts, rows=counts.numel(), low=0)
     if len(counts) < 2 or not counts.any():
         raise InputError(f"counts: expected labels of at least 2 classes, got {counts.tolist()}")

@@ -223,6 +223,9 @@ class ProxyLoss(EmbeddingLoss):
     def of_all(self, embeddings: Float[Tensor, "batch dim"], labels: Labels) -> Float[Tensor, ""]:
         """The loss of labelled rows that are already gathered from all processes."""
         labels = check_integers("labels", labels, rows=len(embeddings), low=0, high=self.classes)
+        width = self.proxies.numel() // self.classes
+        if embeddings.shape[1] != width:
+            raise InputError(f"embeddings: expected rows of width {width}, got {embeddings.shape[1]}")
         with torch.autocast(embeddings.device.type, enabled=False):
             return self.objective(_wide(embeddings), labels)
 
