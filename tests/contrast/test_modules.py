@@ -40,6 +40,7 @@ LINKS = {"graph": GRAPH, "path": ("paper", "author", "paper"), "gone": (0.3, np.
 # Of each class the arguments that it wants; those that another one switches on; and none where there are no numbers.
 NEEDS = {
     "amcl.AMCLLoss": {},
+    "amcl.PairTemperature": {"dim": 4},
     "amcl.MultiHeadProjector": {"features": 8, "hidden": 8, "dim": 4},
     "amcl.AMCL": TINY,
     "cacr.CACRLoss": {},
@@ -97,6 +98,7 @@ NEEDS = {
     "projected.ProjectedMethod": TINY,
     "projection_head.FixedReweightHead": {"dim": 4, "kappa": 1.5},
     "projection_head.SymmetricReLU": {},
+    "projection_head.Digits": {"images": photos()},
     "projection_head.ProjectionHead": TINY,
     "sbcl.SBCLLoss": {},
     "sbcl.SBCL": {**TINY, "samples": 8, "classes": 3},

@@ -117,6 +117,7 @@ class PairTemperature(nn.Sequential):
             raise unknown("network", network, get_args(PairNetwork))
         check_number("low", low, at_least=0)
         check_number("high", high, at_least=low)
+        check_counts(dim=dim, hidden=hidden)
         widths = (dim, hidden, hidden) if network == "product" else (2 * dim, hidden, 1)
         super().__init__(*mlp(*widths, batch_norm=False))
         self.dim, self.low, self.high, self.joint = dim, low, high, network == "joint"
@@ -550,6 +551,8 @@ class AMCL(Method):
         **recipe: Any,
     ):
         super().__init__(encoder, **recipe)
+        check_counts(queue=queue)
+        check_number("momentum", momentum, at_least=0, at_most=1)
         _check_choices(form, base, pair_network, positive_competes)
         check_number("temperature", temperature, above=0)
         check_number("off_diagonal", off_diagonal, at_least=0)
@@ -573,8 +576,6 @@ class AMCL(Method):
             self._make_queue(queue, momentum, heads, dim)
 
     def _make_queue(self, queue: int, momentum: float, heads: int, dim: int) -> None:
-        check_counts(queue=queue)
-        check_number("momentum", momentum, at_least=0, at_most=1)
         self.momentum = momentum
         self.key_encoder = momentum_copy(self.encoder)
         self.key_head = momentum_copy(self.head)

@@ -37,6 +37,7 @@ from counterpoise.ops.checks import (
     check_matrix,
     check_number,
     check_same_shape,
+    check_seed,
     check_values,
 )
 from counterpoise.ops.processes import gather, global_row_indices
@@ -512,6 +513,7 @@ class Digits:
     """
 
     def __init__(self, images: Images, seed: int = 0):
+        check_seed(seed)
         self.images = images
         self.order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
 
@@ -580,6 +582,8 @@ class ProjectionHead(Method):
             raise unknown("overlay", overlay, get_args(Overlay))
         self.drop, self.overlay, self.strength, self.kind = drop, overlay, strength, objective
         self.head = _head(head, self.features, kappa, dim)
+        if classes is not None:
+            check_number("classes", classes, at_least=0, whole=True)
         self.objective = _objective(objective, temperature, dim if head == "mlp" else self.features, classes)
         self.digits = None if overlay == "none" else Digits(load(overlay).train)
 
