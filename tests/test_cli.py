@@ -146,6 +146,7 @@ def test_names_are_shown_whole_and_drive_no_terminal(capsys, monkeypatch):
     assert printed.startswith(f"counterpoise: method '{HARMLESS}' is not known")
 
 
+@pytest.mark.slow
 def test_the_catalogue_is_never_cut(capsys):
     _, printed, _ = call(capsys, "list")
     assert "…" not in printed

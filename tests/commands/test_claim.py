@@ -30,6 +30,7 @@ def result(**metrics):
     return {"metrics": metrics, "groups": {"tail": 0.5}, "diagnostics": {"bend": 2.0}}
 
 
+@pytest.mark.slow
 def test_every_done_paper_has_a_claim_and_every_claim_can_run():
     papers = {p.slug for p in catalogue.papers().values() if p.done and not p.baseline}
     assert set(declared()) == papers
@@ -179,6 +180,7 @@ def figures(monkeypatch):
     return knn
 
 
+@pytest.mark.slow
 def test_a_record_holds_what_was_required_and_is_verified_with_it(tmp_path, monkeypatch, capsys, figures):
     claim = replace(CLAIM, requires=(Statement("b is above 0.4", "knn", {"b": 1}, margin=-0.4),))
     monkeypatch.setattr(commands.claim, "declared", lambda: {"dcl": claim})

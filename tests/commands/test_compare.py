@@ -237,6 +237,7 @@ def test_changed_files_change_the_folder(photos, tmp_path):
     assert run_folder(Run("simclr", str(photos)), tmp_path) != first
 
 
+@pytest.mark.slow
 def test_a_second_call_in_one_process_sees_the_files_as_they_are(photos, tmp_path):
     """The same times and sizes, other pixels: as a program leaves them that sets the times back."""
     given = {"seeds": 1, "out": str(tmp_path / "o"), "quiet": True, **QUICK}
@@ -268,6 +269,7 @@ def test_what_a_user_has_in_the_output_folder_stays(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["chapter.part", "results.csv"]
 
 
+@pytest.mark.slow
 def test_results_that_a_user_changed_or_of_other_data_are_not_replaced(tmp_path):
     given = {"seeds": 1, "out": str(tmp_path), "quiet": True, **QUICK}
     counterpoise.compare(["simclr"], "digits", **given)
@@ -379,6 +381,7 @@ def test_rows_of_the_csv_file_hold_labels_as_they_are(tmp_path):
     assert {row["error"] for row in rows} == {"one\ntwo"}
 
 
+@pytest.mark.slow
 def test_a_data_folder_with_brackets_and_escapes_is_compared_and_shown_harmless(tmp_path, capsys):
     data = tmp_path / "[/bold]x\x1b[31m[red]\ny"
     draw = torch.Generator().manual_seed(0)
@@ -408,6 +411,7 @@ def stopping_at(run_number):
     return execute_run
 
 
+@pytest.mark.slow
 def test_what_is_done_at_a_stop_is_reported_as_incomplete_and_the_next_call_goes_on(tmp_path, monkeypatch, capsys):
     methods = ["simclr", "dcl", "moco"]
     out = {"out": str(tmp_path), "seeds": 1, "references": False, **QUICK}
@@ -458,6 +462,7 @@ def test_a_failing_method_has_its_row_and_the_others_go_on(tmp_path, monkeypatch
     assert again["methods"][1]["runs"] == results["methods"][1]["runs"]
 
 
+@pytest.mark.slow
 def test_a_comparison_in_which_everything_fails_still_reports(tmp_path, monkeypatch, capsys):
     def broken(self, images, labels, index):
         raise RuntimeError("out of luck")
@@ -641,6 +646,7 @@ def test_lower_may_be_better_than_a_reference():
     assert answer(content).startswith("No method beats raw on error: 1.0")
 
 
+@pytest.mark.slow
 def test_references_are_run_beside_methods_and_found_again_whatever_the_budget(tmp_path):
     first = counterpoise.compare("simclr", "digits", seeds=1, out=tmp_path / "c", quiet=True, **QUICK)
     assert [row["label"] for row in first["references"]] == ["raw inputs", "untrained encoder"]

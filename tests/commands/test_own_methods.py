@@ -89,6 +89,7 @@ def train(method="./mine.py:Weighted", out="run", **options):
     return counterpoise.train(method, "photos", out=out, loggers=(), **{**QUICK, **options})
 
 
+@pytest.mark.slow
 def test_it_is_trained_and_used_while_its_file_is_the_same(place):
     result = train(weight=0.5)
     config = json.loads((place / "run" / "config.json").read_text())
@@ -123,6 +124,7 @@ def test_an_argument_with_the_name_of_a_flag_of_every_run_is_given_with_the_meth
     assert "of ./mine.py:Weighted: --method ./mine.py:Weighted:size=… (default: 3); --size is the run's" in shown
 
 
+@pytest.mark.slow
 def test_it_stands_beside_others_in_a_comparison(place):
     words = ["simclr", "./mine.py:Weighted:weight=2", "mine.py:Apart"]
     content = counterpoise.compare(words, "photos", seeds=1, out="o", references=False, **QUICK)

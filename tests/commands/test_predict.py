@@ -105,6 +105,7 @@ def test_what_the_run_learnt_from_must_be_as_it_was(photos, new, tmp_path, monke
     assert not os.path.exists("p.csv")
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_the_weights_that_a_run_started_from_may_be_gone(photos, new, tmp_path):
@@ -115,6 +116,7 @@ def test_the_weights_that_a_run_started_from_may_be_gone(photos, new, tmp_path):
     assert predict(str(tmp_path / "run"), str(new), str(tmp_path / "p.csv")) == before
 
 
+@pytest.mark.slow
 def test_images_without_files_are_named_by_their_number(tmp_path, new):
     counterpoise.train("simclr", "digits", out=tmp_path / "run", **{**QUICK, "batch_size": 512})
     found = predict(str(tmp_path / "run"), str(new), str(tmp_path / "p.csv"))
@@ -274,6 +276,7 @@ def test_rows_that_lack_what_the_run_has_learnt_from_are_refused(names, line, me
     assert not (tmp_path / "labels.csv").exists()
 
 
+@pytest.mark.slow
 def test_a_matrix_is_labelled_by_its_places_and_needs_as_many_columns(tmp_path):
     draw = np.random.default_rng(0)
     kinds = np.arange(60) % 2

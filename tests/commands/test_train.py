@@ -146,6 +146,7 @@ def test_differences_name_what_was_not_there():
     assert differences({"a": 1, "settings": {}}, {"a": 1, "settings": {"b": None}}) == "b: not given, now None"
 
 
+@pytest.mark.slow
 def test_more_epochs_go_on_from_the_checkpoint_and_the_result_says_so(photos, tmp_path):
     first = train(photos, tmp_path / "a")
     assert first["continued"] == []
@@ -160,6 +161,7 @@ def test_more_epochs_go_on_from_the_checkpoint_and_the_result_says_so(photos, tm
     assert any("went on after epochs 1, 3" in warning for warning in longest["warnings"])
 
 
+@pytest.mark.slow
 def test_a_longer_run_that_is_stopped_still_says_that_it_was_continued(photos, tmp_path, monkeypatch):
     train(photos, tmp_path / "a")
     with monkeypatch.context() as patch:

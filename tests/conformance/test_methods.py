@@ -34,6 +34,7 @@ def test_the_catalogue_has_methods():
     assert {"simclr", "moco", "supcon", "cross-entropy", "dcl", "cacr", "isogclr"} <= set(METHODS)
 
 
+@pytest.mark.slow
 @every
 def test_one_epoch_changes_every_weight_that_learns_and_the_encoder(slug, images, tmp_path):
     method = made(slug, images)
@@ -46,7 +47,7 @@ def test_one_epoch_changes_every_weight_that_learns_and_the_encoder(slug, images
 
 @every
 def test_one_step_lowers_the_loss_of_its_batch(slug, images):
-    """On the same views and from the same state, a small step against the gradient goes down."""
+    """On the same views and from the same state, a small step down the gradient does most of what it promises."""
     method = made(slug, images)
     torch.manual_seed(0)
     method.start_epoch(images, 0)
@@ -54,15 +55,22 @@ def test_one_step_lowers_the_loss_of_its_batch(slug, images):
     views = [method.view(batch[0]) for _ in range(method.views)]
     learnt = [name for name, p in method.named_parameters() if p.requires_grad]
     state = {name: x.clone() for name, x in method.state_dict().items() if name not in learnt}
-    optimizer = torch.optim.SGD([p for p in method.parameters() if p.requires_grad], lr=1e-2)
+    torch.manual_seed(1)
     before = method.loss(views, *batch[1:])
     before.backward()
-    optimizer.step()
+    slopes = [p for p in method.parameters() if p.grad is not None]
+    promised = 1e-3 * abs(before.item())
+    with torch.no_grad():
+        step = promised / sum(p.grad.double().square().sum() for p in slopes)
+        for p in slopes:
+            p -= step.to(p) * p.grad
     method.load_state_dict(state, strict=False)
+    torch.manual_seed(1)  # mixtures are drawn anew
     after = method.loss(views, *batch[1:])
-    assert after.item() < before.item() - 1e-4
+    assert promised / 2 < before.item() - after.item() < 2 * promised
 
 
+@pytest.mark.slow
 @every
 def test_those_read_labels_whose_rows_say_so(slug, images, tmp_path):
     """Other labels change what is learnt, or they do not."""
@@ -75,6 +83,7 @@ def test_those_read_labels_whose_rows_say_so(slug, images, tmp_path):
     assert torch.equal(*encoders) != catalogue.find(slug).labels
 
 
+@pytest.mark.slow
 @every
 def test_the_checkpoint_restores_all_of_it(slug, images, tmp_path):
     method = made(slug, images)

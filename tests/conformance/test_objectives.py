@@ -180,6 +180,7 @@ def test_nan_is_refused_by_name(kind):
                 make(kind)(**{**inputs(kind), name: bad})
 
 
+@pytest.mark.slow
 @every
 def test_gradient_in_double_precision(kind):
     """Objectives whose value is not the integral of their gradient say so (`surrogate`) and have tests of their own."""

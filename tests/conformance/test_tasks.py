@@ -113,6 +113,7 @@ def test_a_room_stands_for_its_methods_that_serve_the_task(name):
     assert all(task in catalogue.find(slug).tasks for slug in arms)
 
 
+@pytest.mark.slow
 @every
 def test_a_run_ends_with_all_that_a_result_holds_and_is_resumed_to_the_bit(name, tmp_path):
     run, task = run_of(name), task_of(name)
@@ -136,6 +137,7 @@ def test_a_run_ends_with_all_that_a_result_holds_and_is_resumed_to_the_bit(name,
     assert all(torch.equal(ours[key], theirs[key]) for key in ours)
 
 
+@pytest.mark.slow
 @every
 def test_the_items_and_the_network_that_are_kept_come_back(name, tmp_path):
     result = execute_run(replace(run_of(name), settings=replace(run_of(name).settings, epochs=1)), tmp_path)

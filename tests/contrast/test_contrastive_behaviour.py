@@ -211,6 +211,7 @@ def test_a_table_in_parts_is_the_table(monkeypatch):
                     torch.testing.assert_close(ours, whole, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", [HardContrastiveLoss(0.3, 0.3), SimpleContrastiveLoss(), SimpleContrastiveLoss(0.3)])
 def test_gradient_in_double_precision(loss):
     leaves, exclude = [x.clone().requires_grad_() for x in (Q[:3], P[:3], K[:12])], (NUMBERS[0][:3], NUMBERS[1][:12])

@@ -141,6 +141,7 @@ def test_gradient_through_the_weights(detach):
     torch.testing.assert_close(ours.grad, theirs.grad)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weighted", [False, True])
 def test_gradient_in_double_precision(weighted):
     loss = DCLLoss(T, weighted, detach_weights=False)
@@ -222,6 +223,7 @@ def test_the_sum_over_one_direction_is_that_direction():
     torch.testing.assert_close(DCLLoss(T, reduction="sum")(Z1, Z2), single + DCLLoss(T, one_way=True)(Z2, Z1))
 
 
+@pytest.mark.slow
 def test_one_way_gives_the_second_view_a_gradient_as_candidates():
     z1, z2 = Z1.clone().requires_grad_(), Z2.clone().requires_grad_()
     dcl(z1, z2, T, one_way=True).backward()

@@ -263,6 +263,7 @@ def test_sampling_corrects_by_sigma_and_shows_the_blocks_of_the_step(rng):
     torch.testing.assert_close(found.predict(z)(X, T), predicted - SCHEDULE.sigma[T].view(-1, 1, 1, 1) * residual)
 
 
+@pytest.mark.slow
 def test_edited_images():
     """Nothing changes without a share or a block; with all of both it is the other image as it is decoded.
 
@@ -325,6 +326,7 @@ def test_what_is_kept_is_the_moving_average_of_the_weights(tmp_path):
     assert found.seen[-1][0][1]["0.1.weight"].sub(found.seen[-1][0][0]["0.1.weight"]).abs().max() > 1e-3
 
 
+@pytest.mark.slow
 def test_averages_change_no_training_and_near_decay_zero_are_the_trained_weights(tmp_path):
     plain, averaged, nearly = (watched(tmp_path / str(decay), decay) for decay in (0.0, 0.9, 1e-9))
     for k in range(6):

@@ -171,6 +171,7 @@ def images():
     return Images(pixels, labels, ("top", "middle", "bottom"), "bars")
 
 
+@pytest.mark.slow
 def test_the_autoencoder_learns_to_rebuild(images):
     def error(epochs):
         torch.manual_seed(0)
@@ -180,6 +181,7 @@ def test_the_autoencoder_learns_to_rebuild(images):
     assert error(5) < 0.7 * error(1)
 
 
+@pytest.mark.slow
 def test_the_autoencoder_keeps_the_weights_that_rebuild_held_out_images_best(images, monkeypatch):
     true_error = g_simclr._error
 

@@ -169,6 +169,7 @@ def test_the_losses_of_the_hosts_written_out(rng):
         torch.testing.assert_close(siamese[i], -(p1[i] @ k2[i] + p2[i] @ k1[i]) / 2)
 
 
+@pytest.mark.slow
 def test_gradients_of_the_hosts_in_double_precision(rng):
     p1, p2, k1, k2 = (x.requires_grad_() for x in randn(rng, 4, 3, 4))
     assert torch.autograd.gradcheck(lambda *x: moco_pairs(*x, T), (p1, k1, k2))
@@ -203,6 +204,7 @@ def test_a_weight_scales_its_pair_alone():
     torch.testing.assert_close(gradients[1], scale * gradients[0])
 
 
+@pytest.mark.slow
 def test_gradient_in_double_precision(rng):
     weights = torch.rand(N, generator=rng, dtype=torch.float64)
     loss = GenViewLoss(T)

@@ -261,6 +261,7 @@ def test_a_constant_added_to_a_row_or_column_of_similarities_changes_nothing_on_
     assert not torch.allclose(others[1]["log_s"], others[0]["log_s"], atol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pairs", [False, True])
 def test_a_sample_among_near_duplicates_ends_with_a_larger_temperature(pairs, rng):
     z = torch.eye(24)[:16].clone()
@@ -288,6 +289,7 @@ def test_state_survives_saving_and_is_left_alone_in_evaluation(tmp_path):
     assert again(Z2, Z1, INDEX.flip(0)) == first
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pairs", [False, True])
 def test_gradient_is_that_of_the_value_and_stays_out_of_the_state(pairs):
     loss = (ISogCLRPairLoss(10, 10, rho=1.0, tau=0.2) if pairs else ISogCLRLoss(10, tau=0.2)).double()
@@ -448,6 +450,7 @@ def test_the_authors_form_is_an_argument_of_the_method_and_of_pairs(reference, r
     torch.testing.assert_close(learner.loss(*batch), loss(*given, *batch[2:]))
 
 
+@pytest.mark.slow
 def test_pairs_learn_to_find_each_other(tmp_path):
     data, learner = places(), pairs()
 

@@ -371,6 +371,7 @@ def test_the_order_of_the_nodes_does_not_matter(small):
     torch.testing.assert_close(other.embed(), first.embed()[order], atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [

@@ -153,6 +153,7 @@ def test_each_image_takes_as_many_negatives_and_none_of_its_own(ratio, count):
             assert not set(own) & set(candidates[mine].tolist())
 
 
+@pytest.mark.slow
 def test_every_negative_is_as_likely():
     drawn, generator = torch.zeros(6, 9), torch.Generator().manual_seed(0)
     for _ in range(3000):

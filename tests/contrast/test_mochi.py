@@ -74,6 +74,7 @@ def test_mixtures_raise_the_loss():
     assert (losses.diff() > 0).all()
 
 
+@pytest.mark.slow
 def test_gradient_in_double_precision():
     assert torch.autograd.gradcheck(
         MixedNCELoss(0.3), [x.clone().requires_grad_() for x in (Q[:2], P[:2], K[:5], H[:2, :2])]

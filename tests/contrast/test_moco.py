@@ -44,6 +44,7 @@ def test_equal_rows_give_the_log_of_one_and_the_negatives():
     assert queue_nce(one, one, torch.ones(7, 2)).item() == pytest.approx(math.log(8), abs=1e-6)
 
 
+@pytest.mark.slow
 def test_gradient():
     leaves = [x.clone().requires_grad_() for x in (QUERIES, POSITIVES, NEGATIVES)]
     assert torch.autograd.gradcheck(QueueNCELoss(0.3), leaves)

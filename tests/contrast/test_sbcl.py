@@ -156,6 +156,7 @@ def test_images_without_a_label_are_classes_of_their_own():
     torch.testing.assert_close(sbcl(Z1, Z2, labels, subclasses, TAU), own)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ranked", [True, False])
 def test_gradient_in_double_precision(ranked):
     def value(z1, z2, tau):

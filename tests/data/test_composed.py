@@ -67,6 +67,7 @@ def test_every_query_is_answered_by_the_letter_that_it_says(latin):
         assert (answer.base, answer.script, answer.variant) == (reference.base, reference.script, reference.variant)
 
 
+@pytest.mark.slow
 def test_the_words_are_those_that_the_glyphs_need():
     assert compose(draw_glyphs().images).words == set(WORDS)
     assert len(WORDS) == len(set(WORDS)) == len(FRAME) + len(CASES) + len(ACCENTS)

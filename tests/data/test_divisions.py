@@ -139,6 +139,7 @@ def test_the_shares_are_dirichlets():
     assert np.isclose(shares.mean(), 0.2)
 
 
+@pytest.mark.slow
 def test_a_skew_that_leaves_a_client_without_images_is_refused():
     with pytest.raises(InputError, match=r"client-skew=0.001: none of 10,000 draws gave each of 40 clients 10 images"):
         clients(SPLITS, 40, seeded(), 0.001)

@@ -74,6 +74,7 @@ def test_a_bar_of_one_pixel_and_a_ground_of_three_levels(made):
     assert (ground == (images.factors["ground"] * 51)).float().mean() > 0.95
 
 
+@pytest.mark.slow
 def test_the_seed_draws_them_and_train_is_not_test(made):
     again, other = load("factors", seed=0), load("factors", seed=1)
     assert torch.equal(made["tint"].train.pixels, again.train.pixels)
@@ -132,6 +133,7 @@ def test_with_bias_each_garment_has_a_favourite_hue_in_train_alone():
         assert images.name == "factors:tint:bias=0.8"
 
 
+@pytest.mark.slow
 def test_without_bias_and_in_test_the_images_are_as_they_were(made):
     none, all_of_it = (load(f"factors:tint:bias={bias}") for bias in (0, 1))
     for split, images in made["tint"]._asdict().items():
@@ -142,6 +144,7 @@ def test_without_bias_and_in_test_the_images_are_as_they_were(made):
     assert torch.equal(all_of_it.train.factors["digit"], made["tint"].train.factors["digit"])
 
 
+@pytest.mark.slow
 def test_a_larger_bias_moves_the_images_that_a_smaller_one_moves(made):
     before = made["tint"].train.factors["tint"]
     less, more = (load(f"factors:tint:bias={bias}").train.factors["tint"] for bias in (0.3, 0.7))

@@ -200,6 +200,7 @@ def test_drawings_number_equal_pictures_alike(drawn):
     assert len(drawn.drawings[:3000].unique()) == int(inverse.max()) + 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("split", SPLITS)
 def test_no_test_image_equals_any_other(drawn, split):
     train, test = loaded(f"glyphs:split={split}")
@@ -439,6 +440,7 @@ def draw_slowly(barrier, log: Path, sums) -> None:
     sums.put(int(draw_glyphs().images.pixels.sum()))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_two_processes_that_start_together_draw_once(few, tmp_path):
     context, log = multiprocessing.get_context("fork"), tmp_path / "log"

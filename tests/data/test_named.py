@@ -308,6 +308,7 @@ def test_the_files_that_emoji_stand_on_are_the_table_and_the_pictures(tmp_path):
 INSTALLED = [name for name, theme in THEMES.items() if (ICONS / theme.folder / "index.theme").is_file()]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(len(INSTALLED) < 2, reason=f"needs two icon themes of Debian, of {', '.join(THEMES)}")
 def test_the_systems_themes_draw_many_names_apart():
     themes = INSTALLED[:2]

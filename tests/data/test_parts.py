@@ -184,6 +184,7 @@ def test_parts_of_which_one_lacks_a_factor_are_joined_alike(make, put_together):
     assert plain.without_factor("client") is plain
 
 
+@pytest.mark.slow
 def test_what_is_exported_is_there_and_imported_where_it_is_used():
     code = (
         "import sys, counterpoise.data as data; "

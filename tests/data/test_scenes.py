@@ -137,6 +137,7 @@ def test_captions_name_what_is_there(some):
         assert scene.caption.endswith(words[scene.domain])
 
 
+@pytest.mark.slow
 def test_domains_show_the_same_scene_in_another_light():
     day, night, fog = (Scenes(5, domain=name)[2] for name in ("day", "night", "fog"))
     assert torch.equal(day.masks, night.masks)

@@ -204,6 +204,7 @@ def summaries(views):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("steps", "channels"),
     [(("crop", "flip"), 3), (("jitter",), 3), (("grey", "blur"), 3), (tuple(STEPS), 3), (tuple(STEPS), 1)],

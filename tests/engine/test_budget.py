@@ -53,6 +53,7 @@ def test_a_method_is_timed_in_a_folder_that_goes_away(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("parts")
 def test_accumulated_batches_are_one_step(monkeypatch):
     ticks = iter(range(10_000))
@@ -109,6 +110,7 @@ def test_several_processes_are_not_measured():
         measure_pace(run_of(devices=2))
 
 
+@pytest.mark.slow
 def test_results_and_commands_hold_the_steps(tmp_path, monkeypatch):
     monkeypatch.setattr(budget, "measure_pace", lambda run: Pace(20.0, 0.0, 4))
     options = {"batch_size": 512, "device": "cpu", "quiet": True, "minutes": 1}

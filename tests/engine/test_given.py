@@ -51,6 +51,7 @@ def digests(folder):
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(Path(folder).rglob("*.safe*"))}
 
 
+@pytest.mark.slow
 def test_arms_of_a_seed_share_one_start_that_is_trained_first_and_stays_as_it_was(place, monkeypatch):
     order = []
     own = execute.execute_run
@@ -78,6 +79,7 @@ def test_arms_of_a_seed_share_one_start_that_is_trained_first_and_stays_as_it_wa
     assert digests(shelf) == before
 
 
+@pytest.mark.slow
 def test_a_start_is_what_the_method_gets_and_nothing_trains_it(place):
     run = Run(f"{place}/mine.py:Near", "digits", settings=ImageSettings(**QUICK))
     result = execute_run(run, place / "run")
@@ -89,9 +91,10 @@ def test_a_start_is_what_the_method_gets_and_nothing_trains_it(place):
     assert all(torch.equal(value, kept[name]) for name, value in learner.start.module.state_dict().items())
     assert result["given"]["start"]["source"] == f"given/{start.name}"
     net, _ = tasks.load_net(place / "run")
-    assert net(torch.zeros(2, 1, 8, 8)).shape == (2, 128)
+    assert net(torch.zeros(2, 1, 8, 8)).shape == (2, 320)
 
 
+@pytest.mark.slow
 def test_the_encoder_is_the_same_whether_the_start_was_there_or_not(place):
     """Training a start first draws nothing of what the run draws."""
     run = Run(f"{place}/mine.py:Near", "digits", settings=ImageSettings(**QUICK))
@@ -110,6 +113,7 @@ def test_worker_processes_share_what_was_trained_first(place):
     assert len([path for path in (place / "c" / "given").iterdir() if path.is_dir()]) == 2
 
 
+@pytest.mark.slow
 def test_the_users_own_models_are_taken(place):
     counterpoise.train("simclr", "digits", out="start", loggers=(), quiet=True, **QUICK)
     weights = load_file(place / "start" / "net.safetensors")
@@ -136,6 +140,7 @@ def test_weights_to_start_from_are_the_start_of_a_method_that_asks_for_one(place
     assert other.run.settings.init is None
 
 
+@pytest.mark.slow
 def test_a_start_is_trained_beside_weights_to_start_from(place):
     counterpoise.train("simclr", "digits", out="start", loggers=(), quiet=True, **QUICK)
     (run,) = results(compare(NEAR, init="start", given="start=moco"))
@@ -143,6 +148,7 @@ def test_a_start_is_trained_beside_weights_to_start_from(place):
     assert run["given"]["start"]["source"].startswith("given/moco-0-")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("plain_shapes")
 def test_none_is_no_model_for_methods_that_can_do_without():
     content = compare("./mine.py:Maybe", given="start=none")
@@ -167,6 +173,7 @@ def test_what_is_no_model_is_refused_with_what_there_is(value, message):
         compare(NEAR, given=value)
 
 
+@pytest.mark.slow
 def test_runs_whose_start_cannot_be_trained_fail_with_its_reason_and_the_others_go_on(monkeypatch):
     own = execute.execute_run
 

@@ -32,34 +32,40 @@ def of_simclr():
     return trace(made())
 
 
+@pytest.mark.slow
 def test_a_trace_is_in_float64_and_the_same_again(of_simclr):
     assert of_simclr["dtype"] == "float64"
     assert trace(made()) == of_simclr
     assert len(of_simclr["losses"]) == 2
 
 
+@pytest.mark.slow
 def test_seed_budget_and_batch_of_the_run_itself_do_not_matter(of_simclr):
     run = made(seed=3)
     assert shortened(run).seed == SEED
     assert trace(replace(run, settings=replace(run.settings, epochs=7, precision="bf16-mixed"))) == of_simclr
 
 
+@pytest.mark.slow
 def test_a_changed_equation_breaks_a_trace(of_simclr, monkeypatch):
     loss = simclr.nt_xent
     monkeypatch.setattr(simclr, "nt_xent", lambda *args, **options: loss(*args, **options) * 1.0001)
     assert difference(of_simclr, trace(made())).startswith("losses 1:")
 
 
+@pytest.mark.slow
 def test_another_argument_breaks_a_trace(of_simclr):
     assert difference(of_simclr, trace(made(arguments={"temperature": 0.1001})))
 
 
+@pytest.mark.slow
 def test_a_renaming_does_not_break_a_trace(of_simclr, monkeypatch):
     monkeypatch.setattr(simclr, "contrast_of_two_views", simclr.nt_xent, raising=False)
     monkeypatch.setattr(simclr, "nt_xent", lambda *args, **options: simclr.contrast_of_two_views(*args, **options))
     assert difference(of_simclr, trace(made())) is None
 
 
+@pytest.mark.slow
 def test_another_order_of_sums_does_not_break_a_trace(monkeypatch):
     before, loss = trace(made("classify", "cross-entropy")), classifier.cross_entropy
     turned = lambda logits, targets, *args: loss(logits.flip(0), targets.flip(0), *args)  # noqa: E731
@@ -68,6 +74,7 @@ def test_another_order_of_sums_does_not_break_a_trace(monkeypatch):
     assert difference(before, after) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", [*DATA, "retrieve", "few-shot"])
 def test_every_task_has_traces(task):
     few = {"arguments": {"clusters": "5", "hidden": 8}} if task == "graph" else {}

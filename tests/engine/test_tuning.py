@@ -203,6 +203,7 @@ def sampled(trials=6):
     return {"a": Arm(run, Sampled(space, defaults_of("regression", space), trials))}
 
 
+@pytest.mark.slow
 def test_a_call_that_is_stopped_goes_on_to_the_same_choice(monkeypatch, tmp_path):
     whole = tune(sampled(), "mae", "lower", tmp_path / "whole", 1, QUIET)
     made, measured = [], execute._measured
@@ -238,6 +239,7 @@ def compared(out, tune, methods=("regression", "rnc:temperature=1.0", "raw"), **
     )
 
 
+@pytest.mark.slow
 def test_a_comparison_reports_what_was_chosen_of_each_method_and_what_it_cost(tmp_path):
     found = compared(tmp_path, 3)
     about = found["tuning"]
@@ -299,6 +301,7 @@ def test_tuning_without_optuna_is_refused_before_anything_is_written(monkeypatch
     assert not (tmp_path / "c").exists()
 
 
+@pytest.mark.slow
 def test_a_method_of_which_all_trials_fail_does_not_stop_the_others(tmp_path):
     failing = tmp_path / "mine.py"
     failing.write_text(

@@ -140,6 +140,7 @@ def command_lines(draw):
     return words
 
 
+@pytest.mark.slow
 @scaled
 def test_command_lines(scale, monkeypatch, capsys):
     """Up to the call; then what the call would do with the words before it loads data: settings, arms, specs, names."""
@@ -332,6 +333,7 @@ def inputs_of(call):
     return found
 
 
+@pytest.mark.slow
 @scaled
 def test_objectives(scale, plain_shapes):
     def check(call):

@@ -100,6 +100,7 @@ def test_a_reference_is_the_same_run_whatever_the_budget_of_the_methods():
     assert task.reference_run(few, "untrained") == task.reference_run(many, "untrained")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in catalogue.TASKS if tasks.find(name).references])
 def test_every_task_scores_its_references_and_their_networks_come_back(name, tmp_path):
     task = tasks.find(name)

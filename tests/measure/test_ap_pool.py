@@ -94,6 +94,7 @@ def plain(kind, detections, truth, cap, members=None, thresholds=THRESHOLDS):
     return np.mean(found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("federated", [False, True])
 @pytest.mark.parametrize("seed", range(4))
 def test_against_plain_loops(seed, federated):

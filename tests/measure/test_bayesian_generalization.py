@@ -221,6 +221,7 @@ def test_no_loss_and_no_valid_concept():
     assert pooled_complexity(torch.ones(2, 3)) is None
 
 
+@pytest.mark.slow
 def test_the_mean_over_the_authors_grid():
     """Losses .125 and .5: the first counts for 22 of the 36 values of t, the second for all."""
     found = pooled_complexity(doubles([0.375, 0.0, 0.5]))

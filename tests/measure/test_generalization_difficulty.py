@@ -304,6 +304,7 @@ def test_pairs_in_pieces_are_as_many(monkeypatch):
     assert len(generalization_difficulty._random_distances(POINTS, LABELS, 123, 0)) == 123
 
 
+@pytest.mark.slow
 def test_space_of_a_data_set():
     found = classification_space(POINTS, LABELS)
     radius = float(POINTS.norm(dim=1).max())

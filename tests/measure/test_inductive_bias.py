@@ -176,6 +176,7 @@ def test_bessel_function_of_large_order(order, z, log):
     assert module._log_bessel(order, np.array([z]))[0] == pytest.approx(log, rel=1e-11, abs=1e-8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("df", "nc", "scale"), [(4, 12.0, 0.01), (50, 0.0, 1.0), (1, 30.0, 5.0), (3e5, 1.0, 1e-5)])
 def test_fitted_probabilities_are_those_that_losses_are_drawn_from(df, nc, scale):
     found, true = fit_losses(drawn(df, nc, scale, 20_000)), LossModel(df, nc, scale)
@@ -238,6 +239,7 @@ def test_counting_and_the_fit_agree_within_the_interval(share):
     assert found.low - 2.6 * counting < inductive_bias(losses, error).counted < found.high + 2.6 * counting
 
 
+@pytest.mark.slow
 def test_interval():
     found = bias_interval(LOSSES[:200], 0.05, resamples=20)
     assert found == bias_interval(LOSSES[:200], 0.05, resamples=20)

@@ -67,6 +67,7 @@ def test_coverage():
     assert abs(held - 0.95) < 4 * math.sqrt(0.95 * 0.05 / 2000)
 
 
+@pytest.mark.slow
 def test_without_a_difference_two_in_forty_verdicts_are_wrong_and_half_of_those_confirm():
     draws = np.random.default_rng(2).normal(0.0, 1.0, (2000, 2, 5))
     verdicts = [verdict(paired(a.tolist(), b.tolist()), "above") for a, b in draws]
@@ -210,6 +211,7 @@ def test_one_item_twice_in_a_seed_is_one_item():
 WORLDS = {"seeds": (0.3, 0.0), "items": (0.0, 1.0), "both": (0.14, 1.0)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seeds", [3, 5])
 @pytest.mark.parametrize("world", WORLDS)
 def test_the_intervals_hold_the_true_mean_and_those_over_seeds_alone_do_not(world, seeds):
@@ -230,6 +232,7 @@ def test_the_intervals_hold_the_true_mean_and_those_over_seeds_alone_do_not(worl
         assert alone / repeats < 0.93  # what the seeds share does not show in their spread
 
 
+@pytest.mark.slow
 def test_intervals_hold_the_true_mean_where_each_seed_divides_the_same_data():
     """Each seed tests 20 of 60 items, which are themselves a sample of all."""
     generator, repeats, held, alone = np.random.default_rng(8), 1500, 0, 0

@@ -240,6 +240,7 @@ def test_few_shot_is_the_exhaustive_mean_where_everything_can_be_counted():
     assert abs(mean - np.mean(right)) < 2 * half
 
 
+@pytest.mark.slow
 def test_few_shot_interval_is_that_of_the_mean_over_episodes():
     """Half widths shrink with the root of the number of episodes, and cover the mean of a long run."""
     truth, _ = few_shot_accuracy(X, Y, shots=1, episodes=2000, seed=99)

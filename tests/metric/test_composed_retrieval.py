@@ -103,6 +103,7 @@ def test_the_fluctuation_that_costs_least_is_the_logarithm_of_the_loss():
     assert 0.2 < math.log(math.log(6)) < 2  # so the slope was below, at and above 0
 
 
+@pytest.mark.slow
 def test_gradients_flow_through_all_but_the_statistics_of_the_noise(rng):
     assert torch.autograd.gradcheck(uncertainty, (Q.clone().requires_grad_(), T.clone().requires_grad_()))
     assert torch.autograd.gradcheck(info_nce, (Q.clone().requires_grad_(), T.clone().requires_grad_()))
@@ -204,9 +205,9 @@ def test_the_method_compares_composed_queries_with_plain_answers(few):
 
 def test_image_and_every_word_change_a_query(few, rng):
     encoder = made(few).encoder
-    x = torch.randn(2, 128, generator=rng)
+    x = torch.randn(2, 320, generator=rng)
     words = torch.eye(len(WORDS), dtype=torch.int64)
-    queries = encoder.query(x[:1].expand(len(WORDS), 128), words)
+    queries = encoder.query(x[:1].expand(len(WORDS), 320), words)
     assert torch.pdist(queries).min() > 1e-4
     assert (encoder.query(x[1:], words[:1]) - queries[0]).abs().max() > 1e-3
 
@@ -214,7 +215,7 @@ def test_image_and_every_word_change_a_query(few, rng):
 def test_the_composition_by_hand(few, rng):
     encoder = made(few).encoder
     x, words = (
-        torch.randn(3, 128, generator=rng),
+        torch.randn(3, 320, generator=rng),
         read(["small", "the same letter, capital", "with a ring above accent"]),
     )
     t = words.float() @ encoder.words.weight.T + encoder.words.bias
@@ -249,6 +250,7 @@ def test_its_share_follows_the_epoch(few, monkeypatch):
     assert plain.share == 0
 
 
+@pytest.mark.slow
 def test_every_weight_learns_and_the_checkpoint_restores_it(few, tmp_path):
     method = made(few)
     before = {name: p.detach().clone() for name, p in method.named_parameters()}

@@ -387,7 +387,7 @@ def test_what_is_mixed_and_what_the_net_does_for_it(mixing, pooling, base):
     it = method(mixing=mixing, pooling=pooling, base=base, pairs="positive-negative", hardest=2).eval()
     net, embedding = it.encoder
     convolutions, embedded = [], []
-    net.model[0].register_forward_hook(lambda *given: convolutions.append(len(given[2])))
+    net.model.stages[0].register_forward_hook(lambda *given: convolutions.append(len(given[2])))
     embedding.register_forward_hook(lambda *given: embedded.append(len(given[2])))
     torch.manual_seed(3)
     found = it.loss([VIEW], LABELS_12, torch.arange(12))
@@ -397,13 +397,15 @@ def test_what_is_mixed_and_what_the_net_does_for_it(mixing, pooling, base):
 
     torch.manual_seed(3)
     share = torch.distributions.Beta(2.0, 2.0).sample().item()
-    maps = VIEW
-    for layer in list(net.model)[:12]:
-        maps = layer(maps)
-    assert maps.shape[1:] == (128, 2, 2)
+    maps = [VIEW]
+    for stage in net.model.stages:
+        maps.append(stage(maps[-1]))
+    maps = maps[-3:]
+    assert [x.shape[1:] for x in maps] == [(64, 4, 4), (128, 2, 2), (128, 2, 2)]
 
     def head(maps):
-        return embedding(maps.mean((2, 3)) + (maps.amax((2, 3)) if pooling == "mean+max" else 0))
+        pooled = [x.mean((2, 3)) + (x.amax((2, 3)) if pooling == "mean+max" else 0) for x in maps]
+        return embedding(torch.cat(pooled, 1))
 
     z = head(maps)
     unit = F.normalize(z, dim=1)
@@ -414,7 +416,7 @@ def test_what_is_mixed_and_what_the_net_does_for_it(mixing, pooling, base):
             if mixing == "input":
                 rows.append(it.encoder((share * VIEW[p] + (1 - share) * VIEW[n])[None])[0])
             elif mixing == "feature":
-                rows.append(head((share * maps[p] + (1 - share) * maps[n])[None])[0])
+                rows.append(head([(share * x[p] + (1 - share) * x[n])[None] for x in maps])[0])
             else:
                 rows.append(share * unit[p] + (1 - share) * unit[n])
         return torch.stack(rows)
@@ -565,7 +567,7 @@ def test_bad_input_is_refused_by_name():
     assert last_pooling(resnet) == "model.avgpool"
     it = Metrix(resnet, 12, 3, dim=4, pooling="mean+max")
     assert isinstance(it.encoder[0].model.avgpool, MeanAndMax)
-    assert it.look(VIEW[:2])[1].shape[:2] == (2, 512)
+    assert it.look(VIEW[:2])[1].shape == (2, 512 * 2 * 2)
     with pytest.raises(InputError, match="base 'multisimilarity' is not known; did you mean 'multi-similarity'"):
         MetrixLoss("multisimilarity")
     for wrong in ({"mixing": "inputs"}, {"pairs": "positive"}, {"pooling": "max"}, {"preset": "papers"}):

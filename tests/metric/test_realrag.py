@@ -231,6 +231,7 @@ def test_a_pipeline_gets_its_reference_by_name_and_gives_the_wanted_shape(channe
         PipelineGenerator(text, both, "ip_adapter_image")(["1"], references[:1])
 
 
+@pytest.mark.slow
 def test_a_pipeline_of_diffusers(rng):
     """A real one, that starts from noise, or from the reference, and draws as its net and its scheduler say."""
     from diffusers import DDIMScheduler, DiffusionPipeline, ImagePipelineOutput, UNet2DModel
@@ -302,6 +303,7 @@ def shown_by(images, like):
     return torch.cdist(images.flatten(1).float(), means.flatten(1)).argmin(1)
 
 
+@pytest.mark.slow
 def test_the_small_generator_draws_what_captions_and_references_say(rng):
     given = squares(rng, each=16)
     torch.manual_seed(0)
@@ -444,6 +446,7 @@ def test_the_small_generator_learns_from_known_classes_alone(rng):
     assert {given.classes.index(name) for name in names} == {*method.known.nonzero().flatten().tolist()}
 
 
+@pytest.mark.slow
 def test_reflective_negatives_part_the_lookalike(tmp_path, rng):
     """One image is the reflective negative of all other classes: they go farther from it than without it."""
     torch.manual_seed(0)

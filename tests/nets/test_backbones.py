@@ -19,8 +19,9 @@ from counterpoise.nets import backbone
 from counterpoise.nets.backbones import parse_backbone
 
 KINDS = [
-    ("small", 1, 28, 128),
-    ("small", 3, 32, 128),
+    ("small", 1, 28, 320),
+    ("small", 3, 32, 320),
+    ("small:last", 1, 28, 128),
     ("timm:resnet10t", 3, 32, 512),
     ("resnet10t", 1, 28, 512),
     ("timm:vit_tiny_patch16_224", 1, 32, 192),
@@ -55,7 +56,7 @@ def test_the_seed_decides_the_weights():
     nets = []
     for seed in (0, 0, 1):
         torch.manual_seed(seed)
-        nets.append(backbone("small", 1, 28).state_dict()["model.0.weight"])
+        nets.append(backbone("small", 1, 28).state_dict()["model.stages.0.0.weight"])
     assert torch.equal(nets[0], nets[1])
     assert not torch.equal(nets[0], nets[2])
 
@@ -67,7 +68,7 @@ def test_small_learns():
     stripes = wave[:, None, None, :].expand(-1, 1, 28, 28)
     images = torch.cat([stripes[:16], stripes[16:].mT])
     targets = torch.arange(32) // 16
-    net = torch.nn.Sequential(backbone("small", 1, 28), torch.nn.Linear(128, 2))
+    net = torch.nn.Sequential(backbone("small", 1, 28), torch.nn.Linear(320, 2))
     optimiser = torch.optim.Adam(net.parameters(), 1e-2)
     for _ in range(20):
         loss = torch.nn.functional.cross_entropy(net(images), targets)
@@ -109,7 +110,7 @@ def test_small_needs_neither_library():
         ("torchvision:resnt18", "did you mean 'torchvision:resnet18'"),
         ("tim:resnet10t", "did you mean 'timm:resnet10t'"),
         ("timm:small", "backbone 'timm:small' is not known"),
-        ("", "backbone '' is not known. Known: small, timm:MODEL, torchvision:MODEL"),
+        ("", "backbone '' is not known. Known: small, small:last, timm:MODEL, torchvision:MODEL"),
     ],
 )
 def test_an_unknown_name_gets_the_nearest(name, message):
@@ -206,6 +207,7 @@ def rest(state, but=("fc.", "classifier.", "heads.", "conv1.", "features.0.0.", 
     return {name: x for name, x in state.items() if not name.startswith(but)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "size"), [("resnet18", 65), ("mobilenet_v3_small", 32), ("densenet121", 32)])
 def test_torchvision_s_weights_are_all_there(name, size, torchvision_file):
     given = random_weights(name)
@@ -231,6 +233,7 @@ def test_names_of_densenet_s_old_file_are_torchvision_s_business(torchvision_fil
     assert all(torch.equal(net[name], x) for name, x in given.items() if not name.startswith("classifier"))
 
 
+@pytest.mark.slow
 def test_one_channel_sees_grey_images_as_three_did(torchvision_file):
     torchvision_file("resnet18", random_weights("resnet18"))
     colour, grey = (backbone("torchvision:resnet18", channels, 65, pretrained=True).eval() for channels in (3, 1))
@@ -244,6 +247,7 @@ def test_one_channel_sees_grey_images_as_three_did(torchvision_file):
     torch.testing.assert_close(five[:, [0, 3]], 0.6 * colour.model.conv1.weight[:, [0, 0]])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("channels", [1, 3])
 def test_a_changed_first_convolution_is_random_and_said_to_be(channels, torchvision_file):
     given = random_weights("resnet18")
@@ -270,6 +274,7 @@ def test_a_transformer_s_places_are_interpolated(torchvision_file):
     assert torch.equal(net.class_token, given["class_token"])
 
 
+@pytest.mark.slow
 def test_classifiers_of_inner_layers_are_left_out(torchvision_file):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torchvision, on how long its random weights take
@@ -352,6 +357,7 @@ def test_models_without_weights_say_so(name, message, torchvision_file, monkeypa
         backbone(name, 3, 32, pretrained=True)
 
 
+@pytest.mark.slow
 def test_a_model_of_timm_without_weights_says_so(monkeypatch):
     name = next(name for name in timm.list_models("resnet*") if name not in timm.list_models(pretrained=True)
                 and not timm.is_model_pretrained(name))  # fmt: skip

@@ -95,6 +95,7 @@ def test_the_net_hears_of_the_step_and_of_the_code():
     assert (out - net(x, torch.tensor([10]), -code)).abs().max() > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("conditional", [False, True])
 def test_training_lowers_the_error_and_freezes_all(conditional, rng):
     """Images that are all black or all white: easily separated from the noise."""

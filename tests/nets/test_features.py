@@ -55,7 +55,7 @@ def test_bfloat16_comes_out_as_float32():
 def test_the_encoder_is_left_as_it_was():
     """Weights, running statistics and each module's mode, a frozen part staying frozen."""
     encoder = backbone("small", 1, 28)
-    encoder.model[1].eval()
+    encoder.model.stages[1].eval()
     modes = [module.training for module in encoder.modules()]
     state = {key: value.clone() for key, value in encoder.state_dict().items()}
     embed(encoder, Pictures(6), unit, 4)

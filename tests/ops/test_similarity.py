@@ -52,6 +52,7 @@ def form(request, monkeypatch):
     monkeypatch.setattr(tiles, "BOUND", 60.0 if request.param == "bounded" else -1.0)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("form")
 @pytest.mark.parametrize("side", SIDES)
 @pytest.mark.parametrize("weighted", [False, True])

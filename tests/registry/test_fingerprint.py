@@ -38,6 +38,7 @@ def test_the_fingerprint_is_the_same_on_every_python(tmp_path, monkeypatch):
     module._parsed.cache_clear()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", [None, "no JSON", "[1, 2]"])
 def test_a_fingerprint_needs_no_whole_cache_of_sources(content, tmp_path, monkeypatch):
     import counterpoise.registry.fingerprint as module

@@ -84,6 +84,7 @@ def record(**changes):
     return {**made, **changes}
 
 
+@pytest.mark.slow
 def test_the_declared_claims_are_right():
     for slug, claim in ledger.declared().items():
         claim.check()
@@ -430,6 +431,7 @@ def test_a_record_of_today_can_be_read_again(declare, tmp_path):
         ledger.read(tmp_path, claim)
 
 
+@pytest.mark.slow
 def test_every_module_of_a_claim_is_there():
     for claim in ledger.declared().values():
         for module in modules_of(claim):

@@ -209,6 +209,7 @@ def test_no_number_is_missing_in_disguise(full):
             assert "nan" not in (attributes.get(name) or "").lower()
 
 
+@pytest.mark.slow
 def test_weight(fake, tmp_path):
     """Half of a full gallery, all noise in colour, takes less than half of 3 MB, three more maps counted in."""
     results = fake.results(shape=(3, 32, 32))
@@ -369,6 +370,7 @@ def test_control_characters_in_names_are_shown_escaped(fake, written):
     assert json.loads(page.scripts[0])["names"][0] == said
 
 
+@pytest.mark.slow
 def test_many_classes_have_the_colours_of_their_groups(fake, written):
     names = tuple(f"c{i}" for i in range(100))
     results = fake.results(methods=("simclr",), seeds=1, classes=names)

@@ -8,6 +8,7 @@ from detections import BOX
 # The claim.
 
 
+@pytest.mark.slow
 def test_the_study_measures_what_it_says():
     found = study("simulated", 7, images=150, classes=12, max_dets=20, top=150)
     assert found["rarity fixed"] == 0
@@ -20,6 +21,7 @@ def test_the_study_measures_what_it_says():
     assert found["capped r"] != study("simulated", 8, images=150, classes=12, max_dets=20, top=150)["capped r"]
 
 
+@pytest.mark.slow
 def test_the_more_categories_share_a_calibration_the_less_it_does_for_the_pool():
     """A rising map of all scores together, as Platt's, changes neither measure."""
     options = {"images": 100, "classes": 12, "calibration": "platt"}

@@ -8,6 +8,7 @@ from counterpoise.studies import inductive_bias as module
 from counterpoise.studies.inductive_bias import study
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [{}, {"scaled": True}, {"space": "network"}])
 def test_a_study_gives_the_same_again(arguments, monkeypatch):
     monkeypatch.setattr(module, "DIMENSIONS", {"sines": (1, 12), "components": (2, 4)})

@@ -158,6 +158,7 @@ def test_subgroups_are_judged_by_the_factor_that_the_settings_name_or_by_group()
     assert classify._with_subgroups(found, bare, None) == found
 
 
+@pytest.mark.slow
 def test_a_run_is_scored_by_the_group_of_its_settings(tmp_path):
     asked = run(data="factors:scales")
     asked = replace(asked, settings=replace(QUICK, epochs=1, group="quarter", batch_size=512))
@@ -184,6 +185,7 @@ def test_the_curve_reads_no_label_of_a_test_image(monkeypatch):
     assert set(figures) == {"fitted", *TASK.curve, "uniformity"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["cross-entropy", "logit-adjusted:posthoc"])
 def test_a_run_from_start_to_the_network_that_classifies(method, tmp_path):
     slug, _, when = method.partition(":")
@@ -206,6 +208,7 @@ def test_a_run_from_start_to_the_network_that_classifies(method, tmp_path):
     assert config["classes"] == list(parts.test.classes)
 
 
+@pytest.mark.slow
 def test_training_on_all_images_scores_none_of_them(tmp_path):
     result = execute_run(run(train_on_all=True), tmp_path)
     assert result["metrics"] == {}
@@ -213,6 +216,7 @@ def test_training_on_all_images_scores_none_of_them(tmp_path):
     assert any("no scores" in warning for warning in result["warnings"])
 
 
+@pytest.mark.slow
 def test_classes_that_were_never_learnt_are_named(tmp_path):
     result = execute_run(run(imperfect=("unknown=2",)), tmp_path)
     (warning,) = (text for text in result["warnings"] if "no training label" in text)
@@ -253,6 +257,7 @@ def test_a_method_that_does_not_classify_is_refused(monkeypatch):
         TASK.check(run())
 
 
+@pytest.mark.slow
 def test_rows_are_classified_as_they_come_from_a_file(tmp_path):
     settings = replace(QUICK, epochs=30, batch_size=32)
     result = execute_run(replace(run(data="sklearn:wine"), settings=settings), tmp_path)

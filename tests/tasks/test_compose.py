@@ -109,6 +109,7 @@ def test_all_is_drawn_by_the_seed_and_test_has_the_words_of_training_alone():
     assert unseen.test.words <= unseen.train.words
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [{}, {"uncertain": False}])
 def test_a_run_is_scored_and_kept(arguments, tmp_path, monkeypatch):
     one = run(arguments=arguments)

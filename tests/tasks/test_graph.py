@@ -34,6 +34,7 @@ def test_a_run_keeps_its_rows_and_is_not_run_twice(tmp_path, monkeypatch):
     assert execute_run(run(), tmp_path) == json.loads((tmp_path / "result.json").read_text()) == result
 
 
+@pytest.mark.slow
 def test_the_seed_decides(tmp_path):
     rows = []
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):

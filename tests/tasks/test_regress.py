@@ -97,6 +97,7 @@ def test_a_run_is_scored_and_kept(method, data, tmp_path, monkeypatch):
     assert execute_run(one, tmp_path) == json.loads((tmp_path / "result.json").read_text())
 
 
+@pytest.mark.slow
 def test_encoders_of_images_can_be_used_on_others_and_those_of_rows_are_refused(tmp_path):
     for data in ("diabetes", "rotations"):
         train("regression", data, out=str(tmp_path / data), epochs=1, device="cpu")

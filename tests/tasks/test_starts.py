@@ -149,6 +149,7 @@ def test_an_earlier_configuration_without_the_new_settings_is_the_same_run(tmp_p
     assert execute_run(one, tmp_path / "run") == result
 
 
+@pytest.mark.slow
 def test_scores_by_a_factor_and_the_worst_of_its_values(tmp_path):
     found = compare(
         ["simclr"], "factors:tint", imperfect=["fewer=0.05"], seeds=1, epochs=1, batch_size=64, device="cpu",
@@ -162,6 +163,7 @@ def test_scores_by_a_factor_and_the_worst_of_its_values(tmp_path):
     assert "tint lime" in (tmp_path / "c" / "report.html").read_text(encoding="utf-8").lower()
 
 
+@pytest.mark.slow
 def test_an_unknown_group_is_refused():
     with pytest.raises(InputError, match="group: factor of the test images 'hue' is not known"):
         find("pretrain").check(replace(run(group="hue"), data="factors:tint"))

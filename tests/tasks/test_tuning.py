@@ -90,6 +90,7 @@ def test_every_task_can_be_tuned_or_says_why_not():
                 task.check_tunable()
 
 
+@pytest.mark.slow
 @every
 def test_nothing_that_scores_chooses(name, monkeypatch, tmp_path, rng):
     task = tasks.find(name.partition(":")[0])
@@ -121,6 +122,7 @@ def test_a_trial_is_scored_by_what_training_has_and_it_does_not_train_on(name):
     assert len(trial.train) > len(whole.train) / 2
 
 
+@pytest.mark.slow
 @every
 def test_no_seed_scores_what_a_trial_has_seen(name):
     run = run_of(name)
@@ -141,6 +143,7 @@ def test_without_a_common_division_a_trial_would_see_what_another_seed_scores():
     assert train & {*contents(task.parts(run).test)}
 
 
+@pytest.mark.slow
 @every
 def test_what_is_held_out_is_drawn_by_the_seed(name):
     run = trial_run(run_of(name), {})
@@ -184,6 +187,7 @@ def test_a_model_that_a_trial_stands_on_is_trained_without_what_chooses():
     assert contents(task.parts(start).train) == contents(task.parts(trial).train)
 
 
+@pytest.mark.slow
 def test_other_test_files_change_no_choice(tmp_path, rng):
     def write(split, label, number):
         path = tmp_path / "photos" / split / label / f"{number}.png"

@@ -195,6 +195,7 @@ def test_episodes_need_six_images_of_two_classes(monkeypatch):
         few_shot.TASK.check(run("protonet", "few", "few-shot"))
 
 
+@pytest.mark.slow
 def test_few_shot_episodes(tmp_path):
     result = execute_run(run("protonet", task="few-shot"), tmp_path)
     assert set(result["metrics"]) == set(few_shot.TASK.metrics)

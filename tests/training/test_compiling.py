@@ -120,6 +120,7 @@ def test_a_resumed_run_whose_batches_vary_says_that_it_is_the_same_to_rounding(i
     assert learner.before is None  # what looks at all data before an epoch is not compiled for it
 
 
+@pytest.mark.slow
 def test_every_backbone_of_a_method_is_compiled_once_and_only_in_the_block():
     class Two(Method):
         def __init__(self):

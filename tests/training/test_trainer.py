@@ -86,6 +86,7 @@ def same(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{"accumulate": 1}, {"accumulate": 2}, {"precision": "bf16-mixed"}])
 def test_a_resumed_run_ends_with_the_same_bits(images, tmp_path, options):
     whole, curve = run(tmp_path / "whole", images, **options)
@@ -97,6 +98,7 @@ def test_a_resumed_run_ends_with_the_same_bits(images, tmp_path, options):
     assert [row["epoch"] for row in continued] == [1, 2, 3, 4]
 
 
+@pytest.mark.slow
 def test_a_method_that_groups_images_has_its_batches_and_resumes_with_the_same_bits(images, tmp_path):
     def grouped():
         torch.manual_seed(3)
@@ -121,6 +123,7 @@ def rates(folder, images, epochs, seen):
     run(folder, images, epochs=epochs, callbacks=(Watch(),))
 
 
+@pytest.mark.slow
 def test_more_epochs_have_the_learning_rates_of_the_longer_run(images, tmp_path):
     longer, continued = [], []
     rates(tmp_path / "a", images, 4, longer)

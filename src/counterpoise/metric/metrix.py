@@ -590,13 +590,14 @@ class Metrix(ProxyLearner):
         classes: number of classes.
         base: base loss: "contrastive", of distances as in the public code; "contrastive-similarity", the paper's sums
             of similarities; "multi-similarity"; or "proxy-anchor".
-        mixing: what is mixed: "input", the images; "feature", the backbone's last convolution map; or "embedding".
+        mixing: what is mixed: "input", the images; "feature", the convolution maps that the backbone averages, the last
+            one or those of its last stages; or "embedding".
         pairs: whether negatives are mixed with positives or with the anchor; "either" draws it for each batch, but
             proxies are never mixed.
         weight: weight of the mixed loss, at least 0; 0 trains with the base loss alone.
         concentration: both parameters of the Beta distribution of the mixing weight, drawn for each batch; above 0.
         hardest: number of negatives mixed for each anchor; `None` mixes 1 for inputs, and otherwise all.
-        pooling: of the last convolution map: "mean", the backbone's own, or "mean+max", as in the paper.
+        pooling: of these maps: "mean", the backbone's own, or "mean+max", as in the paper.
         margin: margin of the base loss; `None` takes its default, as for `alpha` and `beta`.
         alpha: sharpness of multi-similarity's positives, or of proxy-anchor.
         beta: sharpness of multi-similarity's negatives.
@@ -689,7 +690,8 @@ class Metrix(ProxyLearner):
             embeddings = self.encoder(images)
         finally:
             handle.remove()
-        return embeddings, maps[0]
+        self.map_shapes = [x.shape[1:] for x in maps]
+        return embeddings, torch.cat([x.flatten(1) for x in maps], 1)
 
     def finish(self, mixed: Shaped[Tensor, "mixtures ..."]) -> Float[Tensor, "mixtures dim"]:
         """The embeddings of mixtures: apply the part of the encoder that follows the mixed layer."""
@@ -697,7 +699,10 @@ class Metrix(ProxyLearner):
             return self.encoder(mixed)
         if self.mixing == "embedding":
             return mixed
-        return self.encoder[1](self.encoder[0].get_submodule(self.pool)(mixed).flatten(1))
+        pool = self.encoder[0].get_submodule(self.pool)
+        maps = mixed.split([shape.numel() for shape in self.map_shapes], 1)
+        pooled = [pool(x.unflatten(1, shape)).flatten(1) for x, shape in zip(maps, self.map_shapes, strict=True)]
+        return self.encoder[1](torch.cat(pooled, 1))
 
     def diagnostics(self, train: Images, probe: Images, test: Images) -> dict[str, float]:
         """`utilization` of the training images by the test images, and `utilization_mixed`, with mixtures added.
@@ -743,7 +748,7 @@ def last_pooling(backbone: nn.Module) -> str:
     Examples:
         >>> from counterpoise.nets import backbone
         >>> last_pooling(backbone("small", channels=1, size=28))
-        'model.12'
+        'model.pool'
     """
     modules = list(backbone.named_modules())
     places = [i for i, (_, m) in enumerate(modules) if isinstance(m, nn.AdaptiveAvgPool2d)]

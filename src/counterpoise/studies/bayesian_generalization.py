@@ -206,7 +206,7 @@ def _unit(pixels: Tensor) -> Tensor:
 
 def _train(scenes: Tensor, labels: Tensor, concepts: int, epochs: int) -> tuple[nn.Module, nn.Linear]:
     """Train a classifier of the objects; return it up to its last feature maps, and its head."""
-    network = backbone("small", 1, SIDE)
+    network = backbone("small:last", 1, SIDE)
     head = nn.Linear(network.features, concepts)
     optimizer = torch.optim.SGD([*network.parameters(), *head.parameters()], 0.1, momentum=0.9, weight_decay=1e-4)
     batches = [part for _ in range(epochs) for part in torch.randperm(len(labels)).split(128) if len(part) > 1]
@@ -216,7 +216,7 @@ def _train(scenes: Tensor, labels: Tensor, concepts: int, epochs: int) -> tuple[
         functional.cross_entropy(head(network(_unit(scenes[part]))), labels[part]).backward()
         optimizer.step()
         schedule.step()
-    return nn.Sequential(*list(network.model.children())[:-2]), head
+    return nn.Sequential(*network.model.stages), head
 
 
 def _curves(features: Tensor, labels: Tensor, head: nn.Linear, known: Tensor) -> dict[str, Tensor]:

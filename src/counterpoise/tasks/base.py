@@ -452,7 +452,7 @@ def encoder_of(name: str, shape: Sequence[int], pretrained: bool = False) -> nn.
 
     Examples:
         >>> encoder_of("small", (1, 28, 28)).features, encoder_of("identity", (13,)).features
-        (128, 13)
+        (320, 13)
     """
     if len(shape) > 1:
         channels, height, _ = shape

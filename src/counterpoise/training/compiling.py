@@ -55,7 +55,7 @@ def compiled(net: nn.Module) -> Iterator[None]:
         ...     net._compiled_call_impl is not None
         True
         >>> net._compiled_call_impl is None, list(net.state_dict())[0]
-        (True, 'model.0.weight')
+        (True, 'model.stages.0.0.weight')
     """
     from torch._dynamo.exc import TorchDynamoException  # takes a second to import
 
