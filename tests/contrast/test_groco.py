@@ -227,6 +227,21 @@ def test_the_softmax_of_the_hardest_negatives_written_out():
     torch.testing.assert_close(found.view(2 * N, 5), gradient)
 
 
+def test_further_views_are_negatives_of_all_other_samples():
+    """The authors' baseline for several views: neither a positive nor a negative of the sample that they show."""
+    z = F.normalize(VIEWS[:3], dim=2)
+    expected = 0.0
+    for anchor, positive in ((0, 1), (1, 0)):
+        for i in range(N):
+            negatives = [z[anchor, i] @ z[view, j] for view in range(3) for j in range(N) if j != i]
+            logits = torch.stack([z[anchor, i] @ z[positive, i], *negatives])
+            expected -= torch.log_softmax(logits / 0.5, 0)[0] / (2 * N)
+    loss = HardNTXentLoss(10**6, 0.5, stop_gradient=False)
+    torch.testing.assert_close(loss(VIEWS[0], VIEWS[1], [VIEWS[2]]), expected)
+    with pytest.raises(InputError, match=r"further\[0\]"):
+        loss(VIEWS[0], VIEWS[1], [VIEWS[2] * math.nan])
+
+
 @pytest.mark.usefixtures("plain_shapes")
 def test_bad_input_is_refused_by_name():
     with pytest.raises(InputError, match=r"views: expected \[at least 2 views, batch, dim\], got shape \[1, 7, 5\]"):
@@ -259,7 +274,7 @@ def test_the_method_compares_the_projections_of_all_views(compare, rng):
     z = torch.stack([method.head(method.encoder(view)) for view in views])
     torch.testing.assert_close(z.var(1, unbiased=False), torch.ones(3, 3), rtol=1e-3, atol=1e-3)
     softmax = HardNTXentLoss(3, 0.3)
-    pairs = (softmax(z[0], z[1]) + softmax(z[0], z[2]) + softmax(z[1], z[2])) / 3
+    pairs = (softmax(z[0], z[1], [z[2]]) + softmax(z[0], z[2], [z[1]]) + softmax(z[1], z[2], [z[0]])) / 3
     expected = GroCoLoss(3, 2.0)(z) if compare == "sorting" else pairs
     torch.testing.assert_close(method.loss(views, torch.full((N,), -1), torch.arange(N)), expected)
 
@@ -320,7 +335,9 @@ def test_small_views_are_anchors_but_no_positives(compare, rng):
         torch.testing.assert_close(expected.double(), plain(z.double(), 4, large=2), rtol=1e-4, atol=1e-5)
     else:
         pairs = [(0, 1), (0, 2), (0, 3), (0, 4), (1, 2), (1, 3), (1, 4)]
-        expected = sum(HardNTXentLoss(4)(z[a], z[b]) for a, b in pairs) / len(pairs)
+        rest = [[z[k] for k in range(5) if k not in pair] for pair in pairs]
+        losses = [HardNTXentLoss(4)(z[a], z[b], more) for (a, b), more in zip(pairs, rest, strict=True)]
+        expected = sum(losses) / len(pairs)
     torch.testing.assert_close(method.loss(views, index, index).detach(), expected)
 
 

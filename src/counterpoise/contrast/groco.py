@@ -13,6 +13,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
+from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
 import torch
@@ -273,7 +274,8 @@ class HardNTXentLoss(nn.Module):
     """NT-Xent with only the anchor's most similar negatives: `loss(z1, z2)`. The paper's ablation of GroCo.
 
     Anchors, positives and candidates are those of `contrast.simclr.nt_xent`, which it equals with all negatives and
-    without `stop_gradient`. With `stop_gradient`, the gradient is not the derivative of the value.
+    without `stop_gradient`. With `stop_gradient`, the gradient is not the derivative of the value. Further views of the
+    samples, as of the authors' baseline for more than two views, are negatives of all other samples.
 
     Args:
         negatives: number of an anchor's most similar negatives that are kept, at least 1; all if there are fewer.
@@ -294,28 +296,35 @@ class HardNTXentLoss(nn.Module):
         check_number("temperature", temperature, above=0)
         self.negatives, self.temperature, self.stop_gradient = negatives, temperature, stop_gradient
 
-    def forward(self, z1: Float[Tensor, "batch dim"], z2: Float[Tensor, "batch dim"]) -> Float[Tensor, ""]:
+    def forward(
+        self,
+        z1: Float[Tensor, "batch dim"],
+        z2: Float[Tensor, "batch dim"],
+        further: Sequence[Float[Tensor, "batch dim"]] = (),
+    ) -> Float[Tensor, ""]:
         """The loss in nats, above 0.
 
         Args:
             z1: one row per sample, first view; normalised here.
             z2: the same samples, second view.
+            further: other views of the same samples, which are negatives alone.
 
         Raises:
             InputError: for different shapes, fewer than 2 samples, or NaN.
         """
-        check_same_shape(z1=z1, z2=z2)
-        check_matrix("z1", z1)
-        check_matrix("z2", z2)
+        views = {"z1": z1, "z2": z2, **{f"further[{k}]": z for k, z in enumerate(further)}}
+        check_same_shape(**views)
+        for name, z in views.items():
+            check_matrix(name, z)
         row = global_row_indices(z1, "z1", at_least=2)
         with torch.autocast(z1.device.type, enabled=False):
-            z1, z2 = normalize_rows(z1), normalize_rows(z2)
-            anchors, others = torch.cat([z1, z2]), torch.cat([z2, z1])
-            keys = torch.cat([gather(z1), gather(z2)])
+            unit = [normalize_rows(z) for z in views.values()]
+            anchors, others = torch.cat(unit[:2]), torch.cat(unit[1::-1])
+            keys = torch.cat([gather(z) for z in unit])
             if self.stop_gradient:
                 others, keys = others.detach(), keys.detach()
-            samples = row.repeat(2), gather(row).repeat(2)
-            negative = _hardest_similarities(anchors, keys, samples, min(self.negatives, len(keys) - 2))
+            samples = row.repeat(2), gather(row).repeat(len(unit))
+            negative = _hardest_similarities(anchors, keys, samples, min(self.negatives, len(keys) - len(unit)))
             positive = (anchors * others).sum(1, keepdim=True)
             logits = torch.cat([positive, negative], dim=1) / self.temperature
             return gather(-logits.log_softmax(1)[:, 0]).mean()
@@ -329,8 +338,8 @@ class GroCo(Method):
         views: random views of each image, at least 2; the time of a step grows with it.
         negatives: number of an anchor's most similar negatives that are compared; all if there are fewer.
         steepness: of the sorting network's comparisons, above 0.
-        compare: positives and negatives by "sorting"; or by "softmax", the ablation: NT-Xent with the most similar
-            negatives over all pairs of views.
+        compare: positives and negatives by "sorting"; or by "softmax", the ablation: NT-Xent of all pairs of views,
+            with the most similar negatives of all views.
         temperature: of that softmax, above 0.
         stop_gradient: only anchors get a gradient.
         small_views: further views of each image, crops of a small part of it at a lower resolution (multi-crop), which
@@ -422,7 +431,9 @@ class GroCo(Method):
             return self.sorting(torch.stack(embeddings))
         # Two small views show different parts of the image: no pair.
         pairs = [(a, b) for a, b in itertools.combinations(range(len(embeddings)), 2) if a < self.full_size]
-        return torch.stack([self.softmax(embeddings[a], embeddings[b]) for a, b in pairs]).mean()
+        rest = [[z for k, z in enumerate(embeddings) if k not in pair] for pair in pairs]
+        losses = [self.softmax(embeddings[a], embeddings[b], more) for (a, b), more in zip(pairs, rest, strict=True)]
+        return torch.stack(losses).mean()
 
 
 def _check_shares(name: str, shares: tuple[float, float]) -> None:
