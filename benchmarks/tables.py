@@ -1,12 +1,12 @@
 """A room's methods on several sets of data, with the same backbone, views and budget: which one helps?
 
-What a module such as `benchmarks.contrast` declares as a `Table` is compared here, and written to
-docs/results/NAME.{md,json,png}. What was run before by the same code is not run again.
+What a module such as `benchmarks.contrast` declares as a `Table` is compared here, first all methods at their defaults,
+then the baseline and the best others tuned alike, and written to docs/results/NAME.{md,json,png}. What was run before
+by the same code is not run again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,12 +15,12 @@ import torch
 
 from benchmarks.measuring import RESULTS, machine_line, markdown_table, write_results
 from counterpoise import compare, tasks
-from counterpoise.measure import interval
 from counterpoise.report import answer, formatting
-from counterpoise.training.run import Run, make_settings
 
 JOBS = 2
 OUT = Path("counterpoise-out")
+TUNED = 3
+"""How many of the best methods are tuned beside the baseline."""
 
 
 class Set(NamedTuple):
@@ -42,11 +42,11 @@ class Table(NamedTuple):
         methods: as `counterpoise compare` takes them.
         baseline: one of them.
         seeds: how many.
+        trials: of tuning, for the baseline and each of the best.
         common: settings of all sets.
         sets: what they are compared on.
         shown: metrics of a set's table, the first one decides, with their headings.
         remark: what the page says besides.
-        raw: the deciding metric without any training, and what that is called.
     """
 
     name: str
@@ -55,11 +55,11 @@ class Table(NamedTuple):
     methods: list[str]
     baseline: str
     seeds: int
+    trials: int
     common: dict[str, Any]
     sets: list[Set]
     shown: dict[str, str]
     remark: str
-    raw: tuple[str, Callable[[Any], float]]
 
     @property
     def main(self) -> str:
@@ -72,44 +72,55 @@ class Table(NamedTuple):
 
 
 def compared(table: Table, one: Set) -> dict[str, Any]:
-    """The comparison on one set, without what only its report needs."""
+    """The comparisons on one set: all methods at their defaults, and the best of them tuned."""
     folder = OUT / f"room-{table.name}" / one.data.replace(":", "-")
-    found = compare(
-        table.methods,
+    found = _compare(table, one, table.methods, folder)
+    best = [row["label"] for row in by_mean(table, found["methods"]) if row["label"] != table.baseline][:TUNED]
+    tuned = _compare(table, one, [table.baseline, *best], folder.with_name(f"{folder.name}-tuned"), table.trials)
+    return {
+        "title": one.title,
+        "notes": found["data"]["notes"],
+        "inputs": found["data"]["sizes"],
+        "defaults": _kept(found),
+        "tuned": {**_kept(tuned), "chosen": {row["label"]: row["arguments"] for row in tuned["methods"]}},
+    }
+
+
+def _compare(table: Table, one: Set, methods: list[str], folder: Path, trials: int = 0) -> dict[str, Any]:
+    return compare(
+        methods,
         one.data,
         task=table.task,
         imperfect=one.imperfect,
         seeds=table.seeds,
         baseline=table.baseline,
+        tune=trials,
         jobs=JOBS,
         out=str(folder),
         **table.common,
         **one.settings,
     )
+
+
+def _kept(found: dict[str, Any]) -> dict[str, Any]:
+    """A comparison without what only its report needs."""
     kept = ("label", "title", "labels", "summary", "difference")
-    return {
-        "title": one.title,
-        "command": found["command"],
-        "notes": found["data"]["notes"],
-        "inputs": found["data"]["sizes"],
-        "answer": answer(found),
-        "methods": [
-            {name: row[name] for name in kept}
+    rows = {
+        kind: [
+            {name: row[name] for name in kept if name in row}
             | {"failed": [run["error"] for run in row["runs"] if run["status"] != "done"]}
-            for row in found["methods"]
-        ],
-        "raw": raw(table, one),
+            for row in found[kind]
+        ]
+        for kind in ("methods", "references")
     }
+    return {"command": found["command"], "answer": answer(found), "learnt": formatting.learnt(found), **rows}
 
 
-def raw(table: Table, one: Set) -> dict[str, Any]:
-    """What the raw inputs give, over the same seeds."""
-    values = []
-    for seed in range(table.seeds):
-        settings = make_settings(tasks.find(table.task).settings, {**table.common, **one.settings})
-        run = Run(table.baseline, one.data, seed, {}, one.imperfect, settings, table.task)
-        values.append(table.raw[1](tasks.find(table.task).check(run)))
-    return asdict(interval(values))
+def by_mean(table: Table, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows that have a mean of the deciding metric, the best first."""
+    means = [(found["mean"], row) for row in rows if (found := formatting.summary(row, table.main))]
+    sign = -1 if table.metric(table.main)["better"] == "higher" else 1
+    return [row for _, row in sorted(means, key=lambda pair: sign * pair[0])]
 
 
 def verdict(table: Table, row: dict[str, Any]) -> str:
@@ -122,9 +133,46 @@ def verdict(table: Table, row: dict[str, Any]) -> str:
 
 def overview(table: Table, sets: list[dict[str, Any]]) -> str:
     """One row a method: better or worse than the baseline on which sets."""
-    of = [{row["label"]: row for row in one["methods"]} for one in sets]
-    rows = [[name(row), *(verdict(table, rows[row["label"]]) for rows in of)] for row in sets[0]["methods"]]
+    of = [{row["label"]: row for row in one["defaults"]["methods"]} for one in sets]
+    rows = [[name(row), *(verdict(table, rows[row["label"]]) for rows in of)] for row in of[0].values()]
     return markdown_table(["method", *(one["title"] for one in sets)], rows)
+
+
+def in_short(table: Table, sets: list[dict[str, Any]]) -> str:
+    """What a user should choose: what helped on which sets and by how much, what did not matter, what cost accuracy."""
+    lines = [f"- **{one['title']}**: {learnt}" for one in sets if (learnt := one["defaults"]["learnt"])]
+    for title, reads in (("Without labels", False), ("With labels of the training images", True)):
+        labels = [r["label"] for r in sets[0]["defaults"]["methods"] if r["labels"] == reads and r["difference"]]
+        if not labels:
+            continue
+        said: dict[str, list[str]] = {"better": [], "worse": [], "—": [], "failed": []}
+        for label in labels:
+            amounts: dict[str, list[str]] = {}
+            for one in sets:
+                [row] = [row for row in one["defaults"]["methods"] if row["label"] == label]
+                amounts.setdefault(verdict(table, row), []).append(f"{_change(table, row)} on {one['title']}")
+            for found, where in amounts.items():
+                if found != "—" or len(amounts) == 1:
+                    said[found].append(f"{label} ({', '.join(where)})" if found in ("better", "worse") else label)
+        lines.append(f"- **{title}**, better than {table.baseline}: {'; '.join(said['better']) or 'none'}.")
+        if said["—"]:
+            lines.append(f"  No difference shown on any set: {', '.join(said['—'])}.")
+        if said["worse"]:
+            lines.append(f"  Worse: {'; '.join(said['worse'])}.")
+    for one in sets:
+        rows = [row for row in by_mean(table, one["tuned"]["methods"]) if row["difference"]]
+        said = [f"{row['label']} {_change(table, row)} ({verdict(table, row)})" for row in rows]
+        lines.append(f"- **Tuned alike, on {one['title']}**, against {table.baseline}: {', '.join(said)}.")
+    return "\n".join(lines)
+
+
+def _change(table: Table, row: dict[str, Any]) -> str:
+    """A row's difference from the baseline, in the metric's unit."""
+    metric, found = table.metric(table.main), formatting.difference(row, table.main)
+    if found is None:
+        return "failed"
+    digits = formatting.column_digits([row], table.main, metric)
+    return formatting.number(formatting.scale(metric) * found["mean"], digits, sign=True) + formatting.unit(metric)
 
 
 def name(row: dict[str, Any]) -> str:
@@ -132,17 +180,16 @@ def name(row: dict[str, Any]) -> str:
     slug = row["label"].partition(":")[0]
     page = RESULTS.parent / "papers" / f"{slug}.md"
     label = f"[{row['label']}](../papers/{slug}.md)" if page.exists() else row["label"]
-    return label + ("\\*" if row["labels"] else "")
+    return label + ("\\*" if row.get("labels") else "")
 
 
-def section(table: Table, one: dict[str, Any]) -> str:
-    """A set's table, the best method first."""
+def rows_of(table: Table, found: dict[str, Any]) -> str:
+    """A comparison's table, the best method first, and then what costs no training."""
     metrics = {shown: table.metric(shown) for shown in table.shown}
-    digits = {shown: formatting.column_digits(one["methods"], shown, metric) for shown, metric in metrics.items()}
-    main, best_first = table.main, -1 if metrics[table.main]["better"] == "higher" else 1
-    done = [row for row in one["methods"] if row["summary"]]
-    done.sort(key=lambda row: best_first * row["summary"][main]["mean"])
-    rows = done + [row for row in one["methods"] if not row["summary"]]
+    digits = {shown: formatting.column_digits(found["methods"], shown, metric) for shown, metric in metrics.items()}
+    main = table.main
+    done = by_mean(table, found["methods"])
+    missing = [row for row in found["methods"] if row not in done]
     cells = [
         [
             name(row),
@@ -150,44 +197,55 @@ def section(table: Table, one: dict[str, Any]) -> str:
                 formatting.mean_cell(formatting.summary(row, shown), metric, digits[shown])
                 for shown, metric in metrics.items()
             ),
-            formatting.change(formatting.difference(row, main), metrics[main], digits[main]),
-            f"{row['summary']['seconds']['mean']:.0f}" if row["summary"] else "—",
+            formatting.change(formatting.difference(row, main), metrics[main], digits[main]) if learns else "—",
+            f"{row['summary']['seconds']['mean']:.0f}" if learns and row["summary"] else "—",
         ]
+        for rows, learns in ((done + missing, True), (by_mean(table, found["references"]), False))
         for row in rows
     ]
-    bare = formatting.mean_cell(one["raw"], metrics[main], digits[main])
-    cells.append([table.raw[0], bare, *["—"] * (len(table.shown) + 1)])
-    unbeaten = done and best_first * (one["raw"]["mean"] - done[0]["summary"][main]["mean"]) < 0
-    remarks = [f"No method's mean is better than that of {table.raw[0]}."] if unbeaten else []
-    headings = ["method", *table.shown.values(), f"{table.shown[table.main]} less {table.baseline}'s", "s"]
-    failed = [f"{row['label']} failed: {row['failed'][0]}" for row in rows if row["failed"]]
-    inputs = one["inputs"]
+    return markdown_table(["method", *table.shown.values(), f"{table.shown[main]} less {table.baseline}'s", "s"], cells)
+
+
+def section(table: Table, one: dict[str, Any]) -> str:
+    """What a set's comparisons say."""
+    defaults, tuned, inputs = one["defaults"], one["tuned"], one["inputs"]
+    failed = [f"{row['label']} failed: {row['failed'][0]}" for row in defaults["methods"] if row["failed"]]
+    chosen = [
+        f"{label}: {', '.join(f'{key} {value}' for key, value in arguments.items())}"
+        for label, arguments in tuned["chosen"].items()
+    ]
     return "\n\n".join(
         [
             f"## {one['title']}",
             f"{inputs['train']:,} to learn from and {inputs['test']:,} to be judged by with seed 0"
             f"{': ' * bool(one['notes'])}{'; '.join(one['notes'])}.",
-            " ".join([one["answer"], *remarks]),
-            markdown_table(headings, cells),
+            defaults["answer"],
+            rows_of(table, defaults),
             *failed,
-            f"`{one['command']}`",
+            f"`{defaults['command']}`",
+            f"Tuned alike, {table.trials} trials each: {tuned['answer']}",
+            rows_of(table, tuned),
+            f"Chosen: {'; '.join(chosen)}.",
+            f"`{tuned['command']}`",
         ]
     )
 
 
 def page(table: Table, sets: list[dict[str, Any]]) -> str:
     """The page of all sets."""
-    compared_with = len(sets[0]["methods"]) - 1
+    compared_with = len(sets[0]["defaults"]["methods"]) - 1
     decides = table.metric(table.main)["title"]
     return "\n\n".join(
         [
             f"# {table.title}",
+            in_short(table, sets),
             f"Each method with its own defaults, on the same backbone, views, batches of {table.common['batch_size']} "
-            f"and epochs; {table.seeds} seeds, which decide the data's order and division, the weights and the views. "
+            f"and steps; {table.seeds} seeds, which decide the data's order and division, the weights and the views. "
             "± and brackets are 95 % intervals over seeds and test items, of differences paired by seed. "
             f'"Better" and "worse" than {table.baseline} is said where {decides} differs beyond chance by Holm\'s '
-            f"adjustment over the {compared_with} methods of a set. {table.remark}Budgets are small and backbones "
-            "tiny: it is a first answer, for small inputs.",
+            f"adjustment over the {compared_with} methods of a set. The baseline and the {TUNED} best are compared "
+            f"again with arguments tuned alike, on data held out of training. {table.remark}Budgets are small and "
+            "backbones tiny: it is a first answer, for small inputs.",
             overview(table, sets),
             f"![Differences in {decides}, with their intervals]({table.name}.png)",
             *(section(table, one) for one in sets),
@@ -204,11 +262,10 @@ def draw(table: Table, sets: list[dict[str, Any]], path: Path) -> None:
     from matplotlib import pyplot
 
     scale = formatting.scale(table.metric(table.main))
-    figure, panels = pyplot.subplots(
-        1, len(sets), figsize=(11, 1.5 + 0.24 * len(sets[0]["methods"])), sharey=True, layout="constrained"
-    )
+    count = len(sets[0]["defaults"]["methods"])
+    figure, panels = pyplot.subplots(1, len(sets), figsize=(11, 1.5 + 0.24 * count), sharey=True, layout="constrained")
     for panel, one in zip(panels, sets, strict=True):
-        rows = [row for row in reversed(one["methods"]) if row["label"] != table.baseline]
+        rows = [row for row in reversed(one["defaults"]["methods"]) if row["label"] != table.baseline]
         panel.axvline(0, color="0.6", linewidth=1)
         for place, row in enumerate(rows):
             if found := formatting.difference(row, table.main):
