@@ -29,6 +29,7 @@ OF_COSINES = {
     "contrastive_behaviour.hard_contrastive": ("queries", "positives", "negatives"),
     "contrastive_behaviour.simple_contrastive": ("queries", "positives", "negatives"),
     "supcon.supcon": ("embeddings",),
+    "moco.enqueue": ("keys",),
     "mochi.mix": ("first", "second"),
     "groco.hardest_similarities": ("anchors", "candidates"),
     "meow.prototypes": ("points",),

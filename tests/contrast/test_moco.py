@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from counterpoise.contrast.moco import MoCo, QueueNCELoss, queue_nce
+from counterpoise.contrast.moco import MoCo, QueueNCELoss, enqueue, queue_nce
 from counterpoise.errors import InputError
 from worlds import Encoder, seeded
 
@@ -112,6 +112,52 @@ def test_of_a_batch_larger_than_the_queue_the_last_keys_stay(rng):
     method.enqueue(keys)
     torch.testing.assert_close(method.queue, keys[-3:])
     method.loss(*batch(rng, 8)).backward()
+
+
+@pytest.mark.parametrize("heads", [(), (2,)], ids=["one", "heads"])
+def test_a_queue_in_order_of_age_is_the_ring_read_from_its_pointer(heads, rng):
+    """Batches below the queue's size, of it and above it, since each leaves the ring at another slot."""
+    aged = ring = F.normalize(torch.randn(7, *heads, 3, generator=rng), dim=-1)
+    everything, pointer = [aged], torch.tensor(0)
+    for rows in (3, 5, 7, 1, 9, 4):
+        keys = torch.randn(rows, *heads, 3, generator=rng)
+        everything.append(F.normalize(keys, dim=-1))
+        (ring, pointer), (aged, first) = enqueue(ring, 5 * keys, pointer), enqueue(aged, keys)
+        torch.testing.assert_close(aged, torch.cat(everything)[-7:])
+        torch.testing.assert_close(ring.roll(-int(pointer), 0), aged)
+        assert first == 0
+    assert pointer == (3 + 5 + 1 + 4) % 7
+
+
+@pytest.mark.parametrize("pointer", [None, torch.tensor(1)], ids=["aged", "ring"])
+def test_a_queue_keeps_its_type_and_the_given_one_stays_as_it_was(pointer, rng):
+    queue = torch.randn(4, 3, generator=rng).bfloat16()
+    before, keys = queue.clone(), torch.randn(2, 3, generator=rng, requires_grad=True)
+    found, _ = enqueue(queue, keys, pointer)
+    assert found.dtype == torch.bfloat16
+    assert not found.requires_grad
+    assert torch.equal(queue, before)
+    assert found.untyped_storage().nbytes() == queue.untyped_storage().nbytes()  # a checkpoint holds whole storages
+
+
+@pytest.mark.usefixtures("plain_shapes")
+def test_what_is_no_queue_no_key_and_no_slot_is_refused_by_name():
+    for keys in (QUERIES[:, :4], QUERIES[:0], QUERIES[0]):
+        with pytest.raises(InputError, match=r"queue and keys: expected .* got \[6, 5\] and"):
+            enqueue(QUERIES, keys)
+    for queue, keys in ((QUERIES[:0], QUERIES), (QUERIES[0], QUERIES[0])):
+        with pytest.raises(InputError, match=r"queue and keys: expected \[queue, \*heads, dim\] and"):
+            enqueue(queue, keys)
+    with pytest.raises(InputError, match="keys: 30 of 30 numbers are NaN"):
+        enqueue(QUERIES, QUERIES * math.nan)
+    with pytest.raises(InputError, match="queue: 30 of 30 numbers are NaN"):
+        enqueue(QUERIES * math.nan, QUERIES)
+    with pytest.raises(InputError, match="pointer: expected integers from 0 to 5, got 6"):
+        enqueue(QUERIES, QUERIES, torch.tensor(6))
+    with pytest.raises(InputError, match=r"pointer: expected integers, got torch\.float32"):
+        enqueue(QUERIES, QUERIES, torch.tensor(1.0))
+    with pytest.raises(InputError, match=r"pointer: expected a single integer, got shape \[1\]"):
+        enqueue(QUERIES, QUERIES, torch.tensor([1]))
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9, 1.0])

@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from counterpoise.contrast.moco import queue_nce
+from counterpoise.contrast.moco import enqueue, queue_nce
 from counterpoise.contrast.negatives import Exclude
 from counterpoise.contrast.simclr import NTXentLoss
 from counterpoise.data import Images
@@ -619,22 +619,12 @@ class AMCL(Method):
         else:
             loss = self._queue_pairs(queries, keys).loss(queries.shape[-1], self.objective.beta)
         if self.training:
-            self._enqueue(keys)
+            self.queue, self.pointer = enqueue(self.queue, keys, self.pointer)
         return loss
 
     def _queue_pairs(self, queries: Float[Tensor, "batch heads dim"], keys: Float[Tensor, "batch heads dim"]) -> Pairs:
         """Of equation 2.1, with the queue's keys as negatives."""
         return nearest_pairs(queries, keys, self.queue.to(queries.dtype), self._temperature, self.objective.top_k)
-
-    @torch.no_grad()
-    def _enqueue(self, keys: Float[Tensor, "batch heads dim"]) -> None:
-        """Replace the oldest keys in the queue with the newest ones of all processes."""
-        size = len(self.queue)
-        keys = normalize_rows(gather(keys)).to(self.queue.dtype)[-size:]
-        slots = (self.pointer + torch.arange(len(keys), device=keys.device)) % size
-        # Not in place: the backward pass of this step still needs the queue as it was.
-        self.queue = self.queue.index_copy(0, slots, keys)
-        self.pointer = (self.pointer + len(keys)) % size
 
     def _predictions(
         self, features1: Float[Tensor, "batch features"], features2: Float[Tensor, "batch features"]

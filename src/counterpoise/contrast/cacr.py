@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from counterpoise.contrast.moco import enqueue
 from counterpoise.contrast.negatives import Exclude, check_negatives
 from counterpoise.contrast.projected import ProjectedMethod
 from counterpoise.errors import InputError, unknown
@@ -526,8 +527,7 @@ class CACR(ProjectedMethod):
             return torch.stack([self.objective(predicted[others[x]], keys[x]) for x in numbers]).mean()
         losses = [self.objective(z[x], keys[others[x]].transpose(0, 1), self.queue) for x in numbers]
         if self.training:
-            newest = normalize_rows(gather(keys[-1])).to(self.queue.dtype)  # as the authors: of one view alone
-            self.queue = torch.cat([self.queue, newest])[-len(self.queue) :]  # the oldest leave
+            self.queue, _ = enqueue(self.queue, keys[-1])  # as the authors: of one view alone
         return torch.stack(losses).mean()
 
     @torch.no_grad()

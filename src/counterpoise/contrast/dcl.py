@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from counterpoise.contrast.moco import enqueue
 from counterpoise.contrast.projected import ProjectedMethod
 from counterpoise.errors import InputError, unknown
 from counterpoise.learners.method import ImageViews, Index, Labels
@@ -325,8 +326,7 @@ class DCL(ProjectedMethod):
             keys = self.key_head(self.key_encoder(second))
         loss = self.objective(queries, keys, self.queue)
         if self.training:
-            newest = normalize_rows(gather(keys)).to(self.queue.dtype)
-            self.queue = torch.cat([self.queue, newest])[-len(self.queue) :]  # the oldest leave
+            self.queue, _ = enqueue(self.queue, keys)
         return loss
 
 

@@ -21,6 +21,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from counterpoise.contrast.moco import enqueue
 from counterpoise.data import Images
 from counterpoise.data.views import to_float
 from counterpoise.errors import InputError, MissingExtra, unknown
@@ -733,7 +734,7 @@ class GenView(Method):
             (query,), (keys,) = queries, self._keys(images[1:])
             losses = moco_pairs(query, keys, self.queue, self.temperature)
             if self.training:
-                self._enqueue(keys)
+                self.queue, self.pointer = enqueue(self.queue, keys, self.pointer)
             return losses
         p1, p2 = (self.predictor(query) for query in queries)
         if self.host == "simsiam":
@@ -747,15 +748,6 @@ class GenView(Method):
         if self.training:
             update_momentum_encoder(nn.Sequential(self.encoder, self.head), self.key_encoder, self.momentum)
         return [self.key_encoder(view) for view in images]
-
-    @torch.no_grad()
-    def _enqueue(self, keys: Float[Tensor, "batch dim"]) -> None:
-        """Replace the oldest keys in the queue with the newest ones of all processes."""
-        size = len(self.queue)
-        keys = normalize_rows(gather(keys)).to(self.queue.dtype)[-size:]
-        slots = (self.pointer + torch.arange(len(keys), device=keys.device)) % size
-        self.queue = self.queue.index_copy(0, slots, keys)  # a copy: the backward pass needs the queue as it was
-        self.pointer = (self.pointer + len(keys)) % size
 
     def weights(
         self, view1: Float[Tensor, "batch channels size size"], view2: Float[Tensor, "batch channels size size"]

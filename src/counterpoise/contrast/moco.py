@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64, Integer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -18,7 +18,7 @@ from counterpoise.errors import InputError
 from counterpoise.learners.method import ImageViews, Index, Labels, Method
 from counterpoise.nets.heads import mlp
 from counterpoise.nets.momentum import momentum_copy, update_momentum_encoder
-from counterpoise.ops.checks import check_counts, check_finite, check_matrix, check_number
+from counterpoise.ops.checks import check_counts, check_finite, check_integers, check_matrix, check_number
 from counterpoise.ops.processes import gather
 from counterpoise.ops.similarity import normalize_rows, similarity_logsumexp
 
@@ -71,6 +71,64 @@ def _check_keys(queries: Tensor, positives: Tensor, negatives: Tensor) -> None:
             "queries, positives and negatives: expected [batch, dim], the same or [batch, at least 1, dim], and "
             f"[queue, dim], got {list(queries.shape)}, {list(positives.shape)} and {list(negatives.shape)}"
         )
+
+
+def enqueue(
+    queue: Float[Tensor, "queue *heads dim"],
+    keys: Float[Tensor, "batch *heads dim"],
+    pointer: Integer[Tensor, ""] | None = None,
+) -> tuple[Float[Tensor, "queue *heads dim"], Int64[Tensor, ""]]:
+    """The queue with the newest keys of all processes in place of the oldest ones; without a gradient.
+
+    Every process must hold the same queue, and then holds the same one again. The given queue stays as it was, since
+    the backward pass of a step that has compared with it still needs it.
+
+    Args:
+        queue: keys of earlier batches, one or one per head in each slot; used as it is.
+        keys: new keys of this process, the oldest first; normalised here. Of more keys than slots the last stay.
+        pointer: the slot of the oldest key, from which on the new keys are written, beyond the last slot into the first
+            ones. If not given, the slots are in order of age, the oldest key first: all keys move towards the front.
+
+    Returns:
+        The new queue, of the given one's dtype, and the slot of its oldest key.
+
+    Raises:
+        InputError: for mismatched shapes, no row, no column, NaN, or a pointer that is no slot of the queue.
+
+    Examples:
+        >>> queue, key = torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([[0.0, -2.0]])
+        >>> enqueue(queue, key, torch.tensor(1))
+        (tensor([[ 1.,  0.], [ 0., -1.]]), tensor(0))
+        >>> enqueue(queue, key)
+        (tensor([[ 0.,  1.], [ 0., -1.]]), tensor(0))
+    """
+    _check_queue(queue, keys)
+    slot = _slot(pointer, queue)
+    size, queue = len(queue), queue.detach()
+    newest = normalize_rows(gather(keys.detach())).to(queue.dtype)[-size:]
+    if pointer is None:
+        return torch.cat([queue[len(newest) :], newest]), slot
+    slots = (slot + torch.arange(len(newest), device=queue.device)) % size
+    return queue.index_copy(0, slots, newest), (slot + len(newest)) % size
+
+
+def _check_queue(queue: Tensor, keys: Tensor) -> None:
+    if queue.ndim < 2 or queue.shape[1:] != keys.shape[1:] or not queue.numel() or not keys.numel():
+        raise InputError(
+            "queue and keys: expected [queue, *heads, dim] and [batch, *heads, dim], at least 1 of each, got "
+            f"{list(queue.shape)} and {list(keys.shape)}"
+        )
+    check_finite("queue", queue)
+    check_finite("keys", keys)
+
+
+def _slot(pointer: Tensor | None, queue: Tensor) -> Int64[Tensor, ""]:
+    """The slot of the oldest key, checked."""
+    if pointer is None:
+        return torch.zeros((), dtype=torch.int64, device=queue.device)
+    if pointer.ndim:
+        raise InputError(f"pointer: expected a single integer, got shape {list(pointer.shape)}")
+    return check_integers("pointer", pointer.reshape(1), rows=1, low=0, high=len(queue))[0]
 
 
 class QueueNCELoss(nn.Module):
@@ -148,12 +206,6 @@ class MoCo(Method):
             self.enqueue(keys)
         return loss
 
-    @torch.no_grad()
     def enqueue(self, keys: Float[Tensor, "batch dim"]) -> None:
         """Replace the oldest keys in the queue with the newest ones of all processes."""
-        size, keys = len(self.queue), gather(keys)
-        keys = normalize_rows(keys).to(self.queue.dtype)[-size:]
-        slots = (self.pointer + torch.arange(len(keys), device=keys.device)) % size
-        # Not in place: the backward pass of this step still needs the queue as it was.
-        self.queue = self.queue.index_copy(0, slots, keys)
-        self.pointer = (self.pointer + len(keys)) % size
+        self.queue, self.pointer = enqueue(self.queue, keys, self.pointer)
