@@ -16,13 +16,43 @@ from counterpoise.ops.processes import exchanging
 from counterpoise.registry import catalogue
 
 pytestmark = pytest.mark.slow
-ROWS = {"even": 8, "uneven": 7}  # 7 rows on 4 processes: 2, 2, 2, 1
 WIDTH = 3
 # The third class has no second row, so that the process which holds it alone has no anchor of its own.
 LABELS = torch.tensor([0, 1, 0, 1, 1, 0, 2, 2])
+# Images without a label are the first ones of their processes, which have the same labels besides.
+HOLES = torch.tensor([-1, 1, 0, 0, -1, 1, 0])
+BATCHES = {"even": LABELS, "uneven": LABELS[:7], "unlabelled": HOLES}  # 7 rows on 4 processes: 2, 2, 2, 1
 TASKS = {"pretrain", "classify", "retrieve", "few-shot"}  # of images
+FORMS = [  # of methods, besides the one that their arguments' defaults make
+    ("dcl", {"form": "one-way"}),
+    ("dcl", {"form": "moco"}),
+    ("cacr", {"form": "queue"}),
+    ("cacr", {"form": "queue", "in_batch": False}),
+    ("cacr", {"form": "momentum"}),
+    ("cacr", {"form": "momentum", "cost": "rbf"}),
+    ("genview", {"host": "moco"}),
+    ("genview", {"host": "moco-v3"}),
+    ("genview", {"host": "simsiam"}),
+    ("amcl", {"base": "moco"}),
+    ("amcl", {"base": "moco", "form": "nt-xent"}),
+    ("amcl", {"base": "simsiam"}),
+    ("amcl", {"base": "barlow-twins"}),
+    ("mochi", {"negatives": "other-classes"}),
+    ("hydra", {"partners": "distinct", "same_class": 0.5, "instance": 0.5, "momentum": 0.9}),
+    ("projection-head", {"objective": "supcon"}),
+]
 METHODS = [p.slug for p in catalogue.select(done=True) if TASKS & {*p.tasks}]
-CASES = [(name, exchange, rows) for name in OBJECTIVES for exchange in ("gather", "ring") for rows in ROWS]
+METHOD_CASES = {f"{slug} {kind}": (slug, {}, kind) for slug in METHODS for kind in ("uneven", "unlabelled")} | {
+    " ".join([slug, *(f"{name}={value}" for name, value in form.items())]): (slug, form, "unlabelled")
+    for slug, form in FORMS
+}
+CASES = [
+    (name, exchange, kind)
+    for name, objective in OBJECTIVES.items()
+    for exchange in ("gather", "ring")
+    for kind in BATCHES
+    if kind != "unlabelled" or "labels" in inspect.signature(objective.forward).parameters
+]
 
 
 class Embed(torch.nn.Module):
@@ -37,12 +67,14 @@ class Embed(torch.nn.Module):
         return {name: x @ self.weight if x.is_floating_point() else x for name, x in given.items()}
 
 
-def batch(kind, rows):
+def batch(kind, labels):
     """Inputs of the whole batch by their names, before they are embedded."""
     rng = torch.Generator().manual_seed(0)
-    found = {}
+    found, rows = {}, len(labels)
     for p in list(inspect.signature(kind.forward).parameters.values())[1:]:
-        if p.name in ("labels", "targets"):
+        if p.name == "labels":
+            found[p.name] = labels
+        elif p.name == "targets":
             found[p.name] = LABELS[:rows]
         elif p.name == "clusters":
             found[p.name] = torch.stack([LABELS[:rows], LABELS[:rows].flip(0)], 1)
@@ -60,18 +92,18 @@ def part(name, x, sizes, rank):
     return x if name in BATCH_OF_ALL else worlds.shard(x, sizes, rank, dim=1 if name == "views" else 0)
 
 
-def two_steps(kind, rows, sizes=None, rank=0):
+def two_steps(kind, labels, sizes=None, rank=0):
     """Losses, gradients and states of two batches, of which a process takes its share."""
     required = [p.name for p in inspect.signature(kind).parameters.values() if p.default is p.empty]
     known = {"dim": D, "counts": torch.arange(1, D + 1)}
-    sizes_of = {name: known.get(name, max(ROWS.values())) for name in required}
+    sizes_of = {name: known.get(name, len(LABELS)) for name in required}
     torch.manual_seed(0)  # proxies are drawn
     objective, model = kind(**sizes_of).double(), Embed()
     if sizes:
         model = DistributedDataParallel(model)
     found = []
     for step in range(2):
-        given = {name: x + step if x.is_floating_point() else x for name, x in batch(kind, rows).items()}
+        given = {name: x + step if x.is_floating_point() else x for name, x in batch(kind, labels).items()}
         if sizes:
             given = {name: part(name, x, sizes, rank) for name, x in given.items()}
         model.zero_grad()
@@ -94,23 +126,23 @@ class Flat(torch.nn.Sequential):
         super().__init__(torch.nn.Flatten(), torch.nn.Linear(9, 5), place, mean, torch.nn.Flatten())
 
 
-def method_steps(slug, rows, sizes=None, rank=0):
-    """Losses, averaged gradients and buffers of a whole method over two batches."""
+def method_steps(slug, form, labels, sizes=None, rank=0):
+    """Losses, averaged gradients and buffers of a whole method, in one of its forms, over two batches."""
     torch.manual_seed(0)
     kind = catalogue.load_class(slug)
     wanted = inspect.signature(kind).parameters
     small = {"samples": 8, "classes": 3, "queue": 12, "scattering": False, "pretext": "none"}
-    given = {name: value for name, value in small.items() if name in wanted}
+    given = {name: value for name, value in small.items() if name in wanted} | form
     method = kind(Flat(), **given).double()
     for name, module in list(method.named_modules()):
         if isinstance(module, torch.nn.BatchNorm1d):
             method.set_submodule(name, torch.nn.Identity())
     learnt = [p for p in method.parameters() if p.requires_grad]
-    found = []
+    found, rows = [], len(labels)
     for _ in range(2):
-        batch = [*torch.randn(method.views, rows, 1, 3, 3, dtype=torch.float64), LABELS[:rows], torch.randperm(rows)]
-        *images, labels, index = [worlds.shard(x, sizes, rank) for x in batch] if sizes else batch
-        loss = method.loss(images, labels, index)
+        batch = [*torch.randn(method.views, rows, 1, 3, 3, dtype=torch.float64), labels, torch.randperm(rows)]
+        *images, own, index = [worlds.shard(x, sizes, rank) for x in batch] if sizes else batch
+        loss = method.loss(images, own, index)
         gradients = torch.autograd.grad(loss, learnt)
         if sizes:
             for gradient in gradients:
@@ -121,11 +153,15 @@ def method_steps(slug, rows, sizes=None, rank=0):
 
 
 def all_cases(rank, world):
-    found = {slug: method_steps(slug, 7, worlds.sizes_of(7, world), rank) for slug in METHODS}
-    for name, exchange, evenness in CASES:
-        rows = ROWS[evenness]
+    found = {}
+    for case, (slug, form, kind) in METHOD_CASES.items():
+        labels = BATCHES[kind]
+        found[case] = method_steps(slug, form, labels, worlds.sizes_of(len(labels), world), rank)
+    for name, exchange, kind in CASES:
+        labels = BATCHES[kind]
         with exchanging(exchange):
-            found[name, exchange, evenness] = two_steps(OBJECTIVES[name], rows, worlds.sizes_of(rows, world), rank)
+            sizes = worlds.sizes_of(len(labels), world)
+            found[name, exchange, kind] = two_steps(OBJECTIVES[name], labels, sizes, rank)
     return found
 
 
@@ -136,17 +172,18 @@ def processes(request):
 
 @pytest.mark.parametrize("case", CASES, ids="-".join)
 def test_loss_gradient_and_state_are_those_of_one_process(case, processes):
-    name, _, evenness = case
-    expected = two_steps(OBJECTIVES[name], ROWS[evenness])
+    name, _, kind = case
+    expected = two_steps(OBJECTIVES[name], BATCHES[kind])
     assert any(x.abs().max() > 1e-3 for x in expected[1::2])
     for found in processes:
         for ours, theirs in zip(found[case], expected, strict=True):
             torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("slug", METHODS)
-def test_a_whole_method_does_what_it_does_in_one_process(slug, processes):
-    expected = method_steps(slug, 7)
+@pytest.mark.parametrize("case", METHOD_CASES)
+def test_a_whole_method_does_what_it_does_in_one_process(case, processes):
+    slug, form, kind = METHOD_CASES[case]
+    expected = method_steps(slug, form, BATCHES[kind])
     for found in processes:
-        for ours, theirs in zip(found[slug], expected, strict=True):
+        for ours, theirs in zip(found[case], expected, strict=True):
             torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)

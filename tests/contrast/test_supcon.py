@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+import worlds
 from counterpoise.contrast.simclr import nt_xent
-from counterpoise.contrast.supcon import SupCon, SupConLoss, supcon
+from counterpoise.contrast.supcon import SupCon, SupConLoss, own_classes, supcon
 from counterpoise.errors import InputError
 from worlds import Encoder, seeded
 
@@ -120,3 +121,38 @@ def test_in_the_method_an_image_without_a_label_is_a_class_of_its_own(labels, cl
     embeddings = torch.cat([method.head(method.encoder(view)) for view in views])
     value = method.loss(views, torch.tensor(labels), torch.arange(5))
     torch.testing.assert_close(value, plain(embeddings, torch.tensor(classes * 2), 0.3))
+
+
+# Of two processes with the first four and the last four, each has its own largest label.
+APART = torch.tensor([-1, 0, 3, -1, 0, -1, -1, 0])
+
+
+def test_an_image_without_a_label_gets_a_number_that_no_other_image_has():
+    found = own_classes(APART)
+    known = APART >= 0
+    assert torch.equal(found[known], APART[known])
+    assert found[~known].min() > 3
+    assert len(found[~known].unique()) == 4
+
+
+@pytest.mark.usefixtures("plain_shapes")
+def test_labels_that_leave_no_number_or_are_none_are_refused_by_name():
+    assert own_classes(torch.tensor([2**62, -1])).tolist() == [2**62, 2**62 + 2]
+    for labels, message in (
+        (torch.tensor([2**62 + 1]), "expected integers from -1 to 4611686018427387904"),
+        (torch.tensor([-2]), "expected integers from -1"),
+        (torch.tensor([]).long(), "expected at least 1 rows, got 0"),
+        (torch.tensor([1.0]), "expected integers, got"),
+        (torch.tensor(1), "expected one integer for each of the 1 rows"),
+    ):
+        with pytest.raises(InputError, match=f"labels: {message}"):
+            own_classes(labels)
+
+
+def classes_here(rank, world):
+    return own_classes(worlds.shard(APART, worlds.sizes_of(len(APART), world), rank))
+
+
+@pytest.mark.slow
+def test_two_processes_number_their_images_without_a_label_as_one_does():
+    assert torch.equal(torch.cat(worlds.run(2, classes_here)), own_classes(APART))

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from counterpoise.contrast.simclr import NTXentLoss
-from counterpoise.contrast.supcon import SupConLoss
+from counterpoise.contrast.supcon import SupConLoss, own_classes
 from counterpoise.data import Images, load
 from counterpoise.data.views import to_float
 from counterpoise.errors import InputError, unknown
@@ -619,8 +619,7 @@ class ProjectionHead(Method):
             )
             return gather(losses).sum() / gather(labels.repeat(2) >= 0).sum().clamp(min=1)
         if self.kind == "supcon":
-            own = gather(labels).max().clamp(min=0) + 1 + global_row_indices(labels)  # each without a label is a class
-            return self.objective(torch.cat([z1, z2]), torch.where(labels < 0, own, labels).repeat(2))
+            return self.objective(torch.cat([z1, z2]), own_classes(labels).repeat(2))
         return self.objective(z1, z2)
 
     def diagnostics(self, train: Images, probe: Images, test: Images) -> dict[str, float]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from jaxtyping import Float, Integer
+from jaxtyping import Float, Int64, Integer
 from torch import Tensor, nn
 
 from counterpoise.contrast.projected import ProjectedMethod
@@ -65,6 +65,29 @@ def supcon(
     return gather((others - positive / temperature)[is_anchor]).mean()
 
 
+def own_classes(labels: Integer[Tensor, " batch"]) -> Int64[Tensor, " batch"]:
+    """The labels, in which each image that has none is a class of its own among the images of all processes.
+
+    With them `supcon` draws such an image to its own other views, and to no other image.
+
+    Args:
+        labels: class of each image of this process, -1 where it has none; at most 2^62.
+
+    Returns:
+        The labels that there are, unchanged; for the others numbers above all of them.
+
+    Raises:
+        InputError: for no image, or labels out of range.
+
+    Examples:
+        >>> own_classes(torch.tensor([1, -1, 0, -1]))
+        tensor([1, 3, 0, 5])
+    """
+    labels = check_integers("labels", labels, rows=labels.numel(), low=-1, high=2**62 + 1)  # the sums below fit int64
+    row = global_row_indices(labels, "labels")
+    return labels.where(labels >= 0, gather(labels).max().clamp(min=0) + 1 + row)
+
+
 class SupConLoss(nn.Module):
     """`supcon` as a module: `loss(embeddings, labels)`.
 
@@ -98,5 +121,4 @@ class SupCon(ProjectedMethod):
     def loss(self, images: ImageViews, labels: Labels, index: Index) -> Float[Tensor, ""]:
         """SupCon of the projections of all views together."""
         embeddings = torch.cat(self.projections(images))
-        own = labels.max().clamp(min=0) + 1 + torch.arange(len(labels), device=labels.device)
-        return self.objective(embeddings, torch.where(labels < 0, own, labels).repeat(len(images)))
+        return self.objective(embeddings, own_classes(labels).repeat(len(images)))
