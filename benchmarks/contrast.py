@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from benchmarks.tables import Set, Table, write
-from counterpoise.commands.compare import parse_arms
+from counterpoise.commands.arms import parse_arms
 
 APART = ("diti", "genview")  # first train a diffusion model, for minutes; they have claims of their own
 # The pretext task, not ScatSimCLR's own contrast, takes two thirds of its time: it sees each image turned four times.

@@ -10,6 +10,9 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from counterpoise.registry.exports import EXPORTS
+from counterpoise.version import __version__
+
 if TYPE_CHECKING:
     from counterpoise.commands.claim import claim
     from counterpoise.commands.compare import compare
@@ -28,7 +31,6 @@ if TYPE_CHECKING:
     from counterpoise.tasks.base import Task
     from counterpoise.training.run import ImageSettings, LearnerSettings, Run, Settings
 
-__version__ = "0.1.0"
 
 __all__ = [
     "Alternating",
@@ -52,30 +54,6 @@ __all__ = [
     "scenes",
     "train",
 ]
-
-# Loaded on first use: importing torch takes seconds, which `counterpoise list` must not.
-EXPORTS = {
-    "Alternating": "learners.alternating",
-    "ImageSettings": "training.run",
-    "Images": "data.images",
-    "InputError": "errors",
-    "Learner": "learners.learner",
-    "LearnerSettings": "training.run",
-    "Method": "learners.method",
-    "Run": "training.run",
-    "Settings": "training.run",
-    "Task": "tasks.base",
-    "claim": "commands.claim",
-    "compare": "commands.compare",
-    "embed": "commands.embed",
-    "export": "commands.export",
-    "load": "data.sources",
-    "make_imperfect": "data.imperfect",
-    "predict": "commands.predict",
-    "scenes": "commands.scenes",
-    "train": "commands.train",
-}
-"""The module of each name, below this package."""
 
 
 def __getattr__(name: str) -> Any:

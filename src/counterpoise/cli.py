@@ -15,7 +15,6 @@ import warnings
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from counterpoise import __version__
 from counterpoise.errors import InputError, ProcessLost, RunFailed, printable, unknown
 from counterpoise.files import UNWRITABLE
 from counterpoise.registry import catalogue, user_files
@@ -23,6 +22,7 @@ from counterpoise.registry.arguments import Description, add_flags, collect
 from counterpoise.registry.ledger import declared
 from counterpoise.registry.signatures import describe, describe_settings
 from counterpoise.terminal import discard, make_console
+from counterpoise.version import __version__
 
 COMMANDS = {
     "list": "the methods and papers, by task, room or state",

@@ -18,18 +18,9 @@ from scipy import stats
 import counterpoise
 from counterpoise import training
 from counterpoise.commands import compare
-from counterpoise.commands.compare import (
-    Arm,
-    Rows,
-    choose_baseline,
-    command_line,
-    differences,
-    make_runs,
-    parse_arms,
-    summarise,
-    table,
-    write_csv,
-)
+from counterpoise.commands.arms import Arm, Rows, choose_baseline, parse_arms
+from counterpoise.commands.compare import command_line, make_runs, table, write_csv
+from counterpoise.commands.evidence import differences, summarise
 from counterpoise.contrast.dcl import DCL
 from counterpoise.data.identity import Identity
 from counterpoise.engine import execute, pool

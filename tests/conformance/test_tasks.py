@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 import counterpoise
 from counterpoise import tasks
-from counterpoise.commands.compare import parse_arms
+from counterpoise.commands.arms import parse_arms
 from counterpoise.engine.execute import execute_run
 from counterpoise.engine.items import read_items
 from counterpoise.registry import catalogue

@@ -19,7 +19,8 @@ from PIL import Image
 
 from conformance.test_objectives import FLOATS, INTEGERS, OBJECTIVES
 from counterpoise import cli
-from counterpoise.commands.compare import Arm, choose_baseline, command_line, parse_arms
+from counterpoise.commands.arms import Arm, choose_baseline, parse_arms
+from counterpoise.commands.compare import command_line
 from counterpoise.data import Images, load
 from counterpoise.data.idx import read_idx
 from counterpoise.data.imperfect import IMPERFECTIONS, make_imperfect, parse_spec

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from counterpoise.commands.compare import Arm, parse_arms
+from counterpoise.commands.arms import Arm, parse_arms
 from counterpoise.errors import InputError
 from counterpoise.learners.method import Method
 from counterpoise.registry import catalogue, user_files

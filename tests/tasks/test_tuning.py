@@ -8,7 +8,7 @@ from PIL import Image
 
 import counterpoise
 from counterpoise import tasks
-from counterpoise.commands.compare import parse_arms
+from counterpoise.commands.arms import parse_arms
 from counterpoise.commands.tuning import division_of
 from counterpoise.data.images import Images
 from counterpoise.data.rows import Rows

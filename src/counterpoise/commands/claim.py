@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from rich.console import Console
 
-import counterpoise
 from counterpoise.commands.evidence import POINT, ItemsOf, difference, figure, summary, unit_of
 from counterpoise.commands.tuning import chooser, division_of, tune_claim
 from counterpoise.engine.pool import run_all
@@ -36,6 +35,7 @@ from counterpoise.registry.ledger import (
 from counterpoise.tasks import find
 from counterpoise.terminal import make_console
 from counterpoise.training.run import Metric, Run, make_settings
+from counterpoise.version import __version__
 
 
 def claim(
@@ -217,7 +217,7 @@ def settle(claim: Claim, out: Path, jobs: int = 1, console: Console | None = Non
         "command": f"counterpoise claim {claim.slug}",
         "code": claim.code(),
         "versions": {
-            "counterpoise": counterpoise.__version__,
+            "counterpoise": __version__,
             "torch": torch.__version__,
             "python": platform.python_version(),
         },

@@ -5,26 +5,26 @@ from __future__ import annotations
 import csv
 import os
 import shlex
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Sequence
+from dataclasses import asdict, fields, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-import counterpoise
 from counterpoise import tasks
-from counterpoise.commands.evidence import ItemsOf, difference, figure, summary, unit_of
+from counterpoise.commands.arms import Arm, Rows, choose_baseline, parse_arms
+from counterpoise.commands.evidence import summarise
 from counterpoise.commands.tuning import check_tuning, division_of, tuned_arms
 from counterpoise.data.state import data_state, state_key
 from counterpoise.engine.budget import settled_budget
 from counterpoise.engine.given import RUNS
 from counterpoise.engine.pool import Key, Stopped, attempt, run_all
-from counterpoise.errors import InputError, RunFailed, printable, unknown
+from counterpoise.errors import InputError, RunFailed, printable
 from counterpoise.files import (
     check_output,
     check_output_folder,
@@ -34,8 +34,6 @@ from counterpoise.files import (
     short_name,
     write_json,
 )
-from counterpoise.measure import interval
-from counterpoise.measure.intervals import holm
 from counterpoise.ops.checks import check_number
 from counterpoise.registry import catalogue
 from counterpoise.registry.arguments import as_words, plain
@@ -43,50 +41,8 @@ from counterpoise.registry.signatures import check_arguments
 from counterpoise.report import answer, formatting, write_report
 from counterpoise.terminal import make_console
 from counterpoise.training.launch import node
-from counterpoise.training.run import Metric, Result, Run, Settings, make_settings, other_state, processor_threads
-
-
-@dataclass(frozen=True)
-class Arm:
-    """One row of a comparison: a method with arguments of its own.
-
-    Args:
-        label: what the row is called: the method and its arguments, as they were written.
-        method: its slug, as a run records it; see `catalogue.pinned`.
-        arguments: by name.
-    """
-
-    label: str
-    method: str
-    arguments: tuple[tuple[str, Any], ...] = ()
-
-    @classmethod
-    def parse(cls, text: str) -> Arm:
-        """Read `slug:name=value:name=value`, where the slug may be `PATH.py:CLASS`.
-
-        Raises:
-            InputError: as `catalogue.read_method`.
-
-        Examples:
-            >>> Arm.parse("dcl:temperature=0.5:weighted=true").arguments
-            (('temperature', 0.5), ('weighted', True))
-        """
-        method, arguments = catalogue.read_method(text)
-        return cls(text, method, tuple(arguments.items()))
-
-
-class Rows(NamedTuple):
-    """The rows of a comparison.
-
-    Attributes:
-        arms: the methods.
-        baseline: the label of the one that the others are measured against.
-        references: what costs no training.
-    """
-
-    arms: Sequence[Arm]
-    baseline: str
-    references: Sequence[Arm] = ()
+from counterpoise.training.run import Result, Run, Settings, make_settings, other_state, processor_threads
+from counterpoise.version import __version__
 
 
 def compare(
@@ -175,7 +131,7 @@ def compare(
     own = {arm.label: dict(arm.arguments) for arm in arms}
     runs = {(label, seed): replace(run, arguments=own[label]) for (label, seed), run in runs.items()}
     head = {
-        "counterpoise": counterpoise.__version__,
+        "counterpoise": __version__,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "command": command_line(
             arms, source, task, imperfect, seeds, against, jobs, ray, folder, shared, tune, references
@@ -302,57 +258,6 @@ def check_results(folder: Path, data: str, task: str) -> None:
             raise InputError(f"{folder}: holds the comparison of {held}; choose another folder (out, --out)")
 
 
-def parse_arms(methods: Sequence[str], task: str = "pretrain") -> list[Arm]:
-    """The rows of a comparison; commas are resolved, and `room:NAME` to the room's methods that serve the task.
-
-    Raises:
-        InputError: if there is none, a name is not known, no method of a room serves the task, or a row comes twice.
-    """
-    texts = [
-        text.strip() for entry in ([methods] if isinstance(methods, str) else methods) for text in entry.split(",")
-    ]
-    arms: list[Arm] = []
-    for text in filter(None, texts):
-        if text.startswith("room:"):
-            arms += [Arm(slug, slug) for slug in methods_of_room(text, task)]
-        else:
-            arms.append(Arm.parse(text))
-    if not arms:
-        raise InputError("methods: expected at least one, got none")
-    for i, arm in enumerate(arms):
-        if any(arm.label == other.label for other in arms[:i]):
-            raise InputError(f"methods: '{arm.label}' is named more than once")
-        same = [o.label for o in arms[:i] if (o.method, dict(o.arguments)) == (arm.method, dict(arm.arguments))]
-        if same:  # two rows that would be one run
-            raise InputError(f"methods: '{arm.label}' is the same as '{same[0]}'")
-    return arms
-
-
-def methods_of_room(text: str, task: str) -> list[str]:
-    """The methods of `room:NAME` that serve a task.
-
-    Raises:
-        InputError: if none does, naming the tasks that they serve.
-    """
-    slugs = catalogue.methods_named(text)
-    serving = [slug for slug in slugs if task in catalogue.find(slug).tasks]
-    if not serving:
-        served = dict.fromkeys(name for slug in slugs for name in catalogue.find(slug).tasks)
-        raise InputError(f"methods: no method of {text} serves the task {task}; they serve: {', '.join(served)}")
-    return serving
-
-
-def choose_baseline(arms: Sequence[Arm], baseline: str | None, task: str = "pretrain") -> str:
-    """The label of the row that the others are measured against."""
-    labels = [arm.label for arm in arms]
-    if baseline is None:
-        usual = tasks.find(task).baseline
-        return usual if usual in labels else labels[0]
-    if baseline not in labels:
-        raise unknown("baseline", baseline, labels)
-    return baseline
-
-
 def command_line(
     arms: Sequence[Arm],
     data: str,
@@ -384,87 +289,6 @@ def command_line(
     return shlex.join(words)
 
 
-def summarise(
-    rows: Rows,
-    results: dict[Key, Result],
-    metrics: Mapping[str, Metric] | None = None,
-    folder: Path | None = None,
-    main: str | None = None,
-) -> dict[str, Any]:
-    """The means and intervals of every metric for each row, and the paired differences to the baseline.
-
-    Args:
-        rows: of the comparison.
-        results: of all runs.
-        metrics: of the task, which say what one point is.
-        folder: that the runs' folders lie in, which hold what each test item adds to the metrics.
-        main: the metric by which the best method and the best reference are chosen; without one they are not.
-
-    Returns:
-        `methods`, of each row its `runs`, its `summary` and its `difference` to the baseline; see `commands.evidence`.
-        Each difference has `adjusted` besides: its p-value by Holm's adjustment over all rows, of that metric.
-        `references`, the same of what costs no training, without differences; `learnt`, how far the best method is
-        above the best of them; and `incomplete`, what a stop has left out.
-    """
-    items, metrics = ItemsOf(folder), metrics or {}
-    by_label: dict[str, list[Result]] = {arm.label: [] for arm in (*rows.arms, *rows.references)}
-    for (label, _), result in sorted(results.items(), key=lambda item: item[0][1]):
-        by_label[label].append(result)
-    methods = [_row(arm, by_label[arm.label], items) for arm in rows.arms]
-    for row in methods:
-        if row["label"] != rows.baseline:
-            row["difference"] = differences(row["runs"], by_label[rows.baseline], metrics, items)
-    adjust([row["difference"] for row in methods if row["difference"]])
-    references = [_row(arm, by_label[arm.label], items) for arm in rows.references]
-    finished = sum(result["status"] == "done" for result in results.values())
-    stopped = any(result["status"] == "stopped" for result in results.values())
-    incomplete = f"Incomplete: stopped when {finished} of {len(results)} runs were done." if stopped else None
-    learnt = _learnt(methods, references, metrics, items, main) if main else None
-    return {"methods": methods, "references": references, "learnt": learnt, "incomplete": incomplete}
-
-
-def _row(arm: Arm, runs: list[Result], items: ItemsOf) -> dict[str, Any]:
-    """What results.json has of a row, but for its difference to the baseline."""
-    paper, done = catalogue.find(arm.method), [r for r in runs if r["status"] == "done"]
-    costs = {"seconds": [r["seconds"] for r in done], "memory_mb": [r["memory_mb"] for r in done]}
-    return {
-        "label": arm.label,
-        "slug": arm.method,
-        "title": paper.title,
-        "labels": paper.labels,
-        "arguments": dict(arm.arguments),
-        "runs": runs,
-        "summary": {
-            **means(done, items),
-            **{name: asdict(interval(some)) for name, some in costs.items() if some},
-        },
-        "difference": None,
-    }
-
-
-def _learnt(
-    methods: Sequence[dict[str, Any]],
-    references: Sequence[dict[str, Any]],
-    metrics: Mapping[str, Metric],
-    items: ItemsOf,
-    main: str,
-) -> dict[str, Any] | None:
-    """How far the best method is above the best reference by the main metric; `None` where either has no figure."""
-    best = [_best(some, main, metrics[main]) for some in (methods, references)]
-    if None in best:
-        return None
-    method, reference = best
-    found = differences(method["runs"], reference["runs"], metrics, items).get(main)
-    return found and {"method": method["label"], "reference": reference["label"], **found}
-
-
-def _best(rows: Sequence[dict[str, Any]], name: str, metric: Metric) -> Any:
-    """The row with the best mean of a metric; `None` without one."""
-    there = [row for row in rows if name in row["summary"]]
-    pick = max if metric.better == "higher" else min
-    return pick(there, key=lambda row: row["summary"][name]["mean"]) if there else None
-
-
 def about(run: Run, results: dict[Key, Result]) -> dict[str, Any]:
     """The data's classes, counts, notes and shape, as any finished run has them, or else from the data itself."""
     names = ("classes", "counts", "sizes", "notes", "shape", "items")
@@ -473,55 +297,6 @@ def about(run: Run, results: dict[Key, Result]) -> dict[str, Any]:
             return {name: value for name, value in result.items() if name in names}
     task = tasks.find(run.task)
     return task.facts(task.check(run))
-
-
-def means(done: Sequence[Result], items: ItemsOf) -> dict[str, Any]:
-    """For every metric the mean over the runs that have it, with its interval."""
-    found = {}
-    for name in dict.fromkeys(name for r in done for name in r["metrics"]):
-        runs = [r for r in done if name in r["metrics"]]
-        values = [r["metrics"][name] for r in runs]
-        found[name] = summary(figure(values, [[(1, r)] for r in runs], name, items))
-    return found
-
-
-def differences(
-    runs: Sequence[Result],
-    baseline: Sequence[Result],
-    metrics: Mapping[str, Metric] | None = None,
-    items: ItemsOf | None = None,
-) -> dict[str, Any]:
-    """For every metric the interval of the differences, over the seeds that both have done.
-
-    Args:
-        runs: of a method.
-        baseline: of the baseline.
-        metrics: of the task, which say what one point is.
-        items: what each test item adds to the metrics of a run.
-    """
-    items, metrics = items or ItemsOf(), metrics or {}
-    theirs = {r["seed"]: r for r in baseline if r["status"] == "done"}
-    both = [(r, theirs[r["seed"]]) for r in runs if r["status"] == "done" and r["seed"] in theirs]
-    found = {}
-    for name in dict.fromkeys(name for mine, _ in both for name in mine["metrics"]):
-        pairs = [(mine, its) for mine, its in both if name in mine["metrics"] and name in its["metrics"]]
-        if pairs:
-            values = [mine["metrics"][name] - its["metrics"][name] for mine, its in pairs]
-            of_seeds = [[(1, mine), (-1, its)] for mine, its in pairs]
-            found[name] = difference(figure(values, of_seeds, name, items), unit_of(metrics.get(name)))
-    return found
-
-
-def adjust(rows: Sequence[dict[str, Any]]) -> None:
-    """Add to the differences of all rows their p-values by Holm's adjustment: for each metric, over the rows.
-
-    Args:
-        rows: of each method its difference on every metric, where several seeds give it a p-value, `p`.
-    """
-    for name in dict.fromkeys(name for row in rows for name in row):
-        found = [row[name] for row in rows if "p" in row.get(name, {})]
-        for one, p in zip(found, holm([one["p"] for one in found]), strict=True):
-            one["adjusted"] = p
 
 
 def write_csv(path: Path, content: dict[str, Any]) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 
 from counterpoise import tasks
+from counterpoise.commands.arms import Arm
 from counterpoise.engine.pool import Key
 from counterpoise.engine.tuning import Arm as TunedArm
 from counterpoise.engine.tuning import Grid, Sampled, load_optuna, trial_run, tune
@@ -18,9 +19,6 @@ from counterpoise.registry import catalogue
 from counterpoise.registry.ledger import TUNING_SEED, Claim
 from counterpoise.registry.search import defaults_of, space_text, tuning_space
 from counterpoise.training.run import Run
-
-if TYPE_CHECKING:
-    from counterpoise.commands.compare import Arm
 
 
 def division_of(tune: int) -> int | None:

@@ -17,8 +17,8 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
-from counterpoise import EXPORTS
 from counterpoise.registry import user_files
+from counterpoise.registry.exports import EXPORTS
 from counterpoise.registry.syntax import computed, statements
 
 PACKAGE = Path(__file__).parents[1]
@@ -26,6 +26,8 @@ PACKAGE = Path(__file__).parents[1]
 IGNORED = {
     "errors",
     "files",
+    "version",
+    "registry.exports",
     "registry.catalogue",
     "registry.arguments",
     "registry.kinds",

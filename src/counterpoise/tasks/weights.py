@@ -11,10 +11,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import nn
 
-from counterpoise import __version__
 from counterpoise.errors import InputError, printable
 from counterpoise.files import written
 from counterpoise.nets.weights import RUN_FILES
+from counterpoise.version import __version__
 
 NET, EARLIER = RUN_FILES
 FACTS = ("shape", "classes", "value_range", "columns")  # of its data, what a user of the network must know
