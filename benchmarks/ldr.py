@@ -23,8 +23,8 @@ ROWS, CLASSES, MOST, MEMORY, TURNS = 65_536, 1000, 2.5, 3.0, 5
 NAMES = ("cross-entropy", "LDR-KL", "ALDR-KL", "ALDR-KL, l1")
 
 
-def prepare(name: str, rows: int) -> Callable[[], None]:
-    """A forward and a backward pass; after the first one the gradient's memory is there."""
+def prepare(rows: int) -> dict[str, Callable[[], None]]:
+    """A forward and a backward pass of each loss, all over the same logits."""
     logits = torch.randn(rows, CLASSES, requires_grad=True)
     targets, index = torch.randint(CLASSES, (rows,)), torch.arange(rows)
     plain, aldr, signed = LDRLoss(), ALDRLoss(rows), ALDRLoss(rows, normalize="l1")
@@ -34,7 +34,12 @@ def prepare(name: str, rows: int) -> Callable[[], None]:
         "ALDR-KL": lambda: aldr(logits, targets, index),
         "ALDR-KL, l1": lambda: signed(logits, targets, index),
     }
-    return partial(_step, logits, losses[name])
+    return {name: partial(_step, logits, loss) for name, loss in losses.items()}
+
+
+def prepare_one(name: str, rows: int) -> Callable[[], None]:
+    """The pass of one of them."""
+    return prepare(rows)[name]
 
 
 def _step(logits: torch.Tensor, loss: Callable[[], torch.Tensor]) -> None:
@@ -49,8 +54,8 @@ def main() -> None:
     rows = parser.parse_args().rows
     torch.set_num_threads(1)
     matrix = 4 * rows * CLASSES / 2**20
-    memory = {name: alone(prepare, name, rows, repeats=1, threads=1).peak_mb / matrix for name in NAMES}
-    calls = {name: prepare(name, rows) for name in NAMES}
+    memory = {name: alone(prepare_one, name, rows, repeats=1, threads=1).peak_mb / matrix for name in NAMES}
+    calls = prepare(rows)
     for call in calls.values():
         call()
     turns = [{name: repeat(call, 1, warmup=0)[0] for name, call in calls.items()} for _ in range(TURNS)]

@@ -24,10 +24,12 @@ def scores(seed=0, scale=3.0):
 
 def differences(h, targets, margin):
     """$h_k + c_k - h_y$ by hand."""
-    return torch.stack([
-        torch.stack([row[k] - row[y] + (margin if k != y else 0) for k in range(5)])
-        for row, y in zip(h, targets.clamp(min=0), strict=True)
-    ])
+    return torch.stack(
+        [
+            torch.stack([row[k] - row[y] + (margin if k != y else 0) for k in range(5)])
+            for row, y in zip(h, targets.clamp(min=0), strict=True)
+        ]
+    )
 
 
 # --- the loss of a row ---
@@ -120,7 +122,10 @@ def test_softplus_scores_are_positive_with_mean_1_and_l1_scores_keep_signs_with_
 def test_at_extreme_logits_value_and_gradient_are_finite(how, extreme):
     logits = (scores().float().sign() * extreme if extreme == 1e-12 else torch.full((6, 5), extreme)).requires_grad_()
     logits.data[0, 0] *= -1
-    for found in (LDRLoss(normalize=how)(logits, TARGETS), ALDRLoss(6, normalize=how)(logits, TARGETS, torch.arange(6))):
+    for found in (
+        LDRLoss(normalize=how)(logits, TARGETS),
+        ALDRLoss(6, normalize=how)(logits, TARGETS, torch.arange(6)),
+    ):
         (gradient,) = torch.autograd.grad(found, logits)
         assert torch.isfinite(found)
         assert torch.isfinite(gradient).all()

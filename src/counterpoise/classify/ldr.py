@@ -30,7 +30,7 @@ from counterpoise.ops.checks import check_counts, check_integers, check_matrix, 
 from counterpoise.ops.processes import gather
 
 Normalizer = Literal["softplus", "l1", "none"]
-TABLE = {"cpu": 1 << 18}  # numbers of a chunk of rows: on a processor as many as its cache holds
+TABLE = {"cpu": 1 << 17}  # numbers of a chunk of rows: on a processor as many as its cache holds
 ELSEWHERE = 1 << 25
 
 
@@ -96,10 +96,11 @@ def ldr_kl(
     check_number("margin", margin, at_least=0)
     scores = _precise(scores)
     lam = _each_temperature(temperature, scores)
-    raised, own = _with_margin(scores, targets, margin)
-    top = raised.amax(1, keepdim=True).detach()  # any constant would do, this one keeps all exponents at most 0
-    log_mean = ((raised - top) / lam).logsumexp(1) - math.log(scores.shape[1])
-    return torch.where(targets >= 0, (top - own)[:, 0] + lam[:, 0] * log_mean, 0.0)
+    own = scores.gather(1, targets.clamp(min=0)[:, None])[:, 0]
+    lowered = _lower(scores.clone(), targets, margin)  # the same but for the constant that is added below
+    top = lowered.amax(1, keepdim=True).detach()  # any constant would do, this one keeps all exponents at most 0
+    log_mean = ((lowered - top) / lam).logsumexp(1) - math.log(scores.shape[1])
+    return torch.where(targets >= 0, top[:, 0] + margin - own + lam[:, 0] * log_mean, 0.0)
 
 
 def adapt_temperature(
@@ -142,7 +143,9 @@ def adapt_temperature(
     step = Adaptation(initial, alpha, margin, smoothing)
     step.check()
     scores = _precise(scores.detach())
-    return step(scores, targets, _each_temperature(temperature, scores))[:, 0]
+    lam = _each_temperature(temperature, scores)
+    logits = scores.sub(scores.amax(1, keepdim=True)).div_(lam)
+    return step(_lower(logits, targets, margin / lam))[:, 0]
 
 
 class Adaptation(NamedTuple):
@@ -167,13 +170,13 @@ class Adaptation(NamedTuple):
         check_number("margin", self.margin, at_least=0)
         check_number("smoothing", self.smoothing, at_least=0)
 
-    def __call__(self, scores: Tensor, targets: Tensor, temperature: Tensor) -> Tensor:
-        """The new temperatures, as a column."""
-        raised = _with_margin(scores, targets, self.margin)[0] if self.margin else scores
-        p = (raised - raised.amax(1, keepdim=True)).div_(temperature).softmax(1)
-        p = p.add_(self.smoothing).div_(1 + scores.shape[1] * self.smoothing)
-        entropy = -(p.clamp(min=torch.finfo(p.dtype).tiny).log_().mul_(p)).sum(1, keepdim=True)  # 0 log 0 is 0
-        certainty = 1 - entropy / math.log(scores.shape[1])  # KL(p || uniform) / log K
+    def __call__(self, logits: Tensor) -> Tensor:
+        """The new temperatures, as a column, by the logits of p."""
+        p = logits.softmax(1).add_(self.smoothing)
+        total = 1 + p.shape[1] * self.smoothing
+        logs = p.log() if self.smoothing else p.clamp(min=torch.finfo(p.dtype).tiny).log_()  # 0 log 0 is 0
+        entropy = math.log(total) - logs.mul_(p).sum(1, keepdim=True) / total
+        certainty = 1 - entropy / math.log(p.shape[1])  # KL(p || uniform) / log K
         lam = self.initial - self.initial / self.alpha * certainty
         return lam.clamp(self.initial * (1 - 1 / self.alpha), self.initial)  # what rounding takes beyond
 
@@ -402,22 +405,26 @@ class _Rows(torch.autograd.Function):
             for start in range(0, len(logits), rows):
                 part = slice(start, start + rows)
                 f, y = logits[part].to(temperature.dtype), targets[part]
+                place, known = y.clamp(min=0)[:, None], (y >= 0)[:, None]
                 unscaled, size = _scaled(f, normalize, _softplus if f.device.type == "cpu" else F.softplus)
                 scores = unscaled / size if unscaled is f else unscaled.div_(size)
-                known = (y >= 0)[:, None]
+                own = scores.gather(1, place)
+                lowered = _lower(scores, y, margin)
+                top = lowered.amax(1, keepdim=True)
+                apart = lowered.sub_(top)
                 if step is not None:
-                    new[part] = torch.where(known, step(scores, y, new[part]), new[part])
+                    adapted = step(_lower(apart / new[part], y, (step.margin - margin) / new[part]))
+                    new[part] = torch.where(known, adapted, new[part])
                 lam = new[part]
-                raised, own = _with_margin(scores, y, margin)
-                top = raised.amax(1, keepdim=True)
-                p = raised.sub_(top).div_(lam).exp_()
+                p = (apart / lam).exp_()
                 total = p.sum(1, keepdim=True)
-                loss = top - own + lam * (total.log() - math.log(classes))
+                loss = top + margin - own + lam * (total.log() - math.log(classes))
                 losses[part] = torch.where(known, loss, 0.0)[:, 0]
                 if gradient is not None:
-                    p.mul_(known / total)  # from here the gradient in the scores
-                    p.scatter_add_(1, y.clamp(min=0)[:, None], -known.to(p))
-                    gradient[part] = _through(p, f, scores, size, normalize)
+                    p.mul_(known / total)
+                    p.scatter_add_(1, place, -known.to(p))  # the gradient in the scores, whose sum is 0
+                    along = (apart.mul_(p).sum(1, keepdim=True) + margin * p.gather(1, place)) / classes
+                    gradient[part] = _through(p, f, along, size, normalize)
         ctx.save_for_backward(gradient)
         found = new[:, 0]
         ctx.mark_non_differentiable(found)
@@ -450,23 +457,20 @@ def _softplus(x: Tensor) -> Tensor:
     return w.log_().add_(lost).add_(x.clamp(min=0))
 
 
-def _through(gradient: Tensor, logits: Tensor, scores: Tensor, size: Tensor, how: Normalizer) -> Tensor:
-    """The gradient in the logits from that in the scores, which is overwritten."""
+def _through(gradient: Tensor, logits: Tensor, along: Tensor, size: Tensor, how: Normalizer) -> Tensor:
+    """The gradient in the logits, of that in the scores, which is overwritten, and its mean product with them."""
     if how == "none":
         return gradient
-    along = (gradient * scores).mean(1, keepdim=True)
     if how == "softplus":
-        return gradient.sub_(along).div_(size).mul_(logits.sigmoid())
+        return gradient.sub_(along).mul_(logits.sigmoid().div_(size))
     along = torch.where(logits.abs().mean(1, keepdim=True) < 1e-8, 0.0, along)  # there the divisor is a constant
     return gradient.sub_(along * logits.sign()).div_(size)
 
 
-def _with_margin(scores: Tensor, targets: Tensor, margin: float) -> tuple[Tensor, Tensor]:
-    """The scores with the margin on all but the target's, and the target's as a column; no margin without a target."""
-    place = targets.clamp(min=0)[:, None]
-    own = scores.gather(1, place)
-    kept = torch.where((targets >= 0)[:, None], own, own + margin)
-    return (scores + margin).scatter_(1, place, kept), own
+def _lower(scores: Tensor, targets: Tensor, by: float | Tensor) -> Tensor:
+    """The scores, changed in place: those of the targets lowered, which is the others raised but for a constant."""
+    known = (targets >= 0)[:, None]
+    return scores.scatter_add_(1, targets.clamp(min=0)[:, None], known.to(scores) * -by)
 
 
 def _each_temperature(temperature: float | Tensor, scores: Tensor) -> Tensor:
