@@ -300,7 +300,7 @@ class ALDRLoss(nn.Module):
         old = self.state.lookup(index).to(_precise(logits[:0]).dtype)[:, None]
         losses, new = _Rows.apply(logits, targets, old, self.margin, self.normalize, self.step)
         if self.training:
-            self.state.keep(gather(index), gather(new), gather(targets) >= 0)
+            self.state.keep(gather(index), gather(new))
         penalty = self.step.alpha * math.log(logits.shape[1]) / (2 * self.step.initial)
         losses = losses - torch.where(targets >= 0, penalty * (new - self.step.initial).square(), 0.0)
         return _mean(losses, targets)
@@ -374,10 +374,10 @@ class _Temperatures(ExactConstants):
             raise InputError(f"the temperatures were cast to {self.temperatures.dtype}: use mixed precision instead")
         return self.temperatures[index]
 
-    def keep(self, index: Tensor, new: Tensor, known: Tensor) -> None:
-        """Store what is new of the known rows; of an index that occurs more than once the mean, in any order."""
-        numbers, place, counts = index[known].unique(return_inverse=True, return_counts=True)
-        sums = new.new_zeros(len(numbers)).index_add(0, place, new[known])
+    def keep(self, index: Tensor, new: Tensor) -> None:
+        """Store what is new; of an index that occurs more than once the mean, whatever the order."""
+        numbers, place, counts = index.unique(return_inverse=True, return_counts=True)
+        sums = new.new_zeros(len(numbers)).index_add(0, place, new)
         self.temperatures[numbers] = (sums / counts).to(self.temperatures)
 
 
