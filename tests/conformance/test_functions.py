@@ -124,6 +124,9 @@ def call(*args, **kwargs):
 # must get one that takes tensors of every shape.
 CALLS = {
     "ops.chunking.map_row_chunks": lambda: call(lambda x, y: x * y.sum(), [torch.ones(5, 2)], [torch.ones(4, 2)], 2),
+    "ops.attacks.pgd": lambda: call(
+        lambda x: x.square().sum(tuple(range(1, x.ndim))) if x.ndim > 1 else x.square(), rows(3, 2) / 4, 0.1, 2, 0.05
+    ),
     "ops.processes.around": lambda: call({"x": torch.ones(2)}, {"sum": torch.zeros(2)}, lambda *_: None),
     "measure.bayesian_generalization.pool_images": lambda: call(AnyMaps(), torch.rand(5, 3, 2, 2)),
     "measure.inductive_bias.network_losses": lambda: call(

@@ -81,6 +81,7 @@ def test_parameters_and_inputs_get_no_gradient_even_where_gradients_are_off():
         ({"x": torch.full((2, 3), 1.5)}, "x: expected numbers from -1 to 1, got 1.5 to 1.5"),
         ({"x": torch.full((2, 3), -1.5)}, "x: expected numbers from -1 to 1, got -1.5 to -1.5"),
         ({"x": torch.full((2, 3), math.nan)}, "x: 6 of 6 numbers are NaN"),
+        ({"x": torch.tensor(0.5)}, "x: expected one row or more of inputs, got a single number"),
         ({"score": lambda x: x.sum()}, "score: expected one number for each of the 2 rows of x, got \\[\\]"),
         ({"score": lambda x: x.sum(1) / 0}, "score: became NaN or infinite"),
     ],

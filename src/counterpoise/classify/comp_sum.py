@@ -2,8 +2,8 @@
 
 Mao, Mohri, Zhong, "Cross-Entropy Loss Functions: Theoretical Analysis and Applications", ICML 2023, arXiv 2304.07288.
 
-A comp-sum loss is a concave transform $\\Phi_\\tau$ of a sum over the wrong classes of a function of how far the label's
-score is ahead of theirs. An H-consistency bound says how far a classifier's error can be above the least of its class of
+A comp-sum loss is a concave transform of a sum over the wrong classes of a function of how far the label's score is
+ahead of theirs. An H-consistency bound says how far a classifier's error can be above the least of its class of
 functions, given how far its loss is above the least, both up to a minimizability gap. The smooth adversarial loss adds
 how far an attack can move the differences of the scores.
 """
@@ -69,9 +69,10 @@ def comp_sum(
 ) -> Float[Tensor, " batch"]:
     r"""The comp-sum loss of each row, $\Phi_\tau\big(\sum_{k \ne y} \Psi((h_y - h_k) / \rho)\big)$.
 
-    With $\Psi(v) = e^{-v}$ and p the softmax of $h / \rho$ it is $(p_y^{\tau - 1} - 1) / (1 - \tau)$: the sum-exponential
-    loss $1 / p_y - 1$ at $\tau = 0$, cross-entropy at 1, generalised cross-entropy with $q = \tau - 1$ between 1 and 2,
-    and $1 - p_y$, half the mean absolute error, at 2. Its gradient is that of cross-entropy times $p_y^{\tau - 1}$.
+    With $\Psi(v) = e^{-v}$ and p the softmax of $h / \rho$ it is $(p_y^{\tau - 1} - 1) / (1 - \tau)$: the loss
+    $1 / p_y - 1$ of a sum of exponentials at $\tau = 0$, cross-entropy at 1, generalised cross-entropy with
+    $q = \tau - 1$ between 1 and 2, and $1 - p_y$, half the mean absolute error, at 2. Its gradient is that of
+    cross-entropy times $p_y^{\tau - 1}$.
 
     Args:
         logits: $h$, one score per class, of at least 2; a constant added to a row changes nothing.
@@ -115,8 +116,8 @@ def adversarial_comp_sum(
 ) -> Float[Tensor, " batch"]:
     r"""The smooth adversarial comp-sum loss of each row, $\Phi_\tau(\cdot / \rho) + \nu \|\Delta(x') - \Delta(x)\|_2$.
 
-    $\Delta(x)$ are the differences $h_y(x) - h_k(x)$ for all k. The first term is `comp_sum` at x with `rho`, which does
-    not divide the second.
+    $\Delta(x)$ are the differences $h_y(x) - h_k(x)$ for all k. The first term is `comp_sum` at x with `rho`, which
+    does not divide the second.
 
     Args:
         logits: scores of the inputs x, for at least 2 classes.
@@ -181,8 +182,8 @@ def conditional_minimum(
 ) -> Float[Tensor, "*points"]:
     r"""The least expected loss at each point, over all scores, where the label has the distribution p.
 
-    $\big((\sum_k p_k^{1 / (2 - \tau)})^{2 - \tau} - 1\big) / (1 - \tau)$ below $\tau = 2$, the entropy in nats at 1, and
-    $(1 - \max_k p_k) / (\tau - 1)$ from 2 on, where it is approached, not attained.
+    $\big((\sum_k p_k^{1 / (2 - \tau)})^{2 - \tau} - 1\big) / (1 - \tau)$ below $\tau = 2$, the entropy in nats at 1,
+    and $(1 - \max_k p_k) / (\tau - 1)$ from 2 on, where it is approached, not attained.
 
     Args:
         p: probabilities of the classes, which sum to 1.
@@ -447,9 +448,7 @@ class CompSum(Classifier):
         clean, attacked = self.logits(both).chunk(2)  # in one batch, so that normalisation is the same for both
         return self.objective(clean, attacked, labels)
 
-    def attacked(
-        self, images: Float[Tensor, "batch ..."], labels: Int[Tensor, " batch"]
-    ) -> Float[Tensor, "batch ..."]:
+    def attacked(self, images: Float[Tensor, "batch ..."], labels: Int[Tensor, " batch"]) -> Float[Tensor, "batch ..."]:
         """What `pgd` on `displacement` makes of inputs in [-1, 1], the network in evaluation mode."""
         radius = 2 * self.radius  # of pixels in [-1, 1]
         with _evaluating(self):

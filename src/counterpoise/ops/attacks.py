@@ -59,6 +59,8 @@ def pgd(
     check_number("low", low)
     check_number("high", high, above=low)
     check_finite("x", x)
+    if not x.ndim:
+        raise InputError("x: expected one row or more of inputs, got a single number")
     x = x.detach()
     if x.numel() and not (x.min() >= low and x.max() <= high):
         raise InputError(f"x: expected numbers from {low:g} to {high:g}, got {x.min():g} to {x.max():g}")
