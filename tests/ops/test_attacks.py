@@ -50,6 +50,17 @@ def test_more_steps_never_lower_the_score_which_is_that_of_the_point_returned():
     assert (scores[-1] > scores[0]).sum() >= 3
 
 
+def test_a_step_goes_its_length_in_every_number():
+    x, weight = inputs() / 2, torch.randn(2, 3, generator=seeded(1), dtype=torch.float64)
+
+    def after(steps):
+        return pgd(lambda x: (x * weight).sum((1, 2)), x, 0.4, steps, 0.003, generator=seeded(2))[0]
+
+    inside = (after(1) - x).abs() < 0.39
+    assert inside.sum() > 20
+    torch.testing.assert_close((after(1) - after(0))[inside], (0.003 * weight.sign()).expand(5, 2, 3)[inside])
+
+
 def test_another_range_bounds_the_inputs():
     found, _ = pgd(lambda x: x.sum(1), torch.tensor([[0.5, 3.9]]), 1.0, 9, 0.5, low=0.0, high=4.0)
     assert found.tolist() == [[1.5, 4.0]]
@@ -68,6 +79,7 @@ def test_parameters_and_inputs_get_no_gradient_even_where_gradients_are_off():
     assert net.weight.grad is None
     assert x.grad is None
     assert not found.requires_grad
+    assert not pgd(lambda x: x.sum(1), x, 0.5, 0, 0.25)[0].requires_grad
 
 
 @pytest.mark.usefixtures("plain_shapes")
