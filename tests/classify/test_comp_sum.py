@@ -214,7 +214,7 @@ def test_the_bound_inverts_the_transfer_and_lies_below_its_simple_form(tau):
     assert excess_bound(small, tau, 4, simple=True) * loose == pytest.approx(1e-4, rel=1e-3)
 
 
-@pytest.mark.parametrize("tau", TAUS)
+@pytest.mark.parametrize("tau", [*TAUS, 0.8, 1.2])
 def test_with_two_classes_the_transfer_is_the_excess_of_undecided_scores(tau):
     """At (1 ± b)/2 the excess of scores that are equal, which may name the wrong class: the bound is tight."""
     for b in (0.1, 0.6, 1.0):

@@ -89,10 +89,6 @@ def test_the_declared_claims_are_right():
     for slug, claim in ledger.declared().items():
         claim.check()
         assert claim.slug == slug
-        # none of them uses what came after they were recorded
-        assert not claim.requires
-        assert not claim.spaces
-        assert {statement.margin for statement in claim.statements} == {0}
 
 
 def test_what_is_left_out_has_its_default(declare):

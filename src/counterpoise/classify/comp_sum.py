@@ -330,7 +330,7 @@ def excess_bound(t: float, tau: float = 1.0, classes: int = 2, simple: bool = Fa
     if t == 0:
         return 0.0
     if tau >= 2 or simple:
-        scale = (classes if tau > 1 else 1.0) ** (tau - 1)
+        scale = float(classes) ** (tau - 1)
         most = (tau - 1) * scale * t if tau >= 2 else math.sqrt((2**tau * (2 - tau) if tau < 1 else 2 * scale) * t)
         return min(1.0, most)
     if t >= _transfer(1.0, tau, classes):

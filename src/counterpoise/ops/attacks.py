@@ -69,7 +69,7 @@ def pgd(
     at = least + share * (most - least)
     best, reached = at, None
     for remaining in range(steps, -1, -1):
-        with torch.enable_grad():
+        with torch.set_grad_enabled(remaining > 0):  # the last point is only scored
             at = at.detach().requires_grad_(remaining > 0)
             found = score(at)
             _check_scores(found, x)
