@@ -146,7 +146,7 @@ class SmallNet(nn.Module):
     def __init__(self, channels: int, pooled: int = 3):
         super().__init__()
         self.pooled = pooled
-        self.stages = nn.ModuleList()
+        self.stages = nn.Sequential()
         for width, stride in zip(SMALL_WIDTHS, (2, 2, 2, 1), strict=True):
             convolution = nn.Conv2d(channels, width, 3, stride, padding=1, bias=False)
             self.stages.append(nn.Sequential(convolution, nn.BatchNorm2d(width), nn.ReLU(inplace=True)))

@@ -216,7 +216,7 @@ def _train(scenes: Tensor, labels: Tensor, concepts: int, epochs: int) -> tuple[
         functional.cross_entropy(head(network(_unit(scenes[part]))), labels[part]).backward()
         optimizer.step()
         schedule.step()
-    return nn.Sequential(*network.model.stages), head
+    return network.get_submodule("model.stages"), head
 
 
 def _curves(features: Tensor, labels: Tensor, head: nn.Linear, known: Tensor) -> dict[str, Tensor]:
