@@ -12,7 +12,9 @@ from counterpoise.training.trainer import CHECKPOINT, fit, read_checkpoint
 from worlds import build
 
 TASKS = {"pretrain", "classify", "retrieve", "few-shot"}  # of images
-METHODS = {p.slug: next(t for t in p.tasks if t in TASKS) for p in catalogue.select(done=True) if TASKS & {*p.tasks}}
+ALL = {p.slug: next(t for t in p.tasks if t in TASKS) for p in catalogue.select(done=True) if TASKS & {*p.tasks}}
+METHODS = {slug: task for slug, task in ALL.items() if catalogue.load_class(slug).trains}
+UNTRAINED = [slug for slug in ALL if slug not in METHODS]  # which see all data once
 HEAVY = {"diti", "genview", "scatsimclr", "realrag"}  # which train another network first, or trace many paths
 every = pytest.mark.parametrize(
     "slug", [pytest.param(slug, marks=pytest.mark.slow) if slug in HEAVY else slug for slug in METHODS]
@@ -27,7 +29,7 @@ def images():
 
 
 def made(slug, images):
-    return build(Run(slug, "noise", seed=1, settings=ImageSettings(epochs=1, batch_size=8), task=METHODS[slug]), images)
+    return build(Run(slug, "noise", seed=1, settings=ImageSettings(epochs=1, batch_size=8), task=ALL[slug]), images)
 
 
 def test_the_catalogue_has_methods():
@@ -93,3 +95,21 @@ def test_the_checkpoint_restores_all_of_it(slug, images, tmp_path):
     fresh.load_state_dict(saved)
     for name, value in method.state_dict().items():
         assert torch.equal(fresh.state_dict()[name], value), name
+
+
+@pytest.mark.parametrize("slug", UNTRAINED)
+def test_what_does_not_train_finds_a_classifier_by_the_labels_and_leaves_the_rest_alone(slug, images, tmp_path):
+    methods = []
+    for folder, given in (("a", images), ("b", replace(images, labels=torch.arange(24) // 8))):
+        method = made(slug, given)
+        before = {name: p.clone() for name, p in method.encoder.state_dict().items()}
+        (row,) = fit(method, given, epochs=1, batch_size=8, seed=0, folder=tmp_path / folder, device="cpu")
+        assert "loss" not in row
+        assert all(torch.equal(before[name], p) for name, p in method.encoder.state_dict().items())
+        methods.append(method)
+    found = [method.predict(images) for method in methods]
+    assert all(x.isfinite().all() for x in found)
+    assert torch.equal(*found) != catalogue.find(slug).labels
+    fresh = made(slug, images)
+    fresh.load_state_dict(methods[0].state_dict())
+    assert torch.equal(fresh.predict(images), found[0])

@@ -41,7 +41,7 @@ FORMS = [  # of methods, besides the one that their arguments' defaults make
     ("hydra", {"partners": "distinct", "same_class": 0.5, "instance": 0.5, "momentum": 0.9}),
     ("projection-head", {"objective": "supcon"}),
 ]
-METHODS = [p.slug for p in catalogue.select(done=True) if TASKS & {*p.tasks}]
+METHODS = [p.slug for p in catalogue.select(done=True) if TASKS & {*p.tasks} and catalogue.load_class(p.slug).trains]
 METHOD_CASES = {f"{slug} {kind}": (slug, {}, kind) for slug in METHODS for kind in ("uneven", "unlabelled")} | {
     " ".join([slug, *(f"{name}={value}" for name, value in form.items())]): (slug, form, "unlabelled")
     for slug, form in FORMS

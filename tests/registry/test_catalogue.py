@@ -69,7 +69,7 @@ def test_row(paper):
         assert paper.year == 2000 + int(paper.arxiv[:2])  # the year of the preprint is in its number
     assert (paper.module is not None) == paper.done
     assert paper.done or not (paper.method or paper.study or paper.objectives)
-    assert not (paper.method and paper.study)  # `method_source` gives one of them
+    assert not paper.study or "measure" in paper.tasks
 
 
 def test_no_preprint_or_title_comes_twice():
@@ -86,7 +86,7 @@ def test_what_is_done_is_in_the_file_of_its_slug(slug):
         assert catalogue.load_class(slug).__name__ == paper.method
     if paper.study:
         assert paper.study == f"studies.{slug.replace('-', '_')}"
-        assert catalogue.load_class(slug).__name__ == "study"
+        assert catalogue.load_class(slug, "measure").__name__ == "study"
     assert tuple(kind.__name__ for kind in catalogue.load_objectives(slug)) == paper.objectives
 
 
@@ -160,10 +160,22 @@ def test_what_is_planned_is_refused_by_name(monkeypatch):
 
 
 def test_a_paper_about_measuring_has_a_study_in_place_of_a_method():
-    assert [paper.slug for paper in PAPERS.values() if paper.study] == [
-        paper.slug for paper in catalogue.select(room="measure", done=True)
-    ]
-    assert catalogue.methods_named("room:measure") == [paper.slug for paper in PAPERS.values() if paper.study]
+    studied = [paper.slug for paper in PAPERS.values() if paper.study and not paper.method]
+    assert studied == [paper.slug for paper in catalogue.select(room="measure", done=True)]
+    assert catalogue.methods_named("room:measure") == studied
+
+
+def test_a_method_may_have_a_study_beside_it():
+    """The task says which of them is meant."""
+    both = [slug for slug, paper in PAPERS.items() if paper.study and paper.method]
+    assert "naive-bayes-probe" in both
+    for slug in both:
+        paper = PAPERS[slug]
+        assert (
+            catalogue.method_source(slug) == catalogue.method_source(slug, "classify") == (paper.module, paper.method)
+        )
+        assert catalogue.method_source(slug, "measure") == (paper.study, "study")
+        assert catalogue.task_of(slug) != "measure"
 
 
 @pytest.mark.parametrize("paper", [paper for paper in PAPERS.values() if paper.study], ids=lambda paper: paper.slug)
@@ -200,7 +212,7 @@ def test_show(slug):
         if "pretrain" in paper.tasks:
             assert f"--methods {'moco' if slug == 'simclr' else 'simclr'},{slug}" in text
             assert "weight_decay number 0.0001 decay of the weights" in text
-        elif paper.study:
+        elif paper.study and not paper.method:
             assert f"src/counterpoise/{paper.study.replace('.', '/')}.py" in text
             assert "counterpoise compare" not in text
             assert f"counterpoise claim {slug} from" in text

@@ -24,8 +24,8 @@ def study(data, seed, factor=1.0, samples=3):
 def gauge(monkeypatch):
     described = Description("", (Argument("data", str), Argument("seed", int, 0), Argument("factor", float, 1.0)))
     monkeypatch.setattr(catalogue, "papers", lambda: {"gauge": replace(PAPER, study="gauge")})
-    monkeypatch.setattr(catalogue, "load_class", lambda slug: study)
-    for module in ("tasks.base", "registry.catalogue", "registry.signatures"):
+    monkeypatch.setattr(catalogue, "load_class", lambda slug, task=None: study)
+    for module in ("tasks.base", "tasks.measure", "registry.catalogue", "registry.signatures"):
         monkeypatch.setattr(f"counterpoise.{module}.describe", lambda module, name: described)
 
 
@@ -50,3 +50,13 @@ def test_it_is_neither_trained_nor_compared(tmp_path, monkeypatch):
         with pytest.raises(InputError, match="gauge: is a measure, with nothing to train or compare"):
             call()
     assert not list(tmp_path.iterdir())
+
+
+def test_the_study_beside_a_method_is_run_by_its_claim_and_the_method_compared_by_its_own_task(monkeypatch):
+    both = replace(PAPER, study="gauge", method="Gauge", tasks=("classify", "measure"))
+    monkeypatch.setattr(catalogue, "papers", lambda: {"gauge": both})
+    measure.TASK.check_run(Run("gauge", "digits", arguments={"factor": 2.0}, task="measure"))
+    with pytest.raises(
+        InputError, match="compare its method by the task classify, or run its study with `counterpoise"
+    ):
+        measure.TASK.check(Run("gauge", "digits", task="measure"), scored=True)

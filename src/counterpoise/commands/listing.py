@@ -15,7 +15,7 @@ from rich.text import Text
 from counterpoise.errors import printable, unknown
 from counterpoise.registry import user_files
 from counterpoise.registry.arguments import WORDS, Argument
-from counterpoise.registry.catalogue import Paper, find, method_source, select
+from counterpoise.registry.catalogue import MEASURE, Paper, find, method_source, select
 from counterpoise.registry.ledger import declared, last_result, statement_line, tuning_text, verdict_text
 from counterpoise.registry.search import search_space, space_text
 from counterpoise.registry.signatures import describe
@@ -117,8 +117,10 @@ def _sections(paper: Paper) -> Iterator[RenderableType]:
             facts.add_row(Text(name, "dim"), Text(printable(text)))
     yield facts
     if paper.module:
-        if paper.method or paper.study:
-            yield from _interface("study" if paper.study else "method", *method_source(paper.slug))
+        if paper.method:
+            yield from _interface("method", *method_source(paper.slug))
+        if paper.study:
+            yield from _interface("study", *method_source(paper.slug, MEASURE))
         for objective in paper.objectives:
             yield from _interface("objective", paper.module, objective)
     yield from _claim(paper.slug)
@@ -182,14 +184,15 @@ def _examples(paper: Paper) -> Iterator[str]:
     if paper.study:
         yield f"counterpoise claim {paper.slug}"
         yield ""
-        yield f"from counterpoise.{paper.module} import …  # docs/papers/{paper.slug}.md has an example"
-        return
     if paper.method:
         task = paper.tasks[0]
         others = [row.slug for row in select(task=task, done=True, baseline=True) if row.slug != paper.slug]
         yield f"counterpoise compare --task {task} --data {EXAMPLES.get(task, EXAMPLES['pretrain'])} \\"
         yield f"    --methods {','.join([*others[:1], printable(paper.slug)])} --seeds 3"
         yield ""
+    if paper.study and not paper.objectives:
+        yield f"from counterpoise.{paper.module} import …  # docs/papers/{paper.slug}.md has an example"
+        return
     if user_files.is_user_slug(paper.slug):
         yield f"counterpoise train --method {printable(paper.slug)} --help"
         return

@@ -62,7 +62,7 @@ def run_folder(run: Run, folder: Path) -> Path:
 @once_for_each
 def modules_of(run: Run) -> list[str]:
     """The modules whose code decides what a run finds: of its method, its task, and the models that it stands on."""
-    own = [catalogue.method_source(run.method)[0], catalogue.task_source(run.task)]
+    own = [catalogue.method_source(run.method, run.task)[0], catalogue.task_source(run.task)]
     for data in (run.data, getattr(run.settings, "target", None)):
         loader = loader_of(data) if data else None
         own += [loader] if loader else []

@@ -45,7 +45,8 @@ class Paper:
         venue: where it appeared, if it did.
         module: its module below `counterpoise`, once done.
         method: the class of its method, if it has one.
-        study: of a paper about measuring, the module below `counterpoise` whose function `study` its claim runs.
+        study: the module below `counterpoise` whose function `study` the task `measure` runs, and so the paper's claim;
+            of papers about measuring, and of methods whose claim is no comparison of trained networks.
         objectives: the classes of its objectives.
         labels: whether its method reads the labels of the training images.
         search: the values that tuning tries of some of its method's arguments, by name; see `registry.search`.
@@ -273,8 +274,12 @@ def methods_named(text: str) -> list[str]:
     return list(dict.fromkeys(slugs))
 
 
-def method_source(slug: str) -> tuple[str, str]:
+def method_source(slug: str, task: str | None = None) -> tuple[str, str]:
     """The module of a method and the name of its class; of a paper about measuring, those of its function `study`.
+
+    Args:
+        slug: of the paper.
+        task: what it is to do; of a paper that has both, "measure" asks for the study, anything else for the method.
 
     Raises:
         InputError: if the slug is unknown, only planned, or has neither.
@@ -284,15 +289,18 @@ def method_source(slug: str) -> tuple[str, str]:
         ('contrast.dcl', 'DCL')
         >>> method_source("ap-pool")
         ('studies.ap_pool', 'study')
+        >>> method_source("naive-bayes-probe"), method_source("naive-bayes-probe", "measure")
+        (('classify.naive_bayes_probe', 'NaiveBayesProbe'), ('studies.naive_bayes_probe', 'study'))
     """
     paper = _done(slug)
-    if paper.study:
+    if paper.study and (task == MEASURE or not paper.method):
         return paper.study, "study"
     if not paper.module or not paper.method:
         raise InputError(f"'{slug}' has no method to train; it offers: {', '.join(paper.kind)}")
     return paper.module, paper.method
 
 
+MEASURE = "measure"  # the task that runs studies
 TASKS = ("pretrain", "classify", "retrieve", "few-shot", "compose", "regress", "graph", "measure")
 """The tasks that there are; a method may serve others that are to come."""
 IMAGE_TASKS = ("pretrain", "retrieve", "few-shot")
@@ -332,8 +340,12 @@ def task_source(task: str) -> str:
     return f"tasks.{task.replace('-', '_')}"
 
 
-def load_class(slug: str) -> Any:
+def load_class(slug: str, task: str | None = None) -> Any:
     """The class of a method, or the function of a study, imported now.
+
+    Args:
+        slug: of the paper, or of a user's file.
+        task: as `method_source` takes it.
 
     Raises:
         InputError: if the slug is unknown, only planned, or has neither; for a user's file as `find`, if it was changed
@@ -341,7 +353,7 @@ def load_class(slug: str) -> Any:
     """
     if user_files.is_user_slug(slug):
         return _load_user_class(slug)
-    module, name = method_source(slug)
+    module, name = method_source(slug, task)
     return getattr(importlib.import_module(f"counterpoise.{module}"), name)
 
 

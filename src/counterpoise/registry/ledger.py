@@ -171,7 +171,7 @@ class Claim:
         check_values(f"claim {self.slug}: settings", kind, self.settings or {}, settings)
         for label, arm in self.arms.items():
             where, method = f"claim {self.slug}: arm {label}", arm["method"]
-            known = arguments_of(method)
+            known = arguments_of(method, self.task)
             check_values(f"{where}: arguments", f"argument of {method}", arm.get("arguments", {}), known)
             check_values(f"{where}: settings", kind, arm.get("settings", {}), settings)
             check_space_of(f"{where}: tune", self.space(label), method, self.task)
@@ -191,7 +191,7 @@ def modules_of(claim: Claim) -> list[str]:
     """
     modules = {catalogue.task_source(claim.task)}
     for arm in claim.arms.values():
-        modules.add(catalogue.method_source(arm["method"])[0])
+        modules.add(catalogue.method_source(arm["method"], claim.task)[0])
         settings = {**(claim.settings or {}), **arm.get("settings", {})}
         for data in (arm.get("data", claim.data), settings.get("target")):
             if data and (loader := module_of(data)):
@@ -203,7 +203,7 @@ def modules_of(claim: Claim) -> list[str]:
 def _modules_of_given(task: str, method: str, given: str) -> set[str]:
     """The modules that train the models which a method stands on, as its task trains them unless `given` says so."""
     chosen = given_values(given)
-    asked = {argument.name for argument in describe(*catalogue.method_source(method)).arguments}
+    asked = {argument.name for argument in describe(*catalogue.method_source(method, task)).arguments}
     usual = {role: value for role, value in task_roles(catalogue.task_source(task)).items() if role in asked}
     values = {*usual.values(), *(value for role, value in chosen.items() if role in usual)}
     slugs = values & set(catalogue.papers())  # a backbone is trained in the usual way

@@ -123,7 +123,7 @@ def check_space_of(where: str, space: Space, method: str, task: str | None = Non
     Raises:
         InputError: for a name that is neither, and for a value that it cannot have.
     """
-    known = arguments_of(method) | (settings_of(task) if task else {})
+    known = arguments_of(method, task) | (settings_of(task) if task else {})
     for name, values in space.items():
         for value in values:
             check_values(
@@ -189,9 +189,9 @@ def defaults_of(slug: str, space: Iterable[str]) -> dict[str, Any]:
     return {name: known[name].default for name in space}
 
 
-def arguments_of(method: str) -> dict[str, Argument]:
-    """The arguments of a method by name, without its encoder and other objects."""
-    arguments = describe(*catalogue.method_source(method)).arguments
+def arguments_of(method: str, task: str | None = None) -> dict[str, Argument]:
+    """The arguments of a method by name, without its encoder and other objects; for "measure", of its study."""
+    arguments = describe(*catalogue.method_source(method, task)).arguments
     return {argument.name: argument for argument in arguments if argument.type is not None}
 
 

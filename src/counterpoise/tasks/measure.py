@@ -1,24 +1,26 @@
-"""The measure task: the claims of the papers about measuring. It has nothing to train, and nothing to compare.
+"""The measure task: studies, whose figures are no score of a trained network. It has nothing to train or to compare.
 
-Each such paper has a module in `studies` with a function `study(data, seed, …)`, which returns figures by name. The
-paper's claim states what these figures must be.
+A paper about measuring, or a method whose claim is none of a comparison of trained networks, has a module in `studies`
+with a function `study(data, seed, …)`, which returns figures by name. The paper's claim states what these must be.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
-from counterpoise.errors import InputError
+from counterpoise.errors import InputError, unknown
 from counterpoise.registry import catalogue
+from counterpoise.registry.signatures import describe
 from counterpoise.tasks.base import NONE_GIVEN, QUIET, Offers, Task, Watch, check_method
 from counterpoise.training.run import Run, Scores, Settings
 
 
 class Measure(Task[None]):
-    """The study of a paper about measuring. Of its settings only the number of threads matters."""
+    """The study of a paper. Of its settings only the number of threads matters."""
 
     name = "measure"
     settings = Settings
@@ -34,7 +36,14 @@ class Measure(Task[None]):
         Raises:
             InputError: always.
         """
-        module = catalogue.find(run.method).module
+        paper = catalogue.find(run.method)
+        module = paper.module
+        if paper.method:
+            others = " or ".join(task for task in paper.tasks if task != self.name)
+            raise InputError(
+                f"{run.method}: its study has nothing to train or compare; compare its method by the task {others}, or "
+                f"run its study with `counterpoise claim {run.method}`"
+            )
         raise InputError(
             f"{run.method}: is a measure, with nothing to train or compare; call what counterpoise.{module} holds, "
             f"or run its study with `counterpoise claim {run.method}`"
@@ -42,7 +51,11 @@ class Measure(Task[None]):
 
     def check_run(self, run: Run) -> None:
         """Refuse an argument that the study does not have."""
-        check_method(run)
+        check_method(replace(run, arguments={}))
+        known = {argument.name for argument in describe(*catalogue.method_source(run.method, self.name)).arguments}
+        for name in run.arguments:
+            if name not in known:
+                raise unknown(f"argument of {run.method}", name, known)
 
     def load(self, run: Run) -> None:
         """Nothing: the study loads what it needs."""
@@ -53,7 +66,7 @@ class Measure(Task[None]):
 
     def make(self, run: Run, parts: None, given: Offers = NONE_GIVEN) -> Any:
         """The study of a run, as a function without arguments."""
-        return partial(catalogue.load_class(run.method), run.data, run.seed, **run.arguments)
+        return partial(catalogue.load_class(run.method, self.name), run.data, run.seed, **run.arguments)
 
     def train(
         self, run: Run, learner: Any, parts: None, folder: Path, watch: Watch = QUIET, rank: int | None = None
