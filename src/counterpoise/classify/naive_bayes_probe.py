@@ -159,7 +159,7 @@ class NaiveBayes:
         empty, first = self.counts == 0, int((self.counts > 0).nonzero()[0])
         weight = weight.where(~empty[:, None], weight[first])
         bias = bias.where(~empty, bias[first] - NEVER)
-        layer = nn.Linear(*reversed(weight.shape), device=weight.device, dtype=dtype)
+        layer = nn.Linear(weight.shape[1], weight.shape[0], device=weight.device, dtype=dtype)
         with torch.no_grad():
             layer.weight.copy_(weight)
             layer.bias.copy_(bias)
