@@ -7,6 +7,7 @@ by the same code is not run again.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -141,29 +142,39 @@ def overview(table: Table, sets: list[dict[str, Any]]) -> str:
 def in_short(table: Table, sets: list[dict[str, Any]]) -> str:
     """What a user should choose: what helped on which sets and by how much, what did not matter, what cost accuracy."""
     lines = [f"- **{one['title']}**: {learnt}" for one in sets if (learnt := one["defaults"]["learnt"])]
+    rows_of_sets = [{row["label"]: row for row in one["defaults"]["methods"]} for one in sets]
     for title, reads in (("Without labels", False), ("With labels of the training images", True)):
-        labels = [r["label"] for r in sets[0]["defaults"]["methods"] if r["labels"] == reads and r["difference"]]
-        if not labels:
+        said: dict[str, list[str]] = {"better": [], "—": [], "worse": [], "failed": []}
+        for label in (row["label"] for row in rows_of_sets[0].values() if row["labels"] == reads):
+            if label != table.baseline:
+                for found, text in _verdicts(table, label, rows_of_sets, sets):
+                    said[found].append(text)
+        if not any(said.values()):
             continue
-        said: dict[str, list[str]] = {"better": [], "worse": [], "—": [], "failed": []}
-        for label in labels:
-            amounts: dict[str, list[str]] = {}
-            for one in sets:
-                [row] = [row for row in one["defaults"]["methods"] if row["label"] == label]
-                amounts.setdefault(verdict(table, row), []).append(f"{_change(table, row)} on {one['title']}")
-            for found, where in amounts.items():
-                if found != "—" or len(amounts) == 1:
-                    said[found].append(f"{label} ({', '.join(where)})" if found in ("better", "worse") else label)
         lines.append(f"- **{title}**, better than {table.baseline}: {'; '.join(said['better']) or 'none'}.")
-        if said["—"]:
-            lines.append(f"  No difference shown on any set: {', '.join(said['—'])}.")
-        if said["worse"]:
-            lines.append(f"  Worse: {'; '.join(said['worse'])}.")
+        for found, words in (("—", "No difference shown on any set"), ("worse", "Worse"), ("failed", "Failed")):
+            if said[found]:
+                lines.append(f"  {words}: {'; '.join(said[found])}.")
     for one in sets:
         rows = [row for row in by_mean(table, one["tuned"]["methods"]) if row["difference"]]
         said = [f"{row['label']} {_change(table, row)} ({verdict(table, row)})" for row in rows]
         lines.append(f"- **Tuned alike, on {one['title']}**, against {table.baseline}: {', '.join(said)}.")
     return "\n".join(lines)
+
+
+def _verdicts(
+    table: Table, label: str, rows: list[dict[str, dict[str, Any]]], sets: list[dict[str, Any]]
+) -> Iterator[tuple[str, str]]:
+    """What is said of a method, with the sets that it is said of; of one without any difference, its name alone."""
+    found = [
+        (verdict(table, row[label]), f"{_change(table, row[label])} on {one['title']}")
+        for row, one in zip(rows, sets, strict=True)
+    ]
+    if all(kind == "—" for kind, _ in found):
+        yield "—", label
+    for kind in ("better", "worse", "failed"):
+        if where := [text for this, text in found if this == kind]:
+            yield kind, f"{label} ({', '.join(where)})"
 
 
 def _change(table: Table, row: dict[str, Any]) -> str:

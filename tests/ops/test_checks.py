@@ -6,6 +6,7 @@ from counterpoise.errors import InputError
 from counterpoise.ops.checks import (
     check_finite,
     check_integers,
+    check_logits,
     check_matrix,
     check_number,
     check_numbers,
@@ -20,6 +21,8 @@ from counterpoise.ops.checks import (
         (lambda: check_matrix("z", torch.zeros(3)), r"z: expected a matrix \[rows, dim\], got shape \[3\]"),
         (lambda: check_matrix("z", torch.zeros(1, 3), at_least=2), "z: expected at least 2 rows, got 1"),
         (lambda: check_matrix("z", torch.zeros(3, 0)), "z: expected at least 1 columns, got 0"),
+        (lambda: check_logits("f", torch.zeros(3, 1)), "f: expected at least 2 columns, one for each class, got 1"),
+        (lambda: check_logits("f", torch.tensor([[0.0, torch.nan]])), "f: 1 of 2 numbers are NaN"),
         (lambda: check_finite("z", torch.tensor([1.0, float("nan")])), "z: 1 of 2 numbers are NaN or infinite"),
         (lambda: check_finite("z", torch.tensor([1])), "z: expected floating-point numbers, got torch.int64"),
         (

@@ -11,8 +11,6 @@ how far an attack can move the differences of the scores.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, Literal, get_args
 
 import torch
@@ -23,16 +21,19 @@ from torch import Tensor, nn
 from counterpoise.errors import InputError, unknown
 from counterpoise.learners.classifier import Classifier
 from counterpoise.learners.method import Index, InputViews, Labels
+from counterpoise.nets.features import evaluation
 from counterpoise.ops.attacks import pgd
 from counterpoise.ops.checks import (
     check_finite,
     check_integers,
+    check_logits,
     check_matrix,
     check_number,
     check_same_shape,
     check_values,
 )
-from counterpoise.ops.processes import gather
+from counterpoise.ops.processes import labelled_mean
+from counterpoise.ops.similarity import at_least_float32
 
 Inner = Literal["exp", "margin"]
 ROUNDED = {torch.bfloat16: 0.02, torch.float16: 2e-3}  # by how much probabilities may miss a sum of 1; else by 1e-4
@@ -57,7 +58,7 @@ def phi(u: Float[Tensor, "*shape"], tau: float = 1.0) -> Float[Tensor, "*shape"]
     """
     check_number("tau", tau, at_least=0)
     check_values("u", u, at_least=0)
-    return _of_log(torch.log1p(_precise(u)), tau)
+    return _of_log(torch.log1p(at_least_float32(u)), tau)
 
 
 def comp_sum(
@@ -94,7 +95,7 @@ def comp_sum(
     """
     targets = _check(logits, targets)
     _check_form(tau, inner, rho)
-    logits, place = _precise(logits), targets.clamp(min=0)[:, None]
+    logits, place = at_least_float32(logits), targets.clamp(min=0)[:, None]
     if rho != 1:
         logits = logits / rho
         check_finite("logits divided by rho", logits)
@@ -168,7 +169,7 @@ def displacement(
     targets = _check(logits, targets)
     check_same_shape(logits=logits, attacked=attacked)
     check_finite("attacked", attacked)
-    moved = _precise(attacked) - _precise(logits)
+    moved = at_least_float32(attacked) - at_least_float32(logits)
     moved = moved.gather(1, targets.clamp(min=0)[:, None]) - moved
     size = moved.detach().abs().amax(1, keepdim=True).clamp(min=torch.finfo(moved.dtype).tiny)  # no square overflows
     return torch.where(targets >= 0, size[:, 0] * torch.linalg.vector_norm(moved / size, dim=1), 0.0)
@@ -365,7 +366,7 @@ class CompSumLoss(nn.Module):
         Raises:
             InputError: for wrong shapes, one class alone, targets that are no class, or NaN.
         """
-        return _mean(comp_sum(logits, targets, self.tau, self.inner, self.rho), targets)
+        return labelled_mean(comp_sum(logits, targets, self.tau, self.inner, self.rho), targets)
 
 
 class AdversarialCompSumLoss(nn.Module):
@@ -399,7 +400,7 @@ class AdversarialCompSumLoss(nn.Module):
         Raises:
             InputError: for wrong shapes, one class alone, targets that are no class, or NaN.
         """
-        return _mean(adversarial_comp_sum(logits, attacked, targets, self.tau, self.rho, self.nu), targets)
+        return labelled_mean(adversarial_comp_sum(logits, attacked, targets, self.tau, self.rho, self.nu), targets)
 
 
 class CompSum(Classifier):
@@ -451,7 +452,7 @@ class CompSum(Classifier):
     def attacked(self, images: Float[Tensor, "batch ..."], labels: Int[Tensor, " batch"]) -> Float[Tensor, "batch ..."]:
         """What `pgd` on `displacement` makes of inputs in [-1, 1], the network in evaluation mode."""
         radius = 2 * self.radius  # of pixels in [-1, 1]
-        with _evaluating(self):
+        with evaluation(self):
             with torch.no_grad():
                 clean = self.logits(images)
 
@@ -459,18 +460,6 @@ class CompSum(Classifier):
                 return displacement(clean, self.logits(x), labels)
 
             return pgd(score, images, radius, self.attack_steps, self.attack_step * radius)[0]
-
-
-@contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
-    """With every part in evaluation mode, and afterwards each in its own again."""
-    modes = {part: part.training for part in module.modules()}
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, mode in modes.items():
-            part.training = mode
 
 
 def _of_log(log: Tensor, tau: float) -> Tensor:
@@ -518,16 +507,5 @@ def _check_distributions(p: Tensor) -> None:
 
 
 def _check(logits: Tensor, targets: Tensor) -> Tensor:
-    check_matrix("logits", logits)
-    if logits.shape[1] < 2:
-        raise InputError(f"logits: expected at least 2 columns, one for each class, got {logits.shape[1]}")
+    check_logits("logits", logits)
     return check_integers("targets", targets, rows=len(logits), low=-1, high=logits.shape[1])
-
-
-def _precise(x: Tensor) -> Tensor:
-    return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
-def _mean(losses: Tensor, targets: Tensor) -> Float[Tensor, ""]:
-    """Over the rows of all processes that have a label."""
-    return gather(losses).sum() / (gather(targets) >= 0).sum().clamp(min=1)

@@ -16,7 +16,7 @@ from counterpoise.classify.comp_sum import comp_sum
 from counterpoise.learners.classifier import Classifier
 from counterpoise.learners.method import Index, InputViews, Labels
 from counterpoise.ops.checks import check_number
-from counterpoise.ops.processes import gather
+from counterpoise.ops.processes import labelled_mean
 
 
 def generalized_cross_entropy(
@@ -49,8 +49,8 @@ def generalized_cross_entropy(
     """
     check_number("q", q, above=0, at_most=1)
     check_number("truncate", truncate, at_least=0, below=1)
-    losses = comp_sum(logits, targets, 1 + q)
-    return torch.where(losses < (1 - truncate**q) / q, losses, (1 - truncate**q) / q) if truncate else losses
+    losses, most = comp_sum(logits, targets, 1 + q), (1 - truncate**q) / q
+    return torch.where(losses < most, losses, most) if truncate else losses
 
 
 class GCELoss(nn.Module):
@@ -74,7 +74,7 @@ class GCELoss(nn.Module):
     def forward(self, logits: Float[Tensor, "batch classes"], targets: Int[Tensor, " batch"]) -> Float[Tensor, ""]:
         """The loss of a batch; 0, with a gradient of 0, where no row has a label."""
         losses = generalized_cross_entropy(logits, targets, self.q, self.truncate)
-        return gather(losses).sum() / (gather(targets) >= 0).sum().clamp(min=1)
+        return labelled_mean(losses, targets)
 
 
 class GeneralizedCrossEntropy(Classifier):

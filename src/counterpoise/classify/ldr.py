@@ -26,8 +26,9 @@ from counterpoise.errors import InputError, unknown
 from counterpoise.learners.classifier import Classifier
 from counterpoise.learners.method import Index, InputViews, Labels
 from counterpoise.nets.constants import ExactConstants
-from counterpoise.ops.checks import check_counts, check_integers, check_matrix, check_number, check_values
-from counterpoise.ops.processes import gather
+from counterpoise.ops.checks import check_counts, check_integers, check_logits, check_number, check_values
+from counterpoise.ops.processes import gather, labelled_mean
+from counterpoise.ops.similarity import at_least_float32
 
 Normalizer = Literal["softplus", "l1", "none"]
 TABLE = {"cpu": 1 << 17}  # numbers of a chunk of rows: on a processor as many as its cache holds
@@ -55,10 +56,10 @@ def normalized_scores(
         >>> normalized_scores(torch.tensor([[1.0, -3.0]]), "l1")
         tensor([[ 0.5000, -1.5000]])
     """
-    _check_scores("logits", logits)
+    check_logits("logits", logits)
     if how not in get_args(Normalizer):
         raise unknown("how", how, get_args(Normalizer))
-    unscaled, size = _scaled(_precise(logits), how)
+    unscaled, size = _scaled(at_least_float32(logits), how)
     return unscaled / size
 
 
@@ -91,10 +92,10 @@ def ldr_kl(
         >>> ldr_kl(scores, targets, torch.tensor([1.0]), margin=0.5)  # log((1 + e^(0 + 0.5 - 2)) / 2)
         tensor([-0.4917])
     """
-    _check_scores("scores", scores)
+    check_logits("scores", scores)
     targets = check_integers("targets", targets, rows=len(scores), low=-1, high=scores.shape[1])
     check_number("margin", margin, at_least=0)
-    scores = _precise(scores)
+    scores = at_least_float32(scores)
     lam = _each_temperature(temperature, scores)
     own = scores.gather(1, targets.clamp(min=0)[:, None])[:, 0]
     lowered = _lower(scores.clone(), targets, margin)  # the same but for the constant that is added below
@@ -138,11 +139,11 @@ def adapt_temperature(
         >>> adapt_temperature(scores, targets, torch.tensor([10.0, 10.0]), smoothing=0.0)  # uniform; certain
         tensor([10.,  5.])
     """
-    _check_scores("scores", scores)
+    check_logits("scores", scores)
     targets = check_integers("targets", targets, rows=len(scores), low=-1, high=scores.shape[1])
     step = Adaptation(initial, alpha, margin, smoothing)
     step.check()
-    scores = _precise(scores.detach())
+    scores = at_least_float32(scores.detach())
     lam = _each_temperature(temperature, scores)
     logits = scores.sub(scores.amax(1, keepdim=True)).div_(lam)
     return step(_lower(logits, targets, margin / lam))[:, 0]
@@ -213,11 +214,11 @@ class LDRLoss(nn.Module):
         Raises:
             InputError: for wrong shapes, one class alone, targets that are no class, or NaN.
         """
-        _check_scores("logits", logits)
+        check_logits("logits", logits)
         targets = check_integers("targets", targets, rows=len(logits), low=-1, high=logits.shape[1])
-        lam = _each_temperature(self.temperature, _precise(logits[:, :0]))
+        lam = _each_temperature(self.temperature, at_least_float32(logits[:, :0]))
         losses, _ = _Rows.apply(logits, targets, lam, self.margin, self.normalize, None)
-        return _mean(losses, targets)
+        return labelled_mean(losses, targets)
 
 
 class ALDRLoss(nn.Module):
@@ -294,16 +295,16 @@ class ALDRLoss(nn.Module):
         Raises:
             InputError: for wrong shapes, one class alone, targets that are no class, an index out of range, or NaN.
         """
-        _check_scores("logits", logits)
+        check_logits("logits", logits)
         targets = check_integers("targets", targets, rows=len(logits), low=-1, high=logits.shape[1])
         index = check_integers("index", index, rows=len(logits), low=0, high=self.samples)
-        old = self.state.lookup(index).to(_precise(logits[:0]).dtype)[:, None]
+        old = self.state.lookup(index).to(at_least_float32(logits[:0]).dtype)[:, None]
         losses, new = _Rows.apply(logits, targets, old, self.margin, self.normalize, self.step)
         if self.training:
             self.state.keep(gather(index), gather(new))
         penalty = self.step.alpha * math.log(logits.shape[1]) / (2 * self.step.initial)
         losses = losses - torch.where(targets >= 0, penalty * (new - self.step.initial).square(), 0.0)
-        return _mean(losses, targets)
+        return labelled_mean(losses, targets)
 
 
 class LDR(Classifier):
@@ -484,18 +485,3 @@ def _each_temperature(temperature: float | Tensor, scores: Tensor) -> Tensor:
         )
     check_values("temperature", temperature, above=0)
     return temperature.to(scores.dtype)[:, None]
-
-
-def _check_scores(name: str, x: Tensor) -> None:
-    check_matrix(name, x)
-    if x.shape[1] < 2:
-        raise InputError(f"{name}: expected at least 2 columns, one for each class, got {x.shape[1]}")
-
-
-def _precise(x: Tensor) -> Tensor:
-    return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
-def _mean(losses: Tensor, targets: Tensor) -> Float[Tensor, ""]:
-    """Over the rows of all processes that have a label."""
-    return gather(losses).sum() / (gather(targets) >= 0).sum().clamp(min=1)

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from counterpoise.classify.comp_sum import comp_sum
 from counterpoise.learners.classifier import Classifier
 from counterpoise.learners.method import Index, InputViews, Labels
-from counterpoise.ops.processes import gather
+from counterpoise.ops.processes import labelled_mean
 
 
 def mean_absolute_error(
@@ -42,7 +41,7 @@ def mean_absolute_error(
     return 2 * comp_sum(logits, targets, 2.0)
 
 
-class MAELoss(torch.nn.Module):
+class MAELoss(nn.Module):
     """`mean_absolute_error` as a module: `loss(logits, targets)`, the mean over the rows that have a label.
 
     Examples:
@@ -55,7 +54,7 @@ class MAELoss(torch.nn.Module):
 
     def forward(self, logits: Float[Tensor, "batch classes"], targets: Int[Tensor, " batch"]) -> Float[Tensor, ""]:
         """The loss of a batch; 0, with a gradient of 0, where no row has a label."""
-        return gather(mean_absolute_error(logits, targets)).sum() / (gather(targets) >= 0).sum().clamp(min=1)
+        return labelled_mean(mean_absolute_error(logits, targets), targets)
 
 
 class MeanAbsoluteError(Classifier):

@@ -34,7 +34,7 @@ from counterpoise.ops.checks import (
     check_number,
 )
 from counterpoise.ops.processes import gather, global_row_indices
-from counterpoise.ops.similarity import normalize_rows, similarity_logsumexp, similarity_softmax
+from counterpoise.ops.similarity import at_least_float32, normalize_rows, similarity_logsumexp, similarity_softmax
 
 Weights = Literal["both", "positive", "negative", "none"]
 Cost = Literal["euclidean", "rbf"]
@@ -74,7 +74,7 @@ def attraction(
     if len(queries):
         check_lengths("queries", queries)
         check_lengths("positives", positives)
-    return _attraction(_wide(queries), _wide(positives), t_pos, detach_weights)
+    return _attraction(at_least_float32(queries), at_least_float32(positives), t_pos, detach_weights)
 
 
 def _attraction(queries: Tensor, positives: Tensor, t_pos: float, detach_weights: bool) -> Float[Tensor, " batch"]:
@@ -116,7 +116,8 @@ def repulsion(
     """
     check_number("t_neg", t_neg, at_least=0)
     exclude = _check_negatives(queries, negatives, exclude)
-    return _repulsion(_wide(queries), _wide(negatives), t_neg, exclude, detach_weights, gather_distributed)
+    queries, negatives = at_least_float32(queries), at_least_float32(negatives)
+    return _repulsion(queries, negatives, t_neg, exclude, detach_weights, gather_distributed)
 
 
 def _repulsion(
@@ -168,7 +169,8 @@ def rbf_repulsion(
     check_number("t_neg", t_neg, at_least=0)
     check_number("t_rbf", t_rbf, above=0)
     exclude = _check_negatives(queries, negatives, exclude)
-    return _rbf_repulsion(_wide(queries), _wide(negatives), t_neg, t_rbf, exclude, detach_weights, gather_distributed)
+    queries, negatives = at_least_float32(queries), at_least_float32(negatives)
+    return _rbf_repulsion(queries, negatives, t_neg, t_rbf, exclude, detach_weights, gather_distributed)
 
 
 def _rbf_repulsion(
@@ -272,7 +274,7 @@ class CACRLoss(nn.Module):
         _check_views(views, least=2)
         if not self.normalize:
             check_lengths("views", views)
-        z = normalize_rows(views) if self.normalize else _wide(views)
+        z = normalize_rows(views) if self.normalize else at_least_float32(views)
         row, numbers = global_row_indices(z[0], "views", at_least=2), range(len(z))
         attractions = [
             _attraction(z[x], z[[v for v in numbers if v != x]].transpose(0, 1), self.t_pos, self.detach_weights)
@@ -566,7 +568,3 @@ def _check_negatives(queries: Tensor, negatives: Tensor, exclude: Exclude | None
     check_lengths("queries", queries)
     check_lengths("negatives", negatives)
     return exclude
-
-
-def _wide(x: Tensor) -> Tensor:
-    return x.to(torch.promote_types(x.dtype, torch.float32))

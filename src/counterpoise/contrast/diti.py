@@ -42,7 +42,7 @@ from counterpoise.ops.checks import (
 )
 from counterpoise.ops.neighbours import nearest
 from counterpoise.ops.processes import gather, global_row_indices
-from counterpoise.ops.similarity import normalize_rows
+from counterpoise.ops.similarity import at_least_float32, normalize_rows
 
 Mode = Literal["base", "stop_grad", "dual", "pdae"]
 GAMMA = 0.1  # of the loss's weights, as in PDAE
@@ -200,7 +200,7 @@ def attribute_loss(distance: Float[Tensor, "*pairs"], kept: Float[Tensor, "*pair
     check_values("kept", kept, above=0, at_most=1)
     if (kept == 1).any():
         raise InputError("kept: expected numbers below 1, got 1")
-    distance, kept = (x.to(torch.promote_types(x.dtype, torch.float32)) for x in (distance, kept))
+    distance, kept = (at_least_float32(x) for x in (distance, kept))
     return 0.5 * torch.erfc((kept / (8 * (1 - kept))).sqrt() * distance)
 
 

@@ -41,7 +41,7 @@ from counterpoise.ops.checks import (
     check_values,
 )
 from counterpoise.ops.processes import gather, global_row_indices
-from counterpoise.ops.similarity import normalize_rows, similarity_logsumexp
+from counterpoise.ops.similarity import at_least_float32, normalize_rows, similarity_logsumexp
 
 Pixels = UInt8[Tensor, "batch channels height width"]
 Tokens = Float[Tensor, "batch dim rows columns"]
@@ -103,7 +103,7 @@ def foreground_maps(tokens: Tokens, direction: Float[Tensor, " dim"]) -> tuple[M
         (tensor([[[0.0000, 0.2500, 0.7500]]]), tensor([[[0.6000, 0.4000, 0.0000]]]))
     """
     _check_tokens(direction, tokens=tokens)
-    return _foreground_maps(_wide(tokens), _wide(direction))
+    return _foreground_maps(at_least_float32(tokens), at_least_float32(direction))
 
 
 def _foreground_maps(tokens: Tensor, direction: Tensor) -> tuple[Maps, Maps]:
@@ -141,7 +141,7 @@ def pair_scores(tokens1: Tokens, tokens2: Tokens, direction: Float[Tensor, " dim
     _check_tokens(direction, tokens1=tokens1, tokens2=tokens2)
     found = []
     for tokens in (tokens1, tokens2):
-        tokens = _wide(tokens.detach())
+        tokens = at_least_float32(tokens.detach())
         maps = _foreground_maps(tokens, direction.detach().to(tokens.dtype))
         found.append([torch.einsum("bhw,bdhw->bd", each, tokens) for each in maps])
     (foreground1, background1), (foreground2, background2) = found
@@ -167,7 +167,7 @@ def quality_weights(scores: Float[Tensor, " batch"], gamma: float = 1.0) -> Floa
     """
     check_number("gamma", gamma, at_least=0)
     _check_pairs("scores", scores)
-    scaled = gamma * _wide(scores.detach())
+    scaled = gamma * at_least_float32(scores.detach())
     everyone = gather(scaled)
     return len(everyone) * (scaled - everyone.logsumexp(0)).exp()
 
@@ -391,7 +391,7 @@ def foreground_share(projected: Maps, share: float = 0.4) -> Float[Tensor, " bat
     if projected.ndim != 3 or not projected.numel():
         raise InputError(f"projected: expected [batch, rows, columns], got shape {list(projected.shape)}")
     check_finite("projected", projected)
-    projected = _wide(projected)  # NumPy has no bfloat16
+    projected = at_least_float32(projected)  # NumPy has no bfloat16
     threshold = np.quantile(projected.cpu().numpy(), 1 - share)  # torch.quantile refuses more than 16 million numbers
     return (projected > threshold.item()).sum((1, 2)) / projected[0].numel()
 
@@ -438,7 +438,7 @@ def perturbed(
     check_matrix("codes", codes, at_least=0)
     check_matrix("noise", noise, at_least=0)
     levels = check_integers("levels", levels, len(codes), low=0, high=1000)
-    codes, noise = _wide(codes), _wide(noise)
+    codes, noise = at_least_float32(codes), at_least_float32(noise)
 
     def square(step: Tensor) -> Tensor:
         return ((step / 1000 + 0.008) / 1.008 * math.pi / 2).cos() ** 2
@@ -788,10 +788,6 @@ def _predictor(host: Host, hidden: int, dim: int) -> nn.Module | None:
     if host == "simsiam":
         return mlp(dim, max(1, dim // 4), dim)
     return mlp(dim, hidden, dim) if host == "moco-v3" else None
-
-
-def _wide(x: Tensor) -> Tensor:
-    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _check_pairs(name: str, x: Tensor) -> None:

@@ -36,7 +36,7 @@ from counterpoise.ops.checks import (
 )
 from counterpoise.ops.chunking import reduce_similarities
 from counterpoise.ops.processes import gather, global_row_indices
-from counterpoise.ops.similarity import normalize_rows
+from counterpoise.ops.similarity import at_least_float32, normalize_rows
 
 Compare = Literal["sorting", "softmax"]
 SizedViews = list[Float[Tensor, "batch channel _ _"]]  # of two sizes, the large ones first
@@ -78,7 +78,8 @@ def soft_sort(
     if len(columns) != scores.shape[1]:
         got = f"{list(scores.shape)} and {list(columns.shape)}"
         raise InputError(f"scores and columns: expected [batch, n] and [n, m], got {got}")
-    return _soft_sort(_wide(scores), _wide(columns), steepness)
+    # Half precision is too coarse to sort and sum.
+    return _soft_sort(at_least_float32(scores), at_least_float32(columns), steepness)
 
 
 def _soft_sort(
@@ -140,7 +141,7 @@ def group_ordering(
     if len(negatives) != len(positives) or not negatives.numel() or not positives.numel():
         got = f"{list(negatives.shape)} and {list(positives.shape)}"
         raise InputError(f"negatives and positives: expected at least 1 of each for the same anchors, got {got}")
-    return _group_ordering(_wide(negatives), _wide(positives), steepness)
+    return _group_ordering(at_least_float32(negatives), at_least_float32(positives), steepness)
 
 
 def _group_ordering(negatives: Tensor, positives: Tensor, steepness: float) -> Float[Tensor, " batch"]:
@@ -194,11 +195,6 @@ def _hardest_similarities(
     anchors: Tensor, candidates: Tensor, exclude: tuple[Tensor, Tensor], k: int
 ) -> Float[Tensor, "batch k"]:
     return reduce_similarities(lambda similarity: similarity.topk(k).values, anchors, candidates, exclude)
-
-
-def _wide(x: Tensor) -> Tensor:
-    """At least float32: half precision is too coarse to sort and sum."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 class GroCoLoss(nn.Module):

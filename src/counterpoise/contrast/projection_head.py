@@ -40,7 +40,7 @@ from counterpoise.ops.checks import (
     check_seed,
     check_values,
 )
-from counterpoise.ops.processes import gather, global_row_indices
+from counterpoise.ops.processes import gather, global_row_indices, labelled_mean
 
 Head = Literal["none", "mlp", "fixed"]
 Objective = Literal["ntxent", "supcon", "cross-entropy", "spectral"]
@@ -617,7 +617,7 @@ class ProjectionHead(Method):
             losses = functional.cross_entropy(
                 self.objective(torch.cat([z1, z2])), labels.repeat(2), ignore_index=-1, reduction="none"
             )
-            return gather(losses).sum() / gather(labels.repeat(2) >= 0).sum().clamp(min=1)
+            return labelled_mean(losses, labels.repeat(2))
         if self.kind == "supcon":
             return self.objective(torch.cat([z1, z2]), own_classes(labels).repeat(2))
         return self.objective(z1, z2)

@@ -30,7 +30,7 @@ from counterpoise.ops.checks import (
 )
 from counterpoise.ops.clusters import kmeans
 from counterpoise.ops.processes import gather, global_row_indices
-from counterpoise.ops.similarity import normalize_rows, similarity_logsumexp
+from counterpoise.ops.similarity import at_least_float32, normalize_rows, similarity_logsumexp
 
 Clustering = Literal["ordinary", "balanced", "random"]
 
@@ -244,7 +244,7 @@ def class_temperatures(
         raise InputError(f"embeddings: expected at least 1 column, got shape {list(embeddings.shape)}")
     check_lengths("embeddings", embeddings)
     labels = check_integers("labels", labels, len(embeddings), low=-1, high=classes)
-    embeddings = embeddings.to(torch.promote_types(embeddings.dtype, torch.float32))
+    embeddings = at_least_float32(embeddings)
     embeddings, labels = embeddings[labels >= 0], labels[labels >= 0]
     sizes = labels.bincount(minlength=classes)
     found = embeddings.new_full((classes,), temperature)

@@ -28,6 +28,7 @@ from counterpoise.nets import embed
 from counterpoise.nets.heads import linear, mlp
 from counterpoise.ops.checks import check_counts, check_finite, check_integers, check_number
 from counterpoise.ops.processes import gather
+from counterpoise.ops.similarity import at_least_float32
 
 Pretext = Literal["rotation", "jigsaw", "none"]
 Pixels = UInt8[Tensor, "batch channels height width"]
@@ -110,7 +111,7 @@ class Scattering(nn.Module):
             )
         if size not in self.filters:
             self.filters[size] = _transform()(J=self.scale, shape=size, L=self.orientations, max_order=2)
-        images = images.to(torch.promote_types(images.dtype, torch.float32)).contiguous()
+        images = at_least_float32(images).contiguous()
         transform = self.filters[size].to(images.device, images.dtype)
         with torch.autocast(images.device.type, enabled=False):
             return transform(images).flatten(1, 2)

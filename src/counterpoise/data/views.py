@@ -22,6 +22,7 @@ from torch.nn import functional
 
 from counterpoise.errors import InputError, unknown
 from counterpoise.ops.checks import check_number
+from counterpoise.ops.similarity import at_least_float32
 
 ROUNDING = 1e-3  # by which a resized image may leave [0, 1]
 CROP_TRIES = 10  # as torchvision's RandomResizedCrop: then the largest box in the middle ratio is taken
@@ -294,7 +295,7 @@ def crop_resize(
     top, left, height, width = _checked_boxes(box, x)
     if flip.shape != x.shape[:1]:
         raise InputError(f"flip: expected one of true and false for each of {len(x)} images, got {list(flip.shape)}")
-    wide = _wide(x)
+    wide = at_least_float32(x)
     rows = _resampling(top.to(wide), height.to(wide), torch.zeros_like(flip), x.shape[2], size)
     columns = _resampling(left.to(wide), width.to(wide), flip, x.shape[3], size)
     return _separable(wide, rows, columns).to(x.dtype)
@@ -335,7 +336,7 @@ def adjust_hue(
     """Turn the hue of each image in [0, 1] by a share of a full turn, in HSV (hexagonal) coordinates."""
     _check_unit(x)
     _check_amounts("turn", turn, x)
-    wide = _wide(x)
+    wide = at_least_float32(x)
     red, green, blue = wide.unbind(1)
     value = wide.amax(1)
     chroma = value - wide.amin(1)
@@ -384,15 +385,10 @@ def gaussian_blur(
     _check_amounts("sigma", sigma, x, at_least=0)
     offset = torch.arange(-radius, radius + 1, device=x.device)
     # The tiny floor makes sigma = 0 a single 1 in the middle.
-    wide = _wide(x)
+    wide = at_least_float32(x)
     taps = torch.exp(-0.5 * (offset / sigma.to(wide)[:, None].clamp(min=1e-6)).square())
     taps = taps / taps.sum(1, keepdim=True)
     return _separable(wide, _mirrored_band(taps, x.shape[2]), _mirrored_band(taps, x.shape[3])).to(x.dtype)
-
-
-def _wide(x: Tensor) -> Tensor:
-    """At least float32, which the steps compute in: half precision is too coarse for places and hues."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _separable(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:

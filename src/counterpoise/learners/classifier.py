@@ -16,8 +16,8 @@ from counterpoise.errors import InputError, unknown
 from counterpoise.learners.method import Index, InputViews, Labels, Method
 from counterpoise.nets import embed
 from counterpoise.nets.heads import cosine_head, linear
-from counterpoise.ops.checks import check_counts, check_integers, check_matrix, check_number, check_values
-from counterpoise.ops.processes import gather
+from counterpoise.ops.checks import check_counts, check_integers, check_logits, check_number, check_values
+from counterpoise.ops.processes import gather, labelled_mean
 
 Head = Literal["linear", "cosine", "weight-norm"]
 
@@ -158,9 +158,7 @@ def cross_entropy(
         >>> round(cross_entropy(torch.zeros(3, 4), torch.tensor([0, 3, -1])).item(), 6)  # log 4
         1.386294
     """
-    check_matrix("logits", logits)
-    if logits.shape[1] < 2:
-        raise InputError(f"logits: expected at least 2 columns, one for each class, got {logits.shape[1]}")
+    check_logits("logits", logits)
     targets = check_integers("targets", targets, rows=len(logits), low=-1, high=logits.shape[1])
     check_number("label_smoothing", label_smoothing, at_least=0, at_most=1)
     if weights is not None:
@@ -172,6 +170,6 @@ def cross_entropy(
     )
     known = targets >= 0
     if weights is None:
-        return gather(losses).sum() / (gather(targets) >= 0).sum().clamp(min=1)
+        return labelled_mean(losses, targets)
     total = gather(weights.to(losses)[targets.clamp(min=0)] * known).sum()
     return gather(losses).sum() / total.clamp(min=torch.finfo(losses.dtype).tiny)

@@ -12,7 +12,7 @@ from torchmetrics.functional.classification import multiclass_calibration_error
 
 from counterpoise.errors import InputError
 from counterpoise.measure.accuracy import known_classes
-from counterpoise.ops.checks import check_integers, check_matrix, check_number
+from counterpoise.ops.checks import check_integers, check_logits, check_number
 
 
 def negative_log_likelihood(logits: Float[Tensor, "n classes"], labels: Integer[Tensor, " n"]) -> float:
@@ -163,9 +163,7 @@ def wrong_learnt(
 
 def _kept(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """The labelled rows; in double precision, in which the softmax of any scores in single precision is finite."""
-    check_matrix("logits", logits)
-    if logits.shape[1] < 2:
-        raise InputError(f"logits: expected at least 2 columns, one for each class, got {logits.shape[1]}")
+    check_logits("logits", logits)
     labels = known_classes("labels", labels, len(logits), logits.shape[1])
     kept = labels >= 0
     if not kept.any():

@@ -15,7 +15,7 @@ from torch import Tensor
 from counterpoise.errors import InputError
 from counterpoise.measure.accuracy import known_classes
 from counterpoise.ops.checks import check_matrix, check_number, check_same_shape
-from counterpoise.ops.similarity import normalize_rows, similarity_logsumexp
+from counterpoise.ops.similarity import at_least_float32, normalize_rows, similarity_logsumexp
 
 # Complete collapse: the mean squared distance to the mean is below this share of the mean squared norm, that is, the
 # standard deviation is below a hundredth of the norm.
@@ -138,7 +138,7 @@ def effective_rank(z: Float[Tensor, "n dim"]) -> Float[Tensor, ""]:
         (5.0, 1.0)
     """
     check_matrix("z", z)
-    z = z.to(torch.promote_types(z.dtype, torch.float32))
+    z = at_least_float32(z)
     largest = z.detach().abs().amax() if z.numel() else z.new_zeros(())
     if not largest:
         return z.new_zeros(())

@@ -21,7 +21,7 @@ from counterpoise.measure.accuracy import accuracy, known_classes
 from counterpoise.measure.intervals import interval
 from counterpoise.ops.checks import check_matrix, check_number, check_numbers, check_seed
 from counterpoise.ops.neighbours import Ranked, ranked_in_parts
-from counterpoise.ops.similarity import normalize_rows
+from counterpoise.ops.similarity import at_least_float32, normalize_rows
 
 STRENGTHS = (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
 
@@ -303,7 +303,7 @@ def _fit(
 
 
 def _standard(x: Tensor) -> tuple[Tensor, Tensor]:
-    x = x.to(torch.promote_types(x.dtype, torch.float32))
+    x = at_least_float32(x)
     mean, scale = x.mean(0), x.std(0, correction=0)
     constant = scale <= 10 * torch.finfo(x.dtype).eps * mean.abs()
     return mean, scale.masked_fill(constant, 1.0)

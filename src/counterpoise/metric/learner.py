@@ -20,6 +20,7 @@ from counterpoise.learners.method import ImageViews, Index, Labels, Method
 from counterpoise.nets.heads import linear
 from counterpoise.ops.checks import check_integers, check_matrix, check_number
 from counterpoise.ops.processes import exchange, gather, is_first
+from counterpoise.ops.similarity import at_least_float32
 
 
 class Embedder(nn.Sequential):
@@ -196,7 +197,7 @@ class PairLoss(EmbeddingLoss):
         """The loss of labelled rows that are already gathered from all processes."""
         check_pairs(labels)
         with torch.autocast(embeddings.device.type, enabled=False):
-            embeddings = _wide(embeddings)
+            embeddings = at_least_float32(embeddings)
             mined = None if self.miner is None else self.miner(embeddings, labels)
             return self.objective(embeddings, labels, mined)
 
@@ -227,11 +228,7 @@ class ProxyLoss(EmbeddingLoss):
         if embeddings.shape[1] != width:
             raise InputError(f"embeddings: expected rows of width {width}, got {embeddings.shape[1]}")
         with torch.autocast(embeddings.device.type, enabled=False):
-            return self.objective(_wide(embeddings), labels)
-
-
-def _wide(x: Tensor) -> Tensor:
-    return x.to(torch.promote_types(x.dtype, torch.float32))
+            return self.objective(at_least_float32(embeddings), labels)
 
 
 def _below_objective(loss: ProxyLoss, state: dict[str, Tensor], prefix: str, *_: Any) -> None:

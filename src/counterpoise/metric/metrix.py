@@ -37,7 +37,7 @@ from counterpoise.ops.checks import (
 )
 from counterpoise.ops.neighbours import nearest
 from counterpoise.ops.processes import gather
-from counterpoise.ops.similarity import normalize_rows
+from counterpoise.ops.similarity import at_least_float32, normalize_rows
 
 Base = Literal["contrastive", "contrastive-similarity", "multi-similarity", "proxy-anchor"]
 Mixing = Literal["input", "feature", "embedding"]
@@ -415,7 +415,7 @@ class SimilarityContrastiveLoss(EmbeddingLoss):
         """The loss of labelled rows that are already gathered from all processes."""
         check_pairs(labels)
         with torch.autocast(embeddings.device.type, enabled=False):
-            z = normalize_rows(embeddings.to(torch.promote_types(embeddings.dtype, torch.float32)))
+            z = normalize_rows(embeddings)
             similarity = z @ z.T
         others = ~torch.eye(len(z), dtype=torch.bool, device=z.device)
         same = (labels[:, None] == labels)[others].to(z.dtype)
@@ -503,7 +503,7 @@ class MetrixLoss(nn.Module):
 
     def base_loss(self, embeddings: Float[Tensor, "batch dim"], labels: Labels) -> tuple[Float[Tensor, ""], Found]:
         """The unmixed loss of the rows of all processes, and the pairs that it uses."""
-        embeddings = embeddings.to(torch.promote_types(embeddings.dtype, torch.float32))
+        embeddings = at_least_float32(embeddings)
         if self.base in ("proxy-anchor", "contrastive-similarity"):
             return self.loss.of_all(embeddings, labels), self.pairs(embeddings, labels)
         check_pairs(labels)
@@ -527,7 +527,7 @@ class MetrixLoss(nn.Module):
             kind: as in `forward`.
             make: maps the indices of two rows to the embedding of their mixture, where inputs or features are mixed.
         """
-        embeddings = embeddings.to(torch.promote_types(embeddings.dtype, torch.float32))
+        embeddings = at_least_float32(embeddings)
         loss, found = self.base_loss(embeddings, labels)
         if not self.weight:
             return loss

@@ -16,6 +16,7 @@ from counterpoise.errors import InputError
 from counterpoise.learners.method import Labels
 from counterpoise.metric.learner import EmbeddingLoss, MetricLearner
 from counterpoise.ops.checks import check_integers, check_matrix, check_number
+from counterpoise.ops.similarity import at_least_float32
 
 
 def prototypes(
@@ -79,7 +80,7 @@ class PrototypeLoss(EmbeddingLoss):
         Raises:
             InputError: for a single class, or if no class has more than `shots` rows.
         """
-        embeddings = embeddings.to(torch.promote_types(embeddings.dtype, torch.float32))
+        embeddings = at_least_float32(embeddings)
         classes, own = labels.unique(return_inverse=True)
         nth = (own[:, None] == own).tril(-1).sum(1)  # the number of earlier rows of the same class
         is_query = nth >= self.shots

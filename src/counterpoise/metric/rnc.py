@@ -18,6 +18,7 @@ from counterpoise.learners.method import Index
 from counterpoise.metric.regressor import Inputs, Numbers, Regressor, check_targets
 from counterpoise.ops.checks import check_matrix, check_number
 from counterpoise.ops.processes import gather, global_row_indices
+from counterpoise.ops.similarity import at_least_float32
 
 
 def rank_n_contrast(
@@ -46,7 +47,7 @@ def rank_n_contrast(
     numbers = check_targets(targets, rows=len(embeddings))
     check_number("temperature", temperature, above=0)
     row = global_row_indices(embeddings, "embeddings", at_least=3)
-    z = embeddings.to(torch.promote_types(embeddings.dtype, torch.float32))
+    z = at_least_float32(embeddings)
     keys, key_numbers = gather(z), gather(numbers)
     similarity = -torch.cdist(z, keys) / temperature
     distance = (numbers[:, None] - key_numbers).abs()

@@ -37,6 +37,22 @@ def check_matrix(name: str, x: Tensor, at_least: int = 1, columns: int = 1) -> N
     check_finite(name, x)
 
 
+def check_logits(name: str, x: Tensor) -> None:
+    """Refuse `x` unless it is a finite floating-point matrix of scores of at least 2 classes.
+
+    Raises:
+        InputError: naming the argument, as `check_matrix`, or for fewer columns.
+
+    Examples:
+        >>> check_logits("logits", torch.zeros(3, 1))
+        Traceback (most recent call last):
+        counterpoise.errors.InputError: logits: expected at least 2 columns, one for each class, got 1
+    """
+    check_matrix(name, x)
+    if x.shape[1] < 2:
+        raise InputError(f"{name}: expected at least 2 columns, one for each class, got {x.shape[1]}")
+
+
 def all_finite(x: Tensor) -> bool:
     """Whether all numbers are finite; checks only the minimum and maximum, which takes a tenth of the time.
 

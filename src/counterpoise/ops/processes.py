@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 
 import torch
 import torch.distributed as dist
-from jaxtyping import Int, Shaped
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -83,6 +83,20 @@ def gather(x: Shaped[Tensor, "rows ..."]) -> Shaped[Tensor, "all_rows ..."]:
         torch.Size([2, 3])
     """
     return x if exchange() == "none" else _Gather.apply(x)
+
+
+def labelled_mean(losses: Float[Tensor, " rows"], labels: Int[Tensor, " rows"]) -> Float[Tensor, ""]:
+    """The mean of the losses over the rows of all processes that have a label; 0, with a gradient of 0, if none has.
+
+    Args:
+        losses: of this process's rows; 0 where there is no label.
+        labels: -1 where there is none.
+
+    Examples:
+        >>> labelled_mean(torch.tensor([3.0, 0.0, 1.0]), torch.tensor([4, -1, 0]))
+        tensor(2.)
+    """
+    return gather(losses).sum() / (gather(labels) >= 0).sum().clamp(min=1)
 
 
 def global_row_indices(x: Shaped[Tensor, "rows ..."], name: str = "", at_least: int = 1) -> Int[Tensor, " rows"]:

@@ -39,6 +39,16 @@ class Moments(NamedTuple):
     mean: Float[Tensor, " n"]
 
 
+def at_least_float32(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """Half precision as float32, in which sums, squares and logarithms are exact enough; other dtypes as they are.
+
+    Examples:
+        >>> at_least_float32(torch.ones(2, dtype=torch.bfloat16)).dtype, at_least_float32(torch.ones(2).double()).dtype
+        (torch.float32, torch.float64)
+    """
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 def normalize_rows(x: Float[Tensor, "*rows dim"]) -> Float[Tensor, "*rows dim"]:
     """Normalise rows to length 1; a row of zeros stays zero, so that its cosine with any row is 0.
 
@@ -53,7 +63,7 @@ def normalize_rows(x: Float[Tensor, "*rows dim"]) -> Float[Tensor, "*rows dim"]:
         >>> normalize_rows(torch.tensor([[3.0, 4.0], [0.0, 0.0], [0.0, 1e-30]]))
         tensor([[0.6000, 0.8000], [0.0000, 0.0000], [0.0000, 1.0000]])
     """
-    x = x.to(torch.promote_types(x.dtype, torch.float32))
+    x = at_least_float32(x)
     if x.shape[-1] == 0:
         return x
     largest = x.detach().abs().amax(-1, keepdim=True)
