@@ -55,7 +55,10 @@ def test_it_is_neither_trained_nor_compared(tmp_path, monkeypatch):
 def test_the_study_beside_a_method_is_run_by_its_claim_and_the_method_compared_by_its_own_task(monkeypatch):
     both = replace(PAPER, study="gauge", method="Gauge", tasks=("classify", "measure"))
     monkeypatch.setattr(catalogue, "papers", lambda: {"gauge": both})
-    measure.TASK.check_run(Run("gauge", "digits", arguments={"factor": 2.0}, task="measure"))
+    run = Run("gauge", "digits", arguments={"factor": 2.0}, task="measure")
+    measure.TASK.check_run(run)
+    monkeypatch.setattr(catalogue, "load_class", lambda slug, task=None: study if task == "measure" else None)
+    assert measure.TASK.make(run, None)()["size"] == 12
     with pytest.raises(
         InputError, match="compare its method by the task classify, or run its study with `counterpoise"
     ):

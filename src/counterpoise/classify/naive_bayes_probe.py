@@ -17,8 +17,7 @@ from torch import Tensor, nn
 
 from counterpoise.errors import InputError
 from counterpoise.learners.gaussians import Gaussians, check_gaussians, class_gaussians, merge, shared_covariance
-from counterpoise.learners.readers import FeatureReader
-from counterpoise.learners.references import NEVER
+from counterpoise.learners.readers import FeatureReader, linear_layer
 from counterpoise.ops.checks import check_finite, check_integers, check_number
 
 
@@ -155,15 +154,7 @@ class NaiveBayes:
             tensor([-0.5000,  0.5000], grad_fn=<ViewBackward0>)
         """
         weight, bias, centre = self.weights()
-        bias = bias - weight @ centre
-        empty, first = self.counts == 0, int((self.counts > 0).nonzero()[0])
-        weight = weight.where(~empty[:, None], weight[first])
-        bias = bias.where(~empty, bias[first] - NEVER)
-        layer = nn.Linear(weight.shape[1], weight.shape[0], device=weight.device, dtype=dtype)
-        with torch.no_grad():
-            layer.weight.copy_(weight)
-            layer.bias.copy_(bias)
-        return layer
+        return linear_layer(weight, bias - weight @ centre, self.counts > 0, dtype)
 
 
 def naive_bayes(

@@ -6,14 +6,15 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Literal, get_args
 
 import torch
-from jaxtyping import Float64, Int64
+from jaxtyping import Bool, Float64, Int64
 from torch import Tensor, nn
 
 from counterpoise.data.views import to_input
 from counterpoise.errors import InputError, unknown
 from counterpoise.learners.classifier import Classifier
-from counterpoise.learners.references import BATCH, RawInputs, settle_batch_norm
+from counterpoise.learners.references import BATCH, NEVER, RawInputs, settle_batch_norm
 from counterpoise.nets.features import device_of, dtype_of, evaluation
+from counterpoise.ops.checks import check_finite
 
 Reads = Literal["raw", "encoder", "untrained"]
 
@@ -82,6 +83,48 @@ class FeatureReader(Classifier):
                 if features.ndim != 2:
                     raise InputError(f"encoder: expected to get [batch, features] from it, got {list(features.shape)}")
                 yield features.cpu().double(), labels.cpu()
+
+
+def linear_layer(
+    weight: Float64[Tensor, "classes dim"],
+    bias: Float64[Tensor, " classes"],
+    present: Bool[Tensor, " classes"],
+    dtype: torch.dtype = torch.float32,
+) -> nn.Linear:
+    """A linear layer of given weights, of which classes that were not there to learn are never the largest output.
+
+    Args:
+        weight: of each class.
+        bias: of each class.
+        present: which classes were there, at least one. The output of any other is 30 below that of the first which
+            was.
+        dtype: of the layer.
+
+    Raises:
+        InputError: for other shapes, no class that was there, NaN or infinity in the weights of one that was.
+
+    Examples:
+        >>> layer = linear_layer(torch.eye(2).double(), torch.zeros(2).double(), torch.tensor([True, False]))
+        >>> layer(torch.ones(1, 2)).tolist()
+        [[1.0, -29.0]]
+    """
+    if present.dtype != torch.bool:
+        raise InputError(f"present: expected true or false for each class, got {present.dtype}")
+    if weight.ndim != 2 or not bias.shape == present.shape == weight.shape[:1]:
+        raise InputError(
+            f"weight, bias, present: expected one row, number and truth for each class, got shapes "
+            f"{list(weight.shape)}, {list(bias.shape)} and {list(present.shape)}"
+        )
+    if not present.any():
+        raise InputError("present: expected at least one class that was there, got none")
+    check_finite("weight", weight[present])
+    check_finite("bias", bias[present])
+    first = int(present.nonzero()[0])
+    layer = nn.Linear(*reversed(weight.shape), device=weight.device, dtype=dtype)
+    with torch.no_grad():
+        layer.weight.copy_(weight.where(present[:, None], weight[first]))
+        layer.bias.copy_(bias.where(present, bias[first] - NEVER))
+    return layer
 
 
 def _reading(encoder: nn.Module, reads: Reads, shape: Sequence[int] | None) -> nn.Module:
