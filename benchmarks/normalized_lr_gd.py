@@ -1,4 +1,4 @@
-"""Gradient descent with large steps on 5,000 rows of 785, an update beside one of autograd; and fewer rows than columns.
+"""Gradient descent with large steps on 5,000 rows of 785: updates beside autograd's; and fewer rows than columns.
 
 Exits with status 1 where an update with steps of 100 is less than 5 times as fast as autograd's, or one on the products
 of pairs less than 3 times as fast as one on the rows: `python -m benchmarks.normalized_lr_gd`.
@@ -11,13 +11,14 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from benchmarks.measuring import machine_line, markdown_table, write_results
-from counterpoise.classify.normalized_lr_gd import separate
+from counterpoise.classify.normalized_lr_gd import Rule, separate
 from counterpoise.data import load
 
 ROWS, RARE, LEAST, LEAST_PAIRS, TURNS = 5000, 75, 5, 3, 3
@@ -59,6 +60,11 @@ def by_autograd(a: Tensor, y: Tensor, gamma: float, rule: str, most: int) -> int
     return most
 
 
+def ours(a: Tensor, y: Tensor, gamma: float, rule: Rule, most: int, gram: bool | None = None) -> int:
+    """The number of updates of `separate`."""
+    return separate(a, y, gamma, rule, most, gram).updates
+
+
 def each(call: Callable[[], int]) -> float:
     """Milliseconds of an update."""
     start = time.perf_counter()
@@ -80,12 +86,13 @@ def main() -> None:
     warnings.filterwarnings("ignore", "separate: ")
     a, y = images()
     table, ratios = [], {}
-    for rule in ("logistic", "normalized"):
+    rules: tuple[Rule, ...] = ("logistic", "normalized")
+    for rule in rules:
         for gamma in (1.0, 10.0, 100.0):
             times, ratio = compare(
                 {
-                    "autograd": lambda r=rule, g=gamma: by_autograd(a, y, g, r, UPDATES["autograd"]),
-                    "ours": lambda r=rule, g=gamma: separate(a, y, g, r, UPDATES["ours"]).updates,
+                    "autograd": partial(by_autograd, a, y, gamma, rule, UPDATES["autograd"]),
+                    "ours": partial(ours, a, y, gamma, rule, UPDATES["ours"]),
                 }
             )
             ratios[f"{rule} {gamma:g}"] = ratio
@@ -94,8 +101,8 @@ def main() -> None:
     few, signs = few_rows()
     times, pairs = compare(
         {
-            "rows": lambda: separate(few, signs, 0.001, "logistic", 200, gram=False).updates,
-            "pairs": lambda: separate(few, signs, 0.001, "logistic", 200, gram=True).updates,
+            "rows": partial(ours, few, signs, 0.001, "logistic", 200, gram=False),
+            "pairs": partial(ours, few, signs, 0.001, "logistic", 200, gram=True),
         }
     )
     slow = [name for name, ratio in ratios.items() if name.endswith(" 100") and ratio < LEAST]

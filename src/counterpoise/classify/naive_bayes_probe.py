@@ -154,7 +154,8 @@ class NaiveBayes:
             tensor([-0.5000,  0.5000], grad_fn=<ViewBackward0>)
         """
         weight, bias, centre = self.weights()
-        return linear_layer(weight, bias - weight @ centre, self.counts > 0, dtype)
+        present = self.counts > 0
+        return linear_layer(weight, bias.where(present, 0) - weight @ centre, present, dtype)
 
 
 def naive_bayes(

@@ -101,7 +101,7 @@ def linear_layer(
         dtype: of the layer.
 
     Raises:
-        InputError: for other shapes, no class that was there, NaN or infinity in the weights of one that was.
+        InputError: for other shapes, no class that was there, NaN or infinity.
 
     Examples:
         >>> layer = linear_layer(torch.eye(2).double(), torch.zeros(2).double(), torch.tensor([True, False]))
@@ -117,10 +117,10 @@ def linear_layer(
         )
     if not present.any():
         raise InputError("present: expected at least one class that was there, got none")
-    check_finite("weight", weight[present])
-    check_finite("bias", bias[present])
+    check_finite("weight", weight)
+    check_finite("bias", bias)
     first = int(present.nonzero()[0])
-    layer = nn.Linear(*reversed(weight.shape), device=weight.device, dtype=dtype)
+    layer = nn.Linear(weight.shape[1], len(weight), device=weight.device, dtype=dtype)
     with torch.no_grad():
         layer.weight.copy_(weight.where(present[:, None], weight[first]))
         layer.bias.copy_(bias.where(present, bias[first] - NEVER))
