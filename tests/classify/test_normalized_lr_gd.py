@@ -259,6 +259,22 @@ def test_leaving_out_rows_that_do_not_count_changes_nothing(rule, gamma, rng, mo
         assert min(counted) < 200
 
 
+def test_rows_that_are_left_out_do_not_count_for_any_weights_within_reach(rng):
+    """In the worst direction, against the row itself; and the first of those that are kept may count there."""
+    a, y = separable(rng, n=1000, d=40, gap=0.02)
+    planes = module._Planes(20 * a, y[None].double())
+    planes.weights = 1e3 * (y[:, None] * a).mean(0, keepdim=True)
+    planes._choose()
+    assert planes.rows is not None
+    assert planes.reach > 0
+    margins = planes.signs[0] * (planes.a @ planes.weights[0]) - planes.reach * planes.a.norm(dim=1)
+    left = torch.ones(1000, dtype=torch.bool)
+    left[planes.rows] = False
+    least = math.log(2 * 1000 / 2**-52) + 1
+    assert margins[left].min() > least
+    assert margins[planes.rows].max() < least + 2  # no more are kept than the reach asks for
+
+
 def test_rows_that_no_plane_separates_end_with_a_warning():
     a, y = torch.tensor([[1.0, 0.0], [1.0, 0.0]]), torch.tensor([1, -1])
     for rule in RULES:

@@ -46,6 +46,9 @@ def test_a_pair_has_the_asked_rows_of_two_classes_and_a_constant():
     other, _ = module._pair("digits", 6, majority=40, minority=7)
     assert not torch.equal(a, other)
     assert torch.equal(a, module._pair("digits", 5, majority=40, minority=7)[0])
+    again, _ = module._pair("digits", 95, majority=40, minority=7)  # the same pair, after all 90
+    assert pixels[tuple((again[0, :-1] * 255).round().int().tolist())] == labels[0]
+    assert not torch.equal(a, again)
 
 
 def test_each_of_the_first_seeds_has_another_pair():
