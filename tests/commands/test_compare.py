@@ -1,38 +1,28 @@
 import csv
 import json
 import os
-import signal
-import subprocess
-import sys
-import time
 from dataclasses import asdict
 
 import numpy as np
-import psutil
 import pytest
 import torch
 from PIL import Image
 from rich.console import Console
-from scipy import stats
 
 import counterpoise
 from counterpoise import training
 from counterpoise.commands import compare
-from counterpoise.commands.arms import Arm, Rows, choose_baseline, parse_arms
+from counterpoise.commands.arms import Arm, Rows, parse_arms
 from counterpoise.commands.compare import command_line, make_runs, table, write_csv
-from counterpoise.commands.evidence import differences, summarise
+from counterpoise.commands.evidence import summarise
 from counterpoise.contrast.dcl import DCL
-from counterpoise.data.identity import Identity
 from counterpoise.engine import execute, pool
-from counterpoise.engine.items import write_items
 from counterpoise.engine.pool import run_folder
 from counterpoise.errors import InputError
 from counterpoise.files import LOCK
-from counterpoise.measure.intervals import holm
 from counterpoise.report import answer
 from counterpoise.tasks import classify, pretrain, retrieve
-from counterpoise.training.run import ImageSettings, Metric, Run, Scores
-from counterpoise.training.trainer import read_checkpoint
+from counterpoise.training.run import ImageSettings, Metric, Run
 
 QUICK = {"epochs": 1, "batch_size": 64, "device": "cpu"}
 
@@ -55,55 +45,6 @@ def photos(tmp_path):
     return folder
 
 
-def test_methods_are_read_with_their_arguments():
-    arms = parse_arms(["simclr,dcl:temperature=0.5:weighted=true", "moco:queue=64"])
-    assert [arm.label for arm in arms] == ["simclr", "dcl:temperature=0.5:weighted=true", "moco:queue=64"]
-    assert dict(arms[1].arguments) == {"temperature": 0.5, "weighted": True}
-    assert {arm.label for arm in parse_arms(["room:contrast"])} >= {
-        "simclr",
-        "moco",
-        "supcon",
-        "dcl",
-        "cacr",
-        "isogclr",
-    }
-
-
-@pytest.mark.parametrize(
-    ("methods", "message"),
-    [
-        ([], "expected at least one"),
-        (["room:measure"], "methods: no method of room:measure serves the task pretrain; they serve: measure"),
-        (["simclr,room:measure"], "no method of room:measure serves the task pretrain"),
-        (["simclr", "simclr"], "'simclr' is named more than once"),
-        (["simclt"], "did you mean 'simclr'"),
-        (["dcl:temperature"], "expected slug:name=value"),
-        (["dcl:temprature=1"], "argument of dcl 'temprature' is not known; did you mean 'temperature'"),
-        (["dcl:temperature=warm"], "temperature: expected a number, got 'warm'"),
-        (["dcl:temperature=1e999"], "temperature: expected a finite number, got '1e999'"),
-        (["dcl:temperature=1:temperature=2"], "temperature: is given twice in 'dcl:temperature=1:temperature=2'"),
-        (["dcl:weighted=maybe"], "weighted: expected true or false, got 'maybe'"),
-        (["dcl:optimizer=adam"], "optimizer: value 'adam' is not known; did you mean 'adamw'"),
-        (["dcl:encoder=small"], "encoder: takes no plain value, got 'small'"),
-    ],
-)
-def test_wrong_methods_are_refused(methods, message):
-    with pytest.raises(InputError, match=message):
-        parse_arms(methods)
-
-
-def test_values_are_read_as_they_are_written():
-    (arm,) = parse_arms(["dcl:hidden=3:lr=1e-3:weighted=off:optimizer=sgd"])
-    assert dict(arm.arguments) == {"hidden": 3, "lr": 1e-3, "weighted": False, "optimizer": "sgd"}
-
-
-def test_the_baseline_is_the_task_s_own_or_the_first():
-    assert choose_baseline(parse_arms(["dcl", "simclr"]), None) == "simclr"
-    assert choose_baseline(parse_arms(["dcl", "moco"]), None) == "dcl"
-    with pytest.raises(InputError, match="baseline 'simclr' is not known"):
-        choose_baseline(parse_arms(["dcl", "moco"]), "simclr")
-
-
 def test_the_command_says_all_that_is_not_default(tmp_path):
     settings = ImageSettings(epochs=3, download=True)
     line = command_line(
@@ -113,64 +54,6 @@ def test_the_command_says_all_that_is_not_default(tmp_path):
         "counterpoise compare --task pretrain --data 'a b' --imperfect long-tail=5 --methods simclr --baseline simclr "
         f"--seeds 2 --epochs 3 --download --jobs 1 --out {tmp_path}"
     )
-
-
-def test_differences_are_paired_by_seed():
-    mine = [{"seed": s, "status": "done", "metrics": {"knn": 0.5 + s + d}} for s, d in ((0, 0.1), (1, 0.2), (2, 0.3))]
-    base = [{"seed": s, "status": "done", "metrics": {"knn": 0.5 + s}} for s in (0, 1)] + [
-        {"seed": 2, "status": "failed"}
-    ]
-    found = differences(mine, base)["knn"]
-    assert found["n"] == 2
-    assert found["mean"] == pytest.approx(0.15)
-
-
-def result_of(seed, knn, folder=None):
-    run = {"seed": seed, "status": "done", "metrics": {"knn": knn}, "seconds": 1.0, "memory_mb": 1.0}
-    return run | ({} if folder is None else {"folder": folder})
-
-
-def test_differences_are_decided_by_holms_adjustment_over_the_rows():
-    generator = np.random.default_rng(0)
-    arms = [Arm("simclr", "simclr"), Arm("dcl", "dcl"), Arm("moco", "moco"), Arm("cacr", "cacr")]
-    shift = {"simclr": 0.0, "dcl": 0.02, "moco": -0.05, "cacr": 0.0}
-    noise = {arm.label: generator.normal(0, 0.01, 5) for arm in arms}
-    runs = {
-        (arm.label, s): result_of(s, 0.7 + shift[arm.label] + noise[arm.label][s]) for arm in arms for s in range(5)
-    }
-    found = summarise(Rows(arms, "simclr"), runs, pretrain.TASK.metrics)["methods"]
-    assert found[0]["difference"] is None
-    rows = {row["label"]: row["difference"]["knn"] for row in found[1:]}
-    for label, row in rows.items():
-        expected = stats.ttest_rel(*([runs[one, s]["metrics"]["knn"] for s in range(5)] for one in (label, "simclr")))
-        assert row["p"] == pytest.approx(expected.pvalue)
-        assert row["items"] is None
-        assert (row["unit"], row["detectable"] > 0, row["needed"] >= 2) == (0.01, True, True)
-    assert [row["adjusted"] for row in rows.values()] == holm([row["p"] for row in rows.values()])
-
-
-def test_intervals_cover_the_test_items_that_the_runs_keep(tmp_path):
-    """Both seeds gain on the same three of 100 items: over seeds alone that is certain, over items it is not."""
-    right = torch.zeros(100)
-    right[:40] = 1
-    gained = right.clone()
-    gained[40:43] = 1
-    runs = {}
-    for label, hits in (("simclr", right), ("dcl", gained)):
-        for seed in range(2):
-            folder = tmp_path / f"{label}-{seed}"
-            folder.mkdir()
-            write_items(folder, Scores({}, items={"knn": hits}, identity=Identity(torch.arange(100), 0)))
-            runs[label, seed] = result_of(seed, float(hits.mean()), folder.name)
-    arms = [Arm("simclr", "simclr"), Arm("dcl", "dcl")]
-    alone = summarise(Rows(arms, "simclr"), runs, pretrain.TASK.metrics)["methods"][1]["difference"]["knn"]
-    assert (alone["items"], alone["p"]) == (None, 0.0)
-    both = summarise(Rows(arms, "simclr"), runs, pretrain.TASK.metrics, tmp_path)["methods"]
-    found = both[1]["difference"]["knn"]
-    low, high = stats.t.interval(0.95, 99, 0.03, (gained - right).std().item() / 10)
-    assert (found["low"], found["high"]) == pytest.approx((low, high))
-    assert (found["items"], found["needed"]) == (100, None)
-    assert both[0]["summary"]["knn"]["items"] == 100
 
 
 def test_whatever_decides_a_run_decides_its_folder(tmp_path):
@@ -464,113 +347,6 @@ def test_a_comparison_in_which_everything_fails_still_reports(tmp_path, monkeypa
     assert results["data"]["shape"] == [1, 8, 8]
     assert "out of luck" in capsys.readouterr().out
     assert "out of luck" in (tmp_path / "report.html").read_text(encoding="utf-8")
-
-
-@pytest.mark.slow
-def test_jobs_survive_a_process_that_dies(tmp_path, monkeypatch):
-    """In worker processes a method kills its process; its rows fail, the other method's are as without it."""
-    monkeypatch.setattr(pool, "attempt", _attempt_or_die)
-    results = counterpoise.compare(
-        ["dcl", "simclr"], "digits", seeds=2, jobs=2, out=str(tmp_path / "o"), quiet=True, **QUICK
-    )
-    dcl, simclr = results["methods"]
-    assert [run["error"] for run in dcl["runs"]] == ["its process died"] * 2
-    assert [run["status"] for run in simclr["runs"]] == ["done"] * 2
-
-
-def _attempt_or_die(run, folder, callbacks=()):
-    if run.method == "dcl":
-        os.kill(os.getpid(), signal.SIGKILL)
-    return attempt_run(run, folder, callbacks)
-
-
-attempt_run = pool.attempt
-
-
-def results_without_clock(folder):
-    content = json.loads((folder / "results.json").read_text())
-    kept = []
-    for row in content["methods"]:
-        for run in row["runs"]:
-            curve = [{k: v for k, v in point.items() if k != "seconds"} for point in run["curve"]]
-            kept.append((row["label"], run["seed"], run["metrics"], run["per_class"], curve))
-    return kept
-
-
-@pytest.mark.slow
-def test_kill_9_loses_nothing_but_the_running_run(tmp_path):
-    command = [
-        sys.executable, "-m", "counterpoise.cli", "compare", "--methods", "simclr,dcl", "--data", "digits",
-        "--seeds", "2", "--epochs", "3", "--batch-size", "64", "--device", "cpu",
-    ]  # fmt: skip
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
-    subprocess.run([*command, "--out", str(whole)], check=True, capture_output=True)
-    kills = 0
-    for wanted in (1, 2):  # once before the first result, once after some
-        process = subprocess.Popen([*command, "--out", str(cut)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        while process.poll() is None and len(list(cut.glob("runs/*/last.ckpt"))) < wanted:
-            time.sleep(0.02)
-        process.send_signal(signal.SIGKILL)
-        kills += process.wait() == -signal.SIGKILL
-    assert kills == 2
-    done = {p: p.stat().st_mtime_ns for p in cut.glob("runs/*/result.json")}
-    subprocess.run([*command, "--out", str(cut)], check=True, capture_output=True)
-    assert results_without_clock(cut) == results_without_clock(whole)
-    assert all(p.stat().st_mtime_ns == then for p, then in done.items())
-    assert not list(cut.rglob(".counterpoise-*"))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("jobs", ["1", "2"])
-def test_ctrl_c_stops_at_once_and_the_same_command_goes_on(tmp_path, jobs):
-    command = [
-        sys.executable, "-m", "counterpoise.cli", "compare", "--methods", "simclr,dcl", "--data", "digits",
-        "--seeds", "1", "--epochs", "15", "--batch-size", "64", "--device", "cpu", "--jobs", jobs, "--no-references",
-        "--out", str(tmp_path),
-    ]  # fmt: skip
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True)
-    while process.poll() is None and not list(tmp_path.glob("runs/*/last.ckpt")):
-        time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to every process of the command
-    printed = process.communicate(timeout=60)[1].decode()
-    assert process.returncode == 130
-    assert "the same command goes on from here" in printed
-    assert "Traceback" not in printed
-    # A row may have been written whose checkpoint was not yet.
-    rows = {
-        path.parent: len(read_checkpoint(path)["callbacks"]["History"]["rows"])
-        for path in tmp_path.glob("runs/*/last.ckpt")
-    }
-    curves = {folder: (folder / "curve.csv").read_text().splitlines()[: 1 + rows[folder]] for folder in rows}
-    assert all(len(lines) > 1 for lines in curves.values())
-    assert curves
-    assert not list(tmp_path.glob("runs/*/result.json"))
-    subprocess.run(command, check=True, capture_output=True)
-    for folder, before in curves.items():
-        assert (folder / "curve.csv").read_text().splitlines()[: len(before)] == before
-        assert (folder / "result.json").exists()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("when", ["workers start", "they run"])
-def test_ctrl_c_with_workers_is_one_line_whether_they_get_it_or_not(tmp_path, when):
-    command = [
-        sys.executable, "-m", "counterpoise.cli", "compare", "--methods", "simclr,dcl", "--data", "digits",
-        "--seeds", "2", "--epochs", "300", "--device", "cpu", "--jobs", "2", "--out", str(tmp_path), "--quiet",
-    ]  # fmt: skip
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
-    children = []
-    while len(children) < 3 or (when == "they run" and not list(tmp_path.glob("runs/*/last.ckpt"))):
-        assert process.poll() is None
-        children = psutil.Process(process.pid).children(recursive=True)  # with the one that tracks resources
-        time.sleep(0.01)
-    started = time.monotonic()
-    (os.killpg if when == "workers start" else os.kill)(process.pid, signal.SIGINT)
-    out, printed = process.communicate(timeout=60)
-    assert time.monotonic() - started < 20
-    assert (process.returncode, out) == (130, b"")
-    assert printed == b"counterpoise: stopped; the same command goes on from here\n"
-    assert psutil.wait_procs(children, timeout=10)[1] == []
 
 
 def test_two_comparisons_in_one_folder_are_refused(tmp_path):

@@ -9,7 +9,7 @@ from torch.utils.data import Dataset
 from counterpoise.errors import InputError
 from counterpoise.learners.alternating import Alternating
 from counterpoise.learners.learner import Learner
-from counterpoise.training import compiling, precision, run
+from counterpoise.training import compiling, run
 from counterpoise.training.compiling import check_compiler
 from counterpoise.training.run import ImageSettings, LearnerSettings, Run, Settings, begin
 from counterpoise.training.trainer import CHECKPOINT, fit, read_checkpoint
@@ -195,29 +195,6 @@ def test_a_run_goes_on_for_more_steps_and_no_other_change(tmp_path):
     for other in ({"steps": 4}, {"epochs": 20}, {"steps": 9, "batch_size": 8}):
         with pytest.raises(InputError, match="holds a run of another configuration"):
             begin(of(**other), tmp_path)
-
-
-@pytest.mark.parametrize(("there", "settles"), [(True, "bf16-mixed"), (False, "32")])
-def test_an_automatic_precision_is_settled_before_a_run_is_named(monkeypatch, there, settles):
-    monkeypatch.setattr(precision, "has_bfloat16", lambda device: there)
-    auto = Run("simclr", "digits", settings=ImageSettings(precision="auto", device="cpu"))
-    assert auto.config() == Run("simclr", "digits", settings=ImageSettings(precision=settles, device="cpu")).config()
-    assert auto.config()["settings"]["precision"] == settles
-
-
-def test_bfloat16_needs_the_instructions_for_it(monkeypatch):
-    monkeypatch.setattr(precision, "_instructions", lambda: {"avx512_f": True, "avx512_bf16": False})
-    assert not precision.has_bfloat16("cpu")
-    monkeypatch.setattr(precision, "_instructions", lambda: {"amx_bf16": True})
-    assert precision.has_bfloat16("cpu")
-    assert not precision.has_bfloat16("mps")
-
-
-@pytest.mark.parametrize(("capability", "found"), [((7, 5), False), ((8, 0), True), ((9, 0), True)])
-def test_bfloat16_on_cuda_is_had_from_ampere_on(monkeypatch, capability, found):
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: not including_emulation)
-    assert precision.has_bfloat16("cuda") == found
 
 
 def test_compiling_without_a_compiler_is_refused_by_name(monkeypatch):

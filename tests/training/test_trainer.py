@@ -14,7 +14,6 @@ from counterpoise.learners.learner import warmup_cosine
 from counterpoise.measure.online import OnlineProbe
 from counterpoise.nets import backbone
 from counterpoise.ops.checks import check_lengths
-from counterpoise.training.precision import check_precision
 from counterpoise.training.trainer import (
     CHECKPOINT,
     Shuffle,
@@ -363,15 +362,6 @@ def test_what_lightning_puts_in_the_place_of_an_option_is_refused(images, tmp_pa
     monkeypatch.setattr("counterpoise.training.trainer.check_precision", lambda *_: None)
     with pytest.raises(InputError, match="precision: asked for 16-mixed, for which Lightning takes bf16-mixed here"):
         run(tmp_path, images, epochs=1, precision="16-mixed")
-
-
-def test_a_precision_that_a_device_lacks_is_refused(monkeypatch):
-    def autocast(device, dtype):
-        warnings.warn("In MPS autocast, but the target dtype is not supported. Disabling autocast.")
-
-    monkeypatch.setattr(torch, "autocast", autocast)
-    with pytest.raises(InputError, match=r"'bf16-mixed' is not available on mps \(In MPS autocast.*; '32' is"):
-        check_precision("bf16-mixed", "mps")
 
 
 @pytest.mark.parametrize("wrong", [{"epochs": 0}, {"batch_size": 1}, {"accumulate": 0}])
