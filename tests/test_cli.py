@@ -6,7 +6,6 @@ import pyarrow.parquet
 import pytest
 import torch
 from PIL import Image
-from rich.console import Console
 
 from counterpoise import cli, commands
 from counterpoise.commands import compare, embed, listing, train  # noqa: F401
@@ -144,16 +143,6 @@ def test_names_are_shown_whole_and_drive_no_terminal(capsys, monkeypatch):
     assert printed == f"wrote {HARMLESS}\n"
     _, _, printed = call(capsys, "show", HOSTILE)
     assert printed.startswith(f"counterpoise: method '{HARMLESS}' is not known")
-
-
-@pytest.mark.slow
-def test_the_catalogue_is_never_cut(capsys):
-    _, printed, _ = call(capsys, "list")
-    assert "…" not in printed
-    console = Console(width=30)
-    with console.capture() as captured:
-        listing.print_list(console)
-    assert "…" not in captured.get()
 
 
 @pytest.mark.slow

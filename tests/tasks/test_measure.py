@@ -43,6 +43,12 @@ def test_an_argument_that_the_study_does_not_have_is_refused(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_data_of_a_study_is_not_made_imperfect(tmp_path):
+    with pytest.raises(InputError, match="imperfect: is not for the task measure"):
+        execute_run(Run("gauge", "digits", imperfect=("long-tail=5",), task="measure"), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 def test_it_is_neither_trained_nor_compared(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert catalogue.task_of("gauge") == "measure"

@@ -50,7 +50,9 @@ class Measure(Task[None]):
         )
 
     def check_run(self, run: Run) -> None:
-        """Refuse an argument that the study does not have."""
+        """Refuse imperfections, which no study takes, and an argument that the study does not have."""
+        if run.imperfect:
+            raise InputError(f"imperfect: is not for the task {self.name}, whose studies take their data as it is")
         check_method(replace(run, arguments={}))
         known = {argument.name for argument in describe(*catalogue.method_source(run.method, self.name)).arguments}
         for name in run.arguments:
