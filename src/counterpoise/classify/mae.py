@@ -35,6 +35,7 @@ def mean_absolute_error(
         InputError: for wrong shapes, one class alone, targets that are no class, or NaN.
 
     Examples:
+        >>> import torch
         >>> mean_absolute_error(torch.zeros(2, 4), torch.tensor([3, -1]))
         tensor([1.5000, 0.0000])
     """
