@@ -29,6 +29,7 @@ EXAMPLES = {
     "regress": "rotations",
     "compose": "glyphs:script=latin",
     "graph": "planted",
+    "zero-shot": "glyphs:split=family",
 }
 """The data of a task's example."""
 

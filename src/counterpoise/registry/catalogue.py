@@ -301,7 +301,7 @@ def method_source(slug: str, task: str | None = None) -> tuple[str, str]:
 
 
 MEASURE = "measure"  # the task that runs studies
-TASKS = ("pretrain", "classify", "retrieve", "few-shot", "compose", "regress", "graph", "measure")
+TASKS = ("pretrain", "classify", "retrieve", "few-shot", "compose", "regress", "graph", "zero-shot", "measure")
 """The tasks that there are; a method may serve others that are to come."""
 IMAGE_TASKS = ("pretrain", "retrieve", "few-shot")
 """The tasks that any method on images serves, unless it says itself which."""

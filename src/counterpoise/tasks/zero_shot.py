@@ -1,0 +1,280 @@
+"""The zero-shot task: who names images of classes that training has not seen, by their names alone?
+
+Some classes are new: those that the test alone has, or, where it has none, a fifth of all, drawn by the seed. Training
+gets the labelled images of the others, and images of new classes without a label, of which it may learn what it can:
+all of the training part, and half of the test part. Methods are scored by the other half, among the names of the new
+classes, and by test images of the seen classes, among all names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from counterpoise.data import Images, load
+from counterpoise.data.images import fair_sample, joined
+from counterpoise.data.imperfect import make_imperfect_with_truth
+from counterpoise.errors import InputError
+from counterpoise.files import read_json
+from counterpoise.learners.describer import Describer
+from counterpoise.measure import balanced_accuracy, stratified_split
+from counterpoise.measure.zero_shot import area_seen_new, auroc, harmonic
+from counterpoise.nets.towers import Towers
+from counterpoise.tasks.base import NONE_GIVEN, Given, Offers, is_run
+from counterpoise.tasks.images import ImageTask, Prepared, hold_out
+from counterpoise.tasks.items import balanced, identity_of, weighted
+from counterpoise.training.run import ImageSettings, Metric, Run, Scores
+
+NEW = 1 / 5  # of the classes, where the test has none of its own
+
+
+class ZeroShot(ImageTask):
+    """Methods that compare images with the names of classes, scored by classes that training has not seen."""
+
+    name = "zero-shot"
+    metrics: ClassVar = {
+        "new": Metric(
+            "accuracy on new classes",
+            meaning="of images of new classes, chosen between the names of these; the mean over classes",
+        ),
+        "seen": Metric(
+            "accuracy on seen classes",
+            meaning="of test images of seen classes, chosen between the names of these; the mean over classes",
+        ),
+        "harmonic": Metric(
+            "harmonic mean",
+            meaning="of the accuracies on seen and on new classes, both chosen between all names",
+        ),
+        "area": Metric(
+            "area of seen and new",
+            meaning="under the curve of these two accuracies, over all constants by which seen classes may be lowered",
+        ),
+        "doubt": Metric(
+            "AUROC of doubt",
+            meaning="how well doubt tells images of new classes from those of seen ones; 50 % is chance",
+        ),
+    }
+    shown: ClassVar = {"new": "new %", "seen": "seen %", "harmonic": "harmonic %", "area": "area %", "doubt": "doubt %"}
+    main = "new"
+    front = ("seen", "new")
+    baseline = "zero-shot"
+    per_class = "new"
+    curve: ClassVar = {}
+    roles: ClassVar = {"towers": "clip"}
+    recipes: ClassVar = {"towers": ("clip",)}
+    references: ClassVar = {}
+    trains_on_all = False
+
+    def prepare(self) -> Callable[..., Prepared]:
+        return prepare
+
+    def sample(self, run: Run, parts: Prepared, most: int) -> Prepared:
+        """Images of all classes alike, and of those without a label, or some where there are many."""
+        train, test = parts.train, parts.test
+        hidden = (train.labels < 0).nonzero().flatten()
+        kept = torch.cat([fair_sample(train.labels, most), hidden[:most]]).unique()
+        return replace(parts, train=train.subset(kept), test=test.subset(fair_sample(test.labels, most)), truth=None)
+
+    def tuning_parts(self, run: Run, parts: Prepared) -> Prepared:
+        """A fifth of the seen classes, drawn by the seed, stand for new ones; of the others some images are held out.
+
+        Images without a label stay out, since they show classes that scores are made of.
+
+        Raises:
+            InputError: where fewer than 2 classes would be new, or are left.
+        """
+        train = parts.train
+        labelled = train.subset((train.labels >= 0).nonzero().flatten())
+        drawn = _drawn(labelled.labels.unique(), run.seed, f"tune: {run.data}")
+        rest, chosen_by = hold_out(run, labelled)
+        return _judged(rest, joined([chosen_by, _of(rest, drawn)]), drawn, run.seed, mixed=False)
+
+    def check_parts(self, run: Run, parts: Prepared, scored: bool) -> None:
+        """Refuse data without test images of two seen and two new classes, or without an image to learn from."""
+        seen, new = _seen_and_new(parts)
+        for kind, classes in (("seen", seen), ("new", new)):
+            if len(classes) < 2:
+                raise InputError(f"{run.data}: expected test images of at least 2 {kind} classes, got {len(classes)}")
+
+    def offers(self, run: Run, parts: Prepared) -> Offers:
+        """As any task on images; and the names of all classes, and of the new ones."""
+        classes = parts.train.classes
+        return {
+            **super().offers(run, parts),
+            "names": lambda: list(classes),
+            "new_names": lambda: [classes[k] for k in _seen_and_new(parts)[1]],
+        }
+
+    def resolve(self, run: Run, role: str, value: str) -> Given:
+        """Towers are those of a recipe, or of a run in a folder."""
+        if role == "towers" and value not in (*self.recipes[role], "none") and not is_run(value):
+            raise InputError(f"given: towers: expected {self.recipes[role][0]} or the folder of its run, got '{value}'")
+        return super().resolve(run, role, value)
+
+    def given_run(self, run: Run, role: str, value: str) -> Run:
+        """Towers are trained on the run's own images and names."""
+        settings = run.settings
+        assert isinstance(settings, ImageSettings)
+        own = replace(settings, given=None)
+        return replace(run, method=value, arguments={}, settings=own, files=None)
+
+    def blank_models(self, run: Run, shape: Sequence[int]) -> Offers:
+        """Towers with random weights, of the arguments of the run that has trained them."""
+        return {given.role: partial(self._blank_towers, run, given, shape) for given in self.given(run)}
+
+    def _blank_towers(self, run: Run, given: Given, shape: Sequence[int]) -> Towers | None:
+        if given.backbone is None:
+            return None
+        arguments = {}
+        if given.source is not None:
+            arguments = read_json(Path(given.source).expanduser() / "config.json")["arguments"]
+        own = {name: arguments[name] for name in ("text", "dim", "template") if name in arguments}
+        return Towers(self.given_net(run, given.role, given.backbone, shape), **own)
+
+    def make(self, run: Run, parts: Prepared, given: Offers = NONE_GIVEN) -> Describer:
+        """The method of a run; one that compares no names is refused."""
+        learner = super().make(run, parts, given)
+        if not isinstance(learner, Describer):
+            raise InputError(f"method '{run.method}': compares no names with images; expected a Describer")
+        return learner
+
+    def kept(self, learner: Describer) -> nn.Module:
+        """The towers."""
+        return learner.net
+
+    def probe(self, run: Run, parts: Prepared) -> None:
+        """Nothing: names alone say what a class is, and they are all scored at the end."""
+
+    def summary(self, run: Run, parts: Prepared) -> str:
+        """How many images are trained on with and without a label, and how many classes are new."""
+        hidden = int((parts.train.labels < 0).sum())
+        seen, new = _seen_and_new(parts)
+        return (
+            f"training on {len(parts.train) - hidden:,} images of {len(seen)} classes, and {hidden:,} without a label; "
+            f"held out: {len(parts.test):,} for the test, of these and {len(new)} new classes"
+        )
+
+    def score_features(self, learner: Describer, parts: Prepared, features: Tensor) -> Scores:
+        """All metrics of the scores by names; accuracy of each new class."""
+        test, (seen, new) = parts.test, _seen_and_new(parts)
+        is_new = torch.zeros(len(test.classes), dtype=torch.bool)
+        is_new[new] = True
+        found, right, metrics = {}, {}, {}
+        for kind, classes in (("new", new), ("seen", seen)):
+            some = torch.isin(test.labels, torch.tensor(classes)).nonzero().flatten()
+            images, names = test.subset(some), [test.classes[k] for k in classes]
+            predicted = torch.tensor(classes)[learner.scores(images, names).argmax(1)]
+            metrics[kind] = balanced_accuracy(predicted, images.labels, len(test.classes))
+            found[kind], right[kind] = some, predicted == images.labels
+        order = torch.cat([found["seen"], found["new"]])
+        images, names = test.subset(order), [test.classes[k] for k in (*seen, *new)]
+        columns = torch.tensor([*seen, *new])
+        scores = torch.full((len(images), len(test.classes)), -torch.inf)
+        scores[:, columns] = learner.scores(images, names)
+        among = columns[scores[:, columns].argmax(1)]
+        of_new = is_new[images.labels]
+        apart = [balanced_accuracy(among[kind], images.labels[kind], len(test.classes)) for kind in (~of_new, of_new)]
+        place = torch.full((len(test.classes),), -1)
+        place[columns] = torch.arange(len(columns))
+        metrics["harmonic"] = harmonic(*apart)
+        metrics["area"] = area_seen_new(scores[:, columns], place[images.labels], is_new[columns].long())
+        doubt = auroc(learner.doubt(images, [test.classes[k] for k in seen]), of_new.long())
+        if doubt is not None:
+            metrics["doubt"] = doubt
+        diagnostics = {"seen among all": apart[0], "new among all": apart[1]}
+        return Scores(
+            metrics,
+            per_class=_per_class(right["new"], test.labels[found["new"]], len(test.classes)),
+            diagnostics=diagnostics,
+            items={kind: _influence(right[kind], found[kind], test) for kind in ("new", "seen")},
+            identity=identity_of([test], (test.labels >= 0).nonzero().flatten()),
+        )
+
+
+def prepare(
+    data: str,
+    imperfect: tuple[str, ...],
+    seed: int,
+    division: int,
+    size: int | None,
+    data_dir: str | None,
+    download: bool,
+) -> Prepared:
+    """Labelled images of seen classes and others of new ones without a label to learn from; test images of both.
+
+    Raises:
+        InputError: as `load`; where fewer than 2 classes would be new, or seen.
+    """
+    splits = load(data, size=size, data_dir=data_dir, download=download, seed=division)
+    (train, test), _ = make_imperfect_with_truth(splits, imperfect, seed)
+    known, judged = (part.labels[part.labels >= 0].unique() for part in (train, test))
+    new = judged[~torch.isin(judged, known)]
+    if not len(new):
+        new = _drawn(known, division, data)
+    return _judged(train, test, new, seed, mixed=True)
+
+
+def _drawn(classes: Tensor, seed: int, where: str) -> Tensor:
+    """A fifth of some classes, at least 2."""
+    count = max(2, round(len(classes) * NEW))
+    if len(classes) - count < 2:
+        raise InputError(
+            f"{where}: expected at least 4 classes, a fifth of which (2 or more) is new, got {len(classes)}"
+        )
+    return classes[torch.randperm(len(classes), generator=torch.Generator().manual_seed(seed))[:count]]
+
+
+def _judged(train: Images, test: Images, new: Tensor, seed: int, mixed: bool) -> Prepared:
+    """What is learnt from and judged by, where some classes are new.
+
+    Args:
+        train: with labels of all classes.
+        test: with images of both.
+        new: the classes whose labels are taken away.
+        seed: divides the test images of new classes.
+        mixed: whether half of these are learnt from, without a label; else only those of training are.
+    """
+    hidden = replace(train, labels=torch.where(torch.isin(train.labels, new), -1, train.labels))
+    if mixed:
+        of_new = torch.isin(test.labels, new).nonzero().flatten()
+        kept, given = stratified_split(test.labels[of_new], 0.5, torch.Generator().manual_seed(seed))
+        pool = test.subset(of_new[given])
+        hidden = joined([hidden, replace(pool, labels=torch.full_like(pool.labels, -1))])
+        rest = (~torch.isin(test.labels, new)).nonzero().flatten()
+        test = test.subset(torch.cat([rest, of_new[kept]]).sort().values)
+    return Prepared(hidden, hidden.subset(torch.arange(0)), test)
+
+
+def _of(images: Images, classes: Tensor) -> Images:
+    return images.subset(torch.isin(images.labels, classes).nonzero().flatten())
+
+
+def _seen_and_new(parts: Prepared) -> tuple[list[int], list[int]]:
+    """The classes of the test that training has labels of, and those that it has not."""
+    there, learnt = parts.test.counts() > 0, parts.train.counts() > 0
+    return (there & learnt).nonzero().flatten().tolist(), (there & ~learnt).nonzero().flatten().tolist()
+
+
+def _per_class(right: Tensor, labels: Tensor, classes: int) -> list[float | None]:
+    """The share of each class that is named rightly; `None` of one without images."""
+    counts, hits = labels.bincount(minlength=classes), labels[right].bincount(minlength=classes)
+    return [int(hit) / int(count) if count else None for hit, count in zip(hits, counts, strict=True)]
+
+
+def _influence(right: Tensor, index: Tensor, test: Images) -> Tensor:
+    """What each labelled test image adds to the balanced accuracy of some of them."""
+    labelled = (test.labels >= 0).nonzero().flatten()
+    of_some = balanced(right, test.labels[index])
+    place = torch.searchsorted(labelled, index)
+    values, weights = torch.zeros(len(labelled), dtype=torch.float64), torch.zeros(len(labelled), dtype=torch.float64)
+    values[place], weights[place] = of_some, 1.0
+    return weighted(values, weights)
+
+
+TASK = ZeroShot()
