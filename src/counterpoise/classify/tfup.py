@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from counterpoise.data.parts import Labelled
 from counterpoise.errors import InputError, unknown
+from counterpoise.learners.classifier import cross_entropy
 from counterpoise.learners.describer import Describer, frozen_towers
 from counterpoise.learners.method import ImageViews, Index, Labels
 from counterpoise.nets.features import evaluation
@@ -360,6 +361,9 @@ class TFUP(Describer):
         spread: weight of the negative entropy of the mean prediction.
         scale: of the cosines with names; `alpha` suits 100.
         semantic_scale: of the cosines in the probabilities by which images are compared.
+        lr: peak learning rate.
+        weight_decay: decay of the weights.
+        eps: of AdamW: so large that small gradients move the adapters little.
         **recipe: arguments of `Method`.
     """
 
@@ -383,9 +387,12 @@ class TFUP(Describer):
         semantic_scale: float = 10.0,
         lr: float = 0.012,
         weight_decay: float = 0.1,
+        eps: float = 3e-3,
         **recipe: Any,
     ):
         super().__init__(frozen_towers(towers), lr=lr, weight_decay=weight_decay, **recipe)
+        check_number("eps", eps, above=0)
+        self.eps = eps
         self.cache_options = {
             "alpha": alpha,
             "beta": beta,
@@ -399,6 +406,7 @@ class TFUP(Describer):
         self.trains = tuned
         self.new_names = list(new_names)
         self.adapters = Adapters(len(self.new_names), self.features) if tuned else None
+        self.teaching: Cache  # of the new names; found again from the rows before each epoch
         self.register_buffer("plain", torch.zeros(samples, self.features))  # rows of the images as they are
         self.register_buffer("pool", torch.zeros(samples, dtype=torch.bool))  # which images have no label
         self.register_buffer("pseudo", torch.full((samples,), -1))  # labels of those that are trained on first
@@ -420,15 +428,17 @@ class TFUP(Describer):
 
     def start_epoch(self, data: Any, epoch: int) -> None:
         """See all images as they are, once; of those that are trained on first, find the pseudo-labels."""
-        if epoch:
+        if epoch == 0:
+            self.plain.copy_(self.rows(data))
+            self.pool.copy_(data.labels < 0)
+        if self.adapters is None:
             return
-        self.plain.copy_(self.rows(data))
-        self.pool.copy_(data.labels < 0)
-        if self.adapters is not None:
-            rows, names = self.plain[self.pool].cpu(), self.names(self.new_names)
+        rows, names = self.plain[self.pool].cpu(), self.names(self.new_names)
+        self.teaching = self.cache_of(names)
+        if epoch == 0:
             chosen = self.chosen(names, shots_of(len(rows), len(names), self.tuning_share, None)).index.unique()
-            found = self.cached(rows[chosen], names).argmax(1)
-            self.pseudo[self.pool.nonzero().flatten()[chosen]] = found.to(self.pseudo)
+            found = self.cached(rows[chosen], names, self.teaching).argmax(1)
+            self.pseudo[self.pool.nonzero().flatten()[chosen.to(self.pool.device)]] = found.to(self.pseudo)
 
     def chosen(self, names: Float[Tensor, "classes dim"], shots: int) -> Cache:
         """Images of the pool that stand for names."""
@@ -436,24 +446,16 @@ class TFUP(Describer):
             semantic(self.plain[self.pool].to(names), names, self.cache_options["semantic_scale"]), shots, self.choice
         )
 
-    def cached(
-        self,
-        rows: Float[Tensor, "n dim"],
-        names: Float[Tensor, "classes dim"],
-        corrections: Float[Tensor, "classes dim"] | None = None,
-    ) -> Float[Tensor, "n classes"]:
-        """Logits with the cache.
+    def cache_of(self, names: Float[Tensor, "classes dim"]) -> Cache:
+        """The images of the pool that correct the logits of names."""
+        return self.chosen(names, shots_of(int(self.pool.sum()), len(names), self.share))
 
-        Args:
-            rows: of images.
-            names: by which the cache is chosen.
-            corrections: rows of the same names that logits are made with; without them, `names`.
-        """
-        keys = self.plain[self.pool].to(rows)
-        cache = self.chosen(names, shots_of(len(keys), len(names), self.share))
-        return corrected(
-            rows, names if corrections is None else corrections, keys[cache.index], cache.labels, **self.cache_options
-        )
+    def cached(
+        self, rows: Float[Tensor, "n dim"], names: Float[Tensor, "classes dim"], cache: Cache
+    ) -> Float[Tensor, "n classes"]:
+        """Logits with a cache, whose classes are those of the names."""
+        keys = self.plain[self.pool].to(rows)[cache.index.to(rows.device)]
+        return corrected(rows, names, keys, cache.labels.to(rows.device), **self.cache_options)
 
     def scores(self, images: Any, names: Sequence[str]) -> Float[Tensor, "n classes"]:
         """Logits with the cache; of trained adapters, without it.
@@ -465,11 +467,17 @@ class TFUP(Describer):
         """
         rows, found = self.rows(images), self.names(names)
         if self.adapters is None:
-            return self.cached(rows, found)
+            return self.cached(rows, found, self.cache_of(found))
         with torch.no_grad():
             own = dict(zip(self.new_names, self.adapters.names(self.names(self.new_names).to(self.plain)), strict=True))
             found = torch.stack([own.get(name, row.to(self.plain)) for name, row in zip(names, found, strict=True)])
             return (self.cache_options["scale"] * self.adapters.images(rows.to(self.plain)) @ found.T).cpu()
+
+    def make_optimizer(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+        """AdamW with the method's `eps`, or SGD."""
+        if self.optimizer == "sgd":
+            return super().make_optimizer(groups)
+        return torch.optim.AdamW(groups, lr=self.lr, eps=self.eps)
 
     def batches(self, order: Int64[Tensor, " samples"], batch_size: int) -> list[list[int]]:
         """Of unlabelled images alone."""
@@ -481,11 +489,10 @@ class TFUP(Describer):
         assert self.adapters is not None
         with torch.no_grad(), evaluation(self.towers.module):
             rows = self.towers.images(images[0])
-            plain = self.names(self.new_names).to(rows)
-        names = self.adapters.names(plain)
+        names = self.adapters.names(self.names(self.new_names).to(rows))
         logits = self.cache_options["scale"] * self.adapters.images(rows) @ names.T
         if self.global_step < self.first * self.training_steps():
             return cross_entropy(logits, self.pseudo[index])
         with torch.no_grad():
-            weak = self.cached(self.adapters.images(self.plain[index]), plain, names)
+            weak = self.cached(self.adapters.images(self.plain[index]), names, self.teaching)
         return tuning_loss(logits, weak, self.threshold, self.spread)
