@@ -1,6 +1,7 @@
 """TFUP: which images are kept, how they vote, what the vote adds, what adapters are taught; and the method's states."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -210,15 +211,12 @@ def test_the_method_is_the_correction_by_the_unlabelled_images(images):
         ours.scores(images, NAMES[2:]), corrected(rows, names, pool[cache.index], cache.labels), rtol=1e-5, atol=1e-4
     )
     assert not ours.trains
-    assert not torch.allclose(method(alpha=0.0).towers.scale, torch.tensor(0.0))
 
 
 def test_the_method_reads_no_label(images):
     ours, other = method(), method()
     ours.start_epoch(images, 0)
-    other.start_epoch(
-        images.subset(torch.arange(80)).with_labels(images.labels.where(images.labels < 0, 0)), 0
-    ) if hasattr(images, "with_labels") else other.start_epoch(images, 0)
+    other.start_epoch(replace(images, labels=images.labels.where(images.labels < 0, 1 - images.labels)), 0)
     torch.testing.assert_close(ours.scores(images, NAMES), other.scores(images, NAMES))
 
 

@@ -50,6 +50,7 @@ SPECS = {
     "few-shot": Spec("digits", ("protonet", "susana")),
     "regress": Spec("diabetes", ("regression", "rnc")),
     "compose": Spec("glyphs:script=greek", ("composed-retrieval",), {"epochs": 2, "batch_size": 64, "size": 16}),
+    "zero-shot": Spec("glyphs:script=greek:split=family", ("clip", "tfup"), {"epochs": 2, "batch_size": 64, "size": 8}),
     "graph": Spec("planted:nodes=160", ("meow:clusters=5:hidden=8",), {"epochs": 3}, resumes=False),
 }
 OF_MEASURES = {"measure"}  # whose studies are run by their claims alone

@@ -43,7 +43,7 @@ METHODS = [paper.slug for paper in catalogue.select(done=True) if paper.method]
 @pytest.mark.parametrize("slug", METHODS)
 def test_every_method_has_a_search_space_and_is_tuned_over_learning_rate_and_weight_decay_too(slug):
     space, defaults = search_space(slug), defaults_of(slug, search_space(slug))
-    assert number_of_trials(space) > 1
+    assert number_of_trials(space) > 1 or not catalogue.load_class(slug).trains
     assert all(defaults[name] in values for name, values in space.items())  # the first trial is one of them
     settings = {name for task in catalogue.TASKS for name in settings_of(task)}
     assert not settings & {*space}  # which all methods of a comparison share

@@ -93,7 +93,7 @@ class CLIP(Describer):
         template: str = "{}",
         **recipe: Any,
     ):
-        super().__init__(Towers(encoder, text, dim, template), **recipe)
+        super().__init__(towers=Towers(encoder, text, dim, template), **recipe)
         if not names:
             raise InputError("names: expected the name of at least one class, got none")
         self.register_buffer("read", self.towers.read([template.replace("{}", name) for name in names]))

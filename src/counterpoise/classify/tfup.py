@@ -357,6 +357,7 @@ class TFUP(Describer):
         tuned: train adapters on the unlabelled images (TFUP-T); then the cache only teaches them.
         tuning_share: as `share`, without an upper limit, of the images that they are trained on first.
         first: share of the steps in which they are trained on these alone.
+        tuning_epochs: over the images without a label, at most as many as the run has; training then ends.
         threshold: of the teacher's probability, afterwards.
         spread: weight of the negative entropy of the mean prediction.
         scale: of the cosines with names; `alpha` suits 100.
@@ -381,6 +382,7 @@ class TFUP(Describer):
         tuned: bool = False,
         tuning_share: float = 0.75,
         first: float = 1 / 6,
+        tuning_epochs: int = 30,
         threshold: float = 0.9,
         spread: float = 0.3,
         scale: float = 100.0,
@@ -392,7 +394,8 @@ class TFUP(Describer):
     ):
         super().__init__(frozen_towers(towers), lr=lr, weight_decay=weight_decay, **recipe)
         check_number("eps", eps, above=0)
-        self.eps = eps
+        check_counts(tuning_epochs=tuning_epochs)
+        self.eps, self.tuning_epochs = eps, tuning_epochs
         self.cache_options = {
             "alpha": alpha,
             "beta": beta,
@@ -478,6 +481,14 @@ class TFUP(Describer):
         if self.optimizer == "sgd":
             return super().make_optimizer(groups)
         return torch.optim.AdamW(groups, lr=self.lr, eps=self.eps)
+
+    def training_steps(self) -> int:
+        """Those of the epochs that it trains for."""
+        return min(super().training_steps(), self.tuning_epochs * self.trainer.num_training_batches)
+
+    def on_train_epoch_end(self) -> None:
+        """End training after the last epoch, whatever the run has left."""
+        self.trainer.should_stop |= self.current_epoch + 1 >= self.tuning_epochs
 
     def batches(self, order: Int64[Tensor, " samples"], batch_size: int) -> list[list[int]]:
         """Of unlabelled images alone."""

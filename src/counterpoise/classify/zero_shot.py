@@ -11,6 +11,8 @@ from typing import Any
 from torch import nn
 
 from counterpoise.learners.describer import Describer, frozen_towers
+from counterpoise.learners.references import settle_batch_norm
+from counterpoise.nets.towers import Towers
 
 
 class ZeroShot(Describer):
@@ -26,3 +28,21 @@ class ZeroShot(Describer):
 
     def __init__(self, encoder: nn.Module, towers: nn.Module | None, **recipe: Any):
         super().__init__(frozen_towers(towers), **recipe)
+
+
+class UntrainedTowers(Describer):
+    """Towers with random weights, whose batch normalisation has the statistics of the training images: a reference.
+
+    Args:
+        encoder: images to features.
+        **recipe: arguments of `Method`.
+    """
+
+    trains = False
+
+    def __init__(self, encoder: nn.Module, **recipe: Any):
+        super().__init__(towers=Towers(encoder), **recipe)
+
+    def start_epoch(self, data: Any, epoch: int) -> None:
+        """Take the statistics from all training images."""
+        settle_batch_norm(self.towers, data)

@@ -11,18 +11,24 @@ from torch import Tensor
 
 from counterpoise.errors import InputError
 from counterpoise.measure.accuracy import known_classes
-from counterpoise.ops.checks import check_logits, check_matrix
+from counterpoise.ops.checks import check_logits, check_matrix, check_number
 
 
 def harmonic(seen: float, new: float) -> float:
     """The harmonic mean of the accuracies on seen and on new classes; 0 where one of them is 0.
 
-    Xian, Lampert, Schiele, Akata, "Zero-Shot Learning: A Comprehensive Evaluation", PAMI 2018, arXiv 1707.00600, eq. 8.
+    Xian, Lampert, Schiele, Akata, "Zero-Shot Learning: A Comprehensive Evaluation of the Good, the Bad and the Ugly",
+    PAMI 2018, arXiv 1707.00600.
+
+    Raises:
+        InputError: for a number that is not from 0 to 1.
 
     Examples:
         >>> harmonic(0.75, 0.25), harmonic(0.9, 0.0)
         (0.375, 0.0)
     """
+    for name, value in (("seen", seen), ("new", new)):
+        check_number(name, value, at_least=0, at_most=1)
     return 2 * seen * new / (seen + new) if seen + new else 0.0
 
 

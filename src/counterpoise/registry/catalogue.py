@@ -84,16 +84,33 @@ def papers() -> Mapping[str, Paper]:
     return MappingProxyType({slug: _paper(slug, row) for slug, row in rows.items()})
 
 
-def _reference(slug: str, title: str, name: str, summary: str, labels: bool = False) -> Paper:
-    tasks = ("classify",) if labels else ("graph",) if slug == "raw-nodes" else FEATURE_TASKS
+FEATURE_TASKS = ("pretrain", "retrieve", "few-shot", "compose", "regress")
+
+
+def _reference(
+    slug: str,
+    title: str,
+    name: str,
+    summary: str,
+    tasks: tuple[str, ...] = FEATURE_TASKS,
+    labels: bool = False,
+    module: str = "learners.references",
+) -> Paper:
     when = "Beside every comparison: what a method must beat before its score says that it has learnt anything."
-    kind, module = ("reference",), "learners.references"
     return Paper(
-        slug, title, "", kind, tasks, summary, when, done=True, baseline=True, module=module, method=name, labels=labels
+        *(slug, title, "", ("reference",), tasks, summary, when),
+        done=True,
+        baseline=True,
+        module=module,
+        method=name,
+        labels=labels,
     )
 
 
-FEATURE_TASKS = ("pretrain", "retrieve", "few-shot", "compose", "regress")
+def _linear(slug: str, title: str, name: str, summary: str) -> Paper:
+    return _reference(slug, title, name, summary, ("classify",), labels=True)
+
+
 REFERENCES: Mapping[str, Paper] = MappingProxyType(
     {
         row.slug: row
@@ -101,22 +118,15 @@ REFERENCES: Mapping[str, Paper] = MappingProxyType(
             _reference("raw", "Raw inputs", "Raw", "The inputs themselves as features."),
             _reference("untrained", "Untrained encoder", "Untrained", "An encoder as it is before training."),
             _reference("start", "The start", "Reference", "The encoder with the weights that methods start from."),
-            _reference("raw-linear", "Raw inputs", "LinearOnRaw", "A linear classifier on the inputs.", True),
+            _linear("raw-linear", "Raw inputs", "LinearOnRaw", "A linear classifier on the inputs."),
+            _linear("untrained-linear", "Untrained encoder", "LinearOnUntrained", "A linear classifier on that."),
+            _linear("start-linear", "The start", "LinearOnFeatures", "A linear classifier on that."),
+            _reference("raw-nodes", "Raw inputs", "RawNodes", "The features of the nodes themselves.", ("graph",)),
             _reference(
-                "untrained-linear",
-                "Untrained encoder",
-                "LinearOnUntrained",
-                "A linear classifier on that.",
-                True,
+                *("untrained-towers", "Untrained towers", "UntrainedTowers", "Towers as they are before training."),
+                ("zero-shot",),
+                module="classify.zero_shot",
             ),
-            _reference(
-                "start-linear",
-                "The start",
-                "LinearOnFeatures",
-                "A linear classifier on that.",
-                True,
-            ),
-            _reference("raw-nodes", "Raw inputs", "RawNodes", "The features of the nodes themselves."),
         )
     }
 )

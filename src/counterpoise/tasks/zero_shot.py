@@ -68,7 +68,7 @@ class ZeroShot(ImageTask):
     curve: ClassVar = {}
     roles: ClassVar = {"towers": "clip"}
     recipes: ClassVar = {"towers": ("clip",)}
-    references: ClassVar = {}
+    references: ClassVar = {"untrained": "untrained-towers"}
     trains_on_all = False
 
     def prepare(self) -> Callable[..., Prepared]:
