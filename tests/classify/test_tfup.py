@@ -172,7 +172,10 @@ def test_adapters_leave_rows_as_they_are_at_first(rng):
         (lambda p: agreement(p, p[:, :3].log_softmax(1)), "log_q: expected 5 classes, as log_p has, got 3"),
         (lambda p: residual(p, torch.tensor([0, 1, 2, 3, 9]), C), "labels"),
         (lambda p: corrected(p, p[:3], p, torch.zeros(N, dtype=torch.int64), alpha=-1.0), "alpha: expected"),
-        (lambda p: corrected(p, p[:3, :2], p, torch.zeros(N, dtype=torch.int64)), "names: expected rows of width 5"),
+        (
+            lambda p: corrected(p, p[:3, :2], p, torch.zeros(N, dtype=torch.int64)),
+            "keys: expected rows of width 2, as texts has, got 5",
+        ),
         (lambda p: tuning_loss(p, p[:3]), "teacher: expected shape"),
         (lambda p: semantic(torch.full((2, 2), torch.nan), torch.eye(2)), "rows"),
         (lambda p: shots_of(10, 2, 0.0), "share: expected"),

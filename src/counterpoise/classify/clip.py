@@ -20,7 +20,7 @@ from counterpoise.learners.classifier import cross_entropy
 from counterpoise.learners.describer import Describer
 from counterpoise.learners.method import ImageViews, Index, Labels
 from counterpoise.nets.towers import Towers
-from counterpoise.ops.checks import check_integers, check_matrix, check_values
+from counterpoise.ops.checks import check_integers, check_matrix, check_number, check_values
 from counterpoise.ops.processes import gather
 from counterpoise.ops.similarity import at_least_float32, normalize_rows
 
@@ -60,15 +60,17 @@ def image_text_contrast(
     if images.shape[1] != texts.shape[1]:
         raise InputError(f"texts: expected rows of width {images.shape[1]}, as images has, got {texts.shape[1]}")
     labels = check_integers("labels", labels, rows=len(images), low=-1, high=len(texts))
-    factor = torch.as_tensor(scale, dtype=torch.float32, device=images.device)
-    check_values("scale", factor.detach().reshape(1), above=0)
+    if isinstance(scale, Tensor):
+        check_values("scale", scale.detach().reshape(-1)[:1], above=0)
+    else:
+        check_number("scale", scale, above=0)
     rows, names = normalize_rows(at_least_float32(images)), normalize_rows(at_least_float32(texts))
-    named = cross_entropy(factor * rows @ names.T, labels)
+    named = cross_entropy(scale * rows @ names.T, labels)
     known = labels >= 0
     rows, own = gather(rows[known]), gather(labels[known])
     if not len(own):
         return named
-    of_names = (factor * names @ rows.T).log_softmax(1)  # of each name over the labelled images
+    of_names = (scale * names @ rows.T).log_softmax(1)  # of each name over the labelled images
     return (named - of_names[own, torch.arange(len(own), device=own.device)].mean()) / 2
 
 

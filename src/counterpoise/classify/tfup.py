@@ -20,7 +20,7 @@ from counterpoise.learners.classifier import cross_entropy
 from counterpoise.learners.describer import Describer, frozen_towers
 from counterpoise.learners.method import ImageViews, Index, Labels
 from counterpoise.nets.features import evaluation
-from counterpoise.ops.checks import check_counts, check_integers, check_matrix, check_number
+from counterpoise.ops.checks import check_counts, check_integers, check_matrix, check_number, check_values
 from counterpoise.ops.similarity import at_least_float32, normalize_rows
 
 Choice = Literal["prototype", "confidence"]
@@ -29,13 +29,13 @@ ROWS = 2048  # test images at a time
 
 
 def semantic(
-    rows: Float[Tensor, "n dim"], names: Float[Tensor, "classes dim"], scale: float = 10.0
+    rows: Float[Tensor, "n dim"], texts: Float[Tensor, "classes dim"], scale: float = 10.0
 ) -> Float[Tensor, "n classes"]:
     """Logarithms of the probabilities of the classes, `log_softmax(scale · cosine)`: what an image is taken for.
 
     Args:
         rows: of images; normalised here.
-        names: one row a class; normalised here.
+        texts: one row a class; normalised here.
         scale: of the cosines, above 0.
 
     Raises:
@@ -46,7 +46,7 @@ def semantic(
         tensor([[0.7311, 0.2689]])
     """
     check_number("scale", scale, above=0)
-    return (scale * _cosines("rows", rows, "names", names)).log_softmax(1)
+    return (scale * _cosines("rows", rows, "texts", texts)).log_softmax(1)
 
 
 class Cache(NamedTuple):
@@ -85,12 +85,16 @@ def shots_of(images: int, classes: int, share: float = 0.3, most: int | None = 1
 
 
 def _cosines(first: str, a: Tensor, second: str, b: Tensor) -> Tensor:
-    """Cosines of rows that are checked by their names."""
+    """Cosines of rows that are checked by their texts."""
     check_matrix(first, a)
     check_matrix(second, b)
-    if a.shape[1] != b.shape[1]:
-        raise InputError(f"{second}: expected rows of width {a.shape[1]}, as {first} has, got {b.shape[1]}")
+    _check_width(first, a, second, b)
     return normalize_rows(at_least_float32(a)) @ normalize_rows(at_least_float32(b)).T
+
+
+def _check_width(first: str, a: Tensor, second: str, b: Tensor) -> None:
+    if a.shape[1] != b.shape[1]:
+        raise InputError(f"{first}: expected rows of width {b.shape[1]}, as {second} has, got {a.shape[1]}")
 
 
 def _negative_entropy(log_p: Tensor) -> Tensor:
@@ -185,7 +189,7 @@ def residual(
     r"""What the cache says of each class: the sum over its keys of $e^{-\beta (1 - A)}$.
 
     Args:
-        affinity: of each image with each key, $A$.
+        affinity: of each image with each key, $A$: from -2 to 2, but for rounding.
         labels: class of each key.
         classes: how many there are.
         beta: sharpness, 0 or more; at 0 each class gets the number of its keys.
@@ -198,6 +202,7 @@ def residual(
         tensor([[1.3679, 1.0000]])
     """
     check_matrix("affinity", affinity)
+    check_values("affinity", affinity, at_least=-2.01, at_most=2.01)
     check_counts(classes=classes)
     check_number("beta", beta, at_least=0)
     labels = check_integers("labels", labels, rows=affinity.shape[1], low=0, high=classes)
@@ -211,7 +216,7 @@ def _residual(affinity: Tensor, labels: Tensor, classes: int, beta: float) -> Te
 
 def corrected(
     rows: Float[Tensor, "n dim"],
-    names: Float[Tensor, "classes dim"],
+    texts: Float[Tensor, "classes dim"],
     keys: Float[Tensor, "keys dim"],
     labels: Int64[Tensor, " keys"],
     *,
@@ -227,12 +232,12 @@ def corrected(
 
     Args:
         rows: of images; normalised here, as are the others.
-        names: one row a class.
+        texts: one row a class.
         keys: the images of the cache.
         labels: the class that each of them stands for.
         alpha: weight of the cache, 0 or more; it suits a scale of 100, so another scale wants another weight.
         beta: sharpness, 0 or more.
-        scale: of the cosines with the names, above 0.
+        scale: of the cosines with the texts, above 0.
         similarity: "both"; "feature" leaves the agreement out, as Tip-Adapter does (Zhang et al., ECCV 2022).
         semantic_scale: of `semantic`.
 
@@ -240,26 +245,28 @@ def corrected(
         InputError: for wrong shapes, NaN, numbers out of range, or an unknown similarity.
 
     Examples:
-        >>> names, keys = torch.eye(2), torch.tensor([[1.0, 0.2], [0.2, 1.0]])
-        >>> corrected(torch.tensor([[1.0, 0.9]]), names, keys, torch.tensor([0, 1]), alpha=0.0)
+        >>> texts, keys = torch.eye(2), torch.tensor([[1.0, 0.2], [0.2, 1.0]])
+        >>> corrected(torch.tensor([[1.0, 0.9]]), texts, keys, torch.tensor([0, 1]), alpha=0.0)
         tensor([[74.3294, 66.8965]])
     """
     for name, value in (("alpha", alpha), ("beta", beta)):
         check_number(name, value, at_least=0)
-    check_number("scale", scale, above=0)
+    for name, value in (("scale", scale), ("semantic_scale", semantic_scale)):
+        check_number(name, value, above=0)
     if similarity not in get_args(Similarity):
         raise unknown("similarity", similarity, get_args(Similarity))
-    labels = check_integers("labels", labels, rows=len(keys), low=0, high=len(names))
-    log_q = semantic(keys, names, semantic_scale)
-    keys, names = normalize_rows(at_least_float32(keys)), normalize_rows(at_least_float32(names))
-    found = []
+    log_q = (semantic_scale * _cosines("keys", keys, "texts", texts)).log_softmax(1)
+    labels = check_integers("labels", labels, rows=len(keys), low=0, high=len(texts))
     check_matrix("rows", rows)
-    for part in normalize_rows(at_least_float32(rows)).split(ROWS):
-        logits = part @ names.T
+    _check_width("rows", rows, "texts", texts)
+    rows, texts, keys = (normalize_rows(at_least_float32(x)) for x in (rows, texts, keys))
+    found = []
+    for part in rows.split(ROWS):
+        logits = part @ texts.T
         affinity = part @ keys.T
         if similarity == "both":
             affinity = affinity * _agreement((semantic_scale * logits).log_softmax(1), log_q)
-        found.append(scale * logits + alpha * _residual(affinity, labels, len(names), beta))
+        found.append(scale * logits + alpha * _residual(affinity, labels, len(texts), beta))
     return torch.cat(found)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from counterpoise.errors import InputError
 from counterpoise.measure.accuracy import known_classes
-from counterpoise.ops.checks import check_logits, check_matrix, check_number
+from counterpoise.ops.checks import check_integers, check_logits, check_matrix, check_number
 
 
 def harmonic(seen: float, new: float) -> float:
@@ -59,9 +59,9 @@ def seen_new_curve(
     """
     check_logits("scores", scores)
     labels = known_classes("labels", labels, len(scores), scores.shape[1]).cpu()
-    new = is_new.bool().cpu()
-    if is_new.shape != scores.shape[1:] or new.all() or not new.any():
-        raise InputError("is_new: expected 0 and 1 for each class, and some of either")
+    new = check_integers("is_new", is_new, rows=scores.shape[1], low=0, high=2).bool().cpu()
+    if new.all() or not new.any():
+        raise InputError("is_new: expected some classes of either kind, got one kind alone")
     scores, labels = scores.detach().double().cpu()[labels >= 0], labels[labels >= 0]
     of_new = new[labels]
     if of_new.all() or not of_new.any():
@@ -119,10 +119,10 @@ def auroc(values: Float[Tensor, " n"], positive: Integer[Tensor, " n"]) -> float
         >>> auroc(torch.tensor([0.9, 0.2, 0.4]), torch.tensor([1, 0, 1]))
         1.0
     """
+    if values.ndim != 1:
+        raise InputError(f"values: expected one number for each item, got shape {list(values.shape)}")
     check_matrix("values", values[:, None])
-    if positive.shape != values.shape:
-        raise InputError(f"positive: expected {len(values)} numbers, as values has, got shape {list(positive.shape)}")
-    positive = positive.bool().cpu()
+    positive = check_integers("positive", positive, rows=len(values), low=0, high=2).bool().cpu()
     if positive.all() or not positive.any():
         warnings.warn("AUROC is not defined: all items are of one kind")
         return None
