@@ -54,15 +54,15 @@ def test_the_surest_are_candidates_and_the_most_typical_of_them_are_kept_in_orde
     for k in range(C):
         candidates = p[:, k].argsort(descending=True)[: 2 * shots]
         score = divergence(p[candidates], p[candidates]).sum(1)  # of row j from all others, not the other way round
-        assert found.index[k * shots : (k + 1) * shots].tolist() == candidates[score.argsort()[:shots]].tolist()
+        assert found.rows[k * shots : (k + 1) * shots].tolist() == candidates[score.argsort()[:shots]].tolist()
     sure = select(p.log(), shots, "confidence")
-    assert sure.index[:shots].tolist() == p[:, 0].argsort(descending=True)[:shots].tolist()
+    assert sure.rows[:shots].tolist() == p[:, 0].argsort(descending=True)[:shots].tolist()
 
 
 def test_of_few_images_all_are_kept_and_an_image_may_stand_for_several_classes(rows, names):
     found = select(semantic(rows[:3], names), 4)
-    assert len(found.index) == len(found.labels) == 3 * C
-    assert sorted(found.index[:3].tolist()) == [0, 1, 2]
+    assert len(found.rows) == len(found.labels) == 3 * C
+    assert sorted(found.rows[:3].tolist()) == [0, 1, 2]
 
 
 @pytest.mark.parametrize(
@@ -170,7 +170,7 @@ def test_adapters_leave_rows_as_they_are_at_first(rng):
         (lambda p: select(p.exp(), 2), "log_p: expected logarithms of probabilities"),
         (lambda p: agreement(p, p[:0]), "log_q"),
         (lambda p: agreement(p, p[:, :3].log_softmax(1)), "log_q: expected 5 classes, as log_p has, got 3"),
-        (lambda p: residual(p, torch.tensor([0, 1, 2, 3, 9]), C), "labels"),
+        (lambda p: residual(0 * p, torch.tensor([0, 1, 2, 3, 9]), C), "labels"),
         (lambda p: corrected(p, p[:3], p, torch.zeros(N, dtype=torch.int64), alpha=-1.0), "alpha: expected"),
         (
             lambda p: corrected(p, p[:3, :2], p, torch.zeros(N, dtype=torch.int64)),
@@ -211,7 +211,7 @@ def test_the_method_is_the_correction_by_the_unlabelled_images(images):
     pool = rows[images.labels < 0]
     cache = select(semantic(pool, names), 9)
     torch.testing.assert_close(
-        ours.scores(images, NAMES[2:]), corrected(rows, names, pool[cache.index], cache.labels), rtol=1e-5, atol=1e-4
+        ours.scores(images, NAMES[2:]), corrected(rows, names, pool[cache.rows], cache.labels), rtol=1e-5, atol=1e-4
     )
     assert not ours.trains
 

@@ -86,6 +86,8 @@ class CLIP(Describer):
         **recipe: arguments of `Method`.
     """
 
+    read: Tensor
+
     def __init__(
         self,
         encoder: nn.Module,

@@ -6,7 +6,8 @@ Long, Wang, Zhao, Tan, Wu, Wang, Wang, "Training-Free Unsupervised Prompt for Vi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
@@ -53,11 +54,11 @@ class Cache(NamedTuple):
     """Images that stand for classes.
 
     Attributes:
-        index: which images of the pool, class by class, and within a class the most typical first.
+        rows: which images of the pool, class by class, and within a class the most typical first.
         labels: the class that each stands for.
     """
 
-    index: Int64[Tensor, " keys"]
+    rows: Int64[Tensor, " keys"]
     labels: Int64[Tensor, " keys"]
 
 
@@ -126,7 +127,7 @@ def select(log_p: Float[Tensor, "n classes"], shots: int, choice: Choice = "prot
     Examples:
         >>> log_p = torch.tensor([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7], [0.2, 0.8]]).log()
         >>> select(log_p, 1, "confidence")
-        Cache(index=tensor([0, 3]), labels=tensor([0, 1]))
+        Cache(rows=tensor([0, 3]), labels=tensor([0, 1]))
     """
     _check_log_p("log_p", log_p)
     check_counts(shots=shots)
@@ -375,6 +376,10 @@ class TFUP(Describer):
         **recipe: arguments of `Method`.
     """
 
+    plain: Tensor
+    pool: Tensor
+    pseudo: Tensor
+
     def __init__(
         self,
         encoder: nn.Module,
@@ -403,13 +408,15 @@ class TFUP(Describer):
         check_number("eps", eps, above=0)
         check_counts(tuning_epochs=tuning_epochs)
         self.eps, self.tuning_epochs = eps, tuning_epochs
-        self.cache_options = {
-            "alpha": alpha,
-            "beta": beta,
-            "similarity": similarity,
-            "scale": scale,
-            "semantic_scale": semantic_scale,
-        }
+        self.scale, self.semantic_scale = scale, semantic_scale
+        self.correct: Callable[..., Tensor] = partial(
+            corrected,
+            alpha=alpha,
+            beta=beta,
+            scale=scale,
+            similarity=similarity,
+            semantic_scale=semantic_scale,
+        )
         self.choice, self.share, self.tuning_share = choice, share, tuning_share
         self.first, self.threshold, self.spread = first, threshold, spread
         self._check()
@@ -424,7 +431,7 @@ class TFUP(Describer):
     def _check(self) -> None:
         """Refuse arguments that are out of range, before anything is trained."""
         eye = torch.eye(2)
-        corrected(eye, eye, eye, torch.tensor([0, 1]), **self.cache_options)
+        self.correct(eye, eye, eye, torch.tensor([0, 1]))
         select(semantic(eye, eye), 1, self.choice)
         for share in (self.share, self.tuning_share):
             shots_of(1, 1, share)
@@ -446,15 +453,13 @@ class TFUP(Describer):
         rows, names = self.plain[self.pool].cpu(), self.names(self.new_names)
         self.teaching = self.cache_of(names)
         if epoch == 0:
-            chosen = self.chosen(names, shots_of(len(rows), len(names), self.tuning_share, None)).index.unique()
+            chosen = self.chosen(names, shots_of(len(rows), len(names), self.tuning_share, None)).rows.unique()
             found = self.cached(rows[chosen], names, self.teaching).argmax(1)
             self.pseudo[self.pool.nonzero().flatten()[chosen.to(self.pool.device)]] = found.to(self.pseudo)
 
     def chosen(self, names: Float[Tensor, "classes dim"], shots: int) -> Cache:
         """Images of the pool that stand for names."""
-        return select(
-            semantic(self.plain[self.pool].to(names), names, self.cache_options["semantic_scale"]), shots, self.choice
-        )
+        return select(semantic(self.plain[self.pool].to(names), names, self.semantic_scale), shots, self.choice)
 
     def cache_of(self, names: Float[Tensor, "classes dim"]) -> Cache:
         """The images of the pool that correct the logits of names."""
@@ -464,8 +469,8 @@ class TFUP(Describer):
         self, rows: Float[Tensor, "n dim"], names: Float[Tensor, "classes dim"], cache: Cache
     ) -> Float[Tensor, "n classes"]:
         """Logits with a cache, whose classes are those of the names."""
-        keys = self.plain[self.pool].to(rows)[cache.index.to(rows.device)]
-        return corrected(rows, names, keys, cache.labels.to(rows.device), **self.cache_options)
+        keys = self.plain[self.pool].to(rows)[cache.rows.to(rows.device)]
+        return self.correct(rows, names, keys, cache.labels.to(rows.device))
 
     def scores(self, images: Any, names: Sequence[str]) -> Float[Tensor, "n classes"]:
         """Logits with the cache; of trained adapters, without it.
@@ -481,7 +486,7 @@ class TFUP(Describer):
         with torch.no_grad():
             own = dict(zip(self.new_names, self.adapters.names(self.names(self.new_names).to(self.plain)), strict=True))
             found = torch.stack([own.get(name, row.to(self.plain)) for name, row in zip(names, found, strict=True)])
-            return (self.cache_options["scale"] * self.adapters.images(rows.to(self.plain)) @ found.T).cpu()
+            return (self.scale * self.adapters.images(rows.to(self.plain)) @ found.T).cpu()
 
     def make_optimizer(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
         """AdamW with the method's `eps`, or SGD."""
@@ -491,7 +496,7 @@ class TFUP(Describer):
 
     def training_steps(self) -> int:
         """Those of the epochs that it trains for."""
-        return min(super().training_steps(), self.tuning_epochs * self.trainer.num_training_batches)
+        return min(super().training_steps(), self.tuning_epochs * int(self.trainer.num_training_batches))
 
     def on_train_epoch_end(self) -> None:
         """End training after the last epoch, whatever the run has left."""
@@ -508,7 +513,7 @@ class TFUP(Describer):
         with torch.no_grad(), evaluation(self.towers.module):
             rows = self.towers.images(images[0])
         names = self.adapters.names(self.names(self.new_names).to(rows))
-        logits = self.cache_options["scale"] * self.adapters.images(rows) @ names.T
+        logits = self.scale * self.adapters.images(rows) @ names.T
         if self.global_step < self.first * self.training_steps():
             return cross_entropy(logits, self.pseudo[index])
         with torch.no_grad():

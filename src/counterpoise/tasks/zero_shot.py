@@ -148,7 +148,7 @@ class ZeroShot(ImageTask):
         """The towers."""
         return learner.net
 
-    def probe(self, run: Run, parts: Prepared) -> None:
+    def probe(self, run: Run, parts: Prepared) -> Any:
         """Nothing: names alone say what a class is, and they are all scored at the end."""
 
     def summary(self, run: Run, parts: Prepared) -> str:
