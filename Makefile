@@ -51,10 +51,11 @@ layers: $(VENV)/.test-installed
 	$(BIN)/lint-imports
 
 # Every benchmark, one after the other; each writes docs/results/NAME.{md,json} and fails where it misses its target.
-# Quote a figure only where nothing else ran beside it. About half an hour on 2 cores, and 20 GB of memory.
+# Quote a figure only where nothing else ran beside it. About three quarters of an hour on 2 cores, and 20 GB of memory.
 bench: $(VENV)/.test-installed
 	$(BIN)/pip install --quiet --editable '.[bench]'
-	@failed=; for name in similarity objectives views train glyphs scenes ap_pool ldr gallery; do \
+	@failed=; for name in similarity objectives views train glyphs scenes ap_pool ldr tfup \
+	  naive_bayes_probe normalized_lr_gd gallery; do \
 	  OMP_NUM_THREADS=2 $(BIN)/python -m benchmarks.$$name || failed="$$failed $$name"; done; \
 	test -z "$$failed" || { echo "missed a target:$$failed"; exit 1; }
 
