@@ -196,7 +196,8 @@ def test_a_method_s_arguments_are_flags_with_their_docstring_as_help(capsys):
     assert "--temperature" in printed
     assert "width of the projection head's hidden layer" in " ".join(printed.split())
     assert simclr.SimCLR.__init__.__kwdefaults__ is None
-    assert "--samples" not in call(capsys, "train", "--method", "isogclr", "--help")[1]
+    for method, of_the_data in (("isogclr", "samples"), ("clip", "names"), ("tfup", "new-names")):
+        assert f"--{of_the_data}" not in call(capsys, "train", "--method", method, "--help")[1]
 
 
 def test_an_argument_whose_flag_is_the_run_s_is_shown_and_given_with_the_method(capsys, monkeypatch):

@@ -36,6 +36,8 @@ COMMANDS = {
     "export": "a trained encoder as safetensors or ONNX",
     "claim": "a paper's central claim, run again",
 }
+OFFERED = ("samples", "classes", "names", "new_names", "shape")
+"""Plain arguments of methods that the task fills in from the data."""
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
@@ -239,7 +241,7 @@ def _own_flags(method: str, shared: set[str]) -> tuple[Description, str | None]:
             given with the method.
     """
     arguments = [argument for argument in describe(*catalogue.method_source(method)).arguments if argument.type]
-    arguments = [argument for argument in arguments if argument.name not in ("samples", "classes")]
+    arguments = [argument for argument in arguments if argument.name not in OFFERED]
     lines = [
         f"--method {method}:{argument.name}=…  {argument.help} (default: {argument.shown_default}); {argument.flag} is "
         "the run's"
