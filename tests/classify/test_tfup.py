@@ -157,10 +157,17 @@ def test_adapters_leave_rows_as_they_are_at_first(rng):
     torch.testing.assert_close(adapters.names(names), names)
     torch.nn.init.zeros_(adapters.up.weight)
     torch.testing.assert_close(adapters.images(names), names)
-    torch.nn.init.ones_(adapters.up.weight)
-    moved = adapters.images(names)
-    torch.testing.assert_close(moved.norm(dim=1), torch.ones(C))
-    assert ((moved - names * moved.norm(dim=1, keepdim=True)).abs().sum(1) > 0).any()
+
+
+def test_adapters_by_their_definition(rng):
+    adapters, names = Adapters(C, D), F.normalize(torch.randn(C, D, generator=rng))
+    with torch.no_grad():
+        for p in adapters.parameters():
+            p.copy_(torch.randn(p.shape, generator=rng))
+    torch.testing.assert_close(adapters.names(names), F.normalize(0.5 * names + 0.5 * adapters.correction))
+    small = ((names @ adapters.down.weight.T).relu() @ adapters.up.weight.T).relu()
+    assert small.abs().sum() > 0
+    torch.testing.assert_close(adapters.images(names), F.normalize(0.8 * names + 0.2 * small))
 
 
 @pytest.mark.parametrize(
