@@ -26,7 +26,7 @@ FLOATS = {
     "negatives": (M, D),
     "prototypes": (C, D),
     "views": (V, N, D),
-    **dict.fromkeys(["logits", "attacked"], (N, C)),
+    **dict.fromkeys(["logits", "attacked", "strong", "affinity"], (N, C)),
 }
 INTEGERS = {
     "labels": torch.arange(N) % C,

@@ -22,7 +22,7 @@ SOURCE = Path(counterpoise.__file__).parent
 PAPERS = catalogue.papers()
 DONE = [slug for slug, paper in PAPERS.items() if paper.done]
 BASELINES = {
-    *("simclr", "moco", "supcon", "cross-entropy", "logit-adjusted", "gce", "mae", "clip", "zero-shot"),
+    *("simclr", "moco", "supcon", "cross-entropy", "logit-adjusted", "gce", "mae", "fixmatch", "clip", "zero-shot"),
     *("triplet", "contrastive", "multi-similarity", "proxy-anchor", "arcface", "protonet"),
     *("regression", "supcon-regression", "rnc"),
 }

@@ -176,6 +176,62 @@ def test_wrong_labels_learnt_are_those_of_training_images():
     assert scored(parts, [0, 0, 1, 0]).diagnostics == {"wrong_learnt": 0.0}
 
 
+class Weighing(Reader):
+    """A method with weights of its own, in the order of the training images."""
+
+    def membership(self, data):
+        return torch.tensor([0.9, 0.1, 0.5, 0.5, 0.2])[: len(data)]
+
+
+def pool(truth, hidden=(1, 2, 3, 4)):
+    """Training images of greys 0, 1, …, of which some are unlabelled; the test asks for the classes 0 and 1."""
+    train = numbered([-1 if i in hidden else label for i, label in enumerate(truth)])
+    return Prepared(train, train.subset(torch.arange(0)), numbered([0, 1]), torch.tensor(truth))
+
+
+def outsiders(parts, kind=Reader):
+    """What is found of the pool; the network is the surer, the higher the grey."""
+    table = torch.arange(5.0)[:, None] * torch.tensor([1.0, 0.0, 0.0])
+    return classify._with_outsiders(runs.Scores({"accuracy": 0.5}), kind(table), parts)
+
+
+def test_outsiders_are_told_from_others_by_the_methods_weights_or_by_how_sure_it_is():
+    parts = pool([0, 1, 2, 0, 2])  # of the unlabelled ones the second and the fourth are outsiders
+    assert outsiders(parts).metrics == {"accuracy": 0.5, "outsiders": 1 / 4}  # surer of 3 than of 2, not of 4
+    assert outsiders(parts, Weighing).metrics["outsiders"] == 1.5 / 4  # 0.5 against 0.5 and 0.2, 0.1 against neither
+    assert not outsiders(parts).warnings
+    unknown = replace(parts, truth=parts.truth.where(torch.arange(5) != 4, -1))
+    assert outsiders(unknown).metrics["outsiders"] == 1 / 2  # without the one whose class nobody knows
+    assert outsiders(replace(parts, truth=None)).metrics == {"accuracy": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("truth", "hidden", "why"),
+    [
+        ([0, 1, 0, 0, 1], (1, 2, 3, 4), "all 4 unlabelled images are of the test's classes"),
+        ([0, 2, 2, 2, 2], (1, 2, 3, 4), "all 4 unlabelled images are outsiders"),
+        ([0, 1, 0, 0, 1], (), "nothing is unlabelled"),
+    ],
+)
+def test_where_there_is_one_kind_alone_the_score_of_outsiders_is_undefined_and_says_so(truth, hidden, why):
+    found = outsiders(pool(truth, hidden))
+    assert found.metrics == {"accuracy": 0.5}
+    assert found.warnings == [f"the AUROC of outsiders is undefined: {why}"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["wad", "fixmatch"])
+def test_a_run_with_outsiders_reports_how_well_they_are_told_from_others(method, tmp_path):
+    specs = ("unlabelled=0.9", "outsiders=0.5")
+    result = execute_run(replace(run(method, imperfect=specs), settings=replace(QUICK, given="start=none")), tmp_path)
+    assert 0 <= result["metrics"]["outsiders"] <= 1
+    plain = execute_run(
+        replace(run(method, imperfect=specs[:1]), settings=replace(QUICK, given="start=none")), tmp_path / "plain"
+    )
+    assert "outsiders" not in plain["metrics"]
+    assert not [warning for warning in plain["warnings"] if "outsiders" in warning]
+
+
 def test_the_curve_reads_no_label_of_a_test_image(monkeypatch):
     hidden = [-1] * 6
     given(monkeypatch, numbered([0, 1, 2, 0, 1, -1]), numbered(hidden, start=9))
@@ -193,7 +249,7 @@ def test_a_run_from_start_to_the_network_that_classifies(method, tmp_path):
     asked = run(slug, arguments=arguments, imperfect=("long-tail=5", "label-noise=0.3"))
     result = execute_run(asked, tmp_path)
     parts = TASK.load(asked)
-    assert set(result["metrics"]) == set(TASK.metrics) - {"worst_group"}
+    assert set(result["metrics"]) == set(TASK.metrics) - {"worst_group", "outsiders"}
     assert result["metrics"]["balanced"] > 0.2  # twice what chance has
     assert 0 <= result["diagnostics"]["wrong_learnt"] <= 1
     assert set(result["groups"]) == {"head", "medium", "tail"}

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from counterpoise.data.images import fair_sample
-from counterpoise.data.imperfect import make_imperfect_with_truth
+from counterpoise.data.imperfect import make_imperfect_with_truth, parse_spec
 from counterpoise.data.parts import Labelled
 from counterpoise.errors import InputError, first_few
 from counterpoise.learners.classifier import Classifier
@@ -30,6 +30,7 @@ from counterpoise.measure.classification import (
     wrong_learnt,
 )
 from counterpoise.measure.online import OnlineProbe
+from counterpoise.measure.separation import auroc
 from counterpoise.tasks.base import NONE_GIVEN, Offers
 from counterpoise.tasks.images import WATCHED, ImageTask, Prepared, by_group, hold_out, load_labelled
 from counterpoise.tasks.items import balanced
@@ -37,6 +38,15 @@ from counterpoise.training.run import EFFECTIVE_RANK, ImageSettings, Metric, Run
 
 GROUP = "group"  # the factor, or column of a table, that names subgroups unless the settings name another
 TOP = 5
+OUTSIDERS = "outsiders"  # the imperfection, and the metric
+
+
+@runtime_checkable
+class WeighsPool(Protocol):
+    """A method that says itself how far each training item is of the classes that have labels."""
+
+    def membership(self, data: Any) -> Tensor:
+        """One number for each item of the training data; the larger, the likelier."""
 
 
 class Classify(ImageTask):
@@ -60,6 +70,11 @@ class Classify(ImageTask):
         ),
         "top_5": Metric("top-5 accuracy", meaning="whether the class is among the five with the highest scores"),
         "worst_group": Metric("worst group", meaning="the accuracy of the subgroup of images that has the lowest"),
+        "outsiders": Metric(
+            "AUROC of outsiders",
+            meaning="how often an unlabelled training image of a class of the test has a larger weight than one of "
+            "another class, or the network is surer of it; 50 % by chance",
+        ),
     }
     shown: ClassVar = {"balanced": "balanced %", "accuracy": "accuracy %", "worst_class": "worst class %", "nll": "NLL"}
     main = "balanced"
@@ -116,11 +131,13 @@ class Classify(ImageTask):
         return Fitting(parts.train, super().probe(run, parts).unseen)
 
     def score(self, run: Run, learner: Any, parts: Prepared, curve: Sequence[Mapping[str, float]]) -> Scores:
-        """As of any task on images; with accuracies of subgroups, and a warning of classes that could not be learnt."""
+        """As of any task on images; with subgroups, outsiders, and a warning of classes that could not be learnt."""
         settings = run.settings
         assert isinstance(settings, ImageSettings)
         found = super().score(replace(run, settings=replace(settings, group=None)), learner, parts, curve)
         found = replace(found, warnings=[*found.warnings, *_never_learnt(parts)])
+        if any(parse_spec(spec)[1] == OUTSIDERS for spec in run.imperfect):
+            found = _with_outsiders(found, learner, parts)
         return _with_subgroups(found, parts.test, settings.group)
 
     def score_features(self, learner: Classifier, parts: Prepared, features: Tensor) -> Scores:
@@ -218,6 +235,28 @@ def _with_subgroups(found: Scores, test: Labelled, asked: str | None) -> Scores:
     if asked:
         return replace(found, groups=judged.groups, diagnostics=judged.diagnostics)
     return replace(found, diagnostics=found.diagnostics | accuracies)
+
+
+def _with_outsiders(found: Scores, learner: Classifier, parts: Prepared) -> Scores:
+    """Scores with how well the method tells the unlabelled training images of the test's classes from the others.
+
+    By its own weights where it has some, else by the largest probability.
+    """
+    if parts.truth is None:
+        return found
+    pool = ((parts.train.labels < 0) & (parts.truth >= 0)).nonzero().flatten()
+    inside = parts.test.counts()[parts.truth[pool]] > 0
+    if inside.all() or not inside.any():
+        kind = "outsiders" if len(pool) and not inside.any() else "of the test's classes"
+        what = f"all {len(pool):,} unlabelled {parts.train.items} are {kind}" if len(pool) else "nothing is unlabelled"
+        return replace(found, warnings=[*found.warnings, f"the AUROC of outsiders is undefined: {what}"])
+    if isinstance(learner, WeighsPool):
+        values = learner.membership(parts.train)[pool]
+    else:
+        values = learner.predict(parts.train.subset(pool)).amax(1)
+    value = auroc(values, inside)
+    assert value is not None
+    return replace(found, metrics={**found.metrics, OUTSIDERS: value})
 
 
 def _wrong_learnt(learner: Classifier, parts: Prepared) -> dict[str, float]:
