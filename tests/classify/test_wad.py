@@ -390,6 +390,16 @@ def test_without_a_start_the_teacher_is_the_encoder_before_training_which_the_ch
     assert not torch.equal(learner.encoder.weight, before)
 
 
+@pytest.mark.parametrize("student", ["mild", "random", "plain"])
+def test_the_student_sees_one_view_of_its_kind(student, rng, monkeypatch):
+    seen = []
+    monkeypatch.setattr(WAD, "view", lambda self, pixels, kind="random": seen.append(kind) or pixels.float())
+    learner = method(student=student)
+    (view,) = learner.views_of(torch.zeros(2, 1, 4, 4, dtype=torch.uint8), TARGETS[:2], torch.arange(2))
+    assert seen == [student]
+    assert view.dtype == learner.dtype
+
+
 def test_the_teacher_may_compare_the_mean_of_random_views(rng):
     class Flip(nn.Module):
         turn = 0
@@ -422,6 +432,7 @@ def test_data_without_a_pool_is_warned_of(rng):
     assert learner.diagnostics(data, data, data) == {}
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_goes_on_to_the_same_weights(rng, tmp_path):
     data = images(LABELS, rng)
 
@@ -459,8 +470,9 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_weights(rng, tmp_path):
         ({"alpha": 2.0}, "alpha: expected a number of at least 0 and of at most 1"),
         ({"split": 0}, "split: expected a whole number of at least 1"),
         ({"draws": -1}, "draws: expected a whole number of at least 0"),
+        ({"student": "weak"}, "student: kind of view 'weak' is not known"),
     ],
 )
-def test_what_the_method_refuses(arguments, named):
+def test_what_the_method_refuses(arguments, named, plain_shapes):
     with pytest.raises(InputError, match=named):
         method(**arguments)

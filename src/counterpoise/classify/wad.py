@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import math
 import warnings
-from typing import Any
+from typing import Any, get_args
 
 import torch
 import torch.distributed as dist
@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from counterpoise.data.views import to_input
-from counterpoise.errors import InputError
+from counterpoise.errors import InputError, unknown
 from counterpoise.learners.classifier import Classifier, cross_entropy
-from counterpoise.learners.method import Index, InputViews, Labels
+from counterpoise.learners.method import Index, InputViews, Labels, View
 from counterpoise.learners.pools import two_pools
 from counterpoise.nets import embed
 from counterpoise.nets.frozen import Frozen
@@ -274,6 +274,7 @@ class WAD(Classifier):
         share: of labelled images in a batch, above 0 and below 1.
         alpha: share of the unlabelled images by which `promoted` decides how many join the labelled ones, 0 to 1.
         split: rounds after which images may join, at least 1.
+        student: the kind of view that the student learns from: "mild", "random" or "plain"; see `Method.view`.
         draws: random views of each image whose mean features the teacher compares; 0 compares the image itself.
         **recipe: arguments of `Classifier`.
 
@@ -285,6 +286,7 @@ class WAD(Classifier):
         round: the current one, from 1; 0 before training.
     """
 
+    views = 1
     pseudo: Tensor
     weight: Tensor
     labelled: Tensor
@@ -302,6 +304,7 @@ class WAD(Classifier):
         share: float = 0.5,
         alpha: float = 0.1,
         split: int = 5,
+        student: View = "mild",
         draws: int = 0,
         **recipe: Any,
     ):
@@ -311,10 +314,12 @@ class WAD(Classifier):
         check_number("share", share, above=0, below=1)
         check_number("alpha", alpha, at_least=0, at_most=1)
         check_number("draws", draws, at_least=0, whole=True)
+        if student not in get_args(View):
+            raise unknown("student: kind of view", student, get_args(View))
         # A copy, since it is frozen; of the student's encoder, which changes, the checkpoint holds the weights.
         self.teacher = Frozen(copy.deepcopy(encoder if start is None else start), stored=start is None)
         self.weigh, self.coefficient, self.share = weigh, coefficient, share
-        self.alpha, self.split, self.draws = alpha, split, draws
+        self.alpha, self.split, self.student, self.draws = alpha, split, student, draws
         self.register_buffer("pseudo", torch.full((samples,), UNKNOWN))
         self.register_buffer("weight", torch.zeros(samples))
         self.register_buffer("labelled", torch.zeros(samples, dtype=torch.bool))
@@ -379,6 +384,10 @@ class WAD(Classifier):
     def batches(self, order: Int[Tensor, " samples"], batch_size: int) -> list[list[int]]:
         """`two_pools` of labelled or promoted items, and the others."""
         return two_pools((self.labelled | self.promoted).cpu(), order, batch_size, self.share)
+
+    def views_of(self, pixels: Tensor, labels: Labels, index: Index) -> InputViews:
+        """One view, of the student's kind."""
+        return [self.view(pixels, self.student).to(self.dtype)]
 
     def loss(self, images: InputViews, labels: Labels, index: Index) -> Float[Tensor, ""]:
         """The loss of one view; labelled and unlabelled images pass the network apart, each with its own statistics."""
