@@ -1,11 +1,10 @@
-"""Seen and new classes: harmonic mean, the curve over all constants, and AUROC, against plain definitions."""
+"""Seen and new classes: harmonic mean and the curve over all constants, against plain definitions."""
 
 import pytest
 import torch
-from sklearn.metrics import roc_auc_score
 
 from counterpoise.errors import InputError
-from counterpoise.measure.zero_shot import area_seen_new, auroc, harmonic, seen_new_curve
+from counterpoise.measure.zero_shot import area_seen_new, harmonic, seen_new_curve
 
 IS_NEW = torch.tensor([0, 1, 0, 1, 0])
 
@@ -62,13 +61,6 @@ def test_images_of_one_margin_move_together():
     curve = seen_new_curve(scores, torch.tensor([0, 1]), torch.tensor([0, 1]))
     assert curve.tolist() == [[0.0, 1.0], [1.0, 0.0]]
     assert area_seen_new(scores, torch.tensor([0, 1]), torch.tensor([0, 1])) == 0.5
-
-
-def test_auroc_is_that_of_scikit_learn_and_not_defined_of_one_kind(rng):
-    values, positive = torch.randn(50, generator=rng).round(decimals=1), torch.arange(50) % 3 == 0
-    assert auroc(values, positive.long()) == pytest.approx(roc_auc_score(positive.numpy(), values.numpy()))
-    with pytest.warns(UserWarning, match="AUROC is not defined: all items are of one kind"):
-        assert auroc(values, torch.ones(50, dtype=torch.int64)) is None
 
 
 @pytest.mark.parametrize(

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import warnings
-
 import torch
 from jaxtyping import Float, Integer
-from sklearn.metrics import auc, roc_auc_score
+from sklearn.metrics import auc
 from torch import Tensor
 
 from counterpoise.errors import InputError
 from counterpoise.measure.accuracy import known_classes
-from counterpoise.ops.checks import check_integers, check_logits, check_matrix, check_number
+from counterpoise.ops.checks import check_integers, check_logits, check_number
 
 
 def harmonic(seen: float, new: float) -> float:
@@ -100,30 +98,3 @@ def area_seen_new(
     """
     curve = seen_new_curve(scores, labels, is_new)
     return float(auc(*curve.T.numpy()))
-
-
-def auroc(values: Float[Tensor, " n"], positive: Integer[Tensor, " n"]) -> float | None:
-    """How well a number tells two kinds of items apart: the probability that one of the first kind has the larger.
-
-    Args:
-        values: of each item.
-        positive: 1 for those of the kind that should have larger ones, else 0.
-
-    Returns:
-        From 0 to 1, 0.5 by chance; `None`, with a warning, where all items are of one kind.
-
-    Raises:
-        InputError: for different lengths, or NaN.
-
-    Examples:
-        >>> auroc(torch.tensor([0.9, 0.2, 0.4]), torch.tensor([1, 0, 1]))
-        1.0
-    """
-    if values.ndim != 1:
-        raise InputError(f"values: expected one number for each item, got shape {list(values.shape)}")
-    check_matrix("values", values[:, None])
-    positive = check_integers("positive", positive, rows=len(values), low=0, high=2).bool().cpu()
-    if positive.all() or not positive.any():
-        warnings.warn("AUROC is not defined: all items are of one kind")
-        return None
-    return float(roc_auc_score(positive.numpy(), values.detach().float().cpu().numpy()))

@@ -24,7 +24,8 @@ from counterpoise.errors import InputError
 from counterpoise.files import read_json
 from counterpoise.learners.describer import Describer
 from counterpoise.measure import balanced_accuracy, stratified_split
-from counterpoise.measure.zero_shot import area_seen_new, auroc, harmonic
+from counterpoise.measure.separation import auroc
+from counterpoise.measure.zero_shot import area_seen_new, harmonic
 from counterpoise.nets.towers import Towers
 from counterpoise.tasks.base import NONE_GIVEN, Given, Offers, is_run
 from counterpoise.tasks.images import ImageTask, Prepared, hold_out
@@ -184,7 +185,7 @@ class ZeroShot(ImageTask):
         place[columns] = torch.arange(len(columns))
         metrics["harmonic"] = harmonic(*apart)
         metrics["area"] = area_seen_new(scores[:, columns], place[images.labels], is_new[columns].long())
-        doubt = auroc(learner.doubt(images, [test.classes[k] for k in seen]), of_new.long())
+        doubt = auroc(learner.doubt(images, [test.classes[k] for k in seen]), of_new)
         if doubt is not None:
             metrics["doubt"] = doubt
         diagnostics = {"seen among all": apart[0], "new among all": apart[1]}
