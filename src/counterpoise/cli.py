@@ -36,7 +36,7 @@ COMMANDS = {
     "export": "a trained encoder as safetensors or ONNX",
     "claim": "a paper's central claim, run again",
 }
-OFFERED = ("samples", "classes", "names", "new_names", "shape")
+OFFERED = ("samples", "classes", "unlabelled", "names", "new_names", "shape")
 """Plain arguments of methods that the task fills in from the data."""
 
 

@@ -208,7 +208,8 @@ def images(rng):
 
 def method(**options):
     torch.manual_seed(0)
-    return TFUP(Encoder(), Towers(Encoder(16, 4), dim=8), samples=80, new_names=NAMES[2:], **options)
+    sizes = {"samples": 80, "unlabelled": 40, "batch_size": 16}
+    return TFUP(Encoder(), Towers(Encoder(16, 4), dim=8), new_names=NAMES[2:], **sizes, **options)
 
 
 def test_the_method_is_the_correction_by_the_unlabelled_images(images):
@@ -235,7 +236,7 @@ def test_data_without_an_unlabelled_image_and_a_method_without_towers_are_refuse
     with pytest.raises(InputError, match="labels: TFUP needs images without one, but all 40 have one"):
         method().check_data(labelled, 8)
     with pytest.raises(InputError, match="towers: expected those that a run of clip has trained, got none"):
-        TFUP(Encoder(), None, samples=2, new_names=["a", "b"])
+        TFUP(Encoder(), None, samples=2, unlabelled=1, batch_size=2, new_names=["a", "b"])
     for wrong, name in (({"alpha": -1.0}, "alpha"), ({"choice": "x"}, "choice"), ({"first": 2.0}, "first")):
         with pytest.raises(Exception, match=name):
             method(**wrong)

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import counterpoise
+from counterpoise.classify.tfup import TFUP
 from counterpoise.data import Images, Splits
 from counterpoise.engine.execute import execute_run
 from counterpoise.errors import InputError
@@ -177,10 +178,21 @@ def test_methods_stand_on_towers_that_are_trained_once_and_come_back(tmp_path):
 
 
 @pytest.mark.slow
-def test_adapters_are_trained_for_epochs_of_their_own(tmp_path):
-    short = run("tfup", arguments={"tuned": True, "tuning_epochs": 2}, settings=replace(QUICK, epochs=5))
-    found = execute_run(short, tmp_path)
+@pytest.mark.parametrize("length", [{"epochs": 5}, {"epochs": None, "steps": 200}])
+def test_adapters_are_trained_for_epochs_of_their_own_and_the_rate_ends_with_them(tmp_path, monkeypatch, length):
+    steps = []
+    own = TFUP.lr_factor
+    monkeypatch.setattr(TFUP, "lr_factor", lambda self, step, of: steps.append((step, of)) or own(self, step, of))
+    short = run("tfup", arguments={"tuned": True, "tuning_epochs": 2}, settings=replace(QUICK, **length))
+    with pytest.MonkeyPatch.context() as patch:  # towers of a few steps will do
+        patch.setattr(zero_shot.ZeroShot, "given_run", quick_towers)
+        found = execute_run(short, tmp_path)
     assert [row["epoch"] for row in found["curve"]] == [1, 2]
+    assert {of for _, of in steps} == {max(step for step, _ in steps)}  # the last rate is that after the last step
+
+
+def quick_towers(self, run, role, value):
+    return replace(run, method=value, arguments={}, settings=QUICK, files=None)
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ Long, Wang, Zhao, Tan, Wu, Wang, Wang, "Training-Free Unsupervised Prompt for Vi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal, NamedTuple, get_args
@@ -356,6 +357,8 @@ class TFUP(Describer):
         encoder: not used; that of the towers is.
         towers: images and names in one space.
         samples: how many training images there are.
+        unlabelled: how many of them have no label.
+        batch_size: images a step.
         new_names: of the classes that the unlabelled images may show.
         alpha: weight of the cache, 0 or more.
         beta: sharpness, 0 or more.
@@ -385,6 +388,8 @@ class TFUP(Describer):
         encoder: nn.Module,
         towers: nn.Module | None,
         samples: int,
+        unlabelled: int,
+        batch_size: int,
         new_names: Sequence[str],
         alpha: float = 0.3,
         beta: float = 1.0,
@@ -406,8 +411,10 @@ class TFUP(Describer):
     ):
         super().__init__(frozen_towers(towers), lr=lr, weight_decay=weight_decay, **recipe)
         check_number("eps", eps, above=0)
-        check_counts(tuning_epochs=tuning_epochs)
+        check_counts(samples=samples, batch_size=batch_size, tuning_epochs=tuning_epochs)
+        check_number("unlabelled", unlabelled, at_least=0, whole=True)
         self.eps, self.tuning_epochs = eps, tuning_epochs
+        self.epoch_batches = max(1, unlabelled // batch_size)
         self.scale, self.semantic_scale = scale, semantic_scale
         self.correct: Callable[..., Tensor] = partial(
             corrected,
@@ -496,7 +503,8 @@ class TFUP(Describer):
 
     def training_steps(self) -> int:
         """Those of the epochs that it trains for."""
-        return min(super().training_steps(), self.tuning_epochs * int(self.trainer.num_training_batches))
+        epoch = math.ceil(self.epoch_batches / self.trainer.accumulate_grad_batches)
+        return min(super().training_steps(), self.tuning_epochs * epoch)
 
     def on_train_epoch_end(self) -> None:
         """End training after the last epoch, whatever the run has left."""

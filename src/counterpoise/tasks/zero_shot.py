@@ -104,10 +104,11 @@ class ZeroShot(ImageTask):
                 raise InputError(f"{run.data}: expected test images of at least 2 {kind} classes, got {len(classes)}")
 
     def offers(self, run: Run, parts: Prepared) -> Offers:
-        """As any task on images; and the names of all classes, and of the new ones."""
+        """As any task on images; how many have no label, the names of all classes, and of the new ones."""
         classes = parts.train.classes
         return {
             **super().offers(run, parts),
+            "unlabelled": lambda: int((parts.train.labels < 0).sum()),
             "names": lambda: list(classes),
             "new_names": lambda: [classes[k] for k in _seen_and_new(parts)[1]],
         }
