@@ -45,9 +45,8 @@ def test_without_towers_it_is_refused():
 
 
 def test_untrained_towers_take_the_statistics_of_the_images_and_nothing_else(rng):
-    images = Images(
-        torch.randint(0, 256, (300, 1, 4, 4), generator=rng, dtype=torch.uint8), torch.arange(300) % 3, (), ""
-    )
+    pixels = torch.randint(0, 256, (300, 1, 4, 4), generator=rng, dtype=torch.uint8)
+    images = Images(pixels, torch.arange(300) % 3, ("a", "b", "c"), "x")
     encoder = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.BatchNorm1d(16))
     encoder.features = 16
     method = UntrainedTowers(encoder)

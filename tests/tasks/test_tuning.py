@@ -29,6 +29,7 @@ SPECS = {
     "few-shot": ("digits", "protonet", {}),
     "regress": ("diabetes", "regression", {}),
     "compose": ("glyphs:script=greek", "composed-retrieval", {"size": 16, "batch_size": 512}),
+    "zero-shot": ("glyphs:script=greek:split=family", "clip", {"size": 16}),
 }
 every = pytest.mark.parametrize("name", SPECS)
 

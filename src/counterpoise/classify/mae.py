@@ -46,6 +46,7 @@ class MAELoss(nn.Module):
     """`mean_absolute_error` as a module: `loss(logits, targets)`, the mean over the rows that have a label.
 
     Examples:
+        >>> import torch
         >>> MAELoss()(torch.zeros(2, 4), torch.tensor([3, -1]))
         tensor(1.5000)
     """

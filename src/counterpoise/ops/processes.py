@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from counterpoise.errors import InputError, ProcessLost, unknown
-from counterpoise.ops.checks import check_number
+from counterpoise.ops.checks import check_integers, check_number
 
 Exchange = Literal["gather", "ring", "none"]
 
@@ -92,10 +92,16 @@ def labelled_mean(losses: Float[Tensor, " rows"], labels: Int[Tensor, " rows"]) 
         losses: of this process's rows; 0 where there is no label.
         labels: -1 where there is none.
 
+    Raises:
+        InputError: for labels that are no integers, below -1, or not as many as there are losses.
+
     Examples:
         >>> labelled_mean(torch.tensor([3.0, 0.0, 1.0]), torch.tensor([4, -1, 0]))
         tensor(2.)
     """
+    if losses.ndim != 1:
+        raise InputError(f"losses: expected one for each row, got shape {list(losses.shape)}")
+    labels = check_integers("labels", labels, rows=len(losses), low=-1)
     return gather(losses).sum() / (gather(labels) >= 0).sum().clamp(min=1)
 
 

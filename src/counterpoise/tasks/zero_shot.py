@@ -94,7 +94,9 @@ class ZeroShot(ImageTask):
         labelled = train.subset((train.labels >= 0).nonzero().flatten())
         drawn = _drawn(labelled.labels.unique(), run.seed, f"tune: {run.data}")
         rest, chosen_by = hold_out(run, labelled)
-        return _judged(rest, joined([chosen_by, _of(rest, drawn)]), drawn, run.seed, mixed=False)
+        is_new = torch.isin(rest.labels, drawn)
+        seen, new = (rest.subset(some.nonzero().flatten()) for some in (~is_new, is_new))
+        return _judged(seen, joined([chosen_by, new]), drawn, run.seed)
 
     def check_parts(self, run: Run, parts: Prepared, scored: bool) -> None:
         """Refuse data without test images of two seen and two new classes, or without an image to learn from."""
@@ -219,7 +221,7 @@ def prepare(
     new = judged[~torch.isin(judged, known)]
     if not len(new):
         new = _drawn(known, division, data)
-    return _judged(train, test, new, seed, mixed=True)
+    return _judged(train, test, new, division)
 
 
 def _drawn(classes: Tensor, seed: int, where: str) -> Tensor:
@@ -232,29 +234,23 @@ def _drawn(classes: Tensor, seed: int, where: str) -> Tensor:
     return classes[torch.randperm(len(classes), generator=torch.Generator().manual_seed(seed))[:count]]
 
 
-def _judged(train: Images, test: Images, new: Tensor, seed: int, mixed: bool) -> Prepared:
+def _judged(train: Images, test: Images, new: Tensor, seed: int) -> Prepared:
     """What is learnt from and judged by, where some classes are new.
 
     Args:
         train: with labels of all classes.
-        test: with images of both.
+        test: with images of both kinds; half of those of new classes are learnt from, without a label.
         new: the classes whose labels are taken away.
         seed: divides the test images of new classes.
-        mixed: whether half of these are learnt from, without a label; else only those of training are.
     """
     hidden = replace(train, labels=torch.where(torch.isin(train.labels, new), -1, train.labels))
-    if mixed:
-        of_new = torch.isin(test.labels, new).nonzero().flatten()
-        kept, given = stratified_split(test.labels[of_new], 0.5, torch.Generator().manual_seed(seed))
-        pool = test.subset(of_new[given])
-        hidden = joined([hidden, replace(pool, labels=torch.full_like(pool.labels, -1))])
-        rest = (~torch.isin(test.labels, new)).nonzero().flatten()
-        test = test.subset(torch.cat([rest, of_new[kept]]).sort().values)
-    return Prepared(hidden, hidden.subset(torch.arange(0)), test)
-
-
-def _of(images: Images, classes: Tensor) -> Images:
-    return images.subset(torch.isin(images.labels, classes).nonzero().flatten())
+    is_new = torch.isin(test.labels, new)
+    of_new = is_new.nonzero().flatten()
+    kept, given = stratified_split(test.labels[of_new], 0.5, torch.Generator().manual_seed(seed))
+    pool = test.subset(of_new[given])
+    learnt = joined([hidden, replace(pool, labels=torch.full_like(pool.labels, -1))])
+    judging = torch.cat([(~is_new).nonzero().flatten(), of_new[kept]]).sort().values
+    return Prepared(learnt, learnt.subset(torch.arange(0)), test.subset(judging))
 
 
 def _seen_and_new(parts: Prepared) -> tuple[list[int], list[int]]:
