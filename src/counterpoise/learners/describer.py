@@ -58,7 +58,7 @@ class Describer(Method):
             images: a data set, whose labels are not read.
             names: of the classes that it is chosen between, in any number.
         """
-        return float(self.towers.scale) * self.rows(images) @ self.names(names).T
+        return self.towers.scale.item() * self.rows(images) @ self.names(names).T
 
     def doubt(self, images: Any, names: Sequence[str]) -> Float[Tensor, " n"]:
         """How far it is from sure that an image shows one of some classes, by default 1 less the largest probability.
