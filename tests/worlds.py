@@ -105,3 +105,25 @@ def build(run, images):
     from counterpoise.tasks.images import Prepared
 
     return tasks.find(run.task).make(run, Prepared(images, images, images))
+
+
+def scored_rows(task, gallery, test):
+    """What a task of unseen classes finds of rows as they are, which are the pixels of images.
+
+    Args:
+        task: its module.
+        gallery: rows of numbers from 0 to 255, and their labels.
+        test: the same.
+    """
+    from counterpoise.data import Images  # here, as above
+    from counterpoise.data.views import to_float
+    from counterpoise.learners.method import Method
+    from counterpoise.learners.references import RawInputs
+    from counterpoise.tasks.images import Prepared
+
+    parts = [
+        Images(rows.to(torch.uint8)[:, None, None], torch.as_tensor(labels), tuple("abcdefghij"), "rows")
+        for rows, labels in (gallery, test)
+    ]
+    pixels = Method(RawInputs((1, 1, gallery[0].shape[1])))
+    return task.TASK.score_features(pixels, Prepared(None, *parts), pixels.encoder(to_float(parts[1].pixels)))

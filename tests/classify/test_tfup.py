@@ -21,6 +21,7 @@ from counterpoise.classify.tfup import (
 from counterpoise.data import Images
 from counterpoise.errors import InputError
 from counterpoise.nets.towers import Towers
+from counterpoise.ops import chunking
 from worlds import Encoder
 
 N, C, D = 60, 5, 8
@@ -130,7 +131,7 @@ def test_an_image_like_one_key_alone_moves_most_to_its_class(names):
 def test_many_images_are_corrected_in_parts(names, rng, monkeypatch):
     rows = torch.randn(50, D, generator=rng, dtype=torch.float64)
     whole = corrected(rows, names, rows[:10], torch.arange(10) % C)
-    monkeypatch.setattr("counterpoise.classify.tfup.ROWS", 7)
+    monkeypatch.setattr(chunking, "TABLE", 7 * (10 + C))
     torch.testing.assert_close(corrected(rows, names, rows[:10], torch.arange(10) % C), whole)
 
 
@@ -219,7 +220,7 @@ def test_the_method_is_the_correction_by_the_unlabelled_images(images):
     pool = rows[images.labels < 0]
     cache = select(semantic(pool, names), 9)
     torch.testing.assert_close(
-        ours.scores(images, NAMES[2:]), corrected(rows, names, pool[cache.rows], cache.labels), rtol=1e-5, atol=1e-4
+        ours.scores(rows, NAMES[2:]), corrected(rows, names, pool[cache.rows], cache.labels), rtol=1e-5, atol=1e-4
     )
     assert not ours.trains
 
@@ -228,7 +229,7 @@ def test_the_method_reads_no_label(images):
     ours, other = method(), method()
     ours.start_epoch(images, 0)
     other.start_epoch(replace(images, labels=images.labels.where(images.labels < 0, 1 - images.labels)), 0)
-    torch.testing.assert_close(ours.scores(images, NAMES), other.scores(images, NAMES))
+    torch.testing.assert_close(ours.scores(ours.rows(images), NAMES), other.scores(other.rows(images), NAMES))
 
 
 def test_data_without_an_unlabelled_image_and_a_method_without_towers_are_refused(images):
@@ -259,7 +260,7 @@ def test_tuned_adapters_are_trained_on_unlabelled_images_alone_and_the_cache_onl
     first = select(semantic(rows[hidden], names), int(0.75 * 40 / 2)).rows.unique()
     assert (ours.pseudo >= 0).nonzero().flatten().tolist() == [hidden[i] for i in first.tolist()]
     torch.nn.init.zeros_(ours.adapters.up.weight)
-    torch.testing.assert_close(ours.scores(images, NAMES[2:]), plain, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(ours.scores(rows, NAMES[2:]), plain, rtol=1e-4, atol=1e-4)
     index = torch.tensor(hidden[:16])
     view, nothing = [images.pixels[index].float() / 127.5 - 1], torch.full((16,), -1)
     weak = ours.cached(rows[index], names, ours.teaching)

@@ -2,7 +2,6 @@
 
 import io
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -10,35 +9,10 @@ from rich.console import Console
 
 from counterpoise import commands
 from counterpoise.commands.data import _stem, print_inspection, show_data
-from counterpoise.data import load
-from counterpoise.data.images import Images, Splits
+from counterpoise.data.images import Splits
 from counterpoise.data.inspection import inspect_images
 from counterpoise.errors import InputError, printable
-
-
-def part(rng, labels, classes=("cat", "dog"), **others) -> Images:
-    pixels = torch.randint(0, 256, (len(labels), 3, 6, 6), generator=rng, dtype=torch.uint8)
-    return Images(pixels, torch.tensor(labels), classes, "pets", **others)
-
-
-def shown(inspection) -> str:
-    console = Console(file=io.StringIO(), width=100)
-    print_inspection(inspection, console)
-    return console.file.getvalue()
-
-
-def photo(seed, size=(96, 72)):
-    """Something smooth, as photos are."""
-    small = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), np.uint8)
-    return Image.fromarray(small).resize(size, Image.Resampling.BICUBIC)
-
-
-def folder_of(root, pictures):
-    for name, picture in pictures.items():
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        picture.save(root / name)
-    return load(root, hashes=True)
-
+from pictures import folder_of, part, photo, shown
 
 HOSTILE = ("[bold]x[/bold]", "x\x1b[31mred", "x\nduplicates: none", "\u202egnp.exe", "[/]")
 

@@ -1,15 +1,13 @@
 """What a look at data finds, and the sheet of samples."""
 
-import io
 import time
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageFont
-from rich.console import Console
 
-from counterpoise.commands.data import print_inspection, show_data
+from counterpoise.commands.data import show_data
 from counterpoise.data import inspection, load
 from counterpoise.data.images import Images, Splits
 from counterpoise.data.inspection import (
@@ -24,17 +22,7 @@ from counterpoise.data.inspection import (
 )
 from counterpoise.data.sources import load_all
 from counterpoise.errors import InputError
-
-
-def part(rng, labels, classes=("cat", "dog"), **others) -> Images:
-    pixels = torch.randint(0, 256, (len(labels), 3, 6, 6), generator=rng, dtype=torch.uint8)
-    return Images(pixels, torch.tensor(labels), classes, "pets", **others)
-
-
-def shown(inspection) -> str:
-    console = Console(file=io.StringIO(), width=100)
-    print_inspection(inspection, console)
-    return console.file.getvalue()
+from pictures import folder_of, part, photo, shown
 
 
 def test_counts_and_imbalance(rng):
@@ -71,19 +59,6 @@ def test_duplicates_conflicts_and_leaks_are_distinguished(rng):
     assert f"in train and in test: 2 images occur more than once: {both}, train[5] = test[0]\n" in text
     assert f"under different labels: 2 images occur more than once: train[2] (cat) = train[3] (dog), {both}\n" in text
     assert "duplicates: 1 images occur more than once: train[0] = train[1] = train[6]\n" in text
-
-
-def photo(seed, size=(96, 72)):
-    """Something smooth, as photos are."""
-    small = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), np.uint8)
-    return Image.fromarray(small).resize(size, Image.Resampling.BICUBIC)
-
-
-def folder_of(root, pictures):
-    for name, picture in pictures.items():
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        picture.save(root / name)
-    return load(root, hashes=True)
 
 
 def changed_at_the_left(picture):

@@ -26,9 +26,10 @@ def test_the_features_are_the_rows_of_the_towers(images):
 
 def test_doubt_is_smallest_where_one_name_stands_out(images):
     ours = Describer(Towers(Encoder(), dim=8))
-    scores = ours.scores(images, ["red cat", "blue dog"])
+    rows = ours.rows(images)
+    scores = ours.scores(rows, ["red cat", "blue dog"])
     gap = (scores[:, 0] - scores[:, 1]).abs()
-    assert ours.doubt(images, ["red cat", "blue dog"]).argsort().tolist() == gap.argsort(descending=True).tolist()
+    assert ours.doubt(rows, ["red cat", "blue dog"]).argsort().tolist() == gap.argsort(descending=True).tolist()
 
 
 def test_towers_that_a_method_stands_on_are_frozen_and_kept():

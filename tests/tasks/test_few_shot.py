@@ -3,26 +3,14 @@
 import pytest
 import torch
 
-from counterpoise.data import Images
-from counterpoise.learners.method import Method
-from counterpoise.learners.references import RawInputs
 from counterpoise.tasks import few_shot
-from counterpoise.tasks.images import Prepared
+from worlds import scored_rows
 
 
-def images(rows, labels):
-    """Images whose pixels are the rows, of numbers from 0 to 255."""
-    classes = tuple(f"class {k}" for k in range(int(max(labels)) + 1))
-    return Images(rows.to(torch.uint8)[:, None, None], torch.as_tensor(labels), classes, "rows")
-
-
-def scored(rows, labels, test=0.5):
-    """The scores of embeddings that are split into test and gallery."""
-    cut = int(len(rows) * test)
-    parts = Prepared(None, images(rows[cut:], labels[cut:]), images(rows[:cut], labels[:cut]))
-    return few_shot.TASK.score_features(
-        Method(RawInputs((1, 1, rows.shape[1]))), parts, few_shot.to_float(parts.test.pixels).flatten(1)
-    )
+def scored(rows, labels):
+    """The scores of rows whose first half is the test."""
+    half = len(rows) // 2
+    return scored_rows(few_shot, (rows[half:], labels[half:]), (rows[:half], labels[:half]))
 
 
 def test_classes_that_lie_apart_are_never_confused():

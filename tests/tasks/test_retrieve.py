@@ -3,25 +3,13 @@
 import pytest
 import torch
 
-from counterpoise.data import Images
-from counterpoise.data.views import to_float
-from counterpoise.learners.method import Method
-from counterpoise.learners.references import RawInputs
 from counterpoise.tasks import retrieve
-from counterpoise.tasks.images import Prepared
-
-
-def images(rows, labels):
-    """Images whose pixels are the rows, of numbers from 0 to 255."""
-    return Images(rows.to(torch.uint8)[:, None, None], torch.as_tensor(labels), tuple("abcdefghij"), "rows")
+from worlds import scored_rows
 
 
 def scored(rows, labels):
-    """The scores of embeddings of which every second one is in the gallery."""
-    parts = Prepared(None, images(rows[1::2], labels[1::2]), images(rows[::2], labels[::2]))
-    return retrieve.TASK.score_features(
-        Method(RawInputs((1, 1, rows.shape[1]))), parts, to_float(parts.test.pixels).flatten(1)
-    )
+    """The scores of rows of which every second one is in the gallery."""
+    return scored_rows(retrieve, (rows[1::2], labels[1::2]), (rows[::2], labels[::2]))
 
 
 def test_classes_that_lie_apart_are_found_whole():

@@ -98,15 +98,12 @@ class CLIP(Describer):
         **recipe: Any,
     ):
         super().__init__(towers=Towers(encoder, text, dim, template), **recipe)
-        if not names:
-            raise InputError("names: expected the name of at least one class, got none")
-        self.register_buffer("read", self.towers.read([template.replace("{}", name) for name in names]))
+        self.register_buffer("read", self.towers.read_names(names))
 
     def loss(self, images: ImageViews, labels: Labels, index: Index) -> Float[Tensor, ""]:
         """`image_text_contrast` of one view; images without a label are passed over."""
         towers = self.towers
-        texts = towers.project(self.read.to(towers.text_head.weight))
-        return image_text_contrast(towers.images(images[0]), texts, labels, towers.scale)
+        return image_text_contrast(towers.images(images[0]), towers.project(self.read), labels, towers.scale)
 
     def check_data(self, images: Labelled, batch_size: int, shares: int = 1) -> None:
         """Refuse images of fewer than two classes, which have no name to be told apart by."""

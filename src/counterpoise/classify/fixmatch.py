@@ -19,7 +19,7 @@ from counterpoise.learners.method import Index, InputViews, Labels
 from counterpoise.learners.pools import two_pools
 from counterpoise.nets.momentum import momentum_copy, update_momentum_encoder
 from counterpoise.ops.checks import check_counts, check_integers, check_logits, check_number, check_same_shape
-from counterpoise.ops.processes import gather
+from counterpoise.ops.processes import masked_mean
 from counterpoise.ops.similarity import at_least_float32
 
 
@@ -64,8 +64,7 @@ def fixmatch_loss(
     unlabelled = targets < 0
     sure = unlabelled & (confidence >= threshold)
     losses = F.cross_entropy(at_least_float32(strong), pseudo, reduction="none").where(sure, 0)
-    second = gather(losses).sum() / (gather(targets) < 0).sum().clamp(min=1)
-    return cross_entropy(at_least_float32(logits), targets) + coefficient * second
+    return cross_entropy(at_least_float32(logits), targets) + coefficient * masked_mean(losses, unlabelled)
 
 
 class FixMatchLoss(nn.Module):

@@ -21,6 +21,7 @@ from counterpoise.errors import InputError, unknown
 from counterpoise.learners.readers import FeatureReader, linear_layer
 from counterpoise.ops.checks import check_finite, check_integers, check_matrix, check_number
 from counterpoise.ops.processes import gather
+from counterpoise.ops.similarity import at_least_float32
 
 Rule = Literal["normalized", "logistic", "batch-perceptron", "normalized-perceptron", "perceptron"]
 EPSILON, TINY = torch.finfo(torch.float64).eps, torch.finfo(torch.float64).tiny
@@ -210,9 +211,8 @@ def normalized_logistic(logits: Float[Tensor, "batch classes"], targets: Int[Ten
     r"""What gradient descent follows as normalised: of each class against all others, minus the weighted mean margin.
 
     For class k the margin of a row is its logit, times -1 where its label is another. The weights are `direction`'s,
-    and are not
-    differentiated: so the gradient is that of the logistic loss, divided by the mean weight of its class. Its value is
-    no loss that could be compared; it is the sum over classes of $-\sum_i w_i m_i / \sum_i w_i$.
+    and are not differentiated: so the gradient is that of the logistic loss, divided by the mean weight of its class.
+    Its value is no loss that could be compared; it is the sum over classes of $-\sum_i w_i m_i / \sum_i w_i$.
 
     Args:
         logits: one for each class; or a single column, of class 1 against class 0.
@@ -233,7 +233,7 @@ def normalized_logistic(logits: Float[Tensor, "batch classes"], targets: Int[Ten
     check_matrix("logits", logits)
     classes = max(2, logits.shape[1])
     targets = check_integers("targets", targets, len(logits), low=-1, high=classes)
-    logits = gather(logits.to(torch.promote_types(logits.dtype, torch.float32)))
+    logits = gather(at_least_float32(logits))
     targets = gather(targets)
     kept = targets >= 0
     if not kept.any():
@@ -450,9 +450,7 @@ class _Planes:
         long = torch.linalg.vector_norm(self.weights, dim=1, keepdim=True)
         about = self.signs * _scores(self.short, (self.weights / long.clamp(min=TINY)).float())
         error = (len(self.short) + 8) * 2.0**-24  # of a product of vectors of length 1
-        far = (long * (about - error) - self.beyond / self.lengths).amin(
-            0
-        )  # the distance at which a row may begin to count
+        far = (long * (about - error) - self.beyond / self.lengths).amin(0)  # where a row may begin to count
         few = len(far) // FEW
         self.reach = max(0.0, float(far.kthvalue(few).values)) if few else 0.0
         rows = (far <= self.reach).nonzero().flatten()

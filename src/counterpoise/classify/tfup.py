@@ -23,11 +23,11 @@ from counterpoise.learners.describer import Describer, frozen_towers
 from counterpoise.learners.method import ImageViews, Index, Labels
 from counterpoise.nets.features import evaluation
 from counterpoise.ops.checks import check_counts, check_integers, check_matrix, check_number, check_values
+from counterpoise.ops.chunking import map_row_chunks
 from counterpoise.ops.similarity import at_least_float32, normalize_rows
 
 Choice = Literal["prototype", "confidence"]
 Similarity = Literal["both", "feature"]
-ROWS = 2048  # test images at a time
 
 
 def semantic(
@@ -87,7 +87,7 @@ def shots_of(images: int, classes: int, share: float = 0.3, most: int | None = 1
 
 
 def _cosines(first: str, a: Tensor, second: str, b: Tensor) -> Tensor:
-    """Cosines of rows that are checked by their texts."""
+    """Cosines of rows that are checked by their names."""
     check_matrix(first, a)
     check_matrix(second, b)
     _check_width(first, a, second, b)
@@ -261,15 +261,15 @@ def corrected(
     labels = check_integers("labels", labels, rows=len(keys), low=0, high=len(texts))
     check_matrix("rows", rows)
     _check_width("rows", rows, "texts", texts)
-    rows, texts, keys = (normalize_rows(at_least_float32(x)) for x in (rows, texts, keys))
-    found = []
-    for part in rows.split(ROWS):
-        logits = part @ texts.T
-        affinity = part @ keys.T
+
+    def part(rows: Tensor, texts: Tensor, keys: Tensor, log_q: Tensor) -> Tensor:
+        logits, affinity = rows @ texts.T, rows @ keys.T
         if similarity == "both":
             affinity = affinity * _agreement((semantic_scale * logits).log_softmax(1), log_q)
-        found.append(scale * logits + alpha * _residual(affinity, labels, len(texts), beta))
-    return torch.cat(found)
+        return scale * logits + alpha * _residual(affinity, labels, len(texts), beta)
+
+    rows, texts, keys = (normalize_rows(at_least_float32(x)) for x in (rows, texts, keys))
+    return map_row_chunks(part, [rows], [texts, keys, log_q], columns=len(keys) + len(texts))
 
 
 def tuning_loss(
@@ -430,7 +430,8 @@ class TFUP(Describer):
         self.trains = tuned
         self.new_names = list(new_names)
         self.adapters = Adapters(len(self.new_names), self.features) if tuned else None
-        self.teaching: Cache  # of the new names; found again from the rows before each epoch
+        self.new_rows: Tensor  # of the new names, and
+        self.teaching: Cache  # their cache: both are found again before each epoch
         self.register_buffer("plain", torch.zeros(samples, self.features))  # rows of the images as they are
         self.register_buffer("pool", torch.zeros(samples, dtype=torch.bool))  # which images have no label
         self.register_buffer("pseudo", torch.full((samples,), -1))  # labels of those that are trained on first
@@ -457,12 +458,12 @@ class TFUP(Describer):
             self.pool.copy_(data.labels < 0)
         if self.adapters is None:
             return
-        rows, names = self.plain[self.pool].cpu(), self.names(self.new_names)
+        names = self.new_rows = self.names(self.new_names).to(self.plain)
         self.teaching = self.cache_of(names)
         if epoch == 0:
-            chosen = self.chosen(names, shots_of(len(rows), len(names), self.tuning_share, None)).rows.unique()
-            found = self.cached(rows[chosen], names, self.teaching).argmax(1)
-            self.pseudo[self.pool.nonzero().flatten()[chosen.to(self.pool.device)]] = found.to(self.pseudo)
+            pool = self.pool.nonzero().flatten()
+            chosen = pool[self.chosen(names, shots_of(len(pool), len(names), self.tuning_share, None)).rows.unique()]
+            self.pseudo[chosen] = self.cached(self.plain[chosen], names, self.teaching).argmax(1)
 
     def chosen(self, names: Float[Tensor, "classes dim"], shots: int) -> Cache:
         """Images of the pool that stand for names."""
@@ -479,20 +480,20 @@ class TFUP(Describer):
         keys = self.plain[self.pool].to(rows)[cache.rows.to(rows.device)]
         return self.correct(rows, names, keys, cache.labels.to(rows.device))
 
-    def scores(self, images: Any, names: Sequence[str]) -> Float[Tensor, "n classes"]:
+    def scores(self, rows: Float[Tensor, "n dim"], names: Sequence[str]) -> Float[Tensor, "n classes"]:
         """Logits with the cache; of trained adapters, without it.
 
         Args:
-            images: a data set, whose labels are not read.
+            rows: of the images, from `rows`.
             names: of the classes that it is chosen between. Adapters correct the rows of those that they were trained
                 for.
         """
-        rows, found = self.rows(images), self.names(names)
+        found = self.names(names)
         if self.adapters is None:
             return self.cached(rows, found, self.cache_of(found))
         with torch.no_grad():
             own = dict(zip(self.new_names, self.adapters.names(self.names(self.new_names).to(self.plain)), strict=True))
-            found = torch.stack([own.get(name, row.to(self.plain)) for name, row in zip(names, found, strict=True)])
+            found = torch.stack([own.get(name, row) for name, row in zip(names, found.to(self.plain), strict=True)])
             return (self.scale * self.adapters.images(rows.to(self.plain)) @ found.T).cpu()
 
     def make_optimizer(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
@@ -520,7 +521,7 @@ class TFUP(Describer):
         assert self.adapters is not None
         with torch.no_grad(), evaluation(self.towers.module):
             rows = self.towers.images(images[0])
-        names = self.adapters.names(self.names(self.new_names).to(rows))
+        names = self.adapters.names(self.new_rows)
         logits = self.scale * self.adapters.images(rows) @ names.T
         if self.global_step < self.first * self.training_steps():
             return cross_entropy(logits, self.pseudo[index])

@@ -31,10 +31,11 @@ from counterpoise.ops.checks import (
     check_logits,
     check_matrix,
     check_number,
+    check_same_columns,
     check_values,
 )
 from counterpoise.ops.chunking import map_row_chunks
-from counterpoise.ops.processes import gather
+from counterpoise.ops.processes import masked_mean
 from counterpoise.ops.similarity import at_least_float32, normalize_rows
 
 UNKNOWN = -1  # in place of a class
@@ -66,8 +67,7 @@ def class_affinity(
     """
     check_matrix("queries", queries)
     check_matrix("keys", keys)
-    if queries.shape[1] != keys.shape[1]:
-        raise InputError(f"queries and keys: expected as many columns, got {queries.shape[1]} and {keys.shape[1]}")
+    check_same_columns(queries=queries, keys=keys)
     check_counts(classes=classes)
     labels = check_integers("labels", labels, rows=len(keys), low=-1, high=classes)
     sizes = labels[labels >= 0].bincount(minlength=classes)
@@ -207,9 +207,7 @@ def wad_loss(
     logits = at_least_float32(logits)
     first = cross_entropy(logits, targets.where(labelled, UNKNOWN))
     losses = F.cross_entropy(logits, targets.where(~labelled, UNKNOWN), ignore_index=UNKNOWN, reduction="none")
-    rows = gather(labelled.long())
-    second = gather(losses * weights.detach().to(losses)).sum() / (rows == 0).sum().clamp(min=1)
-    return first + coefficient * second
+    return first + coefficient * masked_mean(losses * weights.detach().to(losses), ~labelled)
 
 
 class WADLoss(nn.Module):

@@ -51,23 +51,23 @@ class Describer(Method):
         """The rows of names, without gradients, on the CPU."""
         return self.towers.texts(names).detach().float().cpu()
 
-    def scores(self, images: Any, names: Sequence[str]) -> Float[Tensor, "n classes"]:
+    def scores(self, rows: Float[Tensor, "n dim"], names: Sequence[str]) -> Float[Tensor, "n classes"]:
         """A logit of each image for each name, on the CPU; by default the scaled cosine.
 
         Args:
-            images: a data set, whose labels are not read.
+            rows: of the images, from `rows`.
             names: of the classes that it is chosen between, in any number.
         """
-        return self.towers.scale.item() * self.rows(images) @ self.names(names).T
+        return self.towers.scale.item() * rows @ self.names(names).T
 
-    def doubt(self, images: Any, names: Sequence[str]) -> Float[Tensor, " n"]:
+    def doubt(self, rows: Float[Tensor, "n dim"], names: Sequence[str]) -> Float[Tensor, " n"]:
         """How far it is from sure that an image shows one of some classes, by default 1 less the largest probability.
 
         Args:
-            images: a data set, whose labels are not read.
+            rows: of the images, from `rows`.
             names: of the classes that training has seen.
         """
-        return 1 - self.scores(images, names).softmax(1).amax(1)
+        return 1 - self.scores(rows, names).softmax(1).amax(1)
 
 
 def frozen_towers(towers: nn.Module | None) -> Frozen:

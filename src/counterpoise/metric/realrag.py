@@ -31,7 +31,14 @@ from counterpoise.nets.diffusion import Schedule, UNet, ddim
 from counterpoise.nets.heads import mlp
 from counterpoise.nets.minimize import train_one_cycle
 from counterpoise.nets.text import WORD_DIM, bag_of_words, sentence_encoder
-from counterpoise.ops.checks import check_integers, check_matrix, check_number, check_same_shape, check_values
+from counterpoise.ops.checks import (
+    check_integers,
+    check_matrix,
+    check_number,
+    check_same_columns,
+    check_same_shape,
+    check_values,
+)
 from counterpoise.ops.neighbours import nearest
 from counterpoise.ops.processes import gather, global_row_indices
 from counterpoise.ops.similarity import normalize_rows, similarity_logsumexp
@@ -199,9 +206,7 @@ def reflective_negatives(
     """
     check_matrix("generated", generated)
     check_matrix("database", database)
-    if generated.shape[1] != database.shape[1]:
-        columns = f"{generated.shape[1]} and {database.shape[1]}"
-        raise InputError(f"generated and database: expected as many columns, got {columns}")
+    check_same_columns(generated=generated, database=database)
     labels = check_integers("labels", labels, rows=len(generated), low=0)
     image_labels = check_integers("image_labels", image_labels, rows=len(database), low=-1)
     index = nearest(generated, database, 1)[1][:, 0]

@@ -75,7 +75,7 @@ def bag_of_words(texts: Sequence[str], dim: int = WORD_DIM) -> Float[Tensor, "te
         (0.0, True)
     """
     check_number("dim", dim, at_least=1, whole=True)
-    _check_texts(texts)
+    check_texts("texts", texts)
     words = [text.lower().split() for text in texts]
     codes = {word: _word_code(word, dim) for word in {word for each in words for word in each}}
     return torch.stack([sum((codes[word] for word in each), torch.zeros(dim)) for each in words])
@@ -86,9 +86,19 @@ def _word_code(word: str, dim: int) -> Float[Tensor, " dim"]:
     return torch.randn(dim, generator=generator) / dim**0.5
 
 
-def _check_texts(texts: Any) -> None:
+def check_texts(name: str, texts: Any) -> None:
+    """Refuse anything but a sequence of at least one text.
+
+    Raises:
+        InputError: naming the argument.
+
+    Examples:
+        >>> check_texts("names", "cat")
+        Traceback (most recent call last):
+        counterpoise.errors.InputError: names: expected a sequence of at least one text, got 'cat'
+    """
     if isinstance(texts, str) or not len(texts) or not all(isinstance(text, str) for text in texts):
-        raise InputError(f"texts: expected a sequence of at least one text, got {texts!r:.50}")
+        raise InputError(f"{name}: expected a sequence of at least one text, got {texts!r:.50}")
 
 
 def _minilm_folder() -> Path:
@@ -141,7 +151,7 @@ def _sentence_transformer(name: str, folder: Path) -> SentenceEncoder:
     model.eval().requires_grad_(False)
 
     def encode(texts: Sequence[str]) -> Float[Tensor, "names dim"]:
-        _check_texts(texts)
+        check_texts("texts", texts)
         _warn_of_cuts(name, model, list(texts))
         rows = model.encode(list(texts), convert_to_tensor=True, show_progress_bar=False)
         return rows.float().clone()  # tensors of inference mode cannot be used in training

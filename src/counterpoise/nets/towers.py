@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from counterpoise.errors import InputError
-from counterpoise.nets.text import sentence_encoder
+from counterpoise.nets.text import check_texts, sentence_encoder
 from counterpoise.ops.checks import check_counts
 from counterpoise.ops.similarity import normalize_rows
 
@@ -72,7 +72,7 @@ class Towers(nn.Module):
         return normalize_rows(self.image_head(self.encoder(inputs)))
 
     def texts(self, names: Sequence[str]) -> Float[Tensor, "names dim"]:
-        """Rows of names, each read in the template.
+        """Rows of names.
 
         Args:
             names: at least one.
@@ -80,14 +80,20 @@ class Towers(nn.Module):
         Raises:
             InputError: for no names, or anything but texts.
         """
-        if isinstance(names, str) or not len(names) or not all(isinstance(name, str) for name in names):
-            raise InputError(f"names: expected a sequence of at least one text, got {names!r:.50}")
-        read = self.read([self.template.replace(PLACE, name) for name in names])
-        return self.project(read.to(self.text_head.weight))
+        return self.project(self.read_names(names))
+
+    def read_names(self, names: Sequence[str]) -> Float[Tensor, "names width"]:
+        """What the sentence encoder finds in names, each in the template; it does not learn.
+
+        Args:
+            names: as of `texts`.
+        """
+        check_texts("names", names)
+        return self.read([self.template.replace(PLACE, name) for name in names])
 
     def project(self, read: Float[Tensor, "names width"]) -> Float[Tensor, "names dim"]:
-        """Rows of texts that the sentence encoder has read."""
-        return normalize_rows(self.text_head(read))
+        """Rows of names that were read."""
+        return normalize_rows(self.text_head(read.to(self.text_head.weight)))
 
     def forward(self, inputs: Float[Tensor, "batch channel height width"]) -> Float[Tensor, "batch dim"]:
         """As `images`."""

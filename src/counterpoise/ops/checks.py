@@ -99,6 +99,19 @@ def check_same_shape(**tensors: Tensor) -> None:
         raise InputError(f"{' and '.join(tensors)}: expected the same shape, got {' and '.join(map(str, shapes))}")
 
 
+def check_same_columns(**tensors: Tensor) -> None:
+    """Refuse matrices of different numbers of columns, by their argument names.
+
+    Examples:
+        >>> check_same_columns(queries=torch.zeros(2, 3), keys=torch.zeros(5, 4))
+        Traceback (most recent call last):
+        counterpoise.errors.InputError: queries and keys: expected as many columns, got 3 and 4
+    """
+    columns = [x.shape[1] for x in tensors.values()]
+    if any(count != columns[0] for count in columns):
+        raise InputError(f"{' and '.join(tensors)}: expected as many columns, got {' and '.join(map(str, columns))}")
+
+
 def check_integers(
     name: str, x: Tensor, rows: int, low: int | None = None, high: int | None = None
 ) -> Int64[Tensor, " rows"]:

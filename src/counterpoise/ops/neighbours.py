@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Float32, Int64
 from torch import Tensor
 
 from counterpoise.errors import InputError, unknown
-from counterpoise.ops.checks import check_matrix, check_number
+from counterpoise.ops.checks import check_matrix, check_number, check_same_columns
 from counterpoise.ops.similarity import normalize_rows
 
 METRICS = ("cosine", "euclidean")
@@ -167,8 +167,7 @@ def _has_equal_rows(x: Float32[Tensor, "n dim"]) -> bool:
 def _check(queries: Tensor, keys: Tensor, k: int) -> None:
     check_matrix("queries", queries, at_least=0)
     check_matrix("keys", keys)
-    if queries.shape[1] != keys.shape[1]:
-        raise InputError(f"queries and keys: expected as many columns, got {queries.shape[1]} and {keys.shape[1]}")
+    check_same_columns(queries=queries, keys=keys)
     check_number("k", k, whole=True)
     if not 1 <= k <= len(keys):
         raise InputError(f"k: expected a number from 1 to the {len(keys)} keys, got {k}")

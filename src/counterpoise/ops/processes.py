@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 
 import torch
 import torch.distributed as dist
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -102,7 +102,29 @@ def labelled_mean(losses: Float[Tensor, " rows"], labels: Int[Tensor, " rows"]) 
     if losses.ndim != 1:
         raise InputError(f"losses: expected one for each row, got shape {list(losses.shape)}")
     labels = check_integers("labels", labels, rows=len(losses), low=-1)
-    return gather(losses).sum() / (gather(labels) >= 0).sum().clamp(min=1)
+    return masked_mean(losses, labels >= 0)
+
+
+def masked_mean(losses: Float[Tensor, " rows"], kept: Bool[Tensor, " rows"]) -> Float[Tensor, ""]:
+    """The mean of the losses over the rows of all processes that are kept; 0, with a gradient of 0, if none is.
+
+    Args:
+        losses: of this process's rows; 0 where they are not kept.
+        kept: which rows count.
+
+    Raises:
+        InputError: for other shapes, or anything but true and false.
+
+    Examples:
+        >>> masked_mean(torch.tensor([3.0, 0.0, 1.0]), torch.tensor([True, False, True]))
+        tensor(2.)
+    """
+    if losses.ndim != 1:
+        raise InputError(f"losses: expected one for each row, got shape {list(losses.shape)}")
+    if kept.dtype != torch.bool or kept.shape != losses.shape:
+        what = f"{kept.dtype} of shape {list(kept.shape)}"
+        raise InputError(f"kept: expected true or false for each of {len(losses)} rows, got {what}")
+    return gather(losses).sum() / gather(kept.long()).sum().clamp(min=1)
 
 
 def global_row_indices(x: Shaped[Tensor, "rows ..."], name: str = "", at_least: int = 1) -> Int[Tensor, " rows"]:

@@ -23,13 +23,13 @@ from counterpoise.data.imperfect import make_imperfect_with_truth
 from counterpoise.errors import InputError
 from counterpoise.files import read_json
 from counterpoise.learners.describer import Describer
-from counterpoise.measure import balanced_accuracy, stratified_split
+from counterpoise.measure import balanced_accuracy, class_accuracy, stratified_split
 from counterpoise.measure.separation import auroc
 from counterpoise.measure.zero_shot import area_seen_new, harmonic
 from counterpoise.nets.towers import Towers
 from counterpoise.tasks.base import NONE_GIVEN, Given, Offers, is_run
 from counterpoise.tasks.images import ImageTask, Prepared, hold_out
-from counterpoise.tasks.items import balanced, identity_of, weighted
+from counterpoise.tasks.items import balanced, identity_of, of_some
 from counterpoise.training.run import ImageSettings, Metric, Run, Scores
 
 NEW = 1 / 5  # of the classes, where the test has none of its own
@@ -167,37 +167,32 @@ class ZeroShot(ImageTask):
     def score_features(self, learner: Describer, parts: Prepared, features: Tensor) -> Scores:
         """All metrics of the scores by names; accuracy of each new class."""
         test, (seen, new) = parts.test, _seen_and_new(parts)
-        is_new = torch.zeros(len(test.classes), dtype=torch.bool)
-        is_new[new] = True
-        found, right, metrics = {}, {}, {}
-        for kind, classes in (("new", new), ("seen", seen)):
-            some = torch.isin(test.labels, torch.tensor(classes)).nonzero().flatten()
-            images, names = test.subset(some), [test.classes[k] for k in classes]
-            predicted = torch.tensor(classes)[learner.scores(images, names).argmax(1)]
-            metrics[kind] = balanced_accuracy(predicted, images.labels, len(test.classes))
-            found[kind], right[kind] = some, predicted == images.labels
-        order = torch.cat([found["seen"], found["new"]])
-        images, names = test.subset(order), [test.classes[k] for k in (*seen, *new)]
-        columns = torch.tensor([*seen, *new])
-        scores = torch.full((len(images), len(test.classes)), -torch.inf)
-        scores[:, columns] = learner.scores(images, names)
-        among = columns[scores[:, columns].argmax(1)]
-        of_new = is_new[images.labels]
-        apart = [balanced_accuracy(among[kind], images.labels[kind], len(test.classes)) for kind in (~of_new, of_new)]
-        place = torch.full((len(test.classes),), -1)
-        place[columns] = torch.arange(len(columns))
+        classes, labelled = len(test.classes), (test.labels >= 0).nonzero().flatten()
+        metrics, items, recall = {}, {}, {}
+        for kind, own in (("new", new), ("seen", seen)):
+            some = torch.isin(test.labels, torch.tensor(own)).nonzero().flatten()
+            labels = test.labels[some]
+            predicted = torch.tensor(own)[learner.scores(features[some], [test.classes[k] for k in own]).argmax(1)]
+            metrics[kind] = balanced_accuracy(predicted, labels, classes)
+            recall[kind] = class_accuracy(predicted, labels, classes).tolist()
+            each = balanced(predicted == labels, labels)
+            items[kind] = of_some(each, torch.searchsorted(labelled, some), len(labelled))
+        rows, labels, columns = features[labelled], test.labels[labelled], torch.tensor(sorted([*seen, *new]))
+        scores = learner.scores(rows, [test.classes[k] for k in columns.tolist()])
+        predicted, of_new = columns[scores.argmax(1)], torch.isin(labels, torch.tensor(new))
+        apart = [balanced_accuracy(predicted[kind], labels[kind], classes) for kind in (~of_new, of_new)]
         metrics["harmonic"] = harmonic(*apart)
-        metrics["area"] = area_seen_new(scores[:, columns], place[images.labels], is_new[columns].long())
-        doubt = auroc(learner.doubt(images, [test.classes[k] for k in seen]), of_new)
+        is_new = torch.isin(columns, torch.tensor(new)).long()
+        metrics["area"] = area_seen_new(scores, torch.searchsorted(columns, labels), is_new)
+        doubt = auroc(learner.doubt(rows, [test.classes[k] for k in seen]), of_new)
         if doubt is not None:
             metrics["doubt"] = doubt
-        diagnostics = {"seen among all": apart[0], "new among all": apart[1]}
         return Scores(
             metrics,
-            per_class=_per_class(right["new"], test.labels[found["new"]], len(test.classes)),
-            diagnostics=diagnostics,
-            items={kind: _influence(right[kind], found[kind], test) for kind in ("new", "seen")},
-            identity=identity_of([test], (test.labels >= 0).nonzero().flatten()),
+            per_class=[None if value != value else value for value in recall["new"]],
+            diagnostics={"seen among all": apart[0], "new among all": apart[1]},
+            items=items,
+            identity=identity_of([test], labelled),
         )
 
 
@@ -257,22 +252,6 @@ def _seen_and_new(parts: Prepared) -> tuple[list[int], list[int]]:
     """The classes of the test that training has labels of, and those that it has not."""
     there, learnt = parts.test.counts() > 0, parts.train.counts() > 0
     return (there & learnt).nonzero().flatten().tolist(), (there & ~learnt).nonzero().flatten().tolist()
-
-
-def _per_class(right: Tensor, labels: Tensor, classes: int) -> list[float | None]:
-    """The share of each class that is named rightly; `None` of one without images."""
-    counts, hits = labels.bincount(minlength=classes), labels[right].bincount(minlength=classes)
-    return [int(hit) / int(count) if count else None for hit, count in zip(hits, counts, strict=True)]
-
-
-def _influence(right: Tensor, index: Tensor, test: Images) -> Tensor:
-    """What each labelled test image adds to the balanced accuracy of some of them."""
-    labelled = (test.labels >= 0).nonzero().flatten()
-    of_some = balanced(right, test.labels[index])
-    place = torch.searchsorted(labelled, index)
-    values, weights = torch.zeros(len(labelled), dtype=torch.float64), torch.zeros(len(labelled), dtype=torch.float64)
-    values[place], weights[place] = of_some, 1.0
-    return weighted(values, weights)
 
 
 TASK = ZeroShot()
