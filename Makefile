@@ -5,6 +5,8 @@ BIN    := $(VENV)/bin
 CORES  ?= $(shell nproc 2>/dev/null || echo 2)
 
 export OMP_NUM_THREADS ?= 1
+# Containers often set it; every process that a test starts would compile all modules anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test faults cuda quick lint types layers bench room claims clean
 

@@ -75,8 +75,8 @@ def test_whatever_decides_a_run_decides_its_folder(tmp_path):
     ("task", "data", "method", "main"),
     [
         ("classify", "digits", "cross-entropy", "balanced"),
-        ("retrieve", "digits", "multi-similarity", "recall_1"),
-        ("few-shot", "digits", "protonet", "five_shot"),
+        pytest.param("retrieve", "digits", "multi-similarity", "recall_1", marks=pytest.mark.slow),
+        pytest.param("few-shot", "digits", "protonet", "five_shot", marks=pytest.mark.slow),
         ("regress", "diabetes", "regression", "mae"),
         pytest.param("compose", "glyphs:script=greek", "composed-retrieval", "recall_1", marks=pytest.mark.slow),
     ],

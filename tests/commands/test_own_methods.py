@@ -139,6 +139,7 @@ def test_it_stands_beside_others_in_a_comparison(place):
     assert len({path.name for path in (place / "o" / "runs").iterdir()} - before) == 2  # those of the file run again
 
 
+@pytest.mark.slow
 def test_it_has_the_baseline_s_result_where_it_does_the_same():
     same = [train("simclr", "a"), train("./mine.py:Weighted", "b")]
     assert same[0]["metrics"] == same[1]["metrics"]
@@ -221,6 +222,7 @@ def test_a_file_that_drives_a_terminal_is_shown_harmless(capsys, place):
     assert all(c.isprintable() or c == "\n" for c in text)
 
 
+@pytest.mark.slow
 def test_the_page_s_examples_are_trained(place):
     page = Path(__file__).parents[2] / "docs" / "own-methods.md"
     examples = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)

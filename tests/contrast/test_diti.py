@@ -342,6 +342,7 @@ def test_averages_move_once_a_step_of_the_optimiser(tmp_path):
     assert len(found.seen) == 2
 
 
+@pytest.mark.slow
 def test_averages_are_resumed(tmp_path):
     found = watched(tmp_path, 0.75)
     again = watched(tmp_path, 0.75)  # nothing is left to train
@@ -367,6 +368,7 @@ def small():
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("whole", [False, True])
 def test_manipulated_images_have_codes_along_the_direction(whole, rng):
     """The noise is that of the own code; the code that decodes it is moved among standardised ones, as written out."""

@@ -455,6 +455,7 @@ def test_heads_are_those_of_the_host(rng):
     assert hosted(given, "simclr").state_dict().keys() == started(given, variations="class").state_dict().keys()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("host", HOSTS)
 def test_each_host_learns_and_is_restored(host, rng):
     given = images(rng)

@@ -133,6 +133,7 @@ def test_only_negatives_and_positives_have_a_gradient():
     assert (towards[(LABELS != 0) & (LABELS != 1)] > 0).all()
 
 
+@pytest.mark.slow
 @SIMILARITIES
 def test_gradient_in_double_precision(similarity):
     leaves = [x.clone().requires_grad_() for x in (Q, K, GATES)]

@@ -240,6 +240,7 @@ def done(images, tmp_path_factory):
     return run(tmp_path_factory.mktemp("done"), images)
 
 
+@pytest.mark.slow
 def test_the_second_stage_contrasts_inside_the_clusters_of_the_first(images, done):
     made, watch = done
     assert Counter(epoch for epoch, _ in watch.batches) == dict.fromkeys(range(4), 12)

@@ -375,6 +375,7 @@ def test_clusters_are_renewed_every_so_many_epochs(images):
     assert [epoch for epoch in range(9) if renewed[epoch]] == [1, 4, 7]
 
 
+@pytest.mark.slow
 def test_a_resumed_run_has_its_subclasses(images, tmp_path):
     options = {"batch_size": 14, "seed": 0, "device": "cpu"}
     whole, resumed, fresh = (made(warm_epochs=1, every=2) for _ in range(3))

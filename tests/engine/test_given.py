@@ -127,6 +127,7 @@ def test_the_users_own_models_are_taken(place):
         assert not (place / f"run-{value[:5]}" / "given").exists()
 
 
+@pytest.mark.slow
 def test_weights_to_start_from_are_the_start_of_a_method_that_asks_for_one(place):
     counterpoise.train("simclr", "digits", out="start", loggers=(), quiet=True, **QUICK)
     (one,) = tasks.find("pretrain").given(

@@ -289,6 +289,7 @@ def test_holm_by_hand():
     assert holm([]) == []
 
 
+@pytest.mark.slow
 def test_holm_calls_a_false_winner_in_one_table_of_twenty():
     p = stats.norm.sf(np.abs(np.random.default_rng(9).normal(size=(2000, 17)))) * 2
     plain = (p.min(1) < 0.05).mean()

@@ -207,6 +207,7 @@ def test_the_loss_is_pytorch_metric_learning_s_of_the_embeddings(kind, rng):
     torch.testing.assert_close(method.loss([more], with_unlabelled, torch.arange(14)), expected)
 
 
+@pytest.mark.slow
 @each
 def test_training_brings_classes_together(kind, tmp_path, rng):
     """Classes of one pixel each: after a few epochs, images find their own class."""

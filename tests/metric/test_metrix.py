@@ -469,6 +469,7 @@ def test_unlabelled_images_are_passed_over(base):
     torch.testing.assert_close(*values)
 
 
+@pytest.mark.slow
 @each_base
 def test_training_brings_classes_together(base, tmp_path, rng):
     pixels = torch.randint(0, 100, (48, 1, 4, 4), generator=rng, dtype=torch.uint8)

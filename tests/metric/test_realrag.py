@@ -535,6 +535,7 @@ def test_a_text_encoder_of_the_user_gets_each_name_once_and_learns(rng):
     assert queries.shape == (5, D)
 
 
+@pytest.mark.slow
 def test_a_text_encoder_is_trained_and_resumed_with_the_rest(tmp_path, rng):
     given = squares(rng, each=4)
     states = []

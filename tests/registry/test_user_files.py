@@ -214,7 +214,8 @@ def test_the_hash_is_of_what_is_computed_wherever_the_file_lies(tmp_path):
     assert hashed(f"{METHOD}        return 2") != plain
 
 
-def test_what_the_file_imports_from_beside_belongs_to_it(tmp_path):
+def test_what_the_file_imports_from_beside_belongs_to_it_and_no_compiled_form_is_left_there(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.dont_write_bytecode", False)
     slug = write(
         tmp_path / "m.py", "from helper import VALUE\nfrom counterpoise import Method\nclass M(Method):\n    x = VALUE"
     )
@@ -226,6 +227,8 @@ def test_what_the_file_imports_from_beside_belongs_to_it(tmp_path):
         )
     assert {x for *_, x in found} == {1, 2}
     assert len({code for _, code, _ in found}) == len({pin for pin, *_ in found}) == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["helper.py", "m.py"]
+    assert sys.dont_write_bytecode is False
 
 
 def test_files_of_two_folders_import_each_its_own(tmp_path):

@@ -64,6 +64,7 @@ TRIALS = [
 TUNED = {"space": "lr: 0.001 to 0.1", "arguments": {"lr": 0.01, "flip": True}, "settings": {}, "seconds": 70.0}
 
 
+@pytest.mark.slow
 def test_the_page_says_how_arguments_were_chosen_and_what_it_cost(fake, tmp_path):
     results = fake.results()
     tuned = {"simclr": {**TUNED, "trials": TRIALS}, HOSTILE: {**TUNED, "trials": TRIALS}}

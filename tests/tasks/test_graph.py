@@ -21,6 +21,7 @@ def run(seed=0, **changes):
     return Run("meow", "planted:nodes=160", seed, task="graph", **given)
 
 
+@pytest.mark.slow
 def test_a_run_keeps_its_rows_and_is_not_run_twice(tmp_path, monkeypatch):
     result = execute_run(run(), tmp_path)
     assert set(result["metrics"]) == set(graph.TASK.metrics)

@@ -34,6 +34,7 @@ def trained(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_a_run_s_weights_a_file_and_a_state_dict_start_every_method_alike(trained, tmp_path):
     weights = load_file(trained / "net.safetensors")
     torch.save({"state_dict": {f"module.{name}": value for name, value in weights.items()}}, tmp_path / "w.pt")
@@ -52,6 +53,7 @@ def test_a_start_draws_as_without_it(trained):
     assert torch.equal(*heads)
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_is_a_warning_that_names_and_counts_it(trained, tmp_path):
     weights = load_file(trained / "net.safetensors")
     kept = dict(list(weights.items())[:-3]) | {"classifier.weight": torch.zeros(3, 2)}
@@ -88,6 +90,7 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path):
         find("pretrain").check(run(init=str(tmp_path / "whole.pt")))
 
 
+@pytest.mark.slow
 def test_a_frozen_encoder_stays_and_is_kept_whole(trained, tmp_path):
     weights = load_file(trained / "net.safetensors")
     result = execute_run(run("supcon", init=str(trained), freeze=True), tmp_path / "run")

@@ -138,6 +138,7 @@ def test_every_backbone_of_a_method_is_compiled_once_and_only_in_the_block():
     assert not [module for module in method.modules() if module._compiled_call_impl is not None]
 
 
+@pytest.mark.slow
 def test_what_the_compiler_fails_with_is_an_error_of_the_input():
     from torch._dynamo.exc import TorchDynamoException
 

@@ -326,11 +326,15 @@ def _import(source: Source) -> ModuleType:
     _search_first(str(Path(source.path).parent), others)
     importlib.invalidate_caches()
     sys.modules[module.__name__] = module
+    # Python would take what it keeps of a file beside it for that file, if its size and the second of its change agree.
+    keeps, sys.dont_write_bytecode = sys.dont_write_bytecode, True
     try:
         exec(compile(source.text, source.path, "exec", dont_inherit=True), module.__dict__)
     except (Exception, SystemExit) as error:
         del sys.modules[module.__name__]
         raise InputError(blamed(error) or str(error)) from error
+    finally:
+        sys.dont_write_bytecode = keeps
     _check_beside(source, others)
     return module
 
