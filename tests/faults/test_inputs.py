@@ -24,11 +24,12 @@ from counterpoise.commands.compare import command_line
 from counterpoise.data import Images, load
 from counterpoise.data.idx import read_idx
 from counterpoise.data.imperfect import IMPERFECTIONS, make_imperfect, parse_spec
+from counterpoise.engine.given import run_folder
 from counterpoise.errors import InputError
 from counterpoise.files import read_json
 from counterpoise.registry import catalogue
 from counterpoise.registry.signatures import describe
-from counterpoise.training.run import ImageSettings, Run
+from counterpoise.training.run import ImageSettings, Run, make_settings
 from worlds import build
 
 # How many inputs of each kind `make faults` generates; `make test` takes a thirtieth of them.
@@ -182,7 +183,7 @@ def use_compare(
     methods, data, imperfect=(), baseline=None, seeds=3, jobs=1, task="", out="", quiet=False, ray=None, **rest
 ):
     arms = parse_arms(methods)
-    settings = make_settings(rest)
+    settings = make_settings(ImageSettings, rest)
     for spec in imperfect:
         parse_spec(spec)
     line = command_line(

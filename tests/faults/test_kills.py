@@ -24,38 +24,39 @@ TRAIN = ["train", "--method", "isogclr", "--quiet", *OPTIONS]
 SCALE = {"few": 2, "many": 12}
 
 
-def killed_and_resumed(server, tmp_path, words, runs, kills, seed):
-    """Kill a command so often, in new folders as they are done, and compare all of them with one left alone."""
+def killed_and_resumed(server, tmp_path, words, runs, kills, seed, phases_met=1):
+    """Kill a command so often, in new folders as they are done, and compare all of them with one left alone.
+
+    How far it comes before a kill is a matter of the machine: it is killed on until it was so in enough phases.
+    """
     draw = random.Random(seed)
     whole = Work(tmp_path / "whole", runs, EPOCHS)
     server.run([*words, "--out", str(whole.out)])
     phases = collections.Counter()
     moments = [moment for moment in MOMENTS if runs > 1 or moment != "between"]
     folders = []
-    while phases.total() < kills:
+    while phases.total() < kills or len(phases) < phases_met:
+        assert phases.total() < 5 * kills, phases
         folders.append(Work(tmp_path / f"cut-{len(folders)}", runs, EPOCHS))
         command = [*words, "--out", str(folders[-1].out)]
         phase = ""
-        while phase is not None and phases.total() < kills:
+        while phase is not None and (phases.total() < kills or len(phases) < phases_met):
             phase = kill_at(folders[-1], draw.choice(moments), draw, lambda: server.start(command), server.wait)  # noqa: B023
             phases.update([phase] if phase else [])
         server.run(command)
         assert folders[-1].outcome() == whole.outcome()
         assert not folders[-1].left_over()
     print(f"{phases.total()} kills in {len(folders)} folders:", dict(phases))
-    return phases
 
 
 @pytest.mark.parametrize("scale", ["few", pytest.param("many", marks=pytest.mark.faults)])
 def test_a_comparison(server, photos, tmp_path, scale):
-    phases = killed_and_resumed(server, tmp_path, [*COMPARE, *photos], 4, SCALE[scale], seed=0)
-    assert scale == "few" or len(phases) >= 3
+    killed_and_resumed(server, tmp_path, [*COMPARE, *photos], 4, SCALE[scale], 0, 1 if scale == "few" else 3)
 
 
 @pytest.mark.parametrize("scale", ["few", pytest.param("many", marks=pytest.mark.faults)])
 def test_a_training(server, photos, tmp_path, scale):
-    phases = killed_and_resumed(server, tmp_path, [*TRAIN, *photos], 1, SCALE[scale], seed=1)
-    assert scale == "few" or len(phases) >= 2
+    killed_and_resumed(server, tmp_path, [*TRAIN, *photos], 1, SCALE[scale], 1, 1 if scale == "few" else 2)
 
 
 def test_a_model_that_runs_stand_on(server, photos, tmp_path):

@@ -23,7 +23,7 @@ def of_rank(rank, dim=64):
         (800, 256, 100, True),
         (800, 256, 200, False),
         (800, 32, 10, False),
-        (1979, 256, 10, False),  # the demo
+        (1979, 256, 10, False),
         (8000, 256, 1, True),
         (60_000, 256, 1, False),
         (50, 256, 10, True),  # one batch an epoch

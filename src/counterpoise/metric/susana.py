@@ -90,10 +90,17 @@ def proto_triplet(
         raise InputError(f"prototypes: expected {queries.shape[1]} columns, as queries, got {prototypes.shape[1]}")
     targets = check_integers("targets", targets, rows=len(queries), low=0, high=len(prototypes))
     check_number("margin", margin, at_least=0)
+    _check_far("queries", queries)
+    _check_far("prototypes", prototypes)
     apart = soften(distances(queries, prototypes))
     own = torch.arange(len(prototypes), device=targets.device) == targets[:, None]
     other = apart.masked_fill(own, torch.inf).amin(1)
     return (apart.gather(1, targets[:, None])[:, 0] - other + margin).clamp(min=0)
+
+
+def _check_far(name: str, rows: Float[Tensor, "n dim"]) -> None:
+    """Refuse rows so far from 0 that the square of a distance between two of them could overflow float32."""
+    check_finite(f"{name}, as squared distances", 4 * rows.detach().float().square().sum(1))
 
 
 class ICNN(NamedTuple):
@@ -202,6 +209,8 @@ def icnn(
         raise InputError(f"embeddings: expected at least 3 rows to seek neighbours among, got {m}")
     reach = min(k, m - 2) + 1 if reach is None else reach
     check_number("reach", reach, at_least=1, whole=True)
+    _check_far("rows", rows)
+    _check_far("gallery", gallery)
     apart = distances(rows, gallery)
     if itself:
         apart = apart.masked_fill(torch.eye(m, dtype=torch.bool, device=apart.device), torch.inf)
@@ -358,6 +367,7 @@ class ICNNLoss(nn.Module):
                 whose loss is 0.
         """
         check_matrix("embeddings", embeddings)
+        _check_far("embeddings", embeddings)
         labels = check_integers("labels", labels, rows=len(embeddings), low=-1)
         embeddings, labels = gather(embeddings), gather(labels)
         embeddings, labels = embeddings[labels >= 0], labels[labels >= 0]
