@@ -1,5 +1,7 @@
 """The network that methods that classify share, its heads and its loss."""
 
+from typing import ClassVar
+
 import pytest
 import torch
 from torch import nn
@@ -9,6 +11,7 @@ from counterpoise.data import Images
 from counterpoise.data.views import to_input
 from counterpoise.errors import InputError
 from counterpoise.learners.classifier import Classifier, cross_entropy, make_head
+from counterpoise.training.trainer import fit
 from worlds import Encoder
 
 
@@ -61,6 +64,26 @@ def test_the_net_that_is_kept_gives_the_logits_and_shares_the_weights():
     x = torch.randn(5, 1, 4, 4, generator=rng)
     torch.testing.assert_close(method.net(x), method.logits(x))
     assert {id(p) for p in method.net.parameters()} == {id(p) for p in method.parameters()}
+
+
+class Watched(Classifier):
+    """Notes the labels of its batches."""
+
+    seen: ClassVar[list] = []
+
+    def loss(self, images, labels, index):
+        self.seen.append(labels.tolist())
+        return super().loss(images, labels, index)
+
+
+def test_with_few_labels_a_batch_is_of_labelled_items_alone_and_an_epoch_as_long(monkeypatch, tmp_path, rng):
+    monkeypatch.setattr(Watched, "seen", [])
+    pixels, labels = torch.randint(0, 256, (40, 1, 4, 4), generator=rng, dtype=torch.uint8), torch.full((40,), -1)
+    labels[:3] = torch.tensor([0, 1, 1])
+    data = Images(pixels, labels, ("a", "b"), "few")
+    fit(Watched(Encoder(), classes=2), data, epochs=2, batch_size=8, seed=0, folder=tmp_path, device="cpu")
+    assert len(Watched.seen) == 2 * 40 // 8
+    assert all(sorted(batch) in ([0, 0, 0, *[1] * 5], [0, 0, *[1] * 6]) for batch in Watched.seen)
 
 
 def test_rows_without_a_label_do_not_count():

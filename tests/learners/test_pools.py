@@ -1,4 +1,4 @@
-"""Batches of two pools: their shares, what comes again, and what becomes of one pool alone."""
+"""Batches of some items, and of two pools: their shares, what comes again, and what becomes of one pool alone."""
 
 from collections import Counter
 
@@ -6,13 +6,27 @@ import pytest
 import torch
 
 from counterpoise.errors import InputError
-from counterpoise.learners.pools import two_pools
+from counterpoise.learners.pools import batches_of, two_pools
 
 FIRST = torch.tensor([i % 5 == 0 for i in range(20)])  # 4 of 20
 
 
 def order(rng):
     return torch.randperm(20, generator=rng)
+
+
+def test_batches_of_some_items_are_as_many_as_of_all_and_have_these_alone_in_their_order(rng):
+    drawn = order(rng)
+    batches = batches_of(FIRST, drawn, 6)
+    own = [i for i in drawn.tolist() if FIRST[i]]
+    assert [len(batch) for batch in batches] == [6] * 3
+    assert [i for batch in batches for i in batch] == (own * 5)[:18]
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_batches_of_all_items_or_of_none_are_those_by_default(kept, rng):
+    drawn = order(rng)
+    assert batches_of(torch.full((20,), kept), drawn, 6) == drawn[:18].view(3, 6).tolist()
 
 
 @pytest.mark.parametrize(("share", "own"), [(0.5, 3), (0.25, 2), (0.01, 1), (0.99, 5)])
@@ -60,3 +74,16 @@ def test_processes_that_take_every_nth_index_have_as_many_of_either_pool(rng):
 def test_what_it_refuses(changes, named, plain_shapes):
     with pytest.raises(InputError, match=named):
         two_pools(**{"first": FIRST, "order": torch.arange(20), "batch_size": 4, **changes})
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"kept": FIRST.long()}, "kept: expected true or false"),
+        ({"order": torch.tensor([-1])}, "order: expected integers from 0 to 19, got -1"),
+        ({"batch_size": 0}, "batch_size: expected a whole number of at least 1"),
+    ],
+)
+def test_what_batches_of_some_items_refuse(changes, named, plain_shapes):
+    with pytest.raises(InputError, match=named):
+        batches_of(**{"kept": FIRST, "order": torch.arange(20), "batch_size": 4, **changes})

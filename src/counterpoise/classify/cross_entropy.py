@@ -86,6 +86,7 @@ class CrossEntropy(Classifier):
 
     def start_epoch(self, data: Any, epoch: int) -> None:
         """With balanced weights, count the labels of the training data."""
+        super().start_epoch(data, epoch)
         if self.class_weights is not None:
             labels = data.labels[data.labels >= 0]
             self.class_weights.copy_(balanced_weights(labels.bincount(minlength=self.classes)))

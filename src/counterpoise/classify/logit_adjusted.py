@@ -168,6 +168,7 @@ class LogitAdjusted(Classifier):
 
     def start_epoch(self, data: Any, epoch: int) -> None:
         """Count the labels of the training data."""
+        super().start_epoch(data, epoch)
         labels = data.labels[data.labels >= 0]
         self.log_prior.copy_(class_log_prior(labels.bincount(minlength=self.classes)))
 

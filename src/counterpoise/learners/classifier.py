@@ -14,6 +14,7 @@ from counterpoise.data.parts import Labelled
 from counterpoise.data.views import to_input
 from counterpoise.errors import InputError, unknown
 from counterpoise.learners.method import Index, InputViews, Labels, Method
+from counterpoise.learners.pools import batches_of
 from counterpoise.nets import embed
 from counterpoise.nets.heads import cosine_head, linear
 from counterpoise.ops.checks import check_counts, check_integers, check_logits, check_number, check_values
@@ -43,6 +44,9 @@ class Network(nn.Module):
 
 class Classifier(Method):
     """Training of a network that classifies; by default with cross-entropy on one view.
+
+    Batches are of the items that have a label, and as many as there would be of all: with few labels they come again.
+    A method that learns from the others, too, divides them by itself.
 
     A run of a task that classifies keeps the whole network, one of a task on features the encoder.
 
@@ -74,6 +78,7 @@ class Classifier(Method):
             self.bottleneck = nn.Sequential(nn.Linear(width, bottleneck), nn.BatchNorm1d(bottleneck))
             width = bottleneck
         self.classifier = make_head(head, width, classes)
+        self.has_label: Tensor | None = None  # of each training item; no buffer, since each epoch sees it anew
 
     @property
     def net(self) -> Network:  # type: ignore[override]
@@ -83,6 +88,16 @@ class Classifier(Method):
     def logits(self, inputs: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch classes"]:
         """One logit a class for each input."""
         return self.classifier(self.bottleneck(self.encoder(inputs)))
+
+    def start_epoch(self, data: Any, epoch: int) -> None:
+        """See which training items have a label."""
+        self.has_label = (data.labels >= 0).cpu()
+
+    def batches(self, order: Int[Tensor, " samples"], batch_size: int) -> list[list[int]]:
+        """Those of the items that have a label."""
+        if self.has_label is None:
+            return super().batches(order, batch_size)
+        return batches_of(self.has_label, order, batch_size)
 
     def loss(self, images: InputViews, labels: Labels, index: Index) -> Float[Tensor, ""]:
         """Cross-entropy of one view's logits; images without a label are passed over."""

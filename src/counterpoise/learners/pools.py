@@ -1,4 +1,4 @@
-"""Batches of two pools, such as labelled and unlabelled items, of which each batch has a fixed share of both."""
+"""Batches of some items alone, or of two pools, such as labelled and unlabelled items, with a fixed share of both."""
 
 from __future__ import annotations
 
@@ -8,6 +8,30 @@ from torch import Tensor
 
 from counterpoise.errors import InputError
 from counterpoise.ops.checks import check_integers, check_number
+
+
+def batches_of(kept: Bool[Tensor, " items"], order: Integer[Tensor, " samples"], batch_size: int) -> list[list[int]]:
+    """Batches of some items alone, as many as of all of them; these come again, in the same order.
+
+    Args:
+        kept: which items are meant; of all, or of none, the batches are those of the order as it is.
+        order: indices of items, in random order.
+        batch_size: items a batch, at least 1.
+
+    Returns:
+        The indices of each batch.
+
+    Raises:
+        InputError: for numbers out of range, or an order that is not of these items.
+
+    Examples:
+        >>> batches_of(torch.tensor([True, False, False, True, True, False]), torch.arange(6), batch_size=2)
+        [[0, 3], [4, 0], [3, 4]]
+    """
+    order = _checked("kept", kept, order)
+    check_number("batch_size", batch_size, at_least=1, whole=True)
+    some, count = order[kept[order]], len(order) // batch_size
+    return _cycled(some if len(some) else order, count * batch_size).view(count, batch_size).tolist()
 
 
 def two_pools(
@@ -38,9 +62,7 @@ def two_pools(
         >>> two_pools(first, torch.arange(6), batch_size=2, share=0.5)
         [[0, 1], [4, 2], [0, 3]]
     """
-    if first.dtype != torch.bool or first.ndim != 1:
-        raise InputError(f"first: expected true or false for each item, got {first.dtype} of shape {list(first.shape)}")
-    order = check_integers("order", order, order.numel(), low=0, high=len(first))
+    order = _checked("first", first, order)
     check_number("batch_size", batch_size, at_least=2, whole=True)
     check_number("share", share, above=0, below=1)
     is_first = first[order]
@@ -53,6 +75,13 @@ def two_pools(
     return torch.cat(parts, 1).tolist()
 
 
+def _checked(name: str, chosen: Bool[Tensor, " items"], order: Integer[Tensor, " samples"]) -> Tensor:
+    """The order, if it is one of the items that are chosen from."""
+    if chosen.dtype != torch.bool or chosen.ndim != 1:
+        raise InputError(f"{name}: expected true or false for each item, got {chosen.dtype} of {list(chosen.shape)}")
+    return check_integers("order", order, order.numel(), low=0, high=len(chosen))
+
+
 def _cycled(pool: Integer[Tensor, " items"], length: int) -> Integer[Tensor, " length"]:
     """The items from the first on, and again."""
-    return pool.repeat(-(-length // len(pool)))[:length]
+    return pool.repeat(-(-length // max(1, len(pool))))[:length]
