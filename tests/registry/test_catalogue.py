@@ -23,6 +23,7 @@ PAPERS = catalogue.papers()
 DONE = [slug for slug, paper in PAPERS.items() if paper.done]
 BASELINES = {
     *("simclr", "moco", "supcon", "cross-entropy", "logit-adjusted", "gce", "mae", "fixmatch", "clip", "zero-shot"),
+    *("pgd-at", "trades"),
     *("triplet", "contrastive", "multi-similarity", "proxy-anchor", "arcface", "protonet"),
     *("regression", "supcon-regression", "rnc"),
 }
@@ -34,7 +35,7 @@ ROOMS = [
 TASKS = {
     "pretrain", "retrieve", "compose", "few-shot", "zero-shot", "classify", "regress", "survival", "discover", "adapt",
     "continual", "federate", "distill", "forget", "segment", "detect", "scene-graphs", "objects", "generate", "control",
-    "prefer", "measure", "graph",
+    "prefer", "measure", "graph", "robust",
 }
 # fmt: on
 

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from counterpoise.errors import InputError, NonFinite
-from counterpoise.ops.checks import all_finite, check_finite, check_number
+from counterpoise.ops.checks import all_finite, check_finite, check_number, check_same_shape
 
 
 def pgd(
@@ -21,6 +21,7 @@ def pgd(
     low: float = -1.0,
     high: float = 1.0,
     generator: torch.Generator | None = None,
+    start: Float[Tensor, "batch *shape"] | None = None,
 ) -> tuple[Float[Tensor, "batch *shape"], Float[Tensor, " batch"]]:
     r"""Projected gradient ascent of a score within $\|x' - x\|_\infty \le$ radius, from a random start there.
 
@@ -40,6 +41,7 @@ def pgd(
         low: least value that an input can have.
         high: largest value that an input can have, above `low`.
         generator: of the start; torch's global one by default.
+        start: of the shape of x, where to start instead; brought into the ball and the range.
 
     Returns:
         The best point of each row, without a gradient, and its score.
@@ -65,8 +67,13 @@ def pgd(
     if x.numel() and not (x.min() >= low and x.max() <= high):
         raise InputError(f"x: expected numbers from {low:g} to {high:g}, got {x.min():g} to {x.max():g}")
     least, most = (x - radius).clamp(min=low), (x + radius).clamp(max=high)
-    share = torch.rand(x.shape, generator=generator, device=x.device, dtype=torch.float32).to(x)
-    at = least + share * (most - least)
+    if start is None:
+        share = torch.rand(x.shape, generator=generator, device=x.device, dtype=torch.float32).to(x)
+        at = least + share * (most - least)
+    else:
+        check_same_shape(x=x, start=start)
+        check_finite("start", start)
+        at = torch.minimum(torch.maximum(start.detach().to(x), least), most)
     best, reached = at, None
     for remaining in range(steps, -1, -1):
         with torch.set_grad_enabled(remaining > 0):  # the last point is only scored

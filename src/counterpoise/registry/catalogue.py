@@ -108,7 +108,7 @@ def _reference(
 
 
 def _linear(slug: str, title: str, name: str, summary: str) -> Paper:
-    return _reference(slug, title, name, summary, ("classify",), labels=True)
+    return _reference(slug, title, name, summary, ("classify", "robust"), labels=True)
 
 
 REFERENCES: Mapping[str, Paper] = MappingProxyType(
@@ -311,7 +311,10 @@ def method_source(slug: str, task: str | None = None) -> tuple[str, str]:
 
 
 MEASURE = "measure"  # the task that runs studies
-TASKS = ("pretrain", "classify", "retrieve", "few-shot", "compose", "regress", "graph", "zero-shot", "measure")
+TASKS = (
+    *("pretrain", "classify", "robust", "retrieve", "few-shot", "compose", "regress", "graph", "zero-shot"),
+    "measure",
+)
 """The tasks that there are; a method may serve others that are to come."""
 IMAGE_TASKS = ("pretrain", "retrieve", "few-shot")
 """The tasks that any method on images serves, unless it says itself which."""

@@ -1,0 +1,76 @@
+"""What the classifiers share that train on attacked images: how far an attack goes, for how long, and in which mode."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from counterpoise.data.parts import Labelled
+from counterpoise.errors import InputError
+from counterpoise.learners.classifier import Classifier
+from counterpoise.nets.features import evaluation
+from counterpoise.ops.attacks import pgd
+from counterpoise.ops.checks import check_number
+
+RANGE = 2.0  # of pixels, which a network gets as -1 to 1
+
+
+class AttackedClassifier(Classifier):
+    """A classifier that meets attacked images while it trains; a subclass defines the loss and what an attack raises.
+
+    Args:
+        encoder: images to features.
+        classes: how many classes the labels have.
+        radius: above 0, at most 1; how far an attack may move each pixel, as a share of the range of pixels.
+        attack_steps: steps of the attack in training, at least 1; each costs a forward and a backward pass.
+        attack_step: length of a step as a share of the radius, above 0.
+        **recipe: arguments of `Classifier`.
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        classes: int,
+        radius: float = 0.1,
+        attack_steps: int = 10,
+        attack_step: float = 0.25,
+        **recipe: Any,
+    ):
+        super().__init__(encoder, classes, **recipe)
+        check_number("radius", radius, above=0, at_most=1)
+        check_number("attack_steps", attack_steps, at_least=1, whole=True)
+        check_number("attack_step", attack_step, above=0)
+        self.radius, self.attack_steps, self.attack_step = radius, attack_steps, attack_step
+
+    def attack(
+        self,
+        images: Float[Tensor, "batch ..."],
+        score: Callable[[Float[Tensor, "batch classes"]], Float[Tensor, " batch"]],
+        start: Float[Tensor, "batch ..."] | None = None,
+    ) -> Float[Tensor, "batch ..."]:
+        """Images near these that raise a score of their logits, found by `pgd` with the network in evaluation mode.
+
+        Args:
+            images: in [-1, 1].
+            score: logits to one number an image.
+            start: as of `pgd`.
+
+        Raises:
+            InputError: as `pgd`.
+        """
+        radius = RANGE * self.radius
+        with evaluation(self):
+            step = self.attack_step * radius
+            return pgd(lambda x: score(self.logits(x)), images, radius, self.attack_steps, step, start=start)[0]
+
+    def check_data(self, images: Labelled, batch_size: int, shares: int = 1) -> None:
+        """As any classifier; and refuse rows of numbers, whose columns have no range in common."""
+        super().check_data(images, batch_size, shares)
+        if images.items == "rows":
+            raise InputError(
+                f"data: {type(self).__name__} moves pixels by a share of the range that they have in common; "
+                "expected images, got rows of numbers"
+            )
