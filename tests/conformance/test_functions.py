@@ -127,6 +127,10 @@ CALLS = {
     "ops.attacks.pgd": lambda: call(
         lambda x: x.square().sum(tuple(range(1, x.ndim))) if x.ndim > 1 else x.square(), rows(3, 2) / 4, 0.1, 2, 0.05
     ),
+    "measure.robustness.attacked_classes": lambda: call(
+        lambda x: torch.stack([x.flatten(1).sum(1), -x.flatten(1).sum(1)], 1),
+        *(rows(3, 2) / 4, torch.tensor([0, 1, -1]), 0.1, 2, 1),
+    ),
     "ops.processes.around": lambda: call({"x": torch.ones(2)}, {"sum": torch.zeros(2)}, lambda *_: None),
     "measure.bayesian_generalization.pool_images": lambda: call(AnyMaps(), torch.rand(5, 3, 2, 2)),
     "measure.inductive_bias.network_losses": lambda: call(

@@ -61,6 +61,16 @@ def test_a_step_goes_its_length_in_every_number():
     torch.testing.assert_close((after(1) - after(0))[inside], (0.003 * weight.sign()).expand(5, 2, 3)[inside])
 
 
+def test_it_starts_where_that_is_asked_for_within_ball_and_range():
+    x = torch.tensor([[0.95, -0.2, 0.0]])
+    start = torch.tensor([[2.0, -0.25, -1.0]])
+    found, score = pgd(lambda x: x.sum(1), x, 0.1, steps=0, step=1.0, start=start)
+    torch.testing.assert_close(found, torch.tensor([[1.0, -0.25, -0.1]]))
+    torch.testing.assert_close(score, torch.tensor([0.65]))
+    moved, _ = pgd(lambda x: x.sum(1), x, 0.1, steps=1, step=0.02, start=x)
+    torch.testing.assert_close(moved, x + 0.02)
+
+
 def test_another_range_bounds_the_inputs():
     found, _ = pgd(lambda x: x.sum(1), torch.tensor([[0.5, 3.9]]), 1.0, 9, 0.5, low=0.0, high=4.0)
     assert found.tolist() == [[1.5, 4.0]]
@@ -94,6 +104,8 @@ def test_parameters_and_inputs_get_no_gradient_even_where_gradients_are_off():
         ({"x": torch.full((2, 3), -1.5)}, "x: expected numbers from -1 to 1, got -1.5 to -1.5"),
         ({"x": torch.full((2, 3), math.nan)}, "x: 6 of 6 numbers are NaN"),
         ({"x": torch.tensor(0.5)}, "x: expected one row or more of inputs, got a single number"),
+        ({"start": torch.full((2, 2), 0.5)}, "x and start: expected the same shape"),
+        ({"start": torch.full((2, 3), math.nan)}, "start: 6 of 6 numbers are NaN"),
         ({"score": lambda x: x.sum()}, "score: expected one number for each of the 2 rows of x, got \\[\\]"),
         ({"score": lambda x: x.sum(1) / 0}, "score: became NaN or infinite"),
     ],

@@ -19,7 +19,7 @@ from counterpoise.data.views import to_input
 from counterpoise.errors import InputError
 from counterpoise.nets.features import device_of, dtype_of, evaluation
 from counterpoise.ops.attacks import pgd
-from counterpoise.ops.checks import check_finite, check_integers, check_logits, check_number, check_seed
+from counterpoise.ops.checks import check_integers, check_logits, check_number, check_seed, check_values
 
 RANGE = 2.0  # of pixels, which a network gets as -1 to 1
 REACH = 2.5  # the steps together in radii, so that each start reaches any corner, as Madry et al. choose it
@@ -92,7 +92,9 @@ def attacked_classes(
     check_number("radius", radius, above=0)
     check_number("steps", steps, at_least=1, whole=True)
     check_number("restarts", restarts, at_least=1, whole=True)
-    check_finite("x", x)
+    check_number("low", low)
+    check_number("high", high, above=low)
+    check_values("x", x, at_least=low, at_most=high)
     with torch.no_grad():
         logits = network(x)
     check_logits("network(x)", logits)
@@ -132,7 +134,7 @@ def attacked_predictions(
         One class an image, on the CPU.
 
     Raises:
-        InputError: as `attacked_classes`; for rows of numbers, which have no range in common.
+        InputError: as `attacked_classes`; for rows of numbers, which have no range in common; for none.
 
     Examples:
         >>> from counterpoise.data import Images
@@ -146,6 +148,8 @@ def attacked_predictions(
     check_number("radius", radius, above=0, at_most=1)
     check_number("batch_size", batch_size, at_least=1, whole=True)
     check_seed(seed)
+    if not len(images):
+        raise InputError(f"images: the data set '{images.name}' is empty, so there is nothing to attack")
     device, dtype = device_of(net), dtype_of(net)
     generator, found = torch.Generator(device).manual_seed(seed), []
     with evaluation(net):
@@ -156,7 +160,7 @@ def attacked_predictions(
             x = to_input(pixels.to(device)).to(dtype)
             near = RANGE * radius
             found.append(attacked_classes(net, x, labels.to(device), near, steps, restarts, generator=generator).cpu())
-    return torch.cat(found) if found else torch.empty(0, dtype=torch.int64)
+    return torch.cat(found)
 
 
 class _Found:
