@@ -73,7 +73,7 @@ def pgd(
     else:
         check_same_shape(x=x, start=start)
         check_finite("start", start)
-        at = torch.minimum(torch.maximum(start.detach().to(x), least), most)
+        at = torch.clamp(start.detach().to(x), least, most)
     best, reached = at, None
     for remaining in range(steps, -1, -1):
         with torch.set_grad_enabled(remaining > 0):  # the last point is only scored
@@ -90,7 +90,7 @@ def pgd(
             reached = torch.where(better, found, reached)
             best = torch.where(better.view(-1, *[1] * (x.ndim - 1)), at, best)
         if remaining:
-            at = torch.minimum(torch.maximum(at + step * gradient.sign(), least), most)
+            at = torch.clamp(at + step * gradient.sign(), least, most)
     assert reached is not None
     return best, reached
 
