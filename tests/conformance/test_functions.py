@@ -106,6 +106,11 @@ def rows(*shape):
     return torch.randn(*shape, generator=seeded(sum(shape)))
 
 
+def total(x):
+    """The sum of each row, whatever its shape."""
+    return x.sum(tuple(range(1, x.ndim))) if x.ndim > 1 else x
+
+
 def pair_labels(n):
     """Two of each class."""
     return torch.arange(n) // 2
@@ -125,10 +130,12 @@ def call(*args, **kwargs):
 CALLS = {
     "ops.chunking.map_row_chunks": lambda: call(lambda x, y: x * y.sum(), [torch.ones(5, 2)], [torch.ones(4, 2)], 2),
     "ops.attacks.pgd": lambda: call(
-        lambda x: x.square().sum(tuple(range(1, x.ndim))) if x.ndim > 1 else x.square(), rows(3, 2) / 4, 0.1, 2, 0.05
+        lambda x: total(x.square()),
+        *(rows(3, 2) / 4, 0.1, 2, 0.05),
+        start=rows(3, 2) / 5,
     ),
     "measure.robustness.attacked_classes": lambda: call(
-        lambda x: torch.stack([x.flatten(1).sum(1), -x.flatten(1).sum(1)], 1),
+        lambda x: torch.stack([total(x), -total(x)], 1),
         *(rows(3, 2) / 4, torch.tensor([0, 1, -1]), 0.1, 2, 1),
     ),
     "ops.processes.around": lambda: call({"x": torch.ones(2)}, {"sum": torch.zeros(2)}, lambda *_: None),

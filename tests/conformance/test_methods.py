@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from counterpoise.data import Images
+from counterpoise.learners.attacked import AttackedClassifier
 from counterpoise.registry import catalogue
 from counterpoise.training.run import ImageSettings, Run
 from counterpoise.training.trainer import CHECKPOINT, fit, read_checkpoint
@@ -32,6 +33,12 @@ def made(slug, images):
     return build(Run(slug, "noise", seed=1, settings=ImageSettings(epochs=1, batch_size=8), task=ALL[slug]), images)
 
 
+def once(function):
+    """Gives at each call what it gave at the first."""
+    found = []
+    return lambda *given: found[0] if found else found.append(function(*given)) or found[0]
+
+
 def test_the_catalogue_has_methods():
     assert {"simclr", "moco", "supcon", "cross-entropy", "dcl", "cacr", "isogclr"} <= set(METHODS)
 
@@ -51,6 +58,8 @@ def test_one_epoch_changes_every_weight_that_learns_and_the_encoder(slug, images
 def test_one_step_lowers_the_loss_of_its_batch(slug, images):
     """On the same views and from the same state, a small step down the gradient does most of what it promises."""
     method = made(slug, images)
+    if isinstance(method, AttackedClassifier):  # what an attack finds is a view, which leaps as the weights change
+        method.attack = once(method.attack)
     torch.manual_seed(0)
     method.start_epoch(images, 0)
     batch = images.__getitems__(list(range(12)))

@@ -52,7 +52,7 @@ def test_the_gap_of_constants_is_that_of_the_best_constant_which_a_search_finds(
         return loss
 
     optimizer.step(step)
-    expected = float(risk(h.expand(2, 3)) - risk(free))
+    expected = (risk(h.expand(2, 3)) - risk(free)).item()
     assert sides(p.tolist(), [[0.0] * 3] * 2, "constant", tau)[2] == pytest.approx(expected, abs=1e-6)
 
 

@@ -95,9 +95,13 @@ def attacked_classes(
     check_number("low", low)
     check_number("high", high, above=low)
     check_values("x", x, at_least=low, at_most=high)
+    if not x.ndim:
+        raise InputError("x: expected one row or more of inputs, got a single number")
     with torch.no_grad():
         logits = network(x)
     check_logits("network(x)", logits)
+    if len(logits) != len(x):
+        raise InputError(f"network(x): expected logits of each of the {len(x)} inputs, got those of {len(logits)}")
     labels = check_integers("labels", labels, rows=len(logits), low=-1, high=logits.shape[1])
     named = logits.argmax(1)
     for score in (_cross_entropy, margin):
