@@ -47,7 +47,7 @@ SPECS = {
         "sklearn:wine", ("cross-entropy:mixup=0.2", "logit-adjusted"), {"epochs": 3, "batch_size": 32}
     ),
     "robust": Spec(
-        "digits", ("pgd-at:attack_steps=2", "cross-entropy"), {"epochs": 3, "batch_size": 256, "attack_steps": 3}
+        "digits", ("pgd-at:attack_steps=2", "cross-entropy"), {"epochs": 3, "batch_size": 256, "pgd_steps": 3}
     ),
     "retrieve": Spec("digits", ("multi-similarity", "tcm")),
     "few-shot": Spec("digits", ("protonet", "susana")),

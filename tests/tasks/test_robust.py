@@ -18,7 +18,7 @@ from counterpoise.tasks.images import Prepared
 from counterpoise.training.run import ImageSettings, Run
 
 TASK = robust.TASK
-QUICK = robust.RobustSettings(epochs=1, batch_size=256, device="cpu", attack_steps=3)
+QUICK = robust.RobustSettings(epochs=1, batch_size=256, device="cpu", pgd_steps=3)
 
 
 def run(method="cross-entropy", data="digits", settings=QUICK, **changes):
@@ -77,7 +77,7 @@ def test_steps_and_restarts_of_the_attack_are_those_of_the_settings(monkeypatch)
         robust, "attacked_predictions", lambda net, data, *given: asked.append(given) or data.labels.clone()
     )
     TASK.score(
-        run(settings=replace(QUICK, attack=0.3, attack_steps=7, attack_restarts=5), seed=4),
+        run(settings=replace(QUICK, attack=0.3, pgd_steps=7, pgd_restarts=5), seed=4),
         threshold(),
         Prepared(greys(*TEST), greys([], []), greys(*TEST)),
         [],
@@ -119,8 +119,8 @@ def test_images_without_a_label_to_score_by_give_no_scores():
     [
         ("attack", 0.0, "attack: expected a number above 0 and of at most 1, got 0"),
         ("attack", 1.5, "attack: expected a number above 0 and of at most 1, got 1.5"),
-        ("attack_steps", 0, "attack_steps: expected a whole number of at least 1, got 0"),
-        ("attack_restarts", 0, "attack_restarts: expected a whole number of at least 1, got 0"),
+        ("pgd_steps", 0, "pgd_steps: expected a whole number of at least 1, got 0"),
+        ("pgd_restarts", 0, "pgd_restarts: expected a whole number of at least 1, got 0"),
     ],
 )
 def test_settings_out_of_range_are_refused(name, value, message):

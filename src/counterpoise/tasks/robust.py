@@ -35,19 +35,19 @@ class RobustSettings(ImageSettings):
     Args:
         attack: how far the attack that scores may move each pixel, as a share of the range of pixels (L-infinity),
             above 0; methods that train against attacks have a radius of their own.
-        attack_steps: steps of each attack that scores.
-        attack_restarts: random starts of each attack that scores.
+        pgd_steps: steps of each attack that scores.
+        pgd_restarts: random starts of each attack that scores.
     """
 
     attack: float = 0.1
-    attack_steps: int = 20
-    attack_restarts: int = 2
+    pgd_steps: int = 20
+    pgd_restarts: int = 2
 
     def check(self) -> None:
         super().check()
         check_number("attack", self.attack, above=0, at_most=1)
-        check_number("attack_steps", self.attack_steps, at_least=1, whole=True)
-        check_number("attack_restarts", self.attack_restarts, at_least=1, whole=True)
+        check_number("pgd_steps", self.pgd_steps, at_least=1, whole=True)
+        check_number("pgd_restarts", self.pgd_restarts, at_least=1, whole=True)
 
 
 class Robust(Classify):
@@ -126,9 +126,7 @@ def _check_attackable(method: str, learner: Classifier, shape: Sequence[int]) ->
 def _attacked(found: Scores, learner: Classifier, parts: Prepared, settings: RobustSettings, seed: int) -> Scores:
     """Scores with those under attack."""
     test = parts.test.subset((parts.test.labels >= 0).nonzero().flatten())
-    named = attacked_predictions(
-        learner.net, test, settings.attack, settings.attack_steps, settings.attack_restarts, seed
-    )
+    named = attacked_predictions(learner.net, test, settings.attack, settings.pgd_steps, settings.pgd_restarts, seed)
     right, recall = named == test.labels, class_accuracy(named, test.labels, len(test.classes))
     metrics = {"robust": accuracy(named, test.labels), "balanced_robust": float(recall.nanmean())}
     return replace(
