@@ -95,6 +95,18 @@ def test_the_last_step_can_end_anywhere_in_the_ball():
         assert (attacked_classes(net, x, labels, 0.1, steps, restarts=1, generator=seeded(0)) == 1).all()
 
 
+class Strip(nn.Module):
+    """Right everywhere but in a strip that the attack passes through, on its way to where the loss is larger."""
+
+    def forward(self, x):
+        return torch.cat([5 - x, x + 10 * ((x > 0.01) & (x < 0.04))], dim=1)
+
+
+def test_an_error_counts_at_any_point_that_is_visited():
+    x, labels = torch.zeros(20, 1), torch.zeros(20, dtype=torch.int64)
+    assert (attacked_classes(Strip(), x, labels, 0.1, generator=seeded(0)) == 1).all()
+
+
 def dots(labels, greys):
     pixels = torch.tensor(greys, dtype=torch.uint8).view(-1, 1, 1, 1)
     return Images(pixels, torch.tensor(labels, dtype=torch.int64), ("dark", "light"), "greys")

@@ -16,13 +16,13 @@ def sides(p, scores, data, tau):
 
 
 def test_a_problem_of_two_points_by_hand():
-    """Constant scores 0 with cross-entropy: risk log 2, least risk log 2, gap log 2 less the mean of the entropies."""
-    excess, bound, gap, gap_01 = sides([[0.9, 0.1], [0.1, 0.9]], [[0.0, 0.0], [0.0, 0.0]], "constant", 1.0)
-    entropy = -(0.9 * math.log(0.9) + 0.1 * math.log(0.1))
-    assert gap == pytest.approx(math.log(2) - entropy)
-    assert gap_01 == pytest.approx(0.5 - 0.1)
-    assert excess == pytest.approx(0.5 - 0.1)  # names class 0 throughout
-    assert bound == pytest.approx(excess_bound(math.log(2) - entropy))
+    """Constant scores 0 with cross-entropy: the risk is log 2, that of the best constant the entropy of the mean."""
+    excess, bound, gap, gap_01 = sides([[0.9, 0.1], [0.3, 0.7]], [[0.0, 0.0], [0.0, 0.0]], "constant", 1.0)
+    best, first, second = (-(p * math.log(p) + (1 - p) * math.log(1 - p)) for p in (0.6, 0.9, 0.3))
+    assert gap == pytest.approx(best - (first + second) / 2)
+    assert gap_01 == pytest.approx(0.4 - (0.1 + 0.3) / 2)
+    assert excess == pytest.approx((0.1 + 0.7) / 2 - (0.1 + 0.3) / 2)  # names class 0 throughout
+    assert bound == pytest.approx(excess_bound(math.log(2) - (first + second) / 2))
 
 
 def test_functions_that_are_free_at_each_point_have_no_gaps():

@@ -20,9 +20,8 @@ from counterpoise.ops.checks import check_finite, check_integers, check_logits, 
 from counterpoise.ops.processes import labelled_mean
 from counterpoise.ops.similarity import at_least_float32
 
-NEAR = (
-    0.001  # deviation of the attack's start, as a share of the range of pixels: at the image itself its gradient is 0
-)
+NEAR = 1e-3
+"""Deviation of the attack's start, as a share of the range of pixels; at the image itself the gradient is 0."""
 
 
 def divergence(

@@ -106,7 +106,7 @@ def attacked_classes(
     named = logits.argmax(1)
     for score in (_cross_entropy, margin):
         for _ in range(restarts):
-            rows = ((named == labels) & (labels >= 0)).nonzero().flatten()
+            rows = (named == labels).nonzero().flatten()
             if len(rows):
                 found = _Found(network, score, labels[rows])
                 pgd(found, x[rows], radius, steps, REACH * radius / steps, low, high, generator)
