@@ -1,4 +1,4 @@
-"""PGD beside torchattacks': 20 steps on cross-entropy from the same starts, in one process, in turn; needs `robust`.
+"""PGD beside torchattacks': 20 steps on cross-entropy from the same starts, in one process, in turn.
 
 Exits with status 1 where ours takes longer, or ends elsewhere: `python -m benchmarks.pgd`. Without torchattacks there
 is nothing to compare with, and it says so.
@@ -77,7 +77,7 @@ def main() -> None:
     try:
         import torchattacks
     except ImportError as error:
-        print(f"LEFT OUT: {error}; pip install 'counterpoise[robust]' to compare with torchattacks")
+        print(f"LEFT OUT: {error}; pip install 'counterpoise[bench]' to compare with torchattacks")
         return
     torch.set_num_threads(1)
     calls = prepare(torchattacks)

@@ -21,6 +21,7 @@ from counterpoise.classify.comp_sum import (
     phi,
     transfer,
 )
+from counterpoise.data.rows import Rows
 from counterpoise.errors import InputError
 from counterpoise.ops.attacks import pgd
 from counterpoise.studies.comp_sum import study
@@ -308,6 +309,26 @@ def test_with_a_radius_the_attack_is_pgd_on_the_displacement_in_evaluation_mode(
     torch.testing.assert_close(found, expected)
     assert (found - view).abs().max() <= 0.1 + 1e-6
     assert torch.equal(statistics, torch.zeros(3))
+
+
+class Flat(nn.Flatten):
+    features = 16
+
+
+def test_of_a_linear_network_the_attack_moves_the_scores_as_far_as_a_corner_does(rng):
+    """With two classes by the radius times the sum of all weights' sizes."""
+    method, view = CompSum(Flat(), classes=2, radius=0.05, attack_steps=12), 0.8 * images(rng)
+    labels = TARGETS.clamp(max=1)
+    w = (method.classifier.weight[1] - method.classifier.weight[0]).detach()
+    moved = displacement(method.logits(view), method.logits(method.attacked(view, labels)), labels)
+    torch.testing.assert_close(moved[labels >= 0].detach(), (0.1 * w.abs().sum()).expand(5))
+
+
+def test_with_a_radius_rows_of_numbers_are_refused():
+    rows = Rows(torch.zeros(2, 16), torch.tensor([0, 1]), ("a", "b"), "rows")
+    CompSum(Encoder(), classes=2).check_data(rows, 2)
+    with pytest.raises(InputError, match="data: the radius of CompSum is a share of the range of values"):
+        CompSum(Encoder(), classes=2, radius=0.1).check_data(rows, 2)
 
 
 def test_its_loss_sees_clean_and_attacked_images_in_one_batch_and_leaves_modes_as_they_were(rng):

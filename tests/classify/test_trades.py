@@ -83,6 +83,19 @@ def test_the_attack_raises_the_divergence_from_a_start_beside_the_image():
     assert divergence(clean, net(found)).min() > 0
 
 
+class Flat(nn.Flatten):
+    features = 16
+
+
+def test_of_a_linear_network_the_attack_ends_in_one_of_two_corners():
+    """With two classes the divergence is convex in the difference of logits, and so largest at an end of its range."""
+    method, x = Trades(Flat(), classes=2, radius=0.05, attack_steps=12), 0.8 * images()
+    w = (method.classifier.weight[1] - method.classifier.weight[0]).detach().sign().view(1, 1, 4, 4)
+    moved = (method.attacked(x) - x) / 0.1
+    sides = torch.stack([(moved - w).flatten(1).abs().amax(1), (moved + w).flatten(1).abs().amax(1)])
+    torch.testing.assert_close(sides.amin(0), torch.zeros(6), atol=1e-5, rtol=0)
+
+
 def test_its_loss_sees_clean_and_attacked_images_as_batches_of_their_own():
     torch.manual_seed(0)
     method, x = Trades(Normalised(), classes=5, beta=2.0, radius=0.05), images()

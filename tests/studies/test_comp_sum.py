@@ -6,9 +6,12 @@ import pytest
 import torch
 
 from counterpoise.classify.comp_sum import comp_sum, excess_bound
+from counterpoise.commands.compare import compare
+from counterpoise.engine.execute import execute_run
 from counterpoise.errors import InputError
 from counterpoise.studies import comp_sum as module
 from counterpoise.studies.comp_sum import study
+from counterpoise.training.run import Run
 
 
 def sides(p, scores, data, tau):
@@ -74,6 +77,15 @@ def test_the_bound_holds_on_every_drawn_problem(data):
         assert (found["gap"] > 0) == (found["gap_01"] > 0) == (data == "constant")
         assert found == study(data, seed=11, tau=tau, problems=30)
     assert study(data, seed=12, problems=30) != study(data, seed=11, problems=30)
+
+
+def test_it_is_a_run_of_the_task_measure_which_names_it(tmp_path):
+    run = Run("comp-sum", "constant", 11, {"tau": 0.7, "problems": 5}, task="measure")
+    assert execute_run(run, tmp_path)["metrics"] == study("constant", 11, tau=0.7, problems=5)
+    with pytest.raises(
+        InputError, match="compare its method by the task classify or robust, or call its study, .*studies.comp_sum.stu"
+    ):
+        compare("comp-sum", "constant", task="measure", out=tmp_path / "out")
 
 
 @pytest.mark.parametrize(

@@ -53,12 +53,12 @@ def test_it_is_neither_trained_nor_compared(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert catalogue.task_of("gauge") == "measure"
     for call in (lambda: train("gauge", "digits"), lambda: measure.TASK.check(Run("gauge", "digits"), scored=True)):
-        with pytest.raises(InputError, match="gauge: is a measure, with nothing to train or compare"):
+        with pytest.raises(InputError, match="gauge: is a measure, with nothing to train or compare; .* its study, counterpoise.gauge.study$"):
             call()
     assert not list(tmp_path.iterdir())
 
 
-def test_the_study_beside_a_method_is_run_by_its_claim_and_the_method_compared_by_its_own_task(monkeypatch):
+def test_the_study_beside_a_method_is_a_run_of_this_task_and_the_method_compared_by_its_own_task(monkeypatch):
     both = replace(PAPER, study="gauge", method="Gauge", tasks=("classify", "measure"))
     monkeypatch.setattr(catalogue, "papers", lambda: {"gauge": both})
     run = Run("gauge", "digits", arguments={"factor": 2.0}, task="measure")
@@ -66,6 +66,6 @@ def test_the_study_beside_a_method_is_run_by_its_claim_and_the_method_compared_b
     monkeypatch.setattr(catalogue, "load_class", lambda slug, task=None: study if task == "measure" else None)
     assert measure.TASK.make(run, None)()["size"] == 12
     with pytest.raises(
-        InputError, match="compare its method by the task classify, or run its study with `counterpoise"
+        InputError, match="compare its method by the task classify, or call its study, counterpoise.gauge.study$"
     ):
         measure.TASK.check(Run("gauge", "digits", task="measure"), scored=True)

@@ -8,13 +8,18 @@ from torch import nn
 
 from counterpoise.data import Images
 from counterpoise.engine.execute import execute_run
+from counterpoise.engine.items import read_items
+from counterpoise.engine.pool import run_all
 from counterpoise.errors import InputError
+from counterpoise.files import make_output_folder
 from counterpoise.learners.classifier import Classifier
 from counterpoise.measure import accuracy
 from counterpoise.measure.robustness import attacked_predictions
 from counterpoise.nets import embed
+from counterpoise.registry import catalogue
 from counterpoise.tasks import base, classify, load_net, robust
 from counterpoise.tasks.images import Prepared
+from counterpoise.terminal import make_console
 from counterpoise.training.run import ImageSettings, Run
 
 TASK = robust.TASK
@@ -129,7 +134,7 @@ def test_settings_out_of_range_are_refused(name, value, message):
 
 
 def test_rows_are_refused_and_another_task_refuses_the_attack():
-    with pytest.raises(InputError, match="the task robust is for images, got rows of numbers, sklearn:wine"):
+    with pytest.raises(InputError, match="of the range that all have in common.* got rows of numbers, sklearn:wine"):
         TASK.load(run(data="sklearn:wine"))
     asked = replace(run(settings=replace(QUICK, attack=0.2)), task="classify")
     with pytest.raises(InputError, match="attack: is no setting of the task classify"):
@@ -175,6 +180,50 @@ def test_a_start_is_the_same_as_that_of_classify():
 
 
 # --- whole runs ---
+
+
+def test_training_and_clean_scores_are_those_of_classify_to_the_last_bit(tmp_path):
+    """With the settings of the claim on comp-sum losses, and a seed that it does not use."""
+    asked = {"steps": 2, "batch_size": 64, "augmentations": "crop=0.7", "device": "cpu"}
+    found, nets = [], []
+    for task, own in (
+        (classify.TASK, ImageSettings(**asked)),
+        (TASK, robust.RobustSettings(**asked, attack=0.15, pgd_steps=1, pgd_restarts=1)),
+    ):
+        folder = tmp_path / task.name
+        arguments = {"tau": 0.5, "lr": 0.008}
+        one = Run("comp-sum", "digits", 33, arguments, settings=own, task=task.name, division=100)
+        found.append(execute_run(one, folder))
+        nets.append(load_net(folder)[0].state_dict())
+    plain, attacked = found
+    assert plain["curve"][-1]["loss"] == attacked["curve"][-1]["loss"]
+    assert plain["metrics"] == {name: attacked["metrics"][name] for name in plain["metrics"]}
+    assert all(torch.equal(nets[0][name], nets[1][name]) for name in nets[0])
+    kept = [read_items(tmp_path / task) for task in ("classify", "robust")]
+    assert (kept[0].metrics["accuracy"] == kept[1].metrics["accuracy"]).all()
+    assert attacked["metrics"]["robust"] < attacked["metrics"]["accuracy"]
+
+
+NEEDS = {  # besides labelled digits
+    "fixmatch": {"imperfect": ("unlabelled=0.5",)},
+    "wad": {"imperfect": ("unlabelled=0.5",)},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "slug",
+    [
+        *(row.slug for row in catalogue.select(task="robust", done=True)),
+        *(slug for slug, row in catalogue.REFERENCES.items() if "robust" in row.tasks and slug != "start-linear"),
+    ],
+)
+def test_every_method_that_serves_the_task_is_scored_under_attack(slug, tmp_path):
+    asked = run(slug, settings=replace(QUICK, epochs=None, steps=3, pgd_steps=2, pgd_restarts=1), **NEEDS.get(slug, {}))
+    folder = make_output_folder(tmp_path / "out", "comparison")
+    (result,) = run_all({(slug, 0): asked}, folder, jobs=1, console=make_console(quiet=True)).values()
+    assert result["status"] == "done", result["error"]
+    assert 0 <= result["metrics"]["robust"] < result["metrics"]["accuracy"]
 
 
 @pytest.mark.slow

@@ -18,11 +18,12 @@ from jaxtyping import Float, Int
 from scipy.optimize import brentq
 from torch import Tensor, nn
 
+from counterpoise.data.parts import Labelled
 from counterpoise.errors import InputError, unknown
+from counterpoise.learners.attacked import attack, check_pixels
 from counterpoise.learners.classifier import Classifier
 from counterpoise.learners.method import Index, InputViews, Labels
 from counterpoise.nets.features import evaluation
-from counterpoise.ops.attacks import pgd
 from counterpoise.ops.checks import (
     check_finite,
     check_integers,
@@ -451,15 +452,19 @@ class CompSum(Classifier):
 
     def attacked(self, images: Float[Tensor, "batch ..."], labels: Int[Tensor, " batch"]) -> Float[Tensor, "batch ..."]:
         """What `pgd` on `displacement` makes of inputs in [-1, 1], the network in evaluation mode."""
-        radius = 2 * self.radius  # of pixels in [-1, 1]
-        with evaluation(self):
-            with torch.no_grad():
-                clean = self.logits(images)
+        with evaluation(self), torch.no_grad():
+            clean = self.logits(images)
 
-            def score(x: Tensor) -> Tensor:
-                return displacement(clean, self.logits(x), labels)
+        def score(logits: Tensor) -> Tensor:
+            return displacement(clean, logits, labels)
 
-            return pgd(score, images, radius, self.attack_steps, self.attack_step * radius)[0]
+        return attack(self, images, score, self.radius, self.attack_steps, self.attack_step)
+
+    def check_data(self, images: Labelled, batch_size: int, shares: int = 1) -> None:
+        """As any classifier; with a radius, refuse rows of numbers, whose columns have no range in common."""
+        super().check_data(images, batch_size, shares)
+        if self.radius:
+            check_pixels(self, images)
 
 
 def _of_log(log: Tensor, tau: float) -> Tensor:

@@ -13,9 +13,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from counterpoise.learners.attacked import RANGE, AttackedClassifier
+from counterpoise.learners.attacked import AttackedClassifier
 from counterpoise.learners.method import Index, InputViews, Labels
 from counterpoise.nets.features import evaluation
+from counterpoise.ops.attacks import PIXEL_RANGE
 from counterpoise.ops.checks import check_finite, check_integers, check_logits, check_number, check_same_shape
 from counterpoise.ops.processes import labelled_mean
 from counterpoise.ops.similarity import at_least_float32
@@ -131,5 +132,5 @@ class Trades(AttackedClassifier):
         """What an attack that raises `divergence` makes of images in [-1, 1], from a start beside them."""
         with evaluation(self), torch.no_grad():
             clean = self.logits(images)
-        start = images + RANGE * NEAR * torch.randn_like(images)
+        start = images + PIXEL_RANGE * NEAR * torch.randn_like(images)
         return self.attack(images, lambda logits: divergence(clean, logits), start)

@@ -180,10 +180,14 @@ def _claim(slug: str) -> Iterator[RenderableType]:
 
 
 def _examples(paper: Paper) -> Iterator[str]:
-    """A command that compares it with a baseline, and its use in a plain PyTorch loop; or how its study is run."""
+    """A command that compares it with a baseline, and its use in a plain PyTorch loop; and how its study is run."""
     assert paper.module
     if paper.study:
-        yield f"counterpoise claim {paper.slug}"
+        claim = declared().get(paper.slug)
+        if claim and claim.task == MEASURE:
+            yield f"counterpoise claim {paper.slug}"
+        else:
+            yield f"from counterpoise.{paper.study} import study"
         yield ""
     if paper.method:
         task = paper.tasks[0]

@@ -1,4 +1,4 @@
-"""What the classifiers share that train on attacked images: how far an attack goes, for how long, and in which mode."""
+"""What classifiers share that train on attacked images: how far an attack goes, for how long, and in which mode."""
 
 from __future__ import annotations
 
@@ -12,10 +12,51 @@ from counterpoise.data.parts import Labelled
 from counterpoise.errors import InputError
 from counterpoise.learners.classifier import Classifier
 from counterpoise.nets.features import evaluation
-from counterpoise.ops.attacks import pgd
+from counterpoise.ops.attacks import PIXEL_RANGE, pgd
 from counterpoise.ops.checks import check_number
 
-RANGE = 2.0  # of pixels, which a network gets as -1 to 1
+Score = Callable[[Float[Tensor, "batch classes"]], Float[Tensor, " batch"]]
+
+
+def attack(
+    method: Classifier,
+    images: Float[Tensor, "batch ..."],
+    score: Score,
+    radius: float,
+    steps: int,
+    step: float,
+    start: Float[Tensor, "batch ..."] | None = None,
+) -> Float[Tensor, "batch ..."]:
+    """Images near these that raise a score of their logits, found by `pgd` with the network in evaluation mode.
+
+    Args:
+        method: whose logits.
+        images: in [-1, 1].
+        score: logits to one number an image.
+        radius: as a share of the range of pixels, above 0.
+        steps: of the attack.
+        step: length of a step as a share of the radius, above 0.
+        start: as of `pgd`.
+
+    Raises:
+        InputError: as `pgd`.
+    """
+    near = PIXEL_RANGE * radius
+    with evaluation(method):
+        return pgd(lambda x: score(method.logits(x)), images, near, steps, step * near, start=start)[0]
+
+
+def check_pixels(method: Classifier, data: Labelled) -> None:
+    """Refuse rows of numbers, of which a radius as a share of a range says nothing.
+
+    Raises:
+        InputError: naming what they lack.
+    """
+    if data.items == "rows":
+        raise InputError(
+            f"data: the radius of {type(method).__name__} is a share of the range of values, which all pixels have in "
+            "common and the columns of rows have not; expected images, got rows of numbers"
+        )
 
 
 class AttackedClassifier(Classifier):
@@ -48,29 +89,13 @@ class AttackedClassifier(Classifier):
     def attack(
         self,
         images: Float[Tensor, "batch ..."],
-        score: Callable[[Float[Tensor, "batch classes"]], Float[Tensor, " batch"]],
+        score: Score,
         start: Float[Tensor, "batch ..."] | None = None,
     ) -> Float[Tensor, "batch ..."]:
-        """Images near these that raise a score of their logits, found by `pgd` with the network in evaluation mode.
-
-        Args:
-            images: in [-1, 1].
-            score: logits to one number an image.
-            start: as of `pgd`.
-
-        Raises:
-            InputError: as `pgd`.
-        """
-        radius = RANGE * self.radius
-        with evaluation(self):
-            step = self.attack_step * radius
-            return pgd(lambda x: score(self.logits(x)), images, radius, self.attack_steps, step, start=start)[0]
+        """`attack` by the arguments of this method."""
+        return attack(self, images, score, self.radius, self.attack_steps, self.attack_step, start)
 
     def check_data(self, images: Labelled, batch_size: int, shares: int = 1) -> None:
         """As any classifier; and refuse rows of numbers, whose columns have no range in common."""
         super().check_data(images, batch_size, shares)
-        if images.items == "rows":
-            raise InputError(
-                f"data: {type(self).__name__} moves pixels by a share of the range that they have in common; "
-                "expected images, got rows of numbers"
-            )
+        check_pixels(self, images)

@@ -18,10 +18,9 @@ from torch.nn import functional as F
 from counterpoise.data.views import to_input
 from counterpoise.errors import InputError
 from counterpoise.nets.features import device_of, dtype_of, evaluation
-from counterpoise.ops.attacks import pgd
+from counterpoise.ops.attacks import PIXEL_RANGE, pgd
 from counterpoise.ops.checks import check_integers, check_logits, check_number, check_seed, check_values
 
-RANGE = 2.0  # of pixels, which a network gets as -1 to 1
 REACH = 2.5  # the steps together in radii, so that each start reaches any corner, as Madry et al. choose it
 Network = Callable[[Float[Tensor, "batch *shape"]], Float[Tensor, "batch classes"]]
 Score = Callable[[Tensor, Tensor], Tensor]
@@ -60,9 +59,10 @@ def attacked_classes(
 ) -> Int64[Tensor, " batch"]:
     r"""The class that a network names for each input under attack: another than the label wherever one was found.
 
-    PGD within $\|x' - x\|_\infty \le$ radius raises cross-entropy, then the margin, each from `restarts` random starts.
-    The steps together go 2.5 radii. An input counts as named rightly only where every point that was visited is, itself
-    included; what one attack has made wrong, the next leaves out.
+    PGD within $\|x' - x\|_\infty \le$ radius raises cross-entropy and the margin in turn, each from `restarts` random
+    starts. The steps together go 2.5 radii. An input counts as named rightly only where every point that was visited is,
+    itself included; what one attack has made wrong, the next leaves out. With the same generator, more restarts leave
+    nothing right that fewer have made wrong.
 
     Args:
         network: inputs to logits of at least 2 classes, with a gradient by the inputs; no row may change another's.
@@ -104,8 +104,8 @@ def attacked_classes(
         raise InputError(f"network(x): expected logits of each of the {len(x)} inputs, got those of {len(logits)}")
     labels = check_integers("labels", labels, rows=len(logits), low=-1, high=logits.shape[1])
     named = logits.argmax(1)
-    for score in (_cross_entropy, margin):
-        for _ in range(restarts):
+    for _ in range(restarts):  # outermost, so that more of them go on from what fewer have found
+        for score in (_cross_entropy, margin):
             rows = (named == labels).nonzero().flatten()
             if len(rows):
                 found = _Found(network, score, labels[rows])
@@ -155,15 +155,16 @@ def attacked_predictions(
     if not len(images):
         raise InputError(f"images: the data set '{images.name}' is empty, so there is nothing to attack")
     device, dtype = device_of(net), dtype_of(net)
-    generator, found = torch.Generator(device).manual_seed(seed), []
+    near, found, seeds = PIXEL_RANGE * radius, [], torch.Generator().manual_seed(seed)
     with evaluation(net):
         for rows in torch.arange(len(images)).split(batch_size):
+            own = int(torch.randint(2**62, (), generator=seeds))  # so that no other batch decides what is drawn
+            starts = torch.Generator(device).manual_seed(own)
             pixels, labels, _ = images.__getitems__(rows.tolist())
             if pixels.dtype != torch.uint8:
                 raise InputError(f"images: expected uint8 images, whose pixels share one range, got {pixels.dtype}")
             x = to_input(pixels.to(device)).to(dtype)
-            near = RANGE * radius
-            found.append(attacked_classes(net, x, labels.to(device), near, steps, restarts, generator=generator).cpu())
+            found.append(attacked_classes(net, x, labels.to(device), near, steps, restarts, generator=starts).cpu())
     return torch.cat(found)
 
 

@@ -11,6 +11,8 @@ from torch import Tensor
 from counterpoise.errors import InputError, NonFinite
 from counterpoise.ops.checks import all_finite, check_finite, check_number, check_same_shape
 
+PIXEL_RANGE = 2.0  # of pixels, which a network gets as -1 to 1; radii of images are shares of it
+
 
 def pgd(
     score: Callable[[Float[Tensor, "batch *shape"]], Float[Tensor, " batch"]],

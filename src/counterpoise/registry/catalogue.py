@@ -45,8 +45,9 @@ class Paper:
         venue: where it appeared, if it did.
         module: its module below `counterpoise`, once done.
         method: the class of its method, if it has one.
-        study: the module below `counterpoise` whose function `study` the task `measure` runs, and so the paper's claim;
-            of papers about measuring, and of methods whose claim is no comparison of trained networks.
+        study: the module below `counterpoise` whose function `study` the task `measure` runs, and so the paper's claim
+            if it is one of that task; of papers about measuring, and of methods that claim more than a comparison of
+            trained networks shows.
         objectives: the classes of its objectives.
         labels: whether its method reads the labels of the training images.
         search: the values that tuning tries of some of its method's arguments, by name; see `registry.search`.

@@ -1,7 +1,7 @@
 """The measure task: studies, whose figures are no score of a trained network. It has nothing to train or to compare.
 
-A paper about measuring, or a method whose claim is none of a comparison of trained networks, has a module in `studies`
-with a function `study(data, seed, …)`, which returns figures by name. The paper's claim states what these must be.
+A paper about measuring, or whose claims are not all of a comparison of trained networks, has a module in `studies` with
+a function `study(data, seed, …)`, which returns figures by name. A claim of this task states what these must be.
 """
 
 from __future__ import annotations
@@ -31,22 +31,22 @@ class Measure(Task[None]):
     untunable = "which has nothing to train"
 
     def check(self, run: Run, scored: bool = False) -> None:
-        """Refuse to train or compare it: its measure is a function to call, its study is run by its claim.
+        """Refuse to train or compare it: its measure and its study are functions to call.
 
         Raises:
             InputError: always.
         """
         paper = catalogue.find(run.method)
-        module = paper.module
         if paper.method:
             others = " or ".join(task for task in paper.tasks if task != self.name)
+            study = f", or call its study, counterpoise.{paper.study}.study" if paper.study else ""
             raise InputError(
-                f"{run.method}: its study has nothing to train or compare; compare its method by the task {others}, or "
-                f"run its study with `counterpoise claim {run.method}`"
+                f"{run.method}: the task measure has nothing to train or compare; compare its method by the task "
+                f"{others}{study}"
             )
         raise InputError(
-            f"{run.method}: is a measure, with nothing to train or compare; call what counterpoise.{module} holds, "
-            f"or run its study with `counterpoise claim {run.method}`"
+            f"{run.method}: is a measure, with nothing to train or compare; call what counterpoise.{paper.module} "
+            f"holds, or its study, counterpoise.{paper.study}.study"
         )
 
     def check_run(self, run: Run) -> None:

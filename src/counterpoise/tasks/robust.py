@@ -23,7 +23,7 @@ from counterpoise.nets.features import device_of, dtype_of, evaluation
 from counterpoise.ops.checks import check_number
 from counterpoise.tasks.base import NONE_GIVEN, Offers
 from counterpoise.tasks.classify import Classify
-from counterpoise.tasks.images import Prepared, by_group
+from counterpoise.tasks.images import Prepared, by_group, is_rows
 from counterpoise.tasks.items import balanced
 from counterpoise.training.run import ImageSettings, Metric, Run, Scores, Settings
 
@@ -83,6 +83,16 @@ class Robust(Classify):
         if found["groups"]:
             found["groups"]["metric"] = self.main
         return found
+
+    def load(self, run: Run) -> Prepared:
+        """As of classify; rows of numbers are refused, of which an attack as a share of a range says nothing."""
+        if is_rows(run.data):
+            raise InputError(
+                f"data: the task robust moves values by a share (attack) of the range that all have in common, which "
+                f"pixels have and the columns of rows have not; expected images, got rows of numbers, {run.data}; the "
+                "task classify takes them"
+            )
+        return super().load(run)
 
     def given_run(self, run: Run, role: str, value: str) -> Run:
         """As of any task on images: the attack does not concern a start, which is that of other tasks."""
