@@ -97,11 +97,11 @@ def test_the_last_step_can_end_anywhere_in_the_ball():
 
 
 class Wavy(nn.Module):
-    """Two classes whose border is so curved that one start does not find all errors."""
+    """Classes whose borders are so curved that one start does not find all errors, nor one score those of another."""
 
     def forward(self, x):
-        wave = torch.sin(40 * x).sum(1, keepdim=True) + 2.2
-        return torch.cat([wave, torch.zeros_like(wave)], dim=1)
+        waves = [torch.sin(rate * x).sum(1, keepdim=True) for rate in (40, 31, 23)]
+        return torch.cat([3 + waves[0], waves[1], waves[2]], dim=1)
 
 
 def fallen(**changes):
@@ -147,6 +147,32 @@ class Strip(nn.Module):
 def test_an_error_counts_at_any_point_that_is_visited():
     x, labels = torch.zeros(20, 1), torch.zeros(20, dtype=torch.int64)
     assert (attacked_classes(Strip(), x, labels, 0.1, generator=seeded(0)) == 1).all()
+
+
+class Scaled(nn.Module):
+    """A network of inputs in [0, 1], as torchattacks has them."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, x):
+        return self.net(2 * x - 1)
+
+
+def test_what_torchattacks_makes_wrong_from_the_same_starts_is_made_wrong():
+    torchattacks = pytest.importorskip("torchattacks", reason="torchattacks is in the extra bench alone")
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(36, 64), nn.Tanh(), nn.Linear(64, 4)).eval()
+    x = 0.2 + 0.6 * torch.rand(200, 1, 6, 6, generator=seeded(7))  # no ball is cut by the range
+    labels = net(2 * x - 1).argmax(1)
+    torch.manual_seed(1)
+    theirs = torchattacks.PGD(Scaled(net), eps=0.03, alpha=2.5 * 0.03 / 20, steps=20)(x, labels)
+    wrong = net(2 * theirs - 1).argmax(1) != labels
+    torch.manual_seed(1)
+    named = attacked_classes(net, 2 * x - 1, labels, 2 * 0.03, steps=20, restarts=1)
+    assert 20 < wrong.sum() < 180
+    assert ((named != labels) >= wrong).all()  # and those that the margin finds, or a point on the way
 
 
 def dots(labels, greys):
