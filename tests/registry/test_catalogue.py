@@ -244,6 +244,13 @@ statements = [{says = "OPIS falls", metric = "opis", of = {dcl = 1}, expect = "b
 """
 
 
+def test_show_says_how_a_study_is_run_whether_or_not_the_claim_runs_it():
+    assert "counterpoise claim naive-bayes-probe" in printed(listing.print_show, "naive-bayes-probe")
+    text = printed(listing.print_show, "comp-sum")
+    assert "from counterpoise.studies.comp_sum import study" in text
+    assert "counterpoise claim comp-sum" not in text.partition("try it")[2]
+
+
 def test_show_prints_the_claim_and_its_last_result(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(ledger, "PACKAGE", tmp_path / "checkout" / "src" / "counterpoise")
