@@ -58,7 +58,9 @@ def test_bad_arguments_are_refused_by_name(changes, message):
 def test_rows_of_numbers_and_data_without_a_label_are_refused():
     method = AttackedClassifier(Encoder(), classes=2)
     rows = Rows(torch.zeros(2, 16), torch.tensor([0, 1]), ("a", "b"), "rows")
-    with pytest.raises(InputError, match=r"data: the radius of AttackedClassifier is a share of the range .* got rows of numbers"):
+    with pytest.raises(
+        InputError, match=r"data: the radius of AttackedClassifier is a share of .* got rows of numbers"
+    ):
         method.check_data(rows, 2)
     pixels = torch.zeros(2, 1, 4, 4, dtype=torch.uint8)
     method.check_data(Images(pixels, torch.tensor([0, 1]), ("a", "b"), "images"), 2)

@@ -83,7 +83,7 @@ def test_it_is_a_run_of_the_task_measure_which_names_it(tmp_path):
     run = Run("comp-sum", "constant", 11, {"tau": 0.7, "problems": 5}, task="measure")
     assert execute_run(run, tmp_path)["metrics"] == study("constant", 11, tau=0.7, problems=5)
     with pytest.raises(
-        InputError, match="compare its method by the task classify or robust, or call its study, .*studies.comp_sum.stu"
+        InputError, match=r"by the task classify or robust, or call its study, counterpoise\.studies\.comp_sum\.study$"
     ):
         compare("comp-sum", "constant", task="measure", out=tmp_path / "out")
 

@@ -134,7 +134,7 @@ def test_settings_out_of_range_are_refused(name, value, message):
 
 
 def test_rows_are_refused_and_another_task_refuses_the_attack():
-    with pytest.raises(InputError, match="of the range that all have in common.* got rows of numbers, sklearn:wine"):
+    with pytest.raises(InputError, match=r"of the range that all have in common.* got rows of numbers, sklearn:wine"):
         TASK.load(run(data="sklearn:wine"))
     asked = replace(run(settings=replace(QUICK, attack=0.2)), task="classify")
     with pytest.raises(InputError, match="attack: is no setting of the task classify"):
