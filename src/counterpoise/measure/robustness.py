@@ -61,8 +61,8 @@ def attacked_classes(
 
     PGD within $\|x' - x\|_\infty \le$ radius raises cross-entropy and the margin in turn, each from `restarts` random
     starts. The steps together go 2.5 radii. An input counts as named rightly only where every point that was visited
-    is, itself included; what one attack has made wrong, the next leaves out. From the same generator, more restarts make
-    wrong what fewer do, and more.
+    is, itself included; what one attack has made wrong, the next leaves out. From the same generator, more restarts
+    make wrong what fewer do, and more.
 
     Args:
         network: inputs to logits of at least 2 classes, with a gradient by the inputs; no row may change another's.
