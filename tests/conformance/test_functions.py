@@ -153,6 +153,12 @@ CALLS = {
         UNet(1, 8), Schedule(), torch.zeros(2, 1, 8, 8, dtype=torch.uint8), to_float, 1, 2, 1e-3
     ),
     "ops.processes.global_row_indices": lambda: call(torch.zeros(3, 2), "x"),
+    **{
+        f"measure.survival.{name}": lambda: call(
+            torch.tensor([1.0, 2.0, 3.0]), torch.tensor([1, 1, 0]), rows(3), torch.tensor([0.5, 1.0, 2.0]), 0.5, 3.0
+        )
+        for name in ("concordance", "concordance_pairs")
+    },
     "learners.classifier.cross_entropy": lambda: call(rows(4, 2), pair_labels(4), 0.1, torch.rand(2)),
     "contrast.genview.noise_levels": lambda: call(torch.tensor([0.13, 0.31, 0.72])),
     **{

@@ -18,7 +18,15 @@ OBJECTIVES = {
     if paper.done
     for kind in catalogue.load_objectives(paper.slug)
 }
-REQUIRED = {"dim": D, "samples": N, "images": N, "texts": N, "classes": C, "counts": torch.tensor([9, 3, 1])}
+REQUIRED = {
+    "dim": D,
+    "samples": N,
+    "images": N,
+    "texts": N,
+    "classes": C,
+    "counts": torch.tensor([9, 3, 1]),
+    "edges": torch.arange(C + 1.0),
+}
 FLOATS = {
     **dict.fromkeys(["z1", "z2", "embeddings", "queries", "positives", "keys", "image", "text", "gates"], (N, D)),
     **dict.fromkeys(["noise", "predicted", "residual", "reflective", "coarse"], (N, D)),
@@ -36,6 +44,8 @@ INTEGERS = {
     "partners": (torch.arange(N) + 1) % C,
     **dict.fromkeys(["index", "image_index", "text_index"], torch.arange(N)),
     "time_index": torch.arange(N) * 100,
+    "times": torch.arange(N) % 4 + 1,
+    "events": torch.arange(N) % 2,
 }
 BATCH_OF_ALL = ("negatives", "prototypes")  # not one row a sample
 IN_ORDER = ("protonet:PrototypeLoss",)  # the first rows of a class are its examples

@@ -77,6 +77,8 @@ def batch(kind, labels):
             found[p.name] = labels
         elif p.name == "targets":
             found[p.name] = LABELS[:rows]
+        elif p.name in ("times", "events"):
+            found[p.name] = LABELS[:rows] + 1 if p.name == "times" else LABELS[:rows] % 2
         elif p.name == "clusters":
             found[p.name] = torch.stack([LABELS[:rows], LABELS[:rows].flip(0)], 1)
         elif p.name == "subclasses":
@@ -96,7 +98,7 @@ def part(name, x, sizes, rank):
 def two_steps(kind, labels, sizes=None, rank=0):
     """Losses, gradients and states of two batches, of which a process takes its share."""
     required = [p.name for p in inspect.signature(kind).parameters.values() if p.default is p.empty]
-    known = {"dim": D, "counts": torch.arange(1, D + 1)}
+    known = {"dim": D, "counts": torch.arange(1, D + 1), "edges": torch.arange(D + 1.0)}
     sizes_of = {name: known.get(name, len(LABELS)) for name in required}
     torch.manual_seed(0)  # proxies are drawn
     objective, model = kind(**sizes_of).double(), Embed()

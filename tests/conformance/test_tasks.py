@@ -54,6 +54,7 @@ SPECS = {
     "regress": Spec("diabetes", ("regression", "rnc")),
     "compose": Spec("glyphs:script=greek", ("composed-retrieval",), {"epochs": 2, "batch_size": 64, "size": 16}),
     "zero-shot": Spec("glyphs:script=greek:split=family", ("clip", "tfup"), {"epochs": 2, "batch_size": 64, "size": 8}),
+    "survival": Spec("two-regimes:items=200", ("ad-survival", "cox"), ROWS),
     "graph": Spec("planted:nodes=160", ("meow:clusters=5:hidden=8",), {"epochs": 3}, resumes=False),
 }
 OF_MEASURES = {"measure"}  # whose studies are run by their claims alone

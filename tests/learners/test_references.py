@@ -29,6 +29,7 @@ DATA = {
     "compose": "glyphs:script=greek",
     "graph": "planted:nodes=160",
     "zero-shot": "glyphs:script=greek:split=family",
+    "survival": "two-regimes:items=1000",
 }
 
 

@@ -12,6 +12,7 @@ from counterpoise.commands.arms import parse_arms
 from counterpoise.commands.tuning import division_of
 from counterpoise.data.images import Images
 from counterpoise.data.rows import Rows
+from counterpoise.data.survival import Survival
 from counterpoise.data.targets import Targets
 from counterpoise.engine.tuning import Arm, Grid, trial_run, tune
 from counterpoise.errors import InputError
@@ -25,9 +26,11 @@ SPECS = {
     "pretrain": ("digits", "simclr", {}),
     "classify": ("digits", "cross-entropy", {}),
     "classify:rows": ("sklearn:wine", "cross-entropy", {"batch_size": 32}),
+    "robust": ("digits", "cross-entropy", {"pgd_steps": 2, "pgd_restarts": 1}),
     "retrieve": ("digits", "multi-similarity", {}),
     "few-shot": ("digits", "protonet", {}),
     "regress": ("diabetes", "regression", {}),
+    "survival": ("two-regimes:items=200", "ad-survival", {}),
     "compose": ("glyphs:script=greek", "composed-retrieval", {"size": 16, "batch_size": 512}),
     "zero-shot": ("glyphs:script=greek:split=family", "clip", {"size": 16}),
 }
@@ -57,7 +60,7 @@ def same(a, b):
         return torch.equal(a, b)
     if isinstance(a, dict):
         return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
-    if isinstance(a, (Images, Rows, Targets)):
+    if isinstance(a, (Images, Rows, Survival, Targets)):
         return type(a) is type(b) and all(same(getattr(a, f.name), getattr(b, f.name)) for f in fields(a))
     return a == b
 
@@ -65,6 +68,9 @@ def same(a, b):
 def scrambled(part, generator):
     """The same number of items, with labels in another order and other inputs; no queries any more."""
     order = torch.randperm(len(part), generator=generator)
+    if isinstance(part, Survival):
+        inputs = torch.randn(part.inputs.shape, generator=generator)
+        return replace(part, times=part.times[order], events=part.events[order], inputs=inputs)
     if isinstance(part, Targets):
         return replace(part, targets=part.targets[order], inputs=torch.randn(part.inputs.shape, generator=generator))
     if isinstance(part, Rows):

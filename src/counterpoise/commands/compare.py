@@ -73,11 +73,12 @@ def compare(
             "room:contrast" stands for all methods of that room, and "./mine.py:MyMethod" for a `counterpoise.Method`,
             or an objective of two views, in a file of your own.
         data: a known set such as "fashion-mnist", or a path to a folder of images, a CSV or a Parquet file; for regress
-            "rotations", "digit-sums", "diabetes" or a table of numbers; for graph "planted", "pyg:DBLP".
+            "rotations", "digit-sums", "diabetes" or a table of numbers; for survival "two-regimes", "flchain", "gbsg2",
+            "whas500", "aids" or a table with columns time and event; for graph "planted", "pyg:DBLP".
         task: what the methods are to do: "pretrain" (features of images), "classify" (their classes), "robust"
             (their classes under attack), "retrieve" or "few-shot" (images of classes that training has not seen),
-            "compose" (queries of an image and words), "regress" (numbers), "zero-shot" (new classes by their names), or
-            "graph" (nodes of a heterogeneous graph).
+            "compose" (queries of an image and words), "regress" (numbers), "survival" (times to an event), "zero-shot"
+            (new classes by their names), or "graph" (nodes of a heterogeneous graph).
         imperfect: what to do to the data, such as "long-tail=100" or "label-noise=0.4"; docs/data.md has them all.
         seeds: how many seeds each method runs with; the seed decides data, weights, order and views.
         baseline: which of the methods the others are measured against; the task's own, or else the first.

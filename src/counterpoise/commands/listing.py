@@ -28,6 +28,7 @@ EXAMPLES = {
     "few-shot": "glyphs:script=latin:split=character",
     "regress": "rotations",
     "compose": "glyphs:script=latin",
+    "survival": "two-regimes",
     "graph": "planted",
     "zero-shot": "glyphs:split=family",
 }

@@ -5,6 +5,7 @@
 - `detection`: detections and annotated objects; `matching`: of one to the other; `average_precision`; `calibration`: of
   scores.
 - `accuracy`: overall, balanced, per class, and for head, medium and tail classes.
+- `survival`: concordance, Brier score and calibration of times that are censored in part.
 - `undertraining`: named warnings of training that was too short or learnt little.
 - `intervals`: means over seeds with confidence intervals, and the verdict on a claimed difference.
 """

@@ -112,6 +112,10 @@ def _linear(slug: str, title: str, name: str, summary: str) -> Paper:
     return _reference(slug, title, name, summary, ("classify", "robust"), labels=True)
 
 
+def _survival(slug: str, title: str, name: str, summary: str, module: str = "classify.cox") -> Paper:
+    return _reference(slug, title, name, summary, ("survival",), labels=True, module=module)
+
+
 REFERENCES: Mapping[str, Paper] = MappingProxyType(
     {
         row.slug: row
@@ -122,6 +126,10 @@ REFERENCES: Mapping[str, Paper] = MappingProxyType(
             _linear("raw-linear", "Raw inputs", "LinearOnRaw", "A linear classifier on the inputs."),
             _linear("untrained-linear", "Untrained encoder", "LinearOnUntrained", "A linear classifier on that."),
             _linear("start-linear", "The start", "LinearOnFeatures", "A linear classifier on that."),
+            _survival("no-features", "No features", "KaplanMeier", "One survival curve for all items.", "classify.km"),
+            _survival("raw-cox", "Raw inputs", "Cox", "A Cox regression on the inputs."),
+            _survival("untrained-cox", "Untrained encoder", "CoxOnUntrained", "A Cox regression on that."),
+            _survival("start-cox", "The start", "CoxOnFeatures", "A Cox regression on that."),
             _reference("raw-nodes", "Raw inputs", "RawNodes", "The features of the nodes themselves.", ("graph",)),
             _reference(
                 *("untrained-towers", "Untrained towers", "UntrainedTowers", "Towers as they are before training."),
@@ -313,8 +321,8 @@ def method_source(slug: str, task: str | None = None) -> tuple[str, str]:
 
 MEASURE = "measure"  # the task that runs studies
 TASKS = (
-    *("pretrain", "classify", "robust", "retrieve", "few-shot", "compose", "regress", "graph", "zero-shot"),
-    "measure",
+    *("pretrain", "classify", "robust", "retrieve", "few-shot", "compose", "regress", "survival", "graph"),
+    *("zero-shot", "measure"),
 )
 """The tasks that there are; a method may serve others that are to come."""
 IMAGE_TASKS = ("pretrain", "retrieve", "few-shot")

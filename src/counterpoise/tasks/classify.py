@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from counterpoise.data.images import fair_sample
 from counterpoise.data.imperfect import make_imperfect_with_truth, parse_spec
 from counterpoise.data.parts import Labelled
-from counterpoise.errors import InputError, first_few
+from counterpoise.errors import first_few
 from counterpoise.learners.classifier import Classifier
 from counterpoise.measure import accuracy, class_accuracy, group_accuracy
 from counterpoise.measure.classification import (
@@ -34,6 +34,7 @@ from counterpoise.measure.separation import auroc
 from counterpoise.tasks.base import NONE_GIVEN, Offers
 from counterpoise.tasks.images import WATCHED, ImageTask, Prepared, by_group, hold_out, load_labelled
 from counterpoise.tasks.items import balanced
+from counterpoise.tasks.kinds import of_kind
 from counterpoise.training.run import EFFECTIVE_RANK, ImageSettings, Metric, Run, Scores, Settings
 
 GROUP = "group"  # the factor, or column of a table, that names subgroups unless the settings name another
@@ -118,10 +119,7 @@ class Classify(ImageTask):
 
     def make(self, run: Run, parts: Prepared, given: Offers = NONE_GIVEN) -> Classifier:
         """The method of a run; one without logits is refused."""
-        learner = super().make(run, parts, given)
-        if not isinstance(learner, Classifier):
-            raise InputError(f"method '{run.method}': has no logits to classify by; expected a Classifier")
-        return learner
+        return of_kind(super().make(run, parts, given), Classifier, run, "has no logits to classify by")
 
     def kept(self, learner: Classifier) -> nn.Module:
         """The whole network, which classifies."""

@@ -30,6 +30,7 @@ from counterpoise.nets.towers import Towers
 from counterpoise.tasks.base import NONE_GIVEN, Given, Offers, is_run
 from counterpoise.tasks.images import ImageTask, Prepared, hold_out
 from counterpoise.tasks.items import balanced, identity_of, of_some
+from counterpoise.tasks.kinds import of_kind
 from counterpoise.training.run import ImageSettings, Metric, Run, Scores
 
 NEW = 1 / 5  # of the classes, where the test has none of its own
@@ -143,10 +144,7 @@ class ZeroShot(ImageTask):
 
     def make(self, run: Run, parts: Prepared, given: Offers = NONE_GIVEN) -> Describer:
         """The method of a run; one that compares no names is refused."""
-        learner = super().make(run, parts, given)
-        if not isinstance(learner, Describer):
-            raise InputError(f"method '{run.method}': compares no names with images; expected a Describer")
-        return learner
+        return of_kind(super().make(run, parts, given), Describer, run, "compares no names with images")
 
     def kept(self, learner: Describer) -> nn.Module:
         """The towers."""
