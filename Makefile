@@ -57,7 +57,7 @@ layers: $(VENV)/.test-installed
 # Quote a figure only where nothing else ran beside it. About three quarters of an hour on 2 cores, and 20 GB of memory.
 bench: $(VENV)/.test-installed
 	$(BIN)/pip install --quiet --editable '.[bench]'
-	@failed=; for name in similarity objectives views train glyphs scenes ap_pool ldr tfup wad \
+	@failed=; for name in similarity objectives views train glyphs scenes ap_pool ldr tfup wad flowaug \
 	  naive_bayes_probe normalized_lr_gd pgd survival gallery; do \
 	  OMP_NUM_THREADS=2 $(BIN)/python -m benchmarks.$$name || failed="$$failed $$name"; done; \
 	test -z "$$failed" || { echo "missed a target:$$failed"; exit 1; }

@@ -52,6 +52,12 @@ def test_the_architecture_quotes_the_figures_of_the_similarity_benchmark():
     assert re.findall(r"about (\d+) times.* (\d+) times with", " ".join(section.split())) == [tuple(bounds)]
 
 
+def test_the_page_of_flowaug_quotes_the_share_of_its_benchmark():
+    found = json.loads((ROOT / "docs/results/flowaug.json").read_text(encoding="utf-8"))
+    page = (ROOT / "docs/papers/flowaug.md").read_text(encoding="utf-8")
+    assert re.findall(r"go (\d+%) of the way", page) == [f"{found['shares_of_ground']['default']:.0%}"]
+
+
 def test_every_method_has_its_page():
     assert {page.stem for page in PAGES} == {paper.slug for paper in catalogue.select(done=True)}
 

@@ -35,7 +35,7 @@ def test_every_done_paper_has_a_claim_and_every_claim_can_run():
     papers = {p.slug for p in catalogue.papers().values() if p.done and not p.baseline}
     assert set(declared()) == papers
     for claim in declared().values():
-        assert claim.seeds >= (3 if claim.slug in SLOW else 5)
+        assert len(claim.all_seeds) >= (3 if claim.slug in SLOW else 5)
         assert {run.method for run in runs(claim).values()} >= {claim.slug}
         check_runnable(claim)
 
@@ -52,32 +52,32 @@ def test_a_statement_is_a_weighted_sum_seed_by_seed():
         ("a", 1): result(knn=0.8),
         ("b", 1): result(knn=0.5),
     }
-    found = judge(Statement("", "knn", {"a": 1, "b": -1}), results, 2)
+    found = judge(Statement("", "knn", {"a": 1, "b": -1}), results, (0, 1))
     assert found["values"] == pytest.approx([0.4, 0.3])
     assert found["mean"] == pytest.approx(0.35)
-    assert judge(Statement("", "tail", {"a": 2}), results, 2)["values"] == [1.0, 1.0]
-    assert judge(Statement("", "bend", {"a": 1}), results, 2)["verdict"] == "confirmed"
-    assert judge(Statement("", "bend", {"a": 1}, "below"), results, 2)["verdict"] == "refuted"
+    assert judge(Statement("", "tail", {"a": 2}), results, (0, 1))["values"] == [1.0, 1.0]
+    assert judge(Statement("", "bend", {"a": 1}), results, (0, 1))["verdict"] == "confirmed"
+    assert judge(Statement("", "bend", {"a": 1}, "below"), results, (0, 1))["verdict"] == "refuted"
     with pytest.raises(InputError, match="did you mean 'knn'"):
-        judge(Statement("", "knnn", {"a": 1}), results, 2)
+        judge(Statement("", "knnn", {"a": 1}), results, (0, 1))
 
 
 def test_a_margin_is_added_to_the_figure_of_each_seed():
     results = {(arm, seed): result(knn=knn) for seed in (0, 1) for arm, knn in (("a", 0.5), ("b", 0.5078125))}
     difference = {"a": 1, "b": -1}
-    assert judge(Statement("", "knn", difference), results, 2)["verdict"] == "refuted"
-    found = judge(Statement("", "knn", difference, margin=0.015625), results, 2)
+    assert judge(Statement("", "knn", difference), results, (0, 1))["verdict"] == "refuted"
+    found = judge(Statement("", "knn", difference, margin=0.015625), results, (0, 1))
     assert found["margin"] == 0.015625
     assert found["values"] == [0.0078125, 0.0078125]
     assert (found["mean"], found["verdict"]) == (0.0078125, "confirmed")
-    assert judge(Statement("", "knn", difference, margin=0.00390625), results, 2)["verdict"] == "refuted"
+    assert judge(Statement("", "knn", difference, margin=0.00390625), results, (0, 1))["verdict"] == "refuted"
 
 
 def test_a_margin_of_zero_changes_no_bit():
     generator = random.Random(0)
     results = {(arm, seed): result(knn=generator.random()) for arm in "ab" for seed in range(50)}
     values = [1 / 3 * results["a", seed]["metrics"]["knn"] - results["b", seed]["metrics"]["knn"] for seed in range(50)]
-    assert judge(Statement("", "knn", {"a": 1 / 3, "b": -1}), results, 50)["values"] == values
+    assert judge(Statement("", "knn", {"a": 1 / 3, "b": -1}), results, range(50))["values"] == values
 
 
 def in_regime(*requires, **knn):
@@ -412,6 +412,23 @@ def test_a_record_stands_for_new_code_if_its_first_seed_gives_the_same_figures(t
         assert commands.claim.claim(["dcl"], verify=True, **folders) == []
         assert said in " ".join(capsys.readouterr().out.split())
         assert read(tmp_path / "l", CLAIM)["stale"]
+
+
+def test_a_claim_runs_and_judges_the_seeds_that_it_names(tmp_path, monkeypatch, figures):
+    claim = replace(CLAIM, seeds=(5, 7))
+    assert set(runs(claim)) == {(arm, seed) for arm in "ab" for seed in (5, 7)}
+    assert {(seed, run.seed) for (_, seed), run in runs(claim).items()} == {(5, 5), (7, 7)}
+    results = {("a", 0): result(knn=0.0), ("a", 5): result(knn=0.25), ("a", 7): result(knn=0.5)}
+    assert judge(Statement("", "knn", {"a": 1}), results, claim.all_seeds)["values"] == [0.25, 0.5]
+    monkeypatch.setattr(commands.claim, "declared", lambda: {"dcl": claim})
+    folders = {"ledger": str(tmp_path / "l"), "out": str(tmp_path / "o")}
+    (record,) = commands.claim.claim(["dcl"], quiet=True, **folders)
+    assert json.loads((tmp_path / "l" / "dcl.json").read_text())["seeds"] == [5, 7]
+    assert "| 5, 7 |" in ledger_page([claim], [record | {"stale": False}], {})
+    old = {name: value for name, value in record.items() if name != "traces"}
+    for seeds, stands in (([5, 7], True), (2, False), ([5, 8], False)):
+        (tmp_path / "l" / "dcl.json").write_text(json.dumps({**old, "code": "of old", "seeds": seeds}))
+        assert bool(commands.claim.claim(["dcl"], verify=True, quiet=True, **folders)) == stands
 
 
 def test_a_claim_not_run_yet_says_so():

@@ -40,6 +40,7 @@ from counterpoise.errors import InputError
 from counterpoise.measure import detection
 from counterpoise.measure.inductive_bias import perceptron
 from counterpoise.nets.diffusion import Schedule, UNet
+from counterpoise.nets.flows import Flow
 from worlds import seeded
 
 FLOORS = ("ops", "measure", "contrast", "metric", "classify", "studies")
@@ -152,6 +153,9 @@ CALLS = {
     "nets.diffusion.train_denoiser": lambda: call(
         UNet(1, 8), Schedule(), torch.zeros(2, 1, 8, 8, dtype=torch.uint8), to_float, 1, 2, 1e-3
     ),
+    "nets.flows.train_flow": lambda: call(
+        Flow((1, 4, 4), 2, 4), torch.zeros(2, 1, 4, 4, dtype=torch.uint8), to_float, 1, 2, 1e-3
+    ),
     "ops.processes.global_row_indices": lambda: call(torch.zeros(3, 2), "x"),
     **{
         f"measure.survival.{name}": lambda: call(
@@ -233,7 +237,7 @@ CALLS = {
     "metric.susana.soften": lambda: call(torch.rand(3, 2)),
 }
 # They train a network: only numbers that must be refused are tried.
-SLOW = ("studies.bayesian_generalization.study", "nets.diffusion.train_denoiser")
+SLOW = ("studies.bayesian_generalization.study", "nets.diffusion.train_denoiser", "nets.flows.train_flow")
 
 
 def public_functions():

@@ -134,7 +134,7 @@ def method_steps(slug, form, labels, sizes=None, rank=0):
     torch.manual_seed(0)
     kind = catalogue.load_class(slug)
     wanted = inspect.signature(kind).parameters
-    small = {"samples": 8, "classes": 3, "queue": 12, "scattering": False, "pretext": "none"}
+    small = {"samples": 8, "classes": 3, "shape": [1, 3, 3], "queue": 12, "scattering": False, "pretext": "none"}
     given = {name: value for name, value in small.items() if name in wanted} | form
     method = kind(Flat(), **given).double()
     for name, module in list(method.named_modules()):

@@ -129,6 +129,10 @@ def test_an_arm_may_be_tuned_over_values_of_its_own(declare):
         ("seeds = 5", "seeds = 0", "claim dcl: seeds: expected a whole number from 1 to 100, got 0"),
         ("seeds = 5", "seeds = 2.5", "claim dcl: seeds: expected a whole number from 1 to 100, got 2.5"),
         ("seeds = 5", "seeds = true", "claim dcl: seeds: expected a whole number from 1 to 100, got True"),
+        ("seeds = 5", "seeds = []", r"claim dcl: seeds: expected different whole numbers from 0 to 99, got \[\]"),
+        ("seeds = 5", "seeds = [7, 7]", "claim dcl: seeds: expected different whole numbers from 0 to 99"),
+        ("seeds = 5", "seeds = [100]", "claim dcl: seeds: expected different whole numbers from 0 to 99"),
+        ("seeds = 5", "seeds = [0.5]", "claim dcl: seeds: expected different whole numbers from 0 to 99"),
         ("seeds = 5", "seeds = 101", "claim dcl: seeds: expected a whole number from 1 to 100, got 101"),
         ('"DCL is better"', '" "', "claim dcl: says: expected a text, got ' '"),
         ('data = "digits"', "data = 3", "claim dcl: data: expected a text, got 3"),
@@ -225,6 +229,11 @@ def test_what_methods_and_task_do_not_have_is_refused_with_slug_and_key(declare,
         claim.check()
 
 
+def test_seeds_are_a_number_of_them_or_each_by_its_number(declare):
+    assert declare(DECLARED).all_seeds == (0, 1, 2, 3, 4)
+    assert declare(DECLARED.replace("seeds = 5", "seeds = [5, 0, 99]")).all_seeds == (5, 0, 99)
+
+
 def test_a_claim_states_something(declare):
     with pytest.raises(InputError, match="claim dcl: statements: expected at least one, got none"):
         declare(DECLARED.partition("[[")[0].replace("seeds", "statements = []\nseeds", 1))
@@ -283,6 +292,7 @@ def test_the_direction_of_a_figure_needs_the_figure(declare):
         {"tune": {"lr": [0.01, 0.02]}, "by": "loss", "best": "lowest"},
         {"statements": (Statement("kNN: DCL less SimCLR", "knn", {"dcl": 1, "simclr": -1}, margin=0.01),)},
         {"imperfect": ("fewer=0.5",)},
+        {"seeds": (0, 1, 2, 3, 5)},
     ],
 )
 def test_a_claims_code_changes_with_every_field(declare, change):

@@ -146,16 +146,37 @@ def test_subgroups_are_judged_by_the_factor_that_the_settings_name_or_by_group()
     found = scored(Prepared(test, test, test), [1, 1, 0, 0])
     right, between = 5 / 6 + 4 / 6 * 1 / 3, 5 / 6 - 4 / 6 * 2 / 3  # the accuracies are 2/3 of 3 images and 1 of 1
     assert found.items["balanced"].tolist() == pytest.approx([between, 5 / 6, right, right])
-    by_default = classify._with_subgroups(found, test, None)
-    assert by_default.metrics == {**found.metrics, "worst_group": 0.5}
-    assert by_default.diagnostics == {"group in": 1.0, "group out": 0.5}
+    with pytest.warns(UserWarning, match="MacroStd: 3 of 3 subgroups are single items"):
+        by_default = classify._with_subgroups(found, test, None)
+    assert by_default.metrics == {**found.metrics, "worst_group": 0.5, "macro_std": pytest.approx(0.5)}
+    chance = {name: value for name, value in by_default.diagnostics.items() if name.startswith("MacroStd")}
+    assert chance["MacroStd by chance"] == pytest.approx(0.5)  # one of two is right, whichever it is
+    assert chance["MacroStd p"] == 1
+    assert by_default.diagnostics == {**chance, "group in": 1.0, "group out": 0.5}
     assert by_default.groups == found.groups
-    asked = classify._with_subgroups(found, test, "domain")
+    with pytest.warns(UserWarning, match="MacroStd: 2 of 3 subgroups are single items"):
+        asked = classify._with_subgroups(found, test, "domain")
+    assert asked.metrics["macro_std"] < by_default.metrics["macro_std"]
+    assert "MacroStd p" in asked.diagnostics
     assert asked.metrics["worst_group"] == asked.diagnostics["worst domain"] == 0.5
     assert asked.groups == {**found.groups, "domain 0": 0.5, "domain 1": 1.0}
     assert asked.items is found.items
     bare = numbered([0, 1, 0, 0])
     assert classify._with_subgroups(found, bare, None) == found
+    apart = numbered([0, 1, 0, 0], factors={"group": torch.tensor([0, 1, 0, 0])})
+    with pytest.warns(UserWarning, match="MacroStd is not defined"):
+        assert "macro_std" not in classify._with_subgroups(found, apart, None).metrics
+
+
+def test_without_two_subgroups_macro_std_is_neither_there_nor_computed(monkeypatch):
+    for name in ("macro_std", "macro_std_null"):
+        monkeypatch.setattr(classify, name, lambda *_: pytest.fail("it was computed"))
+    for groups in (None, [0, 0, 0, 0], [-1, -1, -1, -1]):
+        factors = {} if groups is None else {"group": torch.tensor(groups)}
+        test = numbered([0, 1, 0, 0], factors=factors)
+        found = scored(Prepared(test, test, test), [1, 1, 0, 0])
+        judged = classify._with_subgroups(found, test, None)
+        assert not any("macro" in name.lower() for name in (*judged.metrics, *judged.diagnostics))
 
 
 @pytest.mark.slow
@@ -249,7 +270,7 @@ def test_a_run_from_start_to_the_network_that_classifies(method, tmp_path):
     asked = run(slug, arguments=arguments, imperfect=("long-tail=5", "label-noise=0.3"))
     result = execute_run(asked, tmp_path)
     parts = TASK.load(asked)
-    assert set(result["metrics"]) == set(TASK.metrics) - {"worst_group", "outsiders"}
+    assert set(result["metrics"]) == set(TASK.metrics) - {"worst_group", "macro_std", "outsiders"}
     assert result["metrics"]["balanced"] > 0.2  # twice what chance has
     assert 0 <= result["diagnostics"]["wrong_learnt"] <= 1
     assert set(result["groups"]) == {"head", "medium", "tail"}

@@ -140,7 +140,7 @@ def runs(claim: Claim, chosen: Mapping[str, Mapping[str, Any]] | None = None) ->
         chosen: for each arm that was tuned, the `arguments` and `settings` that were chosen.
     """
     found, division = {}, division_of(len(claim.spaces))
-    for seed in range(claim.seeds):
+    for seed in claim.all_seeds:
         for label, arm in claim.arms.items():
             tuned = (chosen or {}).get(label, {"arguments": {}, "settings": {}})
             options = {**(claim.settings or {}), **arm.get("settings", {}), **tuned["settings"]}
@@ -152,6 +152,11 @@ def runs(claim: Claim, chosen: Mapping[str, Mapping[str, Any]] | None = None) ->
                 arm["method"], data, seed, arguments, imperfect, settings, claim.task, division=division
             )
     return found
+
+
+def first_runs(claim: Claim, own: Mapping[tuple[str, int], Run]) -> dict[str, Run]:
+    """Of a claim's runs those with its first seed, by arm."""
+    return {label: own[label, claim.all_seeds[0]] for label in claim.arms}
 
 
 def reference_runs(claim: Claim, arms: Mapping[tuple[str, int], Run]) -> dict[tuple[str, int], Run]:
@@ -168,7 +173,7 @@ def reference_runs(claim: Claim, arms: Mapping[tuple[str, int], Run]) -> dict[tu
     for name in claim.references:
         reference, _, arm = name.partition(":")
         label = arm or next(iter(claim.arms))
-        for seed in range(claim.seeds):
+        for seed in claim.all_seeds:
             run = arms[label, seed]
             if reference in task.references:
                 one = task.reference_run(run, reference)
@@ -191,7 +196,7 @@ def settle(claim: Claim, out: Path, jobs: int = 1, console: Console | None = Non
     console = console or make_console(quiet=True)
     console.print(f"{claim.slug}: {claim.words}")
     folder = make_output_folder(out, "comparison")
-    chosen = tune_claim(claim, {label: runs(claim)[label, 0] for label in claim.arms}, folder, jobs, console)
+    chosen = tune_claim(claim, first_runs(claim, runs(claim)), folder, jobs, console)
     own = runs(claim, chosen)
     results = run_all({**own, **reference_runs(claim, own)}, folder, jobs, console)
     items = ItemsOf(out)
@@ -206,11 +211,11 @@ def settle(claim: Claim, out: Path, jobs: int = 1, console: Console | None = Non
         "by": claim.by,
         "best": claim.best,
         "chosen": chosen,
-        "arms": {label: _arm(label, results, claim.seeds, items) for label in claim.arms},
-        "references": {name: _arm(name, results, claim.seeds, items) for name in claim.references},
+        "arms": {label: _arm(label, results, claim.all_seeds, items) for label in claim.arms},
+        "references": {name: _arm(name, results, claim.all_seeds, items) for name in claim.references},
         "data": claim.data,
         "imperfect": list(claim.imperfect),
-        "seeds": claim.seeds,
+        "seeds": _recorded_seeds(claim),
         "notes": next(iter(results.values()))["notes"],
         "seconds": sum(result["seconds"] for result in results.values()),
         "date": datetime.now(timezone.utc).date().isoformat(),
@@ -221,7 +226,7 @@ def settle(claim: Claim, out: Path, jobs: int = 1, console: Console | None = Non
             "torch": torch.__version__,
             "python": platform.python_version(),
         },
-        "traces": trace_all({label: own[label, 0] for label in claim.arms}),
+        "traces": trace_all(first_runs(claim, own)),
         "processor": processor(),
     }
 
@@ -267,18 +272,19 @@ def verified(
     check_runnable(claim)
     own = runs(claim, record.get("chosen"))
     if "traces" in record:
-        traces = traces or trace_all({label: own[label, 0] for label in claim.arms})
+        traces = traces or trace_all(first_runs(claim, own))
         if (differs := agree(record["traces"], traces)) is None:
             return _standing(claim, record, folder, "the traces of all arms agree", console)
         console.print(printable(f"{claim.slug}: its traces differ, so that the first seed is run: {differs}"))
-    first = {key: run for key, run in {**own, **reference_runs(claim, own)}.items() if key[1] == 0}
+    seed = claim.all_seeds[0]
+    first = {key: run for key, run in {**own, **reference_runs(claim, own)}.items() if key[1] == seed}
     results = run_all(first, make_output_folder(out, "comparison"), jobs, console)
     failed = [result["error"] for result in results.values() if result["status"] == "failed"]
     before = [*record.get("requires", []), *record["statements"]]
     for statement, recorded in zip([*claim.requires, *claim.statements], before, strict=True):
-        now = failed[0] if failed else judge(statement, results, 1)["values"][0]
+        now = failed[0] if failed else judge(statement, results, [seed])["values"][0]
         if now != recorded["values"][0]:
-            differs = f"{statement.says}: {now} with seed 0, recorded {recorded['values'][0]}"
+            differs = f"{statement.says}: {now} with seed {seed}, recorded {recorded['values'][0]}"
             console.print(printable(f"{claim.slug}: must be run again. {differs}"))
             return None
     return _standing(claim, record, folder, "the first seed gives the same figures", console)
@@ -322,10 +328,15 @@ def _is_declared_alike(claim: Claim, record: Mapping[str, Any]) -> bool:
     return (
         as_declared("statements") == [asdict(statement) for statement in claim.statements]
         and as_declared("requires") == [asdict(statement) for statement in claim.requires]
-        and record["seeds"] == claim.seeds
+        and record["seeds"] == _recorded_seeds(claim)
         and (record.get("tune", {}), record.get("by"), record.get("best")) == (claim.spaces, claim.by, claim.best)
         and record.get("chosen", {}).keys() == claim.spaces.keys()
     )
+
+
+def _recorded_seeds(claim: Claim) -> int | list[int]:
+    """As JSON gives them back."""
+    return list(claim.seeds) if isinstance(claim.seeds, tuple) else claim.seeds
 
 
 Results = Mapping[tuple[str, int], Mapping[str, Any]]
@@ -345,8 +356,8 @@ def judge_claim(claim: Claim, results: Results, items: ItemsOf | None = None) ->
         requirement does not hold by its mean over the seeds.
     """
     metrics = find(claim.task).metrics
-    requires = [judge_requirement(statement, results, claim.seeds, items) for statement in claim.requires]
-    statements = [judge(statement, results, claim.seeds, metrics, items) for statement in claim.statements]
+    requires = [judge_requirement(statement, results, claim.all_seeds, items) for statement in claim.requires]
+    statements = [judge(statement, results, claim.all_seeds, metrics, items) for statement in claim.statements]
     if any(requirement["verdict"] != "holds" for requirement in requires):
         statements = [{**statement, "verdict": OUT_OF_REGIME} for statement in statements]
     verdicts = {statement["verdict"] for statement in statements}
@@ -360,7 +371,7 @@ def judge_claim(claim: Claim, results: Results, items: ItemsOf | None = None) ->
 def judge(
     statement: Statement,
     results: Results,
-    seeds: int,
+    seeds: Sequence[int],
     metrics: Mapping[str, Metric] | None = None,
     items: ItemsOf | None = None,
 ) -> dict[str, Any]:
@@ -369,7 +380,7 @@ def judge(
     Args:
         statement: what is expected.
         results: of every arm that it weighs, and every seed.
-        seeds: how many.
+        seeds: whose runs are judged.
         metrics: of the task, which say what one point is.
         items: what each test item adds to the metrics of a run.
 
@@ -378,14 +389,14 @@ def judge(
         `evidence.difference`; and `verdict`.
     """
     values, found = _estimated(statement, results, seeds, items)
-    shares = any(statement.metric in results[arm, 0]["groups"] for arm in statement.of)
+    shares = any(statement.metric in results[arm, seeds[0]]["groups"] for arm in statement.of)
     unit = POINT if shares else unit_of((metrics or {}).get(statement.metric))
     outcome = verdict(interval_of(found), statement.expect)
     return {**asdict(statement), "values": values, **difference(found, unit), "verdict": outcome}
 
 
 def judge_requirement(
-    statement: Statement, results: Results, seeds: int, items: ItemsOf | None = None
+    statement: Statement, results: Results, seeds: Sequence[int], items: ItemsOf | None = None
 ) -> dict[str, Any]:
     """As `judge`, of a requirement: its verdict is "holds" or "does not hold", by the mean alone."""
     values, found = _estimated(statement, results, seeds, items)
@@ -394,20 +405,20 @@ def judge_requirement(
 
 
 def _estimated(
-    statement: Statement, results: Results, seeds: int, items: ItemsOf | None
+    statement: Statement, results: Results, seeds: Sequence[int], items: ItemsOf | None
 ) -> tuple[list[float], Estimate]:
     """The figure of each seed, and the estimate over seeds and test items."""
     values = _values(statement, results, seeds)
-    of_seeds = [[(weight, results[arm, seed]) for arm, weight in statement.of.items()] for seed in range(seeds)]
+    of_seeds = [[(weight, results[arm, seed]) for arm, weight in statement.of.items()] for seed in seeds]
     return values, figure(values, of_seeds, statement.metric, items or ItemsOf())
 
 
-def _values(statement: Statement, results: Results, seeds: int) -> list[float]:
+def _values(statement: Statement, results: Results, seeds: Sequence[int]) -> list[float]:
     """The figure of each seed: the weighted sum over the arms, and the margin."""
     return [
         sum(weight * value(results[arm, seed], statement.metric) for arm, weight in statement.of.items())
         + statement.margin
-        for seed in range(seeds)
+        for seed in seeds
     ]
 
 
@@ -419,8 +430,8 @@ def value(result: Mapping[str, Any], name: str) -> float:
     return float(everything[name])
 
 
-def _arm(label: str, results: Results, seeds: int, items: ItemsOf) -> dict[str, Any]:
-    done = [results[label, seed] for seed in range(seeds)]
+def _arm(label: str, results: Results, seeds: Sequence[int], items: ItemsOf) -> dict[str, Any]:
+    done = [results[label, seed] for seed in seeds]
     names = [*done[0]["metrics"], *done[0]["groups"], *done[0]["diagnostics"]]
     of_seeds = [[(1, run)] for run in done]
     figures = {name: summary(figure([value(run, name) for run in done], of_seeds, name, items)) for name in names}

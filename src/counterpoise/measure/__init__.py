@@ -4,7 +4,8 @@
 - `geometry`: geometry of embeddings: alignment, uniformity, tolerance, effective rank, and detection of collapse.
 - `detection`: detections and annotated objects; `matching`: of one to the other; `average_precision`; `calibration`: of
   scores.
-- `accuracy`: overall, balanced, per class, and for head, medium and tail classes.
+- `accuracy`: overall, balanced, per class, and for head, medium and tail classes; `subgroups`: how even it is over
+  groups within classes.
 - `survival`: concordance, Brier score and calibration of times that are censored in part.
 - `undertraining`: named warnings of training that was too short or learnt little.
 - `intervals`: means over seeds with confidence intervals, and the verdict on a claimed difference.

@@ -104,7 +104,8 @@ class Claim:
         slug: of the paper.
         says: what is claimed, in words.
         data: a known set, or a path; an arm may have its own.
-        seeds: how many; 0, 1, 2 and so on, of data, weights, order and views.
+        seeds: of data, weights, order and views: how many, which are then 0, 1, 2 and so on; or each by its number,
+            where earlier ones have been looked at.
         arms: by name, each with a `method`, and with its `arguments`, `data`, `imperfect`, `settings` and `tune` where
             they are not the claim's.
         statements: what is judged.
@@ -125,7 +126,7 @@ class Claim:
     slug: str
     says: str
     data: str
-    seeds: int
+    seeds: int | tuple[int, ...]
     arms: dict[str, dict[str, Any]]
     statements: tuple[Statement, ...]
     imperfect: tuple[str, ...] = ()
@@ -143,6 +144,11 @@ class Claim:
     def words(self) -> str:
         """What it says, on one line."""
         return " ".join(self.says.split())
+
+    @property
+    def all_seeds(self) -> tuple[int, ...]:
+        """The number of each seed."""
+        return self.seeds if isinstance(self.seeds, tuple) else tuple(range(self.seeds))
 
     def space(self, arm: str) -> Space:
         """The values that tuning tries for an arm; empty where nothing is tuned."""
@@ -225,9 +231,10 @@ def _claim(slug: str, row: Any) -> Claim:
     """A claim from its table in TOML."""
     where = f"claim {slug}"
     _check_keys(where, row, Claim, given=("slug",))
-    lists = {name: _statements(where, name, row[name]) for name in ("statements", "requires") if name in row}
-    if isinstance(row.get("imperfect"), list):
-        lists["imperfect"] = tuple(row["imperfect"])
+    lists: dict[str, Any] = {
+        name: _statements(where, name, row[name]) for name in ("statements", "requires") if name in row
+    }
+    lists |= {name: tuple(row[name]) for name in ("imperfect", "seeds") if isinstance(row.get(name), list)}
     return Claim(slug, **{**row, **lists})
 
 
@@ -258,8 +265,7 @@ def _check_claim(claim: Claim) -> None:
     for key in ("says", "data", "task"):
         _check_text(where, key, getattr(claim, key))
     _check_known(where, "task", catalogue.task_source, claim.task)
-    if not _is_number(claim.seeds, numbers.Integral) or not 1 <= claim.seeds <= TUNING_SEED:
-        raise _refused(where, "seeds", f"a whole number from 1 to {TUNING_SEED}", claim.seeds)
+    _check_seeds(where, claim.seeds)
     _check_imperfect(where, claim.imperfect)
     _check_named(where, "settings", {} if claim.settings is None else claim.settings)
     _check_arms(where, claim)
@@ -268,6 +274,16 @@ def _check_claim(claim: Claim) -> None:
         raise InputError(f"{where}: statements: expected at least one, got none")
     _check_statements(where, "statements", claim.statements, claim.arms)
     _check_statements(where, "requires", claim.requires, claim.arms, REFERENCES)
+
+
+def _check_seeds(where: str, seeds: Any) -> None:
+    if not isinstance(seeds, tuple):
+        if not _is_number(seeds, numbers.Integral) or not 1 <= seeds <= TUNING_SEED:
+            raise _refused(where, "seeds", f"a whole number from 1 to {TUNING_SEED}", seeds)
+        return
+    whole = all(_is_number(seed, numbers.Integral) and 0 <= seed < TUNING_SEED for seed in seeds)
+    if not seeds or not whole or len(set(seeds)) < len(seeds):
+        raise _refused(where, "seeds", f"different whole numbers from 0 to {TUNING_SEED - 1}", list(seeds))
 
 
 def _check_arms(where: str, claim: Claim) -> None:
@@ -582,7 +598,8 @@ def ledger_page(
             date += f", verified {record['verified']}" if "verified" in record else ""
             state += " (stale: the code has changed since)" if record["stale"] else ""
         name = f"[{claim.slug}](../papers/{claim.slug}.md)"
-        lines.append(f"| {name} | {state} | {claim.seeds} | {date} | `counterpoise claim {claim.slug}` |")
+        seeds = ", ".join(map(str, claim.seeds)) if isinstance(claim.seeds, tuple) else claim.seeds
+        lines.append(f"| {name} | {state} | {seeds} | {date} | `counterpoise claim {claim.slug}` |")
     for claim, record in zip(claims, records, strict=True):
         if record:
             lines += _section(record, list(shown.get(claim.task, ())))

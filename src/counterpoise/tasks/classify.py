@@ -31,6 +31,7 @@ from counterpoise.measure.classification import (
 )
 from counterpoise.measure.online import OnlineProbe
 from counterpoise.measure.separation import auroc
+from counterpoise.measure.subgroups import macro_std, macro_std_null
 from counterpoise.tasks.base import NONE_GIVEN, Offers
 from counterpoise.tasks.images import WATCHED, ImageTask, Prepared, by_group, hold_out, load_labelled
 from counterpoise.tasks.items import balanced
@@ -76,6 +77,11 @@ class Classify(ImageTask):
             meaning="how often an unlabelled training image of a class of the test has a larger weight than one of "
             "another class, or the network is surer of it; 50 % by chance",
         ),
+        "macro_std": Metric(
+            "MacroStd",
+            "lower",
+            meaning="how far the accuracies of subgroups of the same class are apart; above 0 by chance alone, too",
+        ),
     }
     shown: ClassVar = {"balanced": "balanced %", "accuracy": "accuracy %", "worst_class": "worst class %", "nll": "NLL"}
     main = "balanced"
@@ -86,6 +92,7 @@ class Classify(ImageTask):
         ),
         "effective_rank": EFFECTIVE_RANK,
     }
+    front = ("accuracy", "macro_std")
     baseline = "cross-entropy"
     per_class = "accuracy"
     takes_rows = True
@@ -230,9 +237,24 @@ def _with_subgroups(found: Scores, test: Labelled, asked: str | None) -> Scores:
     accuracies = {name: value for name, value in judged.groups.items() if name not in found.groups}
     if accuracies:
         found = replace(found, metrics={**found.metrics, "worst_group": min(accuracies.values())})
+    if len(accuracies) > 1:
+        found = _with_macro_std(found, test, factor)
     if asked:
-        return replace(found, groups=judged.groups, diagnostics=judged.diagnostics)
+        return replace(found, groups=judged.groups, diagnostics=found.diagnostics | judged.diagnostics)
     return replace(found, diagnostics=found.diagnostics | accuracies)
+
+
+def _with_macro_std(found: Scores, test: Labelled, factor: str) -> Scores:
+    """Scores with MacroStd, and what chance alone gives; without where it is not defined, which is then a warning."""
+    kept = test.labels >= 0
+    labels = test.labels[kept]
+    rows = torch.where(found.items["accuracy"] > 0, labels, -1), labels, test.factors[factor][kept]
+    value = macro_std(*rows).value
+    null = None if value is None else macro_std_null(*rows)
+    if value is None or null is None:
+        return found
+    by_chance = {"MacroStd by chance": null.mean, "MacroStd by chance, 97.5 %": null.high, "MacroStd p": null.p}
+    return replace(found, metrics={**found.metrics, "macro_std": value}, diagnostics=found.diagnostics | by_chance)
 
 
 def _with_outsiders(found: Scores, learner: Classifier, parts: Prepared) -> Scores:
