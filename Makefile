@@ -58,7 +58,7 @@ layers: $(VENV)/.test-installed
 bench: $(VENV)/.test-installed
 	$(BIN)/pip install --quiet --editable '.[bench]'
 	@failed=; for name in similarity objectives views train glyphs scenes ap_pool ldr tfup wad flowaug \
-	  naive_bayes_probe normalized_lr_gd pgd survival gallery; do \
+	  rcal naive_bayes_probe normalized_lr_gd pgd survival gallery; do \
 	  OMP_NUM_THREADS=2 $(BIN)/python -m benchmarks.$$name || failed="$$failed $$name"; done; \
 	test -z "$$failed" || { echo "missed a target:$$failed"; exit 1; }
 

@@ -33,19 +33,31 @@ class Measured(NamedTuple):
         return statistics.median(self.seconds)
 
 
-def repeat(function: Callable[[], Any], repeats: int = 5, warmup: int = 1, most: float = 20.0) -> list[float]:
+def repeat(
+    function: Callable[[], Any],
+    repeats: int = 5,
+    warmup: int = 1,
+    most: float = 20.0,
+    clock: Callable[[], float] = time.perf_counter,
+) -> list[float]:
     """Seconds of up to `repeats` calls, fewer once `most` seconds are spent, after `warmup` calls that do not count."""
     for _ in range(warmup):
         function()
     seconds: list[float] = []
     while len(seconds) < repeats and sum(seconds) < most:
-        start = time.perf_counter()
+        start = clock()
         function()
-        seconds.append(time.perf_counter() - start)
+        seconds.append(clock() - start)
     return seconds
 
 
-def alone(prepare: Callable[..., Callable[[], Any]], *arguments: Any, repeats: int = 3, threads: int = 2) -> Measured:
+def alone(
+    prepare: Callable[..., Callable[[], Any]],
+    *arguments: Any,
+    repeats: int = 3,
+    threads: int = 2,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Measured:
     """Measure `prepare(*arguments)()` in a fresh process, so that its peak memory is its own.
 
     Args:
@@ -53,13 +65,14 @@ def alone(prepare: Callable[..., Callable[[], Any]], *arguments: Any, repeats: i
         *arguments: for it; they are pickled.
         repeats: calls that are timed, after one that is not; fewer of slow ones, see `repeat`.
         threads: of PyTorch in that process.
+        clock: gives seconds; `time.process_time` those of the processor, which other processes take nothing of.
 
     Raises:
         RuntimeError: if the process ended without an answer, as one does that is killed for its memory.
     """
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_measure, args=(sender, prepare, arguments, repeats, threads))
+    process = context.Process(target=_measure, args=(sender, prepare, arguments, repeats, threads, clock))
     process.start()
     sender.close()
     try:
@@ -70,12 +83,12 @@ def alone(prepare: Callable[..., Callable[[], Any]], *arguments: Any, repeats: i
         process.join()
 
 
-def _measure(sender: Any, prepare: Any, arguments: Sequence[Any], repeats: int, threads: int) -> None:
+def _measure(sender: Any, prepare: Any, arguments: Sequence[Any], repeats: int, threads: int, clock: Any) -> None:
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     function = prepare(*arguments)
     before = _peak_mb()
-    seconds = repeat(function, repeats)
+    seconds = repeat(function, repeats, clock=clock)
     sender.send((seconds, _peak_mb() - before))
 
 

@@ -29,7 +29,7 @@ REQUIRED = {
 }
 FLOATS = {
     **dict.fromkeys(["z1", "z2", "embeddings", "queries", "positives", "keys", "image", "text", "gates"], (N, D)),
-    **dict.fromkeys(["noise", "predicted", "residual", "reflective", "coarse"], (N, D)),
+    **dict.fromkeys(["noise", "predicted", "residual", "reflective", "coarse", "z", "zbar"], (N, D)),
     **dict.fromkeys(["phi1", "phi2"], (N, M)),
     "negatives": (M, D),
     "prototypes": (C, D),

@@ -12,9 +12,14 @@ from torch.nn.parallel import DistributedDataParallel
 
 import worlds
 from conformance.test_objectives import BATCH_OF_ALL, OBJECTIVES, D, M
+from counterpoise.data import Images
+from counterpoise.errors import InputError
+from counterpoise.learners.alternating import Alternating
 from counterpoise.learners.attacked import AttackedClassifier
 from counterpoise.ops.processes import exchanging
 from counterpoise.registry import catalogue
+from counterpoise.training.run import ImageSettings, Run
+from counterpoise.training.trainer import ProcessGroupConfig, fit
 
 pytestmark = pytest.mark.slow
 WIDTH = 3
@@ -42,7 +47,9 @@ FORMS = [  # of methods, besides the one that their arguments' defaults make
     ("hydra", {"partners": "distinct", "same_class": 0.5, "instance": 0.5, "momentum": 0.9}),
     ("projection-head", {"objective": "supcon"}),
 ]
-METHODS = [p.slug for p in catalogue.select(done=True) if TASKS & {*p.tasks} and catalogue.load_class(p.slug).trains]
+KINDS = {p.slug: catalogue.load_class(p.slug) for p in catalogue.select(done=True) if TASKS & {*p.tasks}}
+TURNS = [slug for slug, kind in KINDS.items() if issubclass(kind, Alternating)]  # in one process, and refuse more
+METHODS = [slug for slug, kind in KINDS.items() if kind.trains and slug not in TURNS]
 METHOD_CASES = {f"{slug} {kind}": (slug, {}, kind) for slug in METHODS for kind in ("uneven", "unlabelled")} | {
     " ".join([slug, *(f"{name}={value}" for name, value in form.items())]): (slug, form, "unlabelled")
     for slug, form in FORMS
@@ -192,3 +199,29 @@ def test_a_whole_method_does_what_it_does_in_one_process(case, processes):
     for found in processes:
         for ours, theirs in zip(found[case], expected, strict=True):
             torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)
+
+
+def test_the_catalogue_has_methods_whose_players_take_turns():
+    assert "rcal" in TURNS
+
+
+@pytest.mark.parametrize("slug", TURNS)
+def test_players_that_take_turns_refuse_several_processes_by_the_method_s_name(slug, tmp_path):
+    rng = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (24, 1, 16, 16), generator=rng, dtype=torch.uint8)
+    images = Images(pixels, torch.arange(24) % 3, ("a", "b", "c"), "noise")
+    task = next(t for t in catalogue.papers()[slug].tasks if t in TASKS)
+    settings = ImageSettings(epochs=1, batch_size=8)
+    learner = worlds.build(Run(slug, "noise", seed=0, settings=settings, task=task), images)
+    refused = f"devices: {KINDS[slug].__name__} trains in turns, in one process, got 2"
+    with pytest.raises(InputError, match=refused):
+        fit(
+            learner,
+            images,
+            epochs=1,
+            batch_size=8,
+            seed=0,
+            folder=tmp_path,
+            device="cpu",
+            process_group=ProcessGroupConfig(devices=2),
+        )

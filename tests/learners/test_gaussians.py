@@ -1,4 +1,8 @@
-"""Gaussians of classes: against NumPy, in every order of parts, far from 0, and without rows."""
+"""Gaussians of classes: against NumPy, in every order of parts, far from 0, without rows, and in how much memory."""
+
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -45,6 +49,33 @@ def test_parts_merge_to_the_whole_in_any_order(diagonal, rng):
             found = merge(found, part)
         assert_close(found, whole)
     assert_close(merge(merge(parts[0], parts[1]), parts[2]), merge(parts[0], merge(parts[1], parts[2])))
+
+
+MEMORY = """
+import resource, sys, torch
+from counterpoise.learners.gaussians import class_gaussians, merge
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+x, labels = torch.randn(4000, 400), torch.arange(4000) % 60
+merge(*[class_gaussians(x[:90, :8], labels[:90], 60)] * 2)  # what is loaded once
+before = peak()
+found = class_gaussians(x, labels, 60)
+made = peak()
+merge(found, found)
+print(made - before, peak() - made, found.covariance.nbytes)
+"""
+
+
+@pytest.mark.slow
+def test_covariances_of_many_classes_take_no_more_memory_than_they_have():
+    """In a process that is started by a small one, since one that is started by a large one counts its memory, too."""
+    inner = [sys.executable, "-c", MEMORY]
+    outer = f"import subprocess; print(subprocess.run({inner!r}, check=True, capture_output=True, text=True).stdout)"
+    alone = {**os.environ, "OMP_NUM_THREADS": "1"}
+    found = subprocess.run([sys.executable, "-c", outer], check=True, capture_output=True, text=True, env=alone).stdout
+    made, merged, covariances = (int(number) for number in found.split())
+    assert 0.9 * covariances < made < 1.3 * covariances
+    assert merged < 1.3 * covariances
 
 
 def test_far_from_0_nothing_cancels(rng):

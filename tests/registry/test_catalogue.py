@@ -23,7 +23,7 @@ PAPERS = catalogue.papers()
 DONE = [slug for slug, paper in PAPERS.items() if paper.done]
 BASELINES = {
     *("simclr", "moco", "supcon", "cross-entropy", "logit-adjusted", "gce", "mae", "fixmatch", "clip", "zero-shot"),
-    *("pgd-at", "trades"),
+    *("pgd-at", "trades", "pruned"),
     *("km", "cox", "survival-forest"),
     *("triplet", "contrastive", "multi-similarity", "proxy-anchor", "arcface", "protonet"),
     *("regression", "supcon-regression", "rnc"),

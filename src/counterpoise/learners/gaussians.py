@@ -1,7 +1,7 @@
 """A Gaussian for each class: mean and covariance of its rows, from all of them at once or from parts that are merged.
 
 Everything is in float64, and squares are taken of distances to a mean: sums of squares would cancel where features lie
-far from 0.
+far from 0. Whole covariances of many classes are large, so they are made and merged in place, and none is copied.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ class Gaussians(NamedTuple):
 def class_gaussians(
     x: Float[Tensor, "n dim"], labels: Integer[Tensor, " n"], classes: int, diagonal: bool = False
 ) -> Gaussians:
-    """Mean and covariance of each class's rows, read once and some rows at a time.
+    """Mean and covariance of each class's rows, some rows at a time, so that memory is that of the result.
 
     Args:
         x: of any floating-point type; used as it is.
         labels: class of each row, below `classes`; -1 leaves a row out.
         classes: how many there are, at least 1.
-        diagonal: whether only the variances are kept, for which time and memory are those of `x` itself.
+        diagonal: whether only the variances are kept; then the rows are read once, in their order.
 
     Raises:
         InputError: for other shapes or types, labels that are no class, NaN or infinity.
@@ -61,11 +61,8 @@ def class_gaussians(
     labels = check_integers("labels", labels, len(x), low=-1, high=classes)
     if not x.is_floating_point():
         raise InputError(f"x: expected floating-point numbers, got {x.dtype}")
-    found = no_gaussians(classes, x.shape[1], diagonal, x.device)
-    rows = max(ROWS, classes)  # merging takes as long as reading that many
-    for part, own in zip(x.detach().split(rows), labels.to(x.device).split(rows), strict=True):
-        check_finite("x", part)
-        found = _merged(found, _of_part(part.double(), own, classes, diagonal))
+    x, labels = x.detach(), labels.to(x.device)
+    found = _variances(x, labels, classes) if diagonal else _covariances(x, labels, classes)
     check_finite("covariance of x", found.covariance)  # squares of huge numbers
     return found
 
@@ -169,21 +166,49 @@ def check_gaussians(name: str, found: Gaussians) -> None:
     check_finite(f"{name}.covariance", covariance)
 
 
-def _of_part(x: Tensor, labels: Tensor, classes: int, diagonal: bool) -> Gaussians:
-    """Of some rows, in float64: means first, then the products of what is left."""
+def _variances(x: Tensor, labels: Tensor, classes: int) -> Gaussians:
+    """Of all classes together, part after part."""
+    found = no_gaussians(classes, x.shape[1], diagonal=True, device=x.device)
+    rows = max(ROWS, classes)  # merging takes as long as reading that many
+    for part, own in zip(x.split(rows), labels.split(rows), strict=True):
+        check_finite("x", part)
+        found = _merged(found, _of_part(part.double(), own, classes))
+    return found
+
+
+def _of_part(x: Tensor, labels: Tensor, classes: int) -> Gaussians:
+    """Of some rows, in float64: means first, then the squares of what is left."""
     if not (labels >= 0).all():
         x, labels = x[labels >= 0], labels[labels >= 0]
     counts = labels.bincount(minlength=classes)
     share = counts.clamp(min=1).double()[:, None]
     mean = x.new_zeros(classes, x.shape[1]).index_add_(0, labels, x) / share
     rest = x - mean[labels]
-    if diagonal:
-        return Gaussians(mean, torch.zeros_like(mean).index_add_(0, labels, rest.square_()) / share, counts)
-    covariance = x.new_zeros(classes, x.shape[1], x.shape[1])
-    for label in counts.nonzero().flatten().tolist():
-        own = rest[labels == label]
-        covariance[label] = own.T @ own / len(own)
-    return Gaussians(mean, covariance, counts)
+    return Gaussians(mean, torch.zeros_like(mean).index_add_(0, labels, rest.square_()) / share, counts)
+
+
+def _covariances(x: Tensor, labels: Tensor, classes: int) -> Gaussians:
+    """One class after the other: parts of all of them would each be merged in the time of all covariances."""
+    check_finite("x", x)
+    found = no_gaussians(classes, x.shape[1], device=x.device)
+    order = labels.argsort(stable=True)[int((labels < 0).sum()) :]
+    found.counts.copy_(labels[order].bincount(minlength=classes))
+    for label, rows in enumerate(order.split(found.counts.tolist())):
+        for seen, part in enumerate(rows.split(ROWS)):
+            _add_rows(found.mean[label], found.covariance[label], seen * ROWS, x[part].double())
+    return found
+
+
+def _add_rows(mean: Tensor, covariance: Tensor, seen: int, x: Tensor) -> None:
+    """`merge` of one class, in place, with more rows of it."""
+    if not len(x):
+        return
+    share = len(x) / (seen + len(x))
+    apart = x.mean(0) - mean
+    rest = x.sub_(mean + apart)
+    covariance.addmm_(rest.T, rest, beta=1 - share, alpha=share / len(x))
+    covariance.addr_(apart, apart, alpha=share * (1 - share))
+    mean.add_(apart, alpha=share)
 
 
 def _merged(a: Gaussians, b: Gaussians) -> Gaussians:
@@ -192,8 +217,9 @@ def _merged(a: Gaussians, b: Gaussians) -> Gaussians:
     apart = b.mean - a.mean
     mean = a.mean + share[:, None] * apart
     if a.covariance.ndim == 2:
-        between, share = apart.square(), share[:, None]
-    else:
-        between, share = apart[:, :, None] * apart[:, None], share[:, None, None]
-    covariance = (1 - share) * a.covariance + share * b.covariance + share * (1 - share) * between
+        share = share[:, None]
+        between = share * (1 - share) * apart.square()
+        return Gaussians(mean, (1 - share) * a.covariance + share * b.covariance + between, counts)
+    covariance = torch.lerp(a.covariance.double(), b.covariance.double(), share[:, None, None])
+    covariance.baddbmm_((share * (1 - share))[:, None, None] * apart[:, :, None], apart[:, None])
     return Gaussians(mean, covariance, counts)
