@@ -376,7 +376,7 @@ def test_training_with_a_radius_shortens_the_way_of_an_attack(rng):
         (lambda: CompSum(Encoder(), 5, attack_step=0), "attack_step: expected a number above 0, got 0"),
         (
             lambda: CompSum(Encoder(), 5, radius=0.1).attacked(torch.full((6, 1, 4, 4), 2.0), TARGETS),
-            "x: expected numbers from -1 to 1, got 2 to 2",
+            "images: expected a number of at least -1 and of at most 1, got 2",
         ),
         (lambda: comp_sum(scores()[:, :1], TARGETS.clamp(max=0)), "logits: expected at least 2 columns"),
         (lambda: comp_sum(scores().float(), TARGETS, rho=1e-300), "logits divided by rho: .* NaN or infinite"),

@@ -48,5 +48,5 @@ def test_the_loss_is_cross_entropy_of_the_attacked_view_and_no_other():
 
 
 def test_images_out_of_range_are_refused():
-    with pytest.raises(InputError, match="x: expected numbers from -1 to 1, got 2 to 2"):
+    with pytest.raises(InputError, match="images: expected a number of at least -1 and of at most 1, got 2"):
         PGDTraining(Encoder(), 5).loss([torch.full((6, 1, 4, 4), 2.0)], TARGETS, torch.arange(6))

@@ -37,6 +37,7 @@ from torch_geometric.data import HeteroData
 from counterpoise.data import load
 from counterpoise.data.views import to_float
 from counterpoise.errors import InputError
+from counterpoise.learners.classifier import Classifier
 from counterpoise.measure import detection
 from counterpoise.measure.inductive_bias import perceptron
 from counterpoise.nets.diffusion import Schedule, UNet
@@ -112,6 +113,22 @@ def total(x):
     return x.sum(tuple(range(1, x.ndim))) if x.ndim > 1 else x
 
 
+class Sums(nn.Module):
+    """The sum of each row, and the same below 0, of inputs of any shape."""
+
+    features = 2
+
+    def forward(self, x):
+        return torch.stack([total(x), -total(x)], 1)
+
+
+def classifier_of_sums():
+    """Whose logits are the sums themselves, in any precision."""
+    method = Classifier(Sums(), 2)
+    method.classifier = nn.Identity()
+    return method
+
+
 def pair_labels(n):
     """Two of each class."""
     return torch.arange(n) // 2
@@ -135,8 +152,13 @@ CALLS = {
         *(rows(3, 2) / 4, 0.1, 2, 0.05),
         start=rows(3, 2) / 5,
     ),
+    "learners.attacked.attack": lambda: call(
+        classifier_of_sums(),
+        *(rows(3, 2) / 4, lambda logits: total(logits.square()), 0.05, 2, 0.5),
+        start=rows(3, 2) / 5,
+    ),
     "measure.robustness.attacked_classes": lambda: call(
-        lambda x: torch.stack([total(x), -total(x)], 1),
+        Sums(),
         *(rows(3, 2) / 4, torch.tensor([0, 1, -1]), 0.1, 2, 1),
     ),
     "ops.processes.around": lambda: call({"x": torch.ones(2)}, {"sum": torch.zeros(2)}, lambda *_: None),

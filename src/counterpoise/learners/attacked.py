@@ -13,7 +13,7 @@ from counterpoise.errors import InputError
 from counterpoise.learners.classifier import Classifier
 from counterpoise.nets.features import evaluation
 from counterpoise.ops.attacks import PIXEL_RANGE, pgd
-from counterpoise.ops.checks import check_number
+from counterpoise.ops.checks import check_number, check_values
 
 Score = Callable[[Float[Tensor, "batch classes"]], Float[Tensor, " batch"]]
 
@@ -33,14 +33,18 @@ def attack(
         method: whose logits.
         images: in [-1, 1].
         score: logits to one number an image.
-        radius: as a share of the range of pixels, above 0.
-        steps: of the attack.
+        radius: as a share of the range of pixels, above 0 and at most 1.
+        steps: of the attack, at least 1.
         step: length of a step as a share of the radius, above 0.
         start: as of `pgd`.
 
     Raises:
-        InputError: as `pgd`.
+        InputError: for images or numbers out of range, or NaN.
     """
+    check_values("images", images, at_least=-1, at_most=1)
+    check_number("radius", radius, above=0, at_most=1)
+    check_number("steps", steps, at_least=1, whole=True)
+    check_number("step", step, above=0)
     near = PIXEL_RANGE * radius
     with evaluation(method):
         return pgd(lambda x: score(method.logits(x)), images, near, steps, step * near, start=start)[0]
